@@ -1,0 +1,50 @@
+# Every target sets up what it needs by itself and reuses it while nothing changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.dev-ready
+
+.PHONY: demo test lint protos format bench-query clean help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: anything else that pulls it in would choose another build.
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## The whole story on one machine; writes demo/report.html
+	$(BIN)/rsfed demo
+
+test: $(DEV_READY) ## All tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_READY) ## Style, types, import rules, wire contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+
+protos: $(DEV_READY) ## Write the stubs in rsfed/v1 again
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/generate_stubs.py
+
+format: $(DEV_READY) ## Bring the code into house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
+	$(BIN)/python -m rsfed.lab.bench_query
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) demo build *.egg-info

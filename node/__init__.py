@@ -1,0 +1,1 @@
+"""One archive: catalogue of patches, ingest, search service, guard, training, command line."""

@@ -1,0 +1,79 @@
+"""The command `rsfed`: groups plug in through the entry-point group `rsfed.commands`.
+
+Only the chosen group's modules are imported, and heavy libraries only inside commands, so help stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from typing import NoReturn
+
+import click
+
+from rsfed.errors import ExitCode, RsfedError
+
+_SUMMARIES = {
+    "analyst": "Identity of an analyst: init, join.",
+    "config": "Check configuration files and print their schema.",
+    "coordinator": "Run a federation.",
+    "demo": "The whole story on one machine: train, publish, index, search, report.",
+    "node": "Run an archive: ingest, serve, train, resolve.",
+    "query": "Search all archives by example; only the code of the image leaves.",
+    "synth": "Write a synthetic multispectral archive.",
+}
+
+
+class _Commands(click.Group):
+    """Finds commands by entry point and loads one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all installed commands."""
+        return sorted(point.name for point in entry_points(group="rsfed.commands"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        found = [point for point in entry_points(group="rsfed.commands") if point.name == cmd_name]
+        if not found:
+            return None
+        import typer  # noqa: PLC0415 - only when a command is really run
+
+        loaded = found[0].load()
+        return typer.main.get_command(loaded) if isinstance(loaded, typer.Typer) else loaded
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by their summaries, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self.list_commands(ctx)])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rsfed", prog_name="rsfed")
+def app() -> None:
+    """Search many remote-sensing archives by example while every image stays where it is."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that the error table gives."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors go to standard error in one or two lines."""
+    try:
+        result = app.main(arguments, prog_name="rsfed", standalone_mode=False)
+    except click.exceptions.Abort:
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except RsfedError as error:
+        click.echo(f"rsfed: {error} [{error.reason}]", err=True)
+        return error.exit_code
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+if __name__ == "__main__":
+    main()

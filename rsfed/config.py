@@ -1,0 +1,197 @@
+"""Configuration of the three roles: one TOML file in the role's home, `RSFED_<ROLE>__...` environment overrides.
+
+Unknown keys are refused with their location; everything has a value that works on one machine except what only
+the operator can know.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rsfed.errors import ConfigError
+from rsfed.raster.input_spec import Fit
+
+Address = Annotated[str, Field(pattern=r"^\[?[A-Za-z0-9.:_-]+\]?:\d{1,5}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeServe(_Section):
+    """Where the node listens and how the coordinator reaches it."""
+
+    bind: Address = "0.0.0.0:7443"
+    advertise: Address = "localhost:7443"
+    max_concurrent: int = Field(default=64, ge=1, le=4096)  # calls
+
+
+class ArchiveSection(_Section):
+    """The images of the node."""
+
+    path: str = "archive"  # relative to the home
+    modality: str = "rgb"
+    labels: str = "folders"  # "folders", "none", or the name of a CSV file with the columns path,label
+    independent_files: bool = False  # every file without metadata is an acquisition of its own
+
+
+class LabelsSection(_Section):
+    """How own labels become classes of the federation."""
+
+    map: dict[str, str | list[str]] = {}  # own label -> "none", one class or several
+
+
+class PolicySection(_Section):
+    """What the node discloses. There is no default: the operator chooses."""
+
+    level: Literal["partner"] | None = None
+
+
+class NodeTraining(_Section):
+    """How much of the machine training may use."""
+
+    enabled: bool = True
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+class NodeConfig(_Section):
+    """node.toml."""
+
+    serve: NodeServe = NodeServe()
+    archive: ArchiveSection = ArchiveSection()
+    labels: LabelsSection = LabelsSection()
+    policy: PolicySection = PolicySection()
+    training: NodeTraining = NodeTraining()
+
+
+class CoordinatorServe(_Section):
+    """Where the coordinator listens and how members reach it."""
+
+    bind: Address = "0.0.0.0:7440"
+    advertise: Address = "localhost:7440"
+    join_bind: Address = "0.0.0.0:7441"
+    join_advertise: Address = "localhost:7441"
+    max_concurrent: int = Field(default=64, ge=1, le=4096)  # calls
+
+
+class QuerySection(_Section):
+    """How queries are fanned out."""
+
+    deadline_s: float = Field(default=5.0, gt=0, le=120)  # for nodes, when the analyst allows longer
+
+
+class EncoderSection(_Section):
+    """The hash network that the federation trains."""
+
+    modality: str = "rgb"
+    bits: int = 64
+    size: int = Field(default=64, ge=16, le=512)  # pixels
+    fit: Fit | None = None  # chosen by the modality when left out
+    width: int = Field(default=32, ge=8, le=256)  # channels of the first stage
+    blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+
+
+class ObjectiveSection(_Section):
+    """The MiLaN losses and their weights."""
+
+    name: Literal["milan"] = "milan"
+    margin: float = Field(default=0.2, gt=0)
+    push: float = Field(default=0.001, ge=0)
+    balance: float = Field(default=1.0, ge=0)
+
+
+class NomenclatureSection(_Section):
+    """The federation's classes with their stable ids."""
+
+    name: str = "classes"
+    version: int = Field(default=1, ge=1)
+    classes: dict[str, Annotated[int, Field(ge=0, lt=65536)]] = {}
+
+
+class CoordinatorTraining(_Section):
+    """How federated runs are driven."""
+
+    local_steps: int = Field(default=60, ge=1)  # optimiser steps of a node in one round
+    batch: int = Field(default=64, ge=4)  # patches
+    learning_rate: float = Field(default=1e-3, gt=0)
+    round_timeout_s: float = Field(default=600.0, gt=0)
+    min_nodes: int = Field(default=1, ge=1)
+    seed: int = 0
+
+
+class CoordinatorConfig(_Section):
+    """coordinator.toml."""
+
+    federation: str
+    name: str = "coordinator"
+    serve: CoordinatorServe = CoordinatorServe()
+    query: QuerySection = QuerySection()
+    encoder: EncoderSection = EncoderSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    nomenclature: NomenclatureSection = NomenclatureSection()
+    training: CoordinatorTraining = CoordinatorTraining()
+
+
+class AnalystConfig(_Section):
+    """analyst.toml."""
+
+    deadline_s: float = Field(default=10.0, gt=0, le=120)  # of a query, as the analyst waits
+
+
+Config = TypeVar("Config", NodeConfig, CoordinatorConfig, AnalystConfig)
+_FILES: dict[type[BaseModel], str] = {
+    NodeConfig: "node.toml",
+    CoordinatorConfig: "coordinator.toml",
+    AnalystConfig: "analyst.toml",
+}
+
+
+def config_path(model: type[Config], home: Path) -> Path:
+    """Return where the configuration of a role lies in its home."""
+    return home / _FILES[model]
+
+
+def load_config(model: type[Config], home: Path) -> Config:
+    """Read and check the configuration of a role.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or has an unknown key or a wrong value.
+    """
+    path = config_path(model, home)
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        role = path.stem
+        raise ConfigError(f"there is no {path.name}; run `rsfed {role} init` first", detail=str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not valid TOML: {error}", detail=str(path)) from error
+    _apply_environment(raw, f"RSFED_{path.stem.upper()}__")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_remedy(e['type'], e['msg'])}" for e in error.errors())
+        raise ConfigError(f"{path.name}: {problems}", detail=str(path)) from error
+
+
+def _remedy(kind: str, message: str) -> str:
+    return "unknown key; `rsfed config schema` lists the known ones" if kind == "extra_forbidden" else message
+
+
+def _apply_environment(raw: dict[str, Any], prefix: str) -> None:
+    """Lay `PREFIX` + `SECTION__KEY=value` over the file; values are read as TOML where they are, else as text."""
+    for variable, value in os.environ.items():
+        if not variable.startswith(prefix):
+            continue
+        *sections, key = variable.removeprefix(prefix).lower().split("__")
+        target = raw
+        for section in sections:
+            target = target.setdefault(section, {})
+        try:
+            target[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            target[key] = value

@@ -1,0 +1,129 @@
+"""The state folder of a role: one folder, one `serve` process, one schema version."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rsfed.errors import StateError
+
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "afs",
+    "fuse.sshfs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the parts of a role's state lie."""
+
+    path: Path
+
+    @property
+    def identity(self) -> Path:
+        """Keys, certificate chain and trust bundle; 0700."""
+        return self.path / "identity"
+
+    @property
+    def releases(self) -> Path:
+        """Verified releases."""
+        return self.path / "releases"
+
+    @property
+    def database(self) -> Path:
+        """The role's SQLite file."""
+        return self.path / "state.sqlite"
+
+    @property
+    def control_socket(self) -> Path:
+        """Unix socket of the running `serve`, 0600."""
+        return self.path / "control.sock"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one `serve` process.
+
+        Raises:
+            StateError: another process holds it.
+        """
+        with (self.path / "serve.lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StateError("another serve process uses this state folder", detail=str(self.path)) from error
+            yield
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds `path`, or "" where the system does not tell."""
+    real = path.resolve()
+    mounts = [m for m in psutil.disk_partitions(all=True) if real.is_relative_to(m.mountpoint)]
+    return max(mounts, key=lambda m: len(m.mountpoint)).fstype if mounts else ""
+
+
+def check_local(path: Path) -> None:
+    """Refuse a state folder on a network file system: SQLite's write-ahead log is not safe there.
+
+    Raises:
+        StateError: the folder lies on one.
+    """
+    if (kind := file_system(path)) in _NETWORK_FILE_SYSTEMS:
+        raise StateError(f"the state folder lies on a network file system ({kind}); use a local disk", detail=str(path))
+
+
+def open_database(path: Path, migrations: tuple[str, ...]) -> sqlite3.Connection:
+    """Open a role's database in WAL mode and bring its schema up to date.
+
+    Args:
+        path: The SQLite file; its folder exists.
+        migrations: SQL scripts; the n-th brings schema n - 1 to schema n.
+
+    Raises:
+        StateError: the file was written by newer software, is damaged, or lies on a network file system.
+    """
+    check_local(path.parent)
+    try:
+        connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
+        path.chmod(0o600)
+        _migrate(connection, migrations)
+    except sqlite3.DatabaseError as error:
+        raise StateError(f"{path.name} cannot be opened: {error}; restore a backup", detail=str(path)) from error
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
+    current = connection.execute("PRAGMA user_version").fetchone()[0]
+    if current > len(migrations):
+        raise StateError(f"the state was written by newer software (schema {current}); update rsfed")
+    for version in range(current, len(migrations)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE;\n{migrations[version]}\nPRAGMA user_version = {version + 1};\nCOMMIT;"
+        )
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Run a block as one write transaction: all of it or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

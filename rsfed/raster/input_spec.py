@@ -1,0 +1,70 @@
+"""InputSpec: how an encoder wants its input. Part of every release; it alone decides how an item is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rsfed.raster.modality import MAX_BANDS, Modality
+
+Fit = Literal["resize", "crop", "tile"]
+BandName = Annotated[str, Field(min_length=1, max_length=32)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class BandGroup(BaseModel):
+    """Bands that an encoder takes at one size: float32, shape (bands, size, size).
+
+    Attributes:
+        name: Key of the group in a patch's content.
+        bands: Band names of the modality, in the order of the array.
+        gsd: Ground sampling distance in metres that the bands are brought to; None to take pixels as they are.
+        size: Width and height in pixels.
+        offset: Subtracted from stored values, per band.
+        scale: Divides stored values after the offset, per band.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "all"
+    bands: tuple[BandName, ...] = Field(min_length=1, max_length=MAX_BANDS)
+    gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    size: int = Field(ge=8, le=1024)
+    offset: tuple[Finite, ...]
+    scale: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+    @model_validator(mode="after")
+    def _one_value_per_band(self) -> Self:
+        if not len(self.bands) == len(self.offset) == len(self.scale):
+            raise ValueError("offset and scale need one value for each band")
+        return self
+
+
+class InputSpec(BaseModel):
+    """How an item becomes the input of an encoder.
+
+    Attributes:
+        groups: Band groups; most encoders have one.
+        fit: `resize` brings the whole window to the size (photographs); `crop` takes the centre at the group's
+            ground sampling distance; `tile` cuts a source into windows of the size, one item each.
+        resampling: Method where pixels have to be interpolated.
+        reduction: Power of two by which a source is reduced before reading; 1 for none.
+        max_nodata: Largest share of nodata pixels that an indexed item may have.
+        fill: Value of nodata pixels after normalisation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    groups: tuple[BandGroup, ...] = Field(min_length=1, max_length=4)
+    fit: Fit = "resize"
+    resampling: Literal["bilinear", "nearest", "average"] = "bilinear"
+    reduction: Literal[1, 2, 4, 8] = 1
+    max_nodata: float = Field(default=0.1, ge=0, le=1)
+    fill: Finite = 0.0
+
+
+def default_spec(modality: Modality, size: int, fit: Fit | None = None) -> InputSpec:
+    """Return the one-group spec of a modality: `crop` where the ground sampling distance is known, else `resize`."""
+    group = BandGroup(bands=modality.bands, gsd=modality.gsd, size=size, offset=modality.offset, scale=modality.scale)
+    return InputSpec(groups=(group,), fit=fit or ("crop" if modality.gsd else "resize"))

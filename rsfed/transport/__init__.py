@@ -1,0 +1,1 @@
+"""Secure channels and servers: mTLS, deadlines, roles on every call, errors with reasons. Knows no service by name."""

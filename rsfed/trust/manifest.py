@@ -1,0 +1,134 @@
+"""The manifest of a release: everything needed to reproduce codes, as strict data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from rsfed.errors import ReleaseRefused
+from rsfed.raster.input_spec import InputSpec
+
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+MAX_MANIFEST_BYTES = 1 << 20
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class FileEntry(_Part):
+    """One file of a release."""
+
+    name: FileName
+    size: int = Field(ge=0, le=4 << 30)  # bytes
+    sha256: Digest
+
+
+class Architecture(_Part):
+    """How to build an encoder's network before its weights are loaded."""
+
+    kind: Literal["compact-resnet"] = "compact-resnet"
+    width: int = Field(default=32, ge=8, le=256)  # channels of the first stage
+    blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+
+
+class EncoderEntry(_Part):
+    """One encoder of a release."""
+
+    modality: str
+    input: InputSpec
+    architecture: Architecture
+    weights: FileEntry
+
+
+class FederationClass(_Part):
+    """One class of the nomenclature; ids stay when names change."""
+
+    id: int = Field(ge=0, lt=65536)
+    name: str = Field(min_length=1, max_length=64)
+
+
+class Nomenclature(_Part):
+    """The federation's classes."""
+
+    name: str = "classes"
+    version: int = Field(default=1, ge=1)
+    classes: tuple[FederationClass, ...] = ()
+
+
+class Provenance(_Part):
+    """How the weights came to be."""
+
+    rounds: int = 0  # 0: untrained, weights from the seed
+    strategy: str = "none"
+    nodes: int = 0
+    privacy: str = "none"
+    seed: int = 0
+    based_on: Digest | None = None  # release whose weights training started from
+
+
+class Manifest(_Part):
+    """What a release consists of."""
+
+    schema_version: str = Field(default=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}", alias="schema", pattern=r"^\d+\.\d+$")
+    federation: str
+    version: int = Field(ge=1, lt=1 << 63)
+    created: AwareDatetime
+    expires: AwareDatetime
+    bits: int
+    encoders: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], EncoderEntry] = Field(min_length=1)
+    objective: dict[str, Any]
+    nomenclature: Nomenclature = Nomenclature()
+    codebook: tuple[Any, ...] = ()
+    training: Provenance = Provenance()
+    metrics: dict[str, float] = {}
+    critical: tuple[str, ...] = ()  # keys that a reader must understand
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that are signed; whoever reads them keeps them as they are."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True).encode()
+
+    def files(self) -> list[FileEntry]:
+        """Return every file of the release, in the order in which they are sent."""
+        return [encoder.weights for _, encoder in sorted(self.encoders.items())]
+
+    def expired(self, now: datetime) -> bool:
+        """Say whether the release may no longer be used."""
+        return self.expires <= now
+
+
+def manifest_digest(data: bytes) -> bytes:
+    """Return the digest that names a release: SHA-256 of the exact manifest bytes, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse manifest bytes whose signature was verified.
+
+    Raises:
+        ReleaseRefused: SCHEMA (a higher major, or a critical key this software does not know) or MALFORMED.
+    """
+    try:
+        raw = json.loads(data)
+        major = int(str(raw["schema"]).split(".")[0])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseRefused("the release's manifest is not readable", reason="RELEASE_MALFORMED") from error
+    unknown = set(raw.get("critical", ())) - {f.alias or n for n, f in Manifest.model_fields.items()}
+    if major > SCHEMA_MAJOR or unknown:
+        raise ReleaseRefused(
+            f"the release has manifest schema {raw['schema']}; this software reads {SCHEMA_MAJOR}.x: update rsfed",
+            reason="RELEASE_SCHEMA",
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        where = "/".join(str(part) for part in error.errors()[0]["loc"])
+        raise ReleaseRefused(f"the release's manifest is wrong at {where}", reason="RELEASE_MALFORMED") from error

@@ -1,0 +1,1 @@
+"""Generated stubs of the wire contract in protos/; `make protos` writes them, nobody edits them."""
