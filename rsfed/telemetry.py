@@ -66,9 +66,11 @@ def configure_logs(*, verbose: bool = False) -> None:
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        # The standard error of the moment: a progress bar or a test may have put another in its place.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
     )
 
 
+configure_logs()  # a command that does not ask for logs still never prints one among its results
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

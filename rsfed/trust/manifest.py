@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsfed.errors import ReleaseRefused
 from rsfed.raster.input_spec import InputSpec
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
 MAX_MANIFEST_BYTES = 1 << 20
+RESERVED_NAMES = frozenset({"manifest.json", "manifest.sig", "key_id"})
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -26,7 +27,7 @@ class FileEntry(_Part):
     """One file of a release."""
 
     name: FileName
-    size: int = Field(ge=0, le=4 << 30)  # bytes
+    size: int = Field(ge=1, le=4 << 30)  # bytes
     sha256: Digest
 
 
@@ -96,9 +97,15 @@ class Manifest(_Part):
         """Return the bytes that are signed; whoever reads them keeps them as they are."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True).encode()
 
+    @model_validator(mode="after")
+    def _files_have_names_of_their_own(self) -> Self:
+        if len({entry.name for entry in self.files()} - RESERVED_NAMES) != len(self.files()):
+            raise ValueError("two files share a name, or one has a name that is reserved")
+        return self
+
     def files(self) -> list[FileEntry]:
-        """Return every file of the release, in the order in which they are sent."""
-        return [encoder.weights for _, encoder in sorted(self.encoders.items())]
+        """Return every file of the release once, in the order in which they are sent."""
+        return list(dict.fromkeys(encoder.weights for _, encoder in sorted(self.encoders.items())))
 
     def expired(self, now: datetime) -> bool:
         """Say whether the release may no longer be used."""
@@ -114,14 +121,15 @@ def parse_manifest(data: bytes) -> Manifest:
     """Parse manifest bytes whose signature was verified.
 
     Raises:
-        ReleaseRefused: SCHEMA (a higher major, or a critical key this software does not know) or MALFORMED.
+        ReleaseRefused: RELEASE_SCHEMA (a higher major, or a critical key this software does not know), or
+            RELEASE_MALFORMED.
     """
     try:
         raw = json.loads(data)
         major = int(str(raw["schema"]).split(".")[0])
-    except (ValueError, KeyError, TypeError) as error:
+        unknown = set(raw.get("critical", ())) - {f.alias or n for n, f in Manifest.model_fields.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ReleaseRefused("the release's manifest is not readable", reason="RELEASE_MALFORMED") from error
-    unknown = set(raw.get("critical", ())) - {f.alias or n for n, f in Manifest.model_fields.items()}
     if major > SCHEMA_MAJOR or unknown:
         raise ReleaseRefused(
             f"the release has manifest schema {raw['schema']}; this software reads {SCHEMA_MAJOR}.x: update rsfed",

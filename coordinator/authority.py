@@ -1,0 +1,253 @@
+"""Who belongs to the federation: invitations, certificates, revocation. Every change publishes a new trust bundle.
+
+Each call is one transaction: a certificate exists exactly when the state that explains it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from coordinator import audit
+from coordinator.bundles import current_bundle, issuing_ca, publish_bundle, serving_ca, trusted_cas
+from coordinator.keyring import Keyring
+from coordinator.state import State, to_ms
+from rsfed.clock import Now, utc_now
+from rsfed.config import CoordinatorConfig
+from rsfed.errors import InvalidMessage, NotAdmitted, UsageError
+from rsfed.home import Home
+from rsfed.trust.bundle import open_bundle
+from rsfed.trust.certificates import fingerprint, is_issued_by, issue_leaf, to_pem
+from rsfed.trust.names import MemberId, Role, check_label
+from rsfed.trust.recovery import verify_recovery
+from rsfed.trust.tokens import Token
+from rsfed.v1.federation_pb2 import FederationServiceRecoverRequest, SignedTrustBundle
+
+_REFUSED_INVITATION = {
+    "used": ("the invitation was used already; ask for a new one", "TOKEN_USED"),
+    "withdrawn": ("the invitation was withdrawn; ask for a new one", "TOKEN_WITHDRAWN"),
+    "expired": ("the invitation has expired; ask for a new one", "TOKEN_EXPIRED"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A fresh certificate with its CA certificate, and the newest trust bundle."""
+
+    member: MemberId
+    chain: tuple[x509.Certificate, x509.Certificate]
+    bundle: SignedTrustBundle
+
+
+class Authority:
+    """Admits and removes members.
+
+    Args:
+        home: The coordinator's home.
+        state: Its database.
+        config: coordinator.toml.
+        now: Clock.
+    """
+
+    def __init__(self, home: Home, state: State, config: CoordinatorConfig, *, now: Now = utc_now) -> None:
+        self.coordinator = MemberId(config.federation, Role.COORDINATOR, config.name)
+        self._config = config
+        self._state = state
+        self._keyring = Keyring(home)
+        self._now = now
+
+    def invite(self, name: str, role: Role, *, hours: float) -> Token:
+        """Make an invitation. It replaces an open one of the same name and role.
+
+        Raises:
+            UsageError: the name will not do, or a coordinator would be invited.
+        """
+        member = self._member(name, role)
+        now = self._now()
+        token_id, secret = secrets.token_hex(8), secrets.token_bytes(32)
+        with self._state.writing() as connection:
+            _withdraw_invitations(connection, member, now)
+            expires = now + timedelta(hours=hours)
+            connection.execute(
+                "INSERT INTO invitation (id, secret_digest, role, name, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+                (token_id, _digest(secret), role, name, to_ms(now), to_ms(expires)),
+            )
+            audit.record(connection, now, "member.invited", member.uri)
+            anchors = [serving_ca(connection), *trusted_cas(connection)[:-1]]
+        return Token(
+            address=self._config.serve.join_advertise,
+            server_name=self.coordinator.dns,
+            ca_pem=to_pem([ca.certificate for ca in anchors]),
+            federation=member.federation,
+            role=role,
+            name=name,
+            invitation=token_id,
+            secret=secret,
+            expires=expires,
+        )
+
+    def enroll(self, invitation: str, secret: bytes, csr: bytes, sealing_key: bytes) -> Admission:
+        """Exchange an invitation for a certificate. Certificates that the member had before are revoked.
+
+        Raises:
+            NotAdmitted: TOKEN_UNKNOWN, TOKEN_USED, TOKEN_WITHDRAWN, TOKEN_EXPIRED, or BAD_REQUEST; the last one leaves
+                the invitation open.
+            InvalidMessage: the sealing key has not 32 bytes.
+        """
+        if len(sealing_key) != 32:
+            raise InvalidMessage("a sealing key has 32 bytes", reason="BAD_REQUEST")
+        now = self._now()
+        with self._state.writing() as connection:
+            member = self._redeem(connection, invitation, secret, now)
+            _revoke_certificates(connection, member, now)
+            connection.execute(
+                "INSERT INTO member (uri, role, name, sealing_key, joined) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (uri) DO UPDATE SET sealing_key = excluded.sealing_key, joined = excluded.joined,"
+                " revoked = NULL",
+                (member.uri, member.role, member.name, sealing_key, to_ms(now)),
+            )
+            chain = self._issue(connection, member, csr, now)
+            bundle = publish_bundle(connection, self._keyring, self.coordinator, now)
+            audit.record(connection, now, "member.enrolled", member.uri, serial=_serial(chain[0]))
+        return Admission(member, chain, bundle)
+
+    def renew(self, member: MemberId, csr: bytes) -> Admission:
+        """Issue a fresh certificate to a member whose present one was just verified.
+
+        Raises:
+            NotAdmitted: REVOKED or BAD_REQUEST.
+        """
+        now = self._now()
+        with self._state.writing() as connection:
+            _require_member(connection, member)
+            chain = self._issue(connection, member, csr, now)
+            audit.record(connection, now, "certificate.renewed", member.uri, serial=_serial(chain[0]))
+            return Admission(member, chain, current_bundle(connection))
+
+    def recover(self, request: FederationServiceRecoverRequest) -> Admission:
+        """Exchange a certificate that expired at most 30 days ago, proved by its key, for a fresh one.
+
+        Raises:
+            NotAdmitted: BAD_REQUEST, or a reason of `verify_recovery`.
+        """
+        now = self._now()
+        with self._state.writing() as connection:
+            signed = current_bundle(connection)
+            member = verify_recovery(request, open_bundle(signed), now=now)
+            _require_member(connection, member)
+            chain = self._issue(connection, member, request.csr, now)
+            audit.record(connection, now, "certificate.recovered", member.uri, serial=_serial(chain[0]))
+        return Admission(member, chain, signed)
+
+    def revoke(self, name: str, role: Role | None = None) -> MemberId:
+        """Put a member out of the federation, with all its certificates and open invitations.
+
+        Raises:
+            UsageError: no member or invitation has this name, or several roles have and none was given.
+        """
+        now = self._now()
+        with self._state.writing() as connection:
+            member = self._find(connection, name, role)
+            _withdraw_invitations(connection, member, now)
+            _revoke_certificates(connection, member, now)
+            connection.execute(
+                "UPDATE member SET revoked = ? WHERE uri = ? AND revoked IS NULL", (to_ms(now), member.uri)
+            )
+            publish_bundle(connection, self._keyring, self.coordinator, now)
+            audit.record(connection, now, "member.revoked", member.uri)
+        return member
+
+    def renew_own(self, csr: bytes) -> tuple[x509.Certificate, x509.Certificate]:
+        """Issue the coordinator's own certificate, by the oldest CA: members may not know a newer one yet."""
+        now = self._now()
+        with self._state.writing() as connection:
+            chain = self._issue(connection, self.coordinator, csr, now)
+            audit.record(connection, now, "certificate.renewed", self.coordinator.uri, serial=_serial(chain[0]))
+        return chain
+
+    def own_is_of_serving_ca(self, leaf: x509.Certificate) -> bool:
+        """Say whether the coordinator's certificate is signed by the CA that ought to sign it."""
+        with self._state.reading() as connection:
+            return is_issued_by(leaf, serving_ca(connection).certificate)
+
+    def _member(self, name: str, role: Role) -> MemberId:
+        if role is Role.COORDINATOR:
+            raise UsageError("a federation has one coordinator; invite a node or an analyst")
+        return MemberId(self.coordinator.federation, role, check_label(name, "a member's name"))
+
+    def _issue(
+        self, connection: sqlite3.Connection, member: MemberId, csr: bytes, now: datetime
+    ) -> tuple[x509.Certificate, x509.Certificate]:
+        ca = serving_ca(connection) if member.role is Role.COORDINATOR else issuing_ca(connection, now)
+        leaf = issue_leaf(self._keyring.ca(ca.fingerprint), ca.certificate, csr, member, now=now)
+        connection.execute(
+            "INSERT INTO certificate (serial, member, issuer, expires) VALUES (?, ?, ?, ?)",
+            (_serial(leaf), member.uri, fingerprint(ca.certificate).hex(), to_ms(leaf.not_valid_after_utc)),
+        )
+        return leaf, ca.certificate
+
+    def _redeem(self, connection: sqlite3.Connection, invitation: str, secret: bytes, now: datetime) -> MemberId:
+        """Use an invitation up. The one UPDATE decides: of many callers exactly one sees its row change."""
+        row = connection.execute(
+            "UPDATE invitation SET used = ? WHERE id = ? AND secret_digest = ?"
+            " AND used IS NULL AND withdrawn IS NULL AND expires > ? RETURNING role, name",
+            (to_ms(now), invitation, _digest(secret), to_ms(now)),
+        ).fetchone()
+        if row is not None:
+            return MemberId(self.coordinator.federation, Role(row["role"]), row["name"])
+        known = connection.execute(
+            "SELECT * FROM invitation WHERE id = ? AND secret_digest = ?", (invitation, _digest(secret))
+        ).fetchone()
+        if known is None:
+            raise NotAdmitted("the invitation is not known here; ask for a new one", reason="TOKEN_UNKNOWN")
+        why = "used" if known["used"] else "withdrawn" if known["withdrawn"] else "expired"
+        text, reason = _REFUSED_INVITATION[why]
+        raise NotAdmitted(text, reason=reason)
+
+    def _find(self, connection: sqlite3.Connection, name: str, role: Role | None) -> MemberId:
+        found = connection.execute(
+            "SELECT role FROM member WHERE name = :name UNION SELECT role FROM invitation WHERE name = :name"
+            " AND used IS NULL AND withdrawn IS NULL",
+            {"name": name},
+        ).fetchall()
+        roles = {Role(row["role"]) for row in found} - {Role.COORDINATOR}
+        wanted = roles if role is None else roles & {role}
+        if not wanted:
+            raise UsageError(
+                f"the federation has no {role or 'member'} named {name!r}; `rsfed coordinator nodes` lists nodes"
+            )
+        if len(wanted) > 1:
+            raise UsageError(f"{name!r} names a node and an analyst; say which with --role")
+        return self._member(name, wanted.pop())
+
+
+def _withdraw_invitations(connection: sqlite3.Connection, member: MemberId, now: datetime) -> None:
+    connection.execute(
+        "UPDATE invitation SET withdrawn = ? WHERE role = ? AND name = ? AND used IS NULL AND withdrawn IS NULL",
+        (to_ms(now), member.role, member.name),
+    )
+
+
+def _revoke_certificates(connection: sqlite3.Connection, member: MemberId, now: datetime) -> None:
+    connection.execute(
+        "UPDATE certificate SET revoked = ? WHERE member = ? AND revoked IS NULL", (to_ms(now), member.uri)
+    )
+
+
+def _require_member(connection: sqlite3.Connection, member: MemberId) -> None:
+    row = connection.execute("SELECT revoked FROM member WHERE uri = ?", (member.uri,)).fetchone()
+    if row is None or row["revoked"] is not None:
+        raise NotAdmitted("the member was revoked; ask the federation for a new invitation", reason="REVOKED")
+
+
+def _serial(leaf: x509.Certificate) -> str:
+    return f"{leaf.serial_number:040x}"
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

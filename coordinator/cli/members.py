@@ -1,0 +1,93 @@
+"""`rsfed coordinator invite`, `revoke` and `rotate`: who is trusted, and by which keys."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    MemberRole,
+    notify_serve,
+    open_authority,
+    open_federation,
+)
+
+
+class Key(StrEnum):
+    """Keys that can be changed."""
+
+    CA = "ca"
+    RELEASE_KEY = "release-key"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    app.command("invite")(invite)
+    app.command("revoke")(revoke)
+    app.command("rotate")(rotate)
+
+
+def invite(
+    name: Annotated[str, typer.Argument(help="Name of the new member: lower-case letters, digits, hyphens.")],
+    role: Annotated[MemberRole, typer.Option(help="What the member is: an archive, or a person who searches.")],
+    home: HomeOption = DEFAULT_HOME,
+    hours: Annotated[float, typer.Option(min=0.1, max=8760, help="Hours until the token expires.")] = 72,
+) -> None:
+    """Print a one-time token for a new member, or for one that lost its keys.
+
+    The token alone goes to standard output. It holds a secret: send it on a way that you trust. When it is used, older
+    certificates of the same member are revoked; an older token of the same member that was not used is withdrawn.
+    """
+    from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
+
+    with open_authority(home) as (_, authority):
+        token = authority.invite(name, Role(role), hours=hours)
+    typer.echo(token.encode())
+    typer.echo(f"for {role} {name}, until {token.expires:%Y-%m-%d %H:%M} UTC: `rsfed {role} join TOKEN`", err=True)
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the member.")],
+    home: HomeOption = DEFAULT_HOME,
+    role: Annotated[
+        MemberRole | None, typer.Option(help="Role of the member, where a node and an analyst share the name.")
+    ] = None,
+) -> None:
+    """Put a member out of the federation at once; nodes hear of it within 30 seconds."""
+    from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
+
+    with open_authority(home) as (place, authority):
+        member = authority.revoke(name, Role(role) if role else None)
+    typer.echo(f"{member.role} {member.name} is revoked")
+    if not notify_serve(place):
+        typer.echo("`rsfed coordinator serve` is not running; members hear of it once it does", err=True)
+
+
+def rotate(
+    key: Annotated[Key, typer.Argument(help="ca: signs certificates and the trust bundle; release-key: releases.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Change a key of the federation, without interrupting anybody.
+
+    A new CA signs certificates from about a minute later on; the old one stays trusted until the last certificate that
+    it signed has expired. A new release key replaces the old one at once.
+    """
+    from coordinator.keyring import Keyring  # noqa: PLC0415 - loaded only when used
+    from coordinator.releases import Publisher  # noqa: PLC0415 - loaded only when used
+    from coordinator.rotation import Rotation  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.names import MemberId, Role  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (place, state, config):
+        coordinator = MemberId(config.federation, Role.COORDINATOR, config.name)
+        rotation = Rotation(state, Keyring(place), coordinator, utc_now)
+        if key is Key.CA:
+            typer.echo(f"new CA {rotation.new_ca()[:16]} added; the old one goes once its certificates have expired")
+        else:
+            name = rotation.new_release_key(Publisher(place, state, config.federation))
+            typer.echo(f"releases are signed by {name} from now on, the current one too")
+    notify_serve(place)

@@ -1,0 +1,35 @@
+"""`rsfed coordinator serve`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator.cli.options import DEFAULT_HOME, HomeOption, coordinator_home
+
+if TYPE_CHECKING:
+    from coordinator.serve import Listening
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the group."""
+    app.command("serve")(serve)
+
+
+def serve(
+    home: HomeOption = DEFAULT_HOME,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
+    """Serve the federation until interrupted; logs go to standard error, one JSON object a line."""
+    import asyncio  # noqa: PLC0415 - loaded only when used
+
+    from coordinator import serve as serving  # noqa: PLC0415 - loaded only when used
+    from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
+
+    configure_logs(verbose=verbose)
+    asyncio.run(serving.serve(coordinator_home(home), ready=_tell))
+
+
+def _tell(listening: Listening) -> None:
+    typer.echo(f"serving members at {listening.federation}, newcomers at {listening.join}")

@@ -1,0 +1,49 @@
+"""`rsfed coordinator init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import DEFAULT_HOME, HomeOption, coordinator_home
+from rsfed.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the group."""
+    app.command("init")(init)
+
+
+def init(  # noqa: PLR0913, PLR0917 - one argument for each option
+    federation: Annotated[str, typer.Argument(help="Name of the federation: lower-case letters, digits, hyphens.")],
+    home: HomeOption = DEFAULT_HOME,
+    modality: Annotated[
+        str, typer.Option(help="What is searched: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.")
+    ] = "rgb",
+    bits: Annotated[int, typer.Option(help="Width of the codes: 16 to 256, a multiple of 8.")] = 64,
+    size: Annotated[int, typer.Option(help="Width and height in pixels that the network sees.")] = 64,
+    classes: Annotated[str, typer.Option(help="Classes of the federation, separated by commas.")] = "",
+    classes_file: Annotated[
+        Path | None, typer.Option(help="File with one class on each line, in place of --classes.")
+    ] = None,
+    advertise: Annotated[str, typer.Option(help="How members reach this coordinator, host:port.")] = "localhost:7440",
+    join_advertise: Annotated[
+        str, typer.Option(help="How newcomers reach this coordinator, host:port.")
+    ] = "localhost:7441",
+    bind: Annotated[str, typer.Option(help="Where the port for members listens.")] = "0.0.0.0:7440",
+    join_bind: Annotated[str, typer.Option(help="Where the port for newcomers listens.")] = "0.0.0.0:7441",
+) -> None:
+    """Make a federation: configuration, keys, and a first release with an untrained network."""
+    from coordinator.founding import Choices, found, read_classes  # noqa: PLC0415 - loaded only when used
+
+    if classes and classes_file:
+        raise UsageError("give --classes or --classes-file, not both")
+    named = read_classes(classes_file) if classes_file else tuple(c.strip() for c in classes.split(",") if c.strip())
+    place = coordinator_home(home)
+    release = found(place, Choices(federation, modality, bits, size, named, advertise, join_advertise, bind, join_bind))
+    typer.echo(f"federation {federation} made; its configuration is {place.path / 'coordinator.toml'}")
+    typer.echo(f"release {release.manifest.version}: {bits} bits, {len(named)} classes, an untrained network")
+    typer.echo("next: `rsfed coordinator serve`, then `rsfed coordinator invite NAME --role node`", err=True)
+    typer.echo("keep the folder safe: whoever has its keys is the federation", err=True)

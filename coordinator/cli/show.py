@@ -1,0 +1,92 @@
+"""`rsfed coordinator nodes`, `releases` and `audit`: what there is and what happened."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, open_federation, print_result
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    app.command("nodes")(nodes)
+    app.command("releases")(releases)
+    app.command("audit")(show_audit)
+
+
+def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
+    """List the nodes that announced themselves: where they are, what they serve, when they were heard of last."""
+    from coordinator.registry import Registry  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
+
+    now = utc_now()
+    with open_federation(home) as (_, state, _config):
+        rows: list[dict[str, object]] = [
+            {
+                "name": node.name,
+                "online": node.online(now),
+                "address": node.address,
+                "release_version": node.release_version,
+                "release_digest": node.release_digest.hex(),
+                "held": node.held,
+                "level": PolicyLevel.Name(PolicyLevel.ValueType(node.level)).removeprefix("POLICY_LEVEL_").lower(),
+                "software": node.software,
+                "protocol": node.protocol,
+                "last_seen": node.last_seen.isoformat(timespec="seconds"),
+            }
+            for node in Registry(state, utc_now).nodes()
+        ]
+    print_result(output, "nodes", rows, ("name", "online", "address", "release_version", "held", "level", "last_seen"))
+
+
+def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
+    """List the releases that are kept, the newest first; the first one is served."""
+    from coordinator.releases import kept_releases  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (place, state, _config):
+        current, kept = kept_releases(place, state)
+    rows: list[dict[str, object]] = [
+        {
+            "version": release.manifest.version,
+            "digest": release.digest.hex(),
+            "current": release.digest == current.digest,
+            "created": release.manifest.created.isoformat(timespec="seconds"),
+            "expires": release.manifest.expires.isoformat(timespec="seconds"),
+            "bits": release.manifest.bits,
+            "modalities": ", ".join(encoder.modality for encoder in release.manifest.encoders.values()),
+            "rounds": release.manifest.training.rounds,
+            "nodes": release.manifest.training.nodes,
+            "privacy": release.manifest.training.privacy,
+            "signed_by": release.header.key_id,
+            "metrics": release.manifest.metrics,
+        }
+        for release in kept
+    ]
+    print_result(output, "releases", rows, ("version", "current", "created", "bits", "modalities", "rounds", "nodes"))
+
+
+def show_audit(
+    home: HomeOption = DEFAULT_HOME,
+    last: Annotated[int, typer.Option(min=1, help="How many lines, the newest.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""
+    from coordinator import audit  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (_, state, _config), state.reading() as connection:
+        entries = audit.entries(connection, last=last)
+    rows: list[dict[str, object]] = [
+        {
+            "number": entry.number,
+            "at": entry.at.isoformat(timespec="seconds"),
+            "kind": entry.kind,
+            "subject": entry.subject,
+            "data": entry.data if output is Output.JSON else json.dumps(entry.data),
+        }
+        for entry in entries
+    ]
+    print_result(output, "audit", rows, ("number", "at", "kind", "subject", "data"))

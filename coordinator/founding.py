@@ -1,0 +1,198 @@
+"""Making a federation: configuration, keys, the coordinator's own certificate, and a first release."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator import audit
+from coordinator.authority import Authority
+from coordinator.bundles import publish_bundle
+from coordinator.keyring import Keyring
+from coordinator.releases import Publisher
+from coordinator.rotation import add_ca, add_release_key
+from coordinator.state import State, to_ms
+from rsfed.clock import Now, utc_now
+from rsfed.codes import check_bits
+from rsfed.config import CoordinatorConfig, config_path, load_config
+from rsfed.errors import StateError, UsageError
+from rsfed.home import Home, check_local
+from rsfed.raster.modality import modality
+from rsfed.trust.certificates import make_ca, make_csr
+from rsfed.trust.identity import create_keys, save_bundle, save_certificate, write_atomically
+from rsfed.trust.manifest import Provenance
+from rsfed.trust.names import MemberId, Role, check_label
+from rsfed.trust.release_store import Release
+
+PARTS = (
+    "coordinator.toml",
+    "identity",
+    "secrets",
+    "releases",
+    "state.sqlite",
+    "state.sqlite-wal",
+    "state.sqlite-shm",
+)
+"""What a federation's home consists of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a federation's founder chooses.
+
+    Attributes:
+        federation: Name of the federation.
+        modality: What the first encoder reads.
+        bits: Width of the codes.
+        size: Width and height of the encoder's input in pixels.
+        classes: Classes of the nomenclature; the first gets id 1.
+        advertise: How members reach the federation port.
+        join_advertise: How newcomers reach the join port.
+        bind: Where the federation port listens.
+        join_bind: Where the join port listens.
+    """
+
+    federation: str
+    modality: str
+    bits: int
+    size: int
+    classes: tuple[str, ...]
+    advertise: str
+    join_advertise: str
+    bind: str
+    join_bind: str
+
+
+_TOML = """\
+# {federation}: configuration of the coordinator. `rsfed config schema coordinator` lists every key.
+federation = "{federation}"
+
+[serve]
+# Where this machine listens, and how others reach it: the federation port for members, the join port for newcomers.
+bind = "{bind}"
+advertise = "{advertise}"
+join_bind = "{join_bind}"
+join_advertise = "{join_advertise}"
+
+[query]
+# Seconds that nodes have at most to answer one query.
+deadline_s = 5.0
+
+# What the federation trains. A change counts from the next training run on.
+[encoder]
+modality = "{modality}"
+bits = {bits}
+size = {size}  # pixels
+
+[training]
+local_steps = 60  # optimiser steps of a node in one round
+batch = 64  # patches
+learning_rate = 0.001
+round_timeout_s = 600.0
+min_nodes = 1
+seed = 0
+
+# The federation's classes with their ids. Ids stay: give a new class a new one, never one that was used before.
+[nomenclature]
+name = "{federation}"
+version = 1
+
+[nomenclature.classes]
+{classes}
+"""
+
+
+def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
+    """Make a federation in an empty home and return its first release, an untrained network.
+
+    Raises:
+        UsageError: a choice will not do.
+        StateError: the home holds a federation already, or lies on a network file system.
+    """
+    _check(home, choices)
+    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_local(home.path)
+    try:
+        write_atomically(config_path(CoordinatorConfig, home.path), _toml(choices).encode())
+        config = load_config(CoordinatorConfig, home.path)
+        with closing(State(home)) as state:
+            _make_trust(home, state, config, now)
+            return _first_release(home, state, config, now)
+    except BaseException:
+        _remove(home)  # half a federation would be in the way of the next try
+        raise
+
+
+def _check(home: Home, choices: Choices) -> None:
+    check_label(choices.federation, "a federation's name")
+    check_bits(choices.bits)
+    modality(choices.modality)
+    if len(set(choices.classes)) != len(choices.classes):
+        raise UsageError("a class is named twice")
+    for name in choices.classes:
+        if not 1 <= len(name) <= 64 or not name.isprintable():
+            raise UsageError(f"a class needs a name of 1 to 64 printable characters; got {name!r}")
+    if any((home.path / part).exists() for part in PARTS):
+        raise StateError("this home holds a federation already; choose another --home", detail=str(home.path))
+
+
+def _remove(home: Home) -> None:
+    for part in PARTS:
+        path = home.path / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _make_trust(home: Home, state: State, config: CoordinatorConfig, now: Now) -> None:
+    """Make CA, release key, the coordinator's identity and the first trust bundle."""
+    moment = now()
+    keyring = Keyring(home)
+    coordinator = MemberId(config.federation, Role.COORDINATOR, config.name)
+    keys = create_keys(home.identity)
+    key, certificate = make_ca(config.federation, now=moment)
+    with state.writing() as connection:
+        add_ca(connection, keyring, certificate, key, moment)
+        add_release_key(connection, keyring, moment)
+        connection.execute(
+            "INSERT INTO member (uri, role, name, sealing_key, joined) VALUES (?, ?, ?, ?, ?)",
+            (coordinator.uri, coordinator.role, coordinator.name, keys.sealing_public, to_ms(moment)),
+        )
+        signed = publish_bundle(connection, keyring, coordinator, moment)
+        audit.record(connection, moment, "federation.founded", config.federation)
+    save_bundle(home.identity, signed)
+    save_certificate(home.identity, Authority(home, state, config, now=now).renew_own(make_csr(keys.key)))
+
+
+def _first_release(home: Home, state: State, config: CoordinatorConfig, now: Now) -> Release:
+    from coordinator.training.runs import make_plan  # noqa: PLC0415 - loaded only when used
+    from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loads torch
+
+    plan = make_plan(config, rounds=1)
+    weights = init_weights(plan.architecture, plan.input, plan.bits, plan.seed)
+    publisher = Publisher(home, state, config.federation, now=now)
+    return publisher.publish(plan, weights, Provenance(seed=plan.seed), {})
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Return the classes of a file with one name on each line; empty lines and lines with # are skipped.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("the file of classes cannot be read", detail=str(path)) from error
+    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _toml(choices: Choices) -> str:
+    classes = "\n".join(f"{_quoted(name)} = {number}" for number, name in enumerate(choices.classes, start=1))
+    fields = {name: getattr(choices, name) for name in choices.__slots__}
+    return _TOML.format(**{**fields, "classes": classes or "# water = 1"})
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a TOML string."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

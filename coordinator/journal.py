@@ -1,0 +1,52 @@
+"""Writes the audit lines of queries beside the queries, so that no analyst waits for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from coordinator import audit
+from coordinator.state import State
+from rsfed.clock import Now
+
+_GATHER_S = 0.05  # lines of so long a time share a transaction
+
+
+class Journal:
+    """Notes what happened; lines are on disk a moment later, and all of them once `run` has returned.
+
+    Args:
+        state: The coordinator's database.
+        now: Clock.
+    """
+
+    def __init__(self, state: State, now: Now) -> None:
+        self._state = state
+        self._now = now
+        self._lines: list[tuple[datetime, str, str, dict[str, object]]] = []
+        self._wake = asyncio.Event()
+        self._stopped = False
+
+    def note(self, kind: str, subject: str, **data: object) -> None:
+        """Take note of something."""
+        self._lines.append((self._now(), kind, subject, data))
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let `run` write what is left and return."""
+        self._stopped = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write lines until stopped."""
+        while not self._stopped or self._lines:
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(_GATHER_S)
+            lines, self._lines = self._lines, []
+            await asyncio.to_thread(self._write, lines)
+
+    def _write(self, lines: list[tuple[datetime, str, str, dict[str, object]]]) -> None:
+        with self._state.writing() as connection:
+            for moment, kind, subject, data in lines:
+                audit.record(connection, moment, kind, subject, **data)

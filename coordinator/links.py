@@ -1,0 +1,143 @@
+"""A node as the coordinator sees it, and the warm channels to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import grpc
+
+from coordinator.registry import Announcement
+from rsfed.clock import Deadline
+from rsfed.transport.channel import call, open_channel
+from rsfed.trust.identity import Identity
+from rsfed.trust.names import MemberId, Role
+from rsfed.v1 import archive_pb2 as pb
+from rsfed.v1.archive_pb2_grpc import ArchiveServiceStub
+
+_CLOSING_S = 30.0  # for calls in progress on a channel that was replaced
+
+
+class NodeLink(Protocol):
+    """One archive. Every call raises the errors of `rsfed.transport.channel.call`."""
+
+    async def search(
+        self, request: pb.ArchiveServiceSearchRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceSearchResponse:
+        """Ask for the buckets near the codes of a query."""
+        ...
+
+    async def expand(
+        self, request: pb.ArchiveServiceExpandBucketRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceExpandBucketResponse:
+        """Ask for more items of one bucket."""
+        ...
+
+    async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
+        """Ask what the node is, waiting for a connection."""
+        ...
+
+
+class GrpcLink:
+    """A node at its announced address.
+
+    Args:
+        node: Who must answer there.
+        address: host:port.
+        identity: The coordinator's identity.
+    """
+
+    def __init__(self, node: MemberId, address: str, identity: Identity) -> None:
+        self._what = f"node {node.name}"
+        self._channel = open_channel(address, identity, node)
+        self._stub = ArchiveServiceStub(self._channel)
+
+    async def search(
+        self, request: pb.ArchiveServiceSearchRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceSearchResponse:
+        """Ask for the buckets near the codes of a query."""
+        return await call(self._stub.Search, request, deadline, what=self._what)
+
+    async def expand(
+        self, request: pb.ArchiveServiceExpandBucketRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceExpandBucketResponse:
+        """Ask for more items of one bucket."""
+        return await call(self._stub.ExpandBucket, request, deadline, what=self._what)
+
+    async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
+        """Ask what the node is, waiting for a connection."""
+        describe = partial(self._stub.Describe, wait_for_ready=True)
+        return await call(describe, pb.ArchiveServiceDescribeRequest(), deadline, what=self._what)
+
+    def warm_up(self) -> None:
+        """Start connecting, so that the first query need not wait for it."""
+        self._channel.get_state(try_to_connect=True)
+
+    def broken(self) -> bool:
+        """Say whether the last try to connect failed; the next one is then only made after a pause."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the channel after the calls in progress."""
+        await self._channel.close(grace)
+
+
+class LinkPool:
+    """One link for each node, opened again when its address or the coordinator's identity changed.
+
+    Args:
+        identity: Returns the coordinator's identity of this moment.
+    """
+
+    def __init__(self, identity: Callable[[], Identity]) -> None:
+        self._identity = identity
+        self._links: dict[str, tuple[str, Identity, GrpcLink]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def link(self, node: Announcement) -> NodeLink:
+        """Return the link to a node."""
+        identity = self._identity()
+        entry = self._links.get(node.name)
+        if entry and entry[0] == node.address and _same(entry[1], identity):
+            return entry[2]
+        self.drop(node.name)
+        link = GrpcLink(MemberId(identity.member.federation, Role.NODE, node.name), node.address, identity)
+        link.warm_up()
+        self._links[node.name] = (node.address, identity, link)
+        return link
+
+    def warm_up(self, node: Announcement) -> None:
+        """Have a connection to a node that is there now, also when the last try to connect failed."""
+        entry = self._links.get(node.name)
+        if entry and entry[2].broken():
+            self.drop(node.name)
+        self.link(node)
+
+    def keep_only(self, names: set[str]) -> set[str]:
+        """Close the links to nodes that left, and return their names."""
+        gone = set(self._links) - names
+        for name in gone:
+            self.drop(name)
+        return gone
+
+    def drop(self, name: str) -> None:
+        """Close the link to a node, once its calls in progress are done; the next call opens a new one."""
+        if entry := self._links.pop(name, None):
+            task = asyncio.get_running_loop().create_task(entry[2].close(_CLOSING_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all links now."""
+        links = [link for _, _, link in self._links.values()]
+        self._links.clear()
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
+
+
+def _same(used: Identity, identity: Identity) -> bool:
+    """Say whether a channel of one identity is as good as one of the other: same certificate, same CAs."""
+    return used is identity or (used.chain, used.bundle.cas) == (identity.chain, identity.bundle.cas)

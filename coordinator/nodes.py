@@ -1,0 +1,90 @@
+"""The nodes of the federation as they can be asked now: links, health, fan-out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from coordinator.answers import Question
+from coordinator.breaker import Breaker
+from coordinator.fanout import FanOut, Gathered
+from coordinator.links import LinkPool, NodeLink
+from coordinator.live import Live
+from coordinator.registry import Announcement
+from rsfed.clock import Deadline
+from rsfed.errors import RsfedError, UnknownHandle
+from rsfed.telemetry import log
+from rsfed.v1.envelope_pb2 import SignedEnvelope
+from rsfed.v1.outcome_pb2 import NodeOutcome
+
+_PROBE_S = 5.0
+
+
+class Nodes:
+    """Reaches the registered nodes.
+
+    Args:
+        live: What the coordinator knows at this moment.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._pool = LinkPool(lambda: live.identity)
+        self._breaker = Breaker()
+        self._fan_out = FanOut(self._breaker)
+        self._probes: dict[str, asyncio.Task[bool]] = {}
+
+    async def ask(
+        self,
+        query: SignedEnvelope,
+        question: Question,
+        deadline: Deadline,
+        on_outcome: Callable[[NodeOutcome], None] = lambda _: None,
+    ) -> Gathered:
+        """Ask all registered nodes, as `FanOut.ask` does."""
+        links = {node.name: self._pool.link(node) for node in self._live.registry.nodes()}
+        return await self._fan_out.ask(links, query, question, deadline, on_outcome)
+
+    def link(self, name: str) -> NodeLink:
+        """Return the link to one registered node.
+
+        Raises:
+            UnknownHandle: there is no such node.
+        """
+        node = self._live.registry.get(name)
+        if node is None:
+            raise UnknownHandle("the federation has no such node", reason="UNKNOWN_NODE")
+        return self._pool.link(node)
+
+    def announced(self, node: Announcement) -> None:
+        """Warm up the link to a node that announced itself, and see at once whether an ejected one is well again."""
+        self._pool.warm_up(node)
+        if self._breaker.ejected(node.name, time.monotonic()) and node.name not in self._probes:
+            probe = asyncio.create_task(self.dial(node, Deadline.after(_PROBE_S)))
+            self._probes[node.name] = probe
+            probe.add_done_callback(lambda _: self._probes.pop(node.name, None))
+
+    async def dial(self, node: Announcement, deadline: Deadline) -> bool:
+        """Say whether a node answers under its name at its announced address; if so, it is asked again."""
+        try:
+            described = await self._pool.link(node).describe(deadline)
+        except RsfedError as error:
+            log.info("node.unreachable", node=node.name, reason=error.reason)
+            return False
+        if described.node != node.name:
+            return False
+        self._breaker.succeeded(node.name, time.monotonic())
+        return True
+
+    def reload(self) -> None:
+        """Close the links to nodes that left the federation."""
+        gone = self._pool.keep_only({node.name for node in self._live.registry.nodes()})
+        for name in gone:
+            self._breaker.forget(name)
+
+    async def close(self) -> None:
+        """Close all links."""
+        for probe in list(self._probes.values()):
+            probe.cancel()
+        await self._pool.close()

@@ -1,0 +1,81 @@
+"""From a signed query to what nodes are asked, and from their answers to what the analyst gets. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coordinator.answers import MergedRanking, Question
+from coordinator.fanout import Gathered
+from coordinator.merge import merge
+from rsfed.errors import CodeError, InvalidMessage
+from rsfed.transport.limits import MAX_MESSAGE_BYTES
+from rsfed.trust.envelope import MAX_CODES
+from rsfed.trust.manifest import Manifest
+from rsfed.v1 import query_pb2 as pb
+from rsfed.v1.envelope_pb2 import QueryEnvelope
+
+
+def question_of(envelope: QueryEnvelope, manifest: Manifest) -> Question:
+    """Return what a verified query asks of codes of this release.
+
+    Raises:
+        InvalidMessage: the release has no such encoder, there are too many codes, or the radius is too large.
+        CodeError: the codes have another width than the release's.
+    """
+    width = manifest.bits // 8
+    if envelope.encoder not in manifest.encoders:
+        raise InvalidMessage("the release has no such encoder; fetch the release again", reason="ENCODER_UNKNOWN")
+    if len(envelope.codes) % width:
+        raise CodeError(f"the codes have not the {manifest.bits} bits of the release; fetch the release again")
+    if not 1 <= len(envelope.codes) // width <= MAX_CODES:
+        raise InvalidMessage(f"a query has 1 to {MAX_CODES} codes")
+    if envelope.HasField("radius") and envelope.radius > manifest.bits:
+        raise InvalidMessage(f"a radius is 0 to {manifest.bits} bits")
+    return Question(
+        query_id=envelope.query_id,
+        release_digest=envelope.release_digest,
+        bits=manifest.bits,
+        codes=len(envelope.codes) // width,
+        k=envelope.k,
+        radius=envelope.radius if envelope.HasField("radius") else None,
+    )
+
+
+def response_of(question: Question, gathered: Gathered) -> pb.QueryServiceSearchResponse:
+    """Merge what was gathered, code by code.
+
+    Raises:
+        InvalidMessage: ANSWER_TOO_LARGE for one message.
+    """
+    rankings = []
+    for code in range(question.codes):
+        columns = {name: answer.columns[code] for name, answer in gathered.answers.items()}
+        limit = question.k if question.radius is None else None
+        rankings.append(_to_wire(merge(columns, question.query_id, k=limit)))
+    response = pb.QueryServiceSearchResponse(query_id=question.query_id, rankings=rankings, outcomes=gathered.outcomes)
+    if response.ByteSize() > MAX_MESSAGE_BYTES:
+        raise InvalidMessage(
+            "the answer is too large; ask for fewer codes, a smaller k or a smaller radius", reason="ANSWER_TOO_LARGE"
+        )
+    return response
+
+
+def _to_wire(ranking: MergedRanking) -> pb.Ranking:
+    return pb.Ranking(
+        nodes=ranking.nodes,
+        bucket_nodes=_packed(ranking.bucket_nodes),
+        bucket_handles=_packed(ranking.bucket_handles),
+        bucket_distances=_packed(ranking.bucket_distances),
+        bucket_sizes=_packed(ranking.bucket_sizes),
+        hit_buckets=_packed(ranking.hit_buckets),
+        hit_handles=_packed(ranking.hit_handles),
+        footprints=None if ranking.footprints is None else _packed(ranking.footprints),
+        acquired=None if ranking.acquired is None else _packed(ranking.acquired),
+    )
+
+
+def _packed(column: NDArray[Any]) -> bytes:
+    """Return a column as little-endian bytes."""
+    return column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -1,0 +1,159 @@
+"""QueryService: verify the query, ask the nodes, merge, and say how each archive took part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from coordinator.live import Live
+from coordinator.nodes import Nodes
+from coordinator.queries import question_of, response_of
+from coordinator.validate import validate_expansion
+from rsfed.clock import Deadline
+from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable
+from rsfed.telemetry import log
+from rsfed.transport.server import current_member, deadline_of
+from rsfed.trust.envelope import VerifiedQuery, verify_envelope
+from rsfed.v1 import query_pb2 as pb
+from rsfed.v1.envelope_pb2 import SignedEnvelope
+from rsfed.v1.outcome_pb2 import NodeOutcome, NodeStatus
+from rsfed.v1.query_pb2_grpc import QueryServiceServicer
+
+if TYPE_CHECKING:
+    import grpc
+
+    from coordinator.journal import Journal
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_WAY_BACK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a search may take.
+
+    Attributes:
+        longest_s: Seconds that nodes have at most, when the analyst allows longer.
+        at_once: Searches in progress; more are refused.
+    """
+
+    longest_s: float
+    at_once: int
+
+
+class QueryService(QueryServiceServicer):
+    """Serves searches to analysts.
+
+    Args:
+        live: What the coordinator knows at this moment.
+        nodes: Reaches the nodes.
+        journal: Takes note of every query.
+        limits: How much a search may take.
+    """
+
+    def __init__(self, live: Live, nodes: Nodes, journal: Journal, limits: Limits) -> None:
+        self._live = live
+        self._nodes = nodes
+        self._journal = journal
+        self._limits = limits
+        self._searches = 0
+
+    async def Search(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceSearchRequest, context: Context
+    ) -> pb.QueryServiceSearchResponse:
+        """Send a query to every node and merge the answers."""
+        return await self._search(request.query, self._due(context))
+
+    async def WatchSearch(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceWatchSearchRequest, context: Context
+    ) -> AsyncIterator[pb.QueryServiceWatchSearchResponse]:
+        """Do the same and tell each node's outcome as it arrives."""
+        arrived: asyncio.Queue[NodeOutcome | None] = asyncio.Queue()
+        search = asyncio.create_task(self._search(request.query, self._due(context), arrived.put_nowait))
+        search.add_done_callback(lambda _: arrived.put_nowait(None))
+        try:
+            while (outcome := await arrived.get()) is not None:
+                yield pb.QueryServiceWatchSearchResponse(outcome=outcome)
+            yield pb.QueryServiceWatchSearchResponse(result=await search)
+        finally:
+            search.cancel()
+
+    async def ExpandBucket(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceExpandBucketRequest, context: Context
+    ) -> pb.QueryServiceExpandBucketResponse:
+        """Relay a request for more items of one bucket."""
+        deadline = self._due(context).less(_WAY_BACK_S)
+        self._verify(request.request.query)
+        link = self._nodes.link(request.node)
+        request.request.remaining_ms = int(deadline.remaining() * 1000)
+        response = await link.expand(request.request, deadline)
+        validate_expansion(response, request.request)
+        return pb.QueryServiceExpandBucketResponse(response=response)
+
+    async def ListNodes(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceListNodesRequest, context: Context
+    ) -> pb.QueryServiceListNodesResponse:
+        """List the nodes of the federation."""
+        now = self._live.now()
+        response = pb.QueryServiceListNodesResponse(
+            release_version=self._live.release.manifest.version, release_digest=self._live.release.digest
+        )
+        for node in self._live.registry.nodes():
+            summary = response.nodes.add(
+                name=node.name,
+                online=node.online(now),
+                release_version=node.release_version,
+                held=node.held,
+                level=node.level,
+                software=node.software,
+            )
+            summary.last_seen.FromDatetime(node.last_seen)
+        return response
+
+    async def _search(
+        self,
+        query: SignedEnvelope,
+        deadline: Deadline,
+        on_outcome: Callable[[NodeOutcome], None] = lambda _: None,
+    ) -> pb.QueryServiceSearchResponse:
+        """Do one search, unless too many are in progress.
+
+        Raises:
+            Busy: they are.
+            NoNodeReachable: no node ever announced itself.
+            RsfedError: the query is refused.
+        """
+        if self._searches >= self._limits.at_once:
+            raise Busy("the coordinator has too many searches in progress; try again")
+        self._searches += 1
+        try:
+            return await self._answer(query, deadline, on_outcome)
+        finally:
+            self._searches -= 1
+
+    async def _answer(
+        self, query: SignedEnvelope, deadline: Deadline, on_outcome: Callable[[NodeOutcome], None]
+    ) -> pb.QueryServiceSearchResponse:
+        """Verify, ask, merge and note one query."""
+        verified = self._verify(query)
+        question = question_of(verified.envelope, self._live.release_of(verified.envelope.release_digest).manifest)
+        if not self._live.registry.nodes():
+            raise NoNodeReachable("the federation has no node yet; start one with `rsfed node serve`")
+        gathered = await self._nodes.ask(query, question, deadline, on_outcome)
+        outcomes = {o.node: NodeStatus.Name(o.status).removeprefix("NODE_STATUS_") for o in gathered.outcomes}
+        self._journal.note("query.answered", verified.requester.uri, query=question.query_id.hex(), outcomes=outcomes)
+        log.info("query.answered", query=question.query_id.hex(), requester=verified.requester.uri, outcome=outcomes)
+        return response_of(question, gathered)
+
+    def _verify(self, query: SignedEnvelope) -> VerifiedQuery:
+        """Return the verified query of the caller; nobody passes on what another one signed."""
+        verified = verify_envelope(query, self._live.bundle, now=self._live.now())
+        if verified.requester != current_member():
+            raise EnvelopeRefused("the query is signed by another analyst", reason="ENVELOPE_REQUESTER")
+        return verified
+
+    def _due(self, context: Context) -> Deadline:
+        return Deadline(min(deadline_of(context).at, Deadline.after(self._limits.longest_s).at))

@@ -1,0 +1,197 @@
+"""Publishing releases: what is trained becomes signed files in the coordinator's store, for members to fetch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from coordinator import audit
+from coordinator.bundles import current_bundle
+from coordinator.keyring import Keyring
+from coordinator.registry import highest_announced
+from coordinator.state import State
+from rsfed.clock import Now, utc_now
+from rsfed.errors import ReleaseRefused, StateError
+from rsfed.home import Home
+from rsfed.trust.bundle import open_bundle
+from rsfed.trust.manifest import EncoderEntry, FileEntry, Manifest, Provenance
+from rsfed.trust.release_rules import sign_manifest
+from rsfed.trust.release_store import Release, ReleaseStore
+from rsfed.v1.federation_pb2 import ReleaseHeader
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from coordinator.training.engine import Trained
+    from coordinator.training.runs import Start
+    from rsfed.hashing.plan import TrainingPlan
+
+RELEASE_LIFE = timedelta(days=365)
+KEPT = 3  # releases: analysts may still ask with codes of an earlier one
+WEIGHTS = "weights.safetensors"
+PUBLISHED = "release.published"  # kind of an audit entry
+
+
+class Publisher:
+    """Makes releases and keeps them signed by the key that the trust bundle lists.
+
+    Args:
+        home: The coordinator's home.
+        state: Its database.
+        federation: Name of the federation.
+        now: Clock.
+    """
+
+    def __init__(self, home: Home, state: State, federation: str, *, now: Now = utc_now) -> None:
+        self._folder = home.releases
+        self._state = state
+        self._keyring = Keyring(home)
+        self._federation = federation
+        self._now = now
+
+    def publish(
+        self, plan: TrainingPlan, weights: bytes, training: Provenance, metrics: Mapping[str, float]
+    ) -> Release:
+        """Sign and store a new release, newer than everything that was published here or announced by a node.
+
+        Args:
+            plan: What the weights were trained for: encoder, objective and nomenclature.
+            weights: The weights in safetensors form.
+            training: How they came to be.
+            metrics: Figures by name.
+
+        Raises:
+            StateError: the key that signs releases is missing.
+        """
+        now = self._now()
+        store = ReleaseStore(self._folder)
+        entry = FileEntry(name=WEIGHTS, size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
+        encoder = EncoderEntry(modality=plan.modality, input=plan.input, architecture=plan.architecture, weights=entry)
+        # The write lock keeps other commands of this coordinator from publishing at the same time.
+        with self._state.writing() as connection:
+            known = max((version for version, _ in store.history().highest.values()), default=0)
+            manifest = Manifest(
+                federation=self._federation,
+                version=max(known, highest_announced(connection, known)) + 1,
+                created=now,
+                expires=now + RELEASE_LIFE,
+                bits=plan.bits,
+                encoders={plan.modality: encoder},
+                objective=plan.objective.model_dump(),
+                nomenclature=plan.nomenclature,
+                training=training,
+                metrics=dict(metrics),
+            )
+            release = self._admit(connection, store, manifest.to_bytes(), weights, now)
+            audit.record(
+                connection,
+                now,
+                PUBLISHED,
+                f"release {manifest.version}",
+                digest=release.digest.hex(),
+                rounds=training.rounds,
+            )
+        store.prune(KEPT)
+        return release
+
+    def publish_trained(self, plan: TrainingPlan, trained: Trained, start: Start) -> Release:
+        """Publish what a run gave."""
+        from safetensors.numpy import save  # noqa: PLC0415 - loaded only when used
+
+        before = start.based_on
+        training = Provenance(
+            rounds=trained.rounds + (before.manifest.training.rounds if before else 0),
+            strategy="FedAvg",
+            nodes=len(trained.nodes),
+            seed=plan.seed,
+            based_on=before.digest.hex() if before else None,
+        )
+        return self.publish(plan, save(trained.weights), training, {"loss": trained.loss})
+
+    def start(self, plan: TrainingPlan) -> Start:
+        """Return the weights that a run starts from: the current release's, where they fit the plan, else fresh ones.
+
+        Raises:
+            StateError: there is no release.
+        """
+        from safetensors.numpy import load  # noqa: PLC0415 - loaded only when used
+
+        from coordinator.training.runs import Start  # noqa: PLC0415 - loaded only when used
+        from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loaded only when used
+
+        release = self.current()
+        encoder = release.manifest.encoders.get(plan.modality)
+        wanted = (plan.bits, plan.input, plan.architecture)
+        if encoder and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
+            return Start(load(release.weights(plan.modality).read_bytes()), release)
+        return Start(load(init_weights(plan.architecture, plan.input, plan.bits, plan.seed)))
+
+    def current(self) -> Release:
+        """Return the release that is served.
+
+        Raises:
+            StateError: there is none, or it was damaged.
+        """
+        return current_release(ReleaseStore(self._folder))
+
+    def renew_signature(self) -> bool:
+        """Sign the current release again if its key has left the trust bundle, and say whether that was needed.
+
+        The keys that sign no more are deleted.
+        """
+        release, now = self.current(), self._now()
+        with self._state.writing() as connection:
+            if release.header.key_id == _signing_key(connection):
+                return False
+            (encoder,) = release.manifest.encoders.values()
+            weights = (release.folder / encoder.weights.name).read_bytes()
+            self._admit(connection, ReleaseStore(self._folder), release.header.manifest, weights, now)
+            retired = connection.execute("SELECT key_id FROM release_key WHERE retired IS NOT NULL").fetchall()
+        for row in retired:
+            self._keyring.discard_release_key(row["key_id"])
+        return True
+
+    def _admit(
+        self, connection: sqlite3.Connection, store: ReleaseStore, manifest: bytes, weights: bytes, now: datetime
+    ) -> Release:
+        """Sign a manifest and let the store verify all of it, as every member's does."""
+        key = _signing_key(connection)
+        signature = sign_manifest(manifest, self._keyring.release_key(key))
+        header = ReleaseHeader(manifest=manifest, signature=signature, key_id=key)
+        bundle = open_bundle(current_bundle(connection))
+        return store.admit(header, [weights], bundle, federation=self._federation, now=now)
+
+
+def current_release(store: ReleaseStore) -> Release:
+    """Return the release that is served.
+
+    Raises:
+        StateError: there is none, or it was damaged.
+    """
+    release = store.current()
+    if release is None:
+        raise StateError("there is no release, or its files are damaged; restore a backup")
+    return release
+
+
+def kept_releases(home: Home, state: State) -> tuple[Release, list[Release]]:
+    """Return the release that is served, and all that were published and are still kept, the newest first."""
+    store = ReleaseStore(home.releases)
+    with state.reading() as connection:
+        published = [e for e in audit.entries(connection) if e.kind == PUBLISHED]
+    kept = []
+    for entry in reversed(published):
+        with suppress(ReleaseRefused):
+            kept.append(store.get(bytes.fromhex(entry.data["digest"])))
+    return current_release(store), kept
+
+
+def _signing_key(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT key_id FROM release_key WHERE retired IS NULL ORDER BY added DESC").fetchone()
+    if row is None:
+        raise StateError("there is no key that signs releases; restore a backup")
+    key: str = row["key_id"]
+    return key

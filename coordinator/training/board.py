@@ -1,0 +1,233 @@
+"""The task board: where the run's thread and the training service's event loop meet.
+
+A run pins one task per node to the board and waits; nodes take theirs, report back in chunks, and are *present* while
+they wait for a task or were heard of lately. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from rsfed.clock import Deadline
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.payload import check_size, digest
+
+GRACE_S = 10.0  # between two calls of a node that waits for tasks
+SILENCE_S = 30.0  # after which a node that works on a task counts as gone; it reports every few seconds
+RESULT_MARGIN = 1 << 20  # bytes that a result may have beyond its task
+_REMEMBERED = 1024  # closed tasks, to tell "too late" from "unknown"
+
+
+class RunStopped(TrainingError):
+    """The coordinator stops; the run ends without a result."""
+
+    reason = "COORDINATOR_STOPPED"
+
+
+@dataclass(slots=True)
+class Task:
+    """One task of one node, with what came back of its result."""
+
+    node: str
+    payload: bytes
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    sha256: bytes = b""
+    sent: int = 0  # bytes of the payload that were handed out, repeats included
+    expected: tuple[int, bytes] = (0, b"")  # size and SHA-256 of the result that is coming in
+    upload: bytearray = field(default_factory=bytearray)
+    result: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.sha256 = digest(self.payload)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the result that are here."""
+        return len(self.upload if self.result is None else self.result)
+
+
+class TaskBoard:
+    """Holds at most one task for each node.
+
+    Args:
+        monotonic: Clock in seconds, for tests.
+    """
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._changed = threading.Condition()
+        self._tasks: dict[str, Task] = {}  # by node
+        self._closed: OrderedDict[str, str] = OrderedDict()  # id -> node
+        self._heard: dict[str, float] = {}  # node -> moment
+        self._waiting: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._stopped = False
+        self._monotonic = monotonic
+
+    def present(self) -> list[str]:
+        """Return the names of the nodes that can take a task now, sorted."""
+        with self._changed:
+            since = self._monotonic() - GRACE_S
+            recent = {node for node, moment in self._heard.items() if moment > since}
+            return sorted(recent | {node for node, _, _ in self._waiting})
+
+    def offer(self, node: str, payload: bytes) -> Task:
+        """Pin a task for a node; one that the node still has is withdrawn.
+
+        Raises:
+            RunStopped: the coordinator stops.
+        """
+        task = Task(node, payload)
+        with self._changed:
+            self._check_running()
+            self._close(self._tasks.pop(node, None))
+            self._tasks[node] = task
+            self._heard.setdefault(node, self._monotonic())
+            for name, loop, event in self._waiting:
+                if name == node:
+                    loop.call_soon_threadsafe(event.set)
+        return task
+
+    def collect(self, tasks: Iterable[Task], deadline: Deadline) -> None:
+        """Wait until every task has its result, is its node's no longer, or the deadline passed; then close them all.
+
+        Raises:
+            RunStopped: the coordinator stops.
+        """
+        tasks = list(tasks)
+        with self._changed:
+            while deadline.remaining() and any(self._expected(task) for task in tasks):
+                self._check_running()
+                self._changed.wait(min(1.0, deadline.remaining()))
+            for task in tasks:
+                if self._tasks.get(task.node) is task:
+                    self._close(self._tasks.pop(task.node))
+            self._check_running()
+
+    def pause(self, seconds: float) -> None:
+        """Wait without a task, for example for nodes to come.
+
+        Raises:
+            RunStopped: the coordinator stops.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped, seconds)
+            self._check_running()
+
+    def stop(self) -> None:
+        """End what waits here: runs raise `RunStopped`, nodes are sent away empty-handed."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            for _, loop, event in self._waiting:
+                loop.call_soon_threadsafe(event.set)
+
+    async def next_task(self, node: str, wait_s: float) -> Task | None:
+        """Wait for a node's task; one that the node took and did not finish is handed out again.
+
+        A caller that goes away while it waits is no longer present, but it has a moment to come back for its task.
+        """
+        deadline = Deadline.after(wait_s)
+        entry = (node, asyncio.get_running_loop(), asyncio.Event())
+        with self._changed:
+            self._waiting.append(entry)
+        try:
+            while (task := self._open_task(node)) is None and deadline.remaining() and not self._stopped:
+                await _wait(entry[2], deadline.remaining())
+        except asyncio.CancelledError:
+            with self._changed:
+                self._heard[node] = self._monotonic() - GRACE_S
+            raise
+        finally:
+            with self._changed:
+                self._waiting.remove(entry)
+        return task
+
+    def task(self, node: str, task_id: str) -> Task:
+        """Return an open task of this node.
+
+        Raises:
+            TrainingError: TASK_EXPIRED (its round is over) or UNKNOWN_TASK (made up, or another node's).
+        """
+        with self._changed:
+            self._heard[node] = self._monotonic()
+            task = self._tasks.get(node)
+            if task is not None and task.id == task_id:
+                return task
+            if self._closed.get(task_id) == node:
+                raise TrainingError("the round of this task is over", reason="TASK_EXPIRED")
+        raise TrainingError("there is no such task for this node", reason="UNKNOWN_TASK")
+
+    def receive(self, node: str, task_id: str, expected: tuple[int, bytes], offset: int, chunk: bytes) -> int:
+        """Take part of a result and return the next byte expected.
+
+        A chunk at another position is not taken; one at 0 with another size or digest starts the upload again.
+        An empty chunk only says that the node is at work.
+
+        Args:
+            node: Who sends.
+            task_id: The task.
+            expected: Size in bytes and SHA-256 of the whole result.
+            offset: Position of the chunk.
+            chunk: Part of the result.
+
+        Raises:
+            TrainingError: TASK_EXPIRED or UNKNOWN_TASK.
+            InvalidMessage: PAYLOAD_TOO_LARGE, or PAYLOAD_DIGEST (the whole does not fit its digest; start again).
+        """
+        task = self.task(node, task_id)
+        size, sha256 = expected
+        check_size(size, len(task.payload) + RESULT_MARGIN)
+        with self._changed:
+            if task.result is not None:
+                return len(task.result)
+            if chunk and offset == 0 and task.expected != expected:
+                task.expected, task.upload = expected, bytearray()
+            if not chunk or task.expected != expected or offset != len(task.upload):
+                return len(task.upload) if task.expected == expected else 0
+            check_size(offset + len(chunk), size)
+            task.upload += chunk
+            if len(task.upload) == size:
+                self._finish(task, sha256)
+            return task.received
+
+    def _finish(self, task: Task, sha256: bytes) -> None:
+        data, task.upload = bytes(task.upload), bytearray()
+        if digest(data) != sha256:
+            raise InvalidMessage("the result does not fit its digest; send it again", reason="PAYLOAD_DIGEST")
+        task.result = data
+        self._changed.notify_all()
+
+    def _open_task(self, node: str) -> Task | None:
+        with self._changed:
+            self._heard[node] = self._monotonic()
+            task = self._tasks.get(node)
+            return task if task is not None and task.result is None else None
+
+    def _expected(self, task: Task) -> bool:
+        alive = self._heard.get(task.node, float("-inf")) >= self._monotonic() - SILENCE_S
+        polling = any(node == task.node for node, _, _ in self._waiting)
+        return task.result is None and self._tasks.get(task.node) is task and (alive or polling)
+
+    def _close(self, task: Task | None) -> None:
+        if task is not None:
+            self._closed[task.id] = task.node
+            while len(self._closed) > _REMEMBERED:
+                self._closed.popitem(last=False)
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise RunStopped("the coordinator stopped")
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most so long, and arm it again."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+            event.clear()

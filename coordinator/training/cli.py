@@ -1,0 +1,116 @@
+"""`rsfed coordinator train` and `rsfed coordinator runs`."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, notify_serve, open_federation
+from rsfed.errors import TrainingError
+
+if TYPE_CHECKING:
+    from coordinator.state import State
+    from coordinator.training.records import Event
+    from rsfed.home import Home
+
+_LOOK_S = 0.3
+_ASK_EVERY = 20  # looks between two questions whether serve still runs
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    app.command("train")(train)
+    runs = typer.Typer(no_args_is_help=True, help="Training runs: list, show.")
+    runs.command("list")(list_runs)
+    runs.command("show")(show_run)
+    app.add_typer(runs, name="runs")
+
+
+def train(
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes that every round needs; training.min_nodes when left out.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Train the federation's hash network on all archives and publish the result as a release.
+
+    The running `rsfed coordinator serve` does the work and this command follows it: a table of rounds, or with
+    `--output json` one object a line. Ctrl-C stops following, not the run.
+    """
+    from coordinator.training import records  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (place, state, config):
+        if not notify_serve(place):
+            raise TrainingError(
+                "the coordinator is not running; start `rsfed coordinator serve`, then train",
+                reason="SERVE_NOT_RUNNING",
+            )
+        run = records.request_run(state, rounds, nodes or config.training.min_nodes, utc_now())
+        notify_serve(place)
+        try:
+            last = _follow(place, state, run, output)
+        except KeyboardInterrupt:
+            typer.echo(f"run {run} goes on; `rsfed coordinator runs show {run}` says how it ends", err=True)
+            raise
+    if last.kind == "failed":
+        raise TrainingError(str(last.data["message"]), reason=str(last.data["reason"]))
+
+
+def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
+    """List all training runs, the newest first."""
+    from coordinator.cli.options import print_result  # noqa: PLC0415 - loaded only when used
+    from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (_, state, _):
+        rows = [show.run_object(run) for run in records.list_runs(state)]
+    print_result(output, "runs", rows, ("run", "state", "rounds", "requested", "release_version", "error"))
+
+
+def show_run(
+    run: Annotated[int, typer.Argument(help="Number of the run, from `runs list`.")],
+    home: HomeOption = DEFAULT_HOME,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show how one training run went."""
+    from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (_, state, _):
+        found, events = records.get_run(state, run), records.events(state, run)
+    if output is Output.JSON:
+        told = [show.event_object(run, event) for event in events]
+        typer.echo(json.dumps(show.run_object(found) | {"events": told}))
+    else:
+        show.print_run(found, events)
+
+
+def _follow(home: Home, state: State, run: int, output: Output) -> Event:
+    """Show a run until it ends and return its last event.
+
+    Raises:
+        TrainingError: the coordinator stopped.
+    """
+    from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
+
+    seen: list[Event] = []
+    looks = 0
+    with show.view(run, as_json=output is Output.JSON) as view:
+        while True:
+            ended = records.get_run(state, run).state not in records.OPEN  # asked first, so that no event is missed
+            for event in records.events(state, run, after=seen[-1].id if seen else 0):
+                seen.append(event)
+                view.add(event)
+            if ended:
+                return seen[-1]
+            looks += 1
+            if looks % _ASK_EVERY == 0 and not notify_serve(home):
+                raise TrainingError(
+                    f"the coordinator stopped; run {run} counts as failed when it starts again",
+                    reason="COORDINATOR_STOPPED",
+                )
+            time.sleep(_LOOK_S)

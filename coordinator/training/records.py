@@ -1,0 +1,161 @@
+"""Training runs in the coordinator's database: what was asked for, what happened, how it ended."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from coordinator.state import State, from_ms, to_ms
+from rsfed.errors import UsageError
+
+RunState = Literal["queued", "running", "done", "failed"]
+Data = dict[str, Any]
+OPEN: tuple[RunState, ...] = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run.
+
+    Attributes:
+        id: Its number.
+        state: "queued", "running", "done" or "failed".
+        rounds: Rounds that were asked for.
+        min_nodes: Nodes that every round needs.
+        requested: When it was asked for.
+        finished: When it ended; None before.
+        release_version: Version of the release that it published; None where it published none.
+        error: Why it failed, with its reason; None otherwise.
+    """
+
+    id: int
+    state: RunState
+    rounds: int
+    min_nodes: int
+    requested: datetime
+    finished: datetime | None
+    release_version: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run.
+
+    Attributes:
+        id: Number, rising.
+        kind: "started", "waiting", "round", "released" or "failed".
+        at: When.
+        data: What, as in the documentation of `rsfed coordinator train --output json`.
+    """
+
+    id: int
+    kind: str
+    at: datetime
+    data: Data
+
+
+def request_run(state: State, rounds: int, min_nodes: int, now: datetime) -> int:
+    """Queue a run and return its number."""
+    with state.writing() as connection:
+        row = connection.execute(
+            "INSERT INTO run (state, rounds, options, requested) VALUES ('queued', ?, ?, ?) RETURNING id",
+            (rounds, json.dumps({"min_nodes": min_nodes}), to_ms(now)),
+        ).fetchone()
+        return int(row["id"])
+
+
+def claim_next(state: State) -> Run | None:
+    """Take the oldest queued run, if there is one; it is running from now on."""
+    with state.writing() as connection:
+        row = connection.execute(
+            "UPDATE run SET state = 'running' "
+            "WHERE id = (SELECT id FROM run WHERE state = 'queued' ORDER BY id LIMIT 1) RETURNING *"
+        ).fetchone()
+    return None if row is None else _run(row)
+
+
+def add_event(state: State, run: int, kind: str, data: Data, now: datetime) -> None:
+    """Note what happened in a run."""
+    with state.writing() as connection:
+        _add_event(connection, run, kind, data, now)
+
+
+def finish(state: State, run: int, version: int, digest: bytes, now: datetime) -> None:
+    """Note that a run published a release."""
+    with state.writing() as connection:
+        _add_event(connection, run, "released", {"version": version, "digest": digest.hex()}, now)
+        connection.execute(
+            "UPDATE run SET state = 'done', finished = ?, release_version = ? WHERE id = ?", (to_ms(now), version, run)
+        )
+
+
+def fail(state: State, run: int, reason: str, message: str, now: datetime) -> None:
+    """Note that a run failed."""
+    with state.writing() as connection:
+        _fail(connection, run, reason, message, now)
+
+
+def fail_interrupted(state: State, now: datetime) -> None:
+    """Note the end of runs that an earlier process was driving when it ended."""
+    with state.writing() as connection:
+        for row in connection.execute("SELECT id FROM run WHERE state = 'running'").fetchall():
+            _fail(connection, row["id"], "COORDINATOR_STOPPED", "the coordinator stopped", now)
+
+
+def get_run(state: State, run: int) -> Run:
+    """Return a run.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    with state.reading() as connection:
+        row = connection.execute("SELECT * FROM run WHERE id = ?", (run,)).fetchone()
+    if row is None:
+        raise UsageError(f"there is no run {run}; `rsfed coordinator runs list` shows all", reason="UNKNOWN_RUN")
+    return _run(row)
+
+
+def list_runs(state: State) -> list[Run]:
+    """Return all runs, the newest first."""
+    with state.reading() as connection:
+        return [_run(row) for row in connection.execute("SELECT * FROM run ORDER BY id DESC").fetchall()]
+
+
+def events(state: State, run: int, *, after: int = 0) -> list[Event]:
+    """Return what happened in a run, in order, from behind the event with number `after`."""
+    with state.reading() as connection:
+        rows = connection.execute(
+            "SELECT id, kind, at, data FROM run_event WHERE run = ? AND id > ? ORDER BY id", (run, after)
+        ).fetchall()
+    return [Event(row["id"], row["kind"], from_ms(row["at"]), json.loads(row["data"])) for row in rows]
+
+
+def _add_event(connection: sqlite3.Connection, run: int, kind: str, data: Data, now: datetime) -> None:
+    connection.execute(
+        "INSERT INTO run_event (run, at, kind, data) VALUES (?, ?, ?, ?)", (run, to_ms(now), kind, json.dumps(data))
+    )
+
+
+def _fail(connection: sqlite3.Connection, run: int, reason: str, message: str, now: datetime) -> None:
+    _add_event(connection, run, "failed", {"reason": reason, "message": message}, now)
+    connection.execute(
+        "UPDATE run SET state = 'failed', finished = ?, error = ? WHERE id = ?",
+        (to_ms(now), f"{message} [{reason}]", run),
+    )
+
+
+def _run(row: sqlite3.Row) -> Run:
+    return Run(
+        id=row["id"],
+        state=row["state"],
+        rounds=row["rounds"],
+        min_nodes=json.loads(row["options"])["min_nodes"],
+        requested=from_ms(row["requested"]),
+        finished=None if row["finished"] is None else from_ms(row["finished"]),
+        release_version=row["release_version"],
+        error=row["error"],
+    )

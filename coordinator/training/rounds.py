@@ -1,0 +1,218 @@
+"""The rounds of a run as a Flower `ServerApp`: works over any `Grid`, knows nothing of gRPC, SQLite or releases.
+
+The loop calls the strategy's public `configure_train` and `aggregate_train` with true round numbers. A node that fails
+or sends what cannot be right costs that round its share, never the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from rsfed.clock import Deadline
+from rsfed.errors import TrainingError
+from rsfed.hashing.payload import Arrays
+from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
+
+MAX_EXAMPLES = 1e8  # patches that a node may claim: one liar must not outweigh all others
+MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What one round gave.
+
+    Attributes:
+        round: Number of the round, from 1.
+        nodes: Flower's numbers of the nodes whose result counts.
+        failed: Why the others gave none, by number.
+        loss: Mean loss over the nodes, weighted by their patches; None where no result came.
+        examples: Patches that the results rest on.
+        counted: Whether the weights changed: at least the minimum of nodes gave a result.
+        seconds: How long it took.
+    """
+
+    round: int
+    nodes: tuple[int, ...]
+    failed: dict[int, str]
+    loss: float | None
+    examples: int
+    counted: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a round starts and ends.
+
+    Attributes:
+        min_nodes: Nodes that a round needs, present at its start and with a result at its end.
+        timeout_s: How long a round waits for nodes to come, and then for their results.
+    """
+
+    min_nodes: int = 1
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a run tells while it goes on.
+
+    Attributes:
+        on_round: Called after each round.
+        on_wait: Called with the number of present nodes while they are too few.
+        pause: Lets seconds pass.
+    """
+
+    on_round: Callable[[RoundReport], None] = field(default=lambda _: None)
+    on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
+    pause: Callable[[float], None] = time.sleep
+
+
+def server_app(hooks: Hooks) -> ServerApp:
+    """Return the Flower app of a run.
+
+    It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
+    trained ones there.
+    """
+    app = ServerApp()
+
+    def main(grid: Grid, context: Context) -> None:
+        settings = context.run_config
+        plan = TrainingPlan.model_validate_json(settings["plan"])
+        rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]))
+        context.state[ARRAYS] = RoundLoop(grid, plan, rules, hooks).run(context.state[ARRAYS])
+
+    app.main()(main)
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
+
+    ids: list[int]
+
+    def get_node_ids(self) -> list[int]:
+        return self.ids
+
+
+class RoundLoop:
+    """Drives a strategy over a grid.
+
+    Args:
+        grid: Reaches the nodes.
+        plan: What the nodes are told.
+        rules: When a round starts and ends.
+        hooks: What is told while the run goes on.
+    """
+
+    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks) -> None:
+        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+        self._strategy = FedAvg(
+            fraction_train=1.0,
+            fraction_evaluate=0.0,
+            min_train_nodes=1,
+            min_available_nodes=1,
+            weighted_by_key=EXAMPLES,
+        )
+
+    def run(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Train for all rounds of the plan and return the trained weights.
+
+        Raises:
+            TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
+        """
+        reports = []
+        for number in range(1, self._plan.rounds + 1):
+            arrays, report = self._one_round(number, arrays, self._await_nodes(number))
+            reports.append(report)
+            self._hooks.on_round(report)
+        if not any(report.counted for report in reports):
+            reasons = sorted({reason for report in reports for reason in report.failed.values()})
+            what = ", ".join(reasons) or "too few results"
+            raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
+        return arrays
+
+    def _await_nodes(self, number: int) -> _Nodes:
+        deadline = Deadline.after(self._rules.timeout_s)
+        while len(nodes := list(self._grid.get_node_ids())) < self._rules.min_nodes:
+            if not deadline.remaining():
+                raise TrainingError(
+                    f"round {number} needs {self._rules.min_nodes} nodes and {len(nodes)} came; "
+                    "start more nodes, or train with a lower --nodes",
+                    reason="TOO_FEW_NODES",
+                )
+            self._hooks.on_wait(number, len(nodes))
+            self._hooks.pause(min(_POLL_S, deadline.remaining()))
+        return _Nodes(nodes)
+
+    def _one_round(self, number: int, arrays: ArrayRecord, nodes: _Nodes) -> tuple[ArrayRecord, RoundReport]:
+        start = time.monotonic()
+        config = ConfigRecord({PLAN: self._plan.model_dump_json()})
+        messages = self._strategy.configure_train(number, arrays, config, nodes)
+        replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
+        good, failed = _sift(replies, {name: array.numpy() for name, array in arrays.items()})
+        answered = {*failed, *(reply.metadata.src_node_id for reply in good)}
+        averaged, metrics = self._strategy.aggregate_train(number, good) if good else (None, None)
+        report = RoundReport(
+            round=number,
+            nodes=tuple(reply.metadata.src_node_id for reply in good),
+            failed=failed | dict.fromkeys(set(nodes.ids) - answered, "NO_ANSWER"),
+            loss=None if metrics is None else float(metrics[LOSS]),
+            examples=sum(int(reply.content[METRICS][EXAMPLES]) for reply in good),
+            counted=len(good) >= self._rules.min_nodes,
+            seconds=time.monotonic() - start,
+        )
+        return (_as_float32(averaged) if report.counted else arrays), report
+
+
+def _as_float32(arrays: ArrayRecord) -> ArrayRecord:
+    """Undo what averaging does to the type of arrays without dimensions."""
+    return ArrayRecord({name: Array(np.asarray(array.numpy(), np.float32)) for name, array in arrays.items()})
+
+
+def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:
+    good, failed = [], {}
+    for reply in replies:
+        reason = (reply.error.reason or "NODE_ERROR") if reply.has_error() else check_update(reply.content, start)
+        if reason:
+            failed[reply.metadata.src_node_id] = reason
+        else:
+            good.append(reply)
+    return good, failed
+
+
+def check_update(content: RecordDict, start: Arrays) -> str:
+    """Say why a result may not reach the strategy, or "" where it may.
+
+    Args:
+        content: The records of the result.
+        start: The weights that the node started from, by name.
+
+    Returns:
+        UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE, UPDATE_TOO_LARGE or "".
+    """
+    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) != {EXAMPLES, LOSS, SECONDS}:
+        return "UPDATE_FORM"
+    arrays = {name: array.numpy() for name, array in content[ARRAYS].items()}
+    if {n: (a.shape, a.dtype) for n, a in arrays.items()} != {n: (a.shape, a.dtype) for n, a in start.items()}:
+        return "UPDATE_SHAPE"
+    if not 1 <= float(content[METRICS][EXAMPLES]) <= MAX_EXAMPLES:
+        return "UPDATE_EXAMPLES"
+    moved = _norm({name: array - start[name] for name, array in arrays.items()})
+    if not np.isfinite([moved, *content[METRICS].values()]).all():
+        return "UPDATE_NOT_FINITE"
+    return "UPDATE_TOO_LARGE" if moved > MAX_GROWTH * (1.0 + _norm(start)) else ""
+
+
+def _norm(arrays: Arrays) -> float:
+    """Return the L2 norm of all arrays together; float64, because float32 overflows."""
+    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays.values())))

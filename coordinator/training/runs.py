@@ -1,0 +1,170 @@
+"""Drives the queued training runs, one after the other: from coordinator.toml to a published release.
+
+`serve` starts the driver; each run has a thread of its own, in which Flower and torch are loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from coordinator.training import records
+from coordinator.training.board import TaskBoard
+from rsfed.clock import Now, utc_now
+from rsfed.errors import ConfigError, RsfedError
+from rsfed.hashing.payload import Arrays
+from rsfed.hashing.plan import TrainingPlan
+from rsfed.raster.input_spec import default_spec
+from rsfed.raster.modality import modality
+from rsfed.telemetry import log
+from rsfed.trust.manifest import Architecture, FederationClass, Nomenclature
+from rsfed.trust.release_store import Release
+
+if TYPE_CHECKING:
+    from coordinator.state import State
+    from coordinator.training.engine import Trained
+    from rsfed.config import CoordinatorConfig
+
+_LOOK_S = 2.0  # a notice that got lost costs so much
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run starts from.
+
+    Attributes:
+        weights: The weights of the first round.
+        based_on: Release that they are of; None for fresh ones.
+    """
+
+    weights: Arrays
+    based_on: Release | None = None
+
+
+Publish = Callable[[TrainingPlan, "Trained", Start], Release]
+"""Makes a release of what a run gave: the plan, the trained weights, and where they started from."""
+
+
+class RunDriver:
+    """Runs what is queued.
+
+    Args:
+        state: The coordinator's database.
+        config: coordinator.toml.
+        board: Where nodes take their tasks.
+        starting: Returns the weights that a run of this plan starts from.
+        publish: Makes a release of what a run gave.
+        now: Wall clock.
+
+    Attributes:
+        running: Number of the run in progress; None where there is none.
+    """
+
+    def __init__(  # noqa: PLR0913 - one argument for each thing a run touches
+        self,
+        state: State,
+        config: CoordinatorConfig,
+        board: TaskBoard,
+        *,
+        starting: Callable[[TrainingPlan], Start],
+        publish: Publish,
+        now: Now = utc_now,
+    ) -> None:
+        self._state, self._config, self._board = state, config, board
+        self._starting, self._publish = starting, publish
+        self._now = now
+        self._wake = asyncio.Event()
+        self.running: int | None = None
+
+    def wake(self) -> None:
+        """Look at once whether a run was queued."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Drive runs until cancelled; the run in progress then fails as COORDINATOR_STOPPED."""
+        records.fail_interrupted(self._state, self._now())
+        while True:
+            self._wake.clear()
+            if (run := records.claim_next(self._state)) is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
+                continue
+            work = asyncio.create_task(asyncio.to_thread(self._drive, run))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                self._board.stop()
+                await asyncio.wait({work})
+                raise
+
+    def _drive(self, run: records.Run) -> None:
+        """Do one run from start to end; in its own thread."""
+        self.running = run.id
+        log.info("training.run", run=run.id, state="running")
+        try:
+            release = self._train(run)
+            records.finish(self._state, run.id, release.manifest.version, release.digest, self._now())
+            log.info("training.run", run=run.id, state="done", version=release.manifest.version)
+        except RsfedError as error:
+            log.warning("training.run", run=run.id, state="failed", reason=error.reason)
+            records.fail(self._state, run.id, error.reason, error.public, self._now())
+        except Exception as error:  # noqa: BLE001 - a run may fail, serve goes on
+            log.error("training.run", run=run.id, state="failed", error_type=type(error).__name__)
+            records.fail(self._state, run.id, "INTERNAL", "internal error; its log says more", self._now())
+        finally:
+            self.running = None
+
+    def _train(self, run: records.Run) -> Release:
+        from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
+        from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
+
+        plan = make_plan(self._config, run.rounds)
+        start = self._starting(plan)
+        based_on = None if start.based_on is None else start.based_on.manifest.version
+        self._note(run.id, "started", {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": based_on})
+        rules = Rules(run.min_nodes, self._config.training.round_timeout_s)
+        note = partial(self._note, run.id)
+        trained = train(self._board, plan, start.weights, run_id=run.id, rules=rules, note=note)
+        return self._publish(plan, trained, start)
+
+    def _note(self, run: int, kind: str, data: records.Data) -> None:
+        records.add_event(self._state, run, kind, data, self._now())
+
+
+def make_plan(config: CoordinatorConfig, rounds: int) -> TrainingPlan:
+    """Return what coordinator.toml says a run shall train.
+
+    Raises:
+        UsageError: the modality is unknown.
+        ConfigError: the settings do not fit each other.
+    """
+    bands = modality(config.encoder.modality)
+    names = sorted(config.nomenclature.classes.items(), key=lambda entry: entry[1])
+    try:
+        return TrainingPlan(
+            modality=bands.name,
+            input=default_spec(bands, config.encoder.size, config.encoder.fit),
+            architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
+            bits=config.encoder.bits,
+            objective=config.objective,
+            nomenclature=Nomenclature(
+                name=config.nomenclature.name,
+                version=config.nomenclature.version,
+                classes=tuple(FederationClass(id=number, name=name) for name, number in names),
+            ),
+            rounds=rounds,
+            local_steps=config.training.local_steps,
+            batch=config.training.batch,
+            learning_rate=config.training.learning_rate,
+            seed=config.training.seed,
+        )
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(f"coordinator.toml cannot be trained: {where}: {error.errors()[0]['msg']}") from error

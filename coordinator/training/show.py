@@ -1,0 +1,136 @@
+"""How training runs look: tables on a terminal, one JSON object a line elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.training.records import Event, Run
+
+_MIB = 1 << 20
+
+
+class View(Protocol):
+    """Where the events of a run are shown."""
+
+    def add(self, event: Event) -> None:
+        """Show one more event."""
+
+
+@contextmanager
+def view(run: int, *, as_json: bool) -> Iterator[View]:
+    """Follow a run: NDJSON on standard output; or a live table; or NDJSON on standard error and a table at the end."""
+    if as_json:
+        yield _Lines(run, sys.stdout)
+        return
+    console = Console()
+    table = _RunTable(run)
+    if console.is_terminal:
+        with Live(table.render(), console=console) as live:
+            table.live = live
+            yield table
+        return
+    lines = _Lines(run, sys.stderr)
+    yield _Both(lines, table)
+    console.print(table.render())
+
+
+def event_object(run: int, event: Event) -> dict[str, Any]:
+    """Return an event as `--output json` prints it."""
+    return {"run": run, "event": event.kind, "at": event.at.isoformat()} | event.data
+
+
+def run_object(run: Run) -> dict[str, Any]:
+    """Return a run as `--output json` prints it."""
+    return {
+        "run": run.id,
+        "state": run.state,
+        "rounds": run.rounds,
+        "min_nodes": run.min_nodes,
+        "requested": run.requested.isoformat(),
+        "finished": run.finished and run.finished.isoformat(),
+        "release_version": run.release_version,
+        "error": run.error,
+    }
+
+
+def print_run(run: Run, events: Sequence[Event]) -> None:
+    """Print how a run went."""
+    table = _RunTable(run.id)
+    for event in events:
+        table.add(event)
+    console = Console()
+    console.print(f"run {run.id}: {run.state}, {run.rounds} rounds, asked for {run.requested:%Y-%m-%d %H:%M} UTC")
+    console.print(table.render())
+
+
+class _Lines:
+    def __init__(self, run: int, stream: TextIO) -> None:
+        self._run, self._stream = run, stream
+
+    def add(self, event: Event) -> None:
+        print(json.dumps(event_object(self._run, event)), file=self._stream, flush=True)
+
+
+class _Both:
+    def __init__(self, *views: View) -> None:
+        self._views = views
+
+    def add(self, event: Event) -> None:
+        for each in self._views:
+            each.add(event)
+
+
+class _RunTable:
+    """The rounds of a run, and below them what is going on."""
+
+    def __init__(self, run: int) -> None:
+        self._rows: list[tuple[str, ...]] = []
+        self._line = f"run {run} is queued"
+        self._run = run
+        self.live: Live | None = None
+
+    def add(self, event: Event) -> None:
+        data = event.data
+        if event.kind == "round":
+            self._rows.append(_row(data))
+            self._line = f"run {self._run}: round {data['round']} of {data['rounds']} done"
+        elif event.kind == "waiting":
+            self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
+        elif event.kind == "started":
+            base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
+            self._line = f"run {self._run} started from {base}"
+        elif event.kind == "released":
+            self._line = f"release {data['version']} published ({data['digest'][:16]})"
+        else:
+            self._line = f"run {self._run} failed: {data['message']} [{data['reason']}]"
+        if self.live is not None:
+            self.live.update(self.render())
+
+    def render(self) -> RenderableType:
+        """Return the table as it is now."""
+        table = Table("round", "nodes", "missing", "loss", "sent MiB", "received MiB", "seconds")
+        for row in self._rows:
+            table.add_row(*map(Text, row))
+        return Group(table, Text(self._line)) if self._rows else Text(self._line)
+
+
+def _row(data: dict[str, Any]) -> tuple[str, ...]:
+    missing = ", ".join(f"{node}: {reason}" for node, reason in sorted(data["failed"].items()))
+    return (
+        f"{data['round']}/{data['rounds']}",
+        str(len(data["nodes"])),
+        missing if data["counted"] else f"{missing or 'too few'} (round not counted)",
+        "" if data["loss"] is None else f"{data['loss']:.4f}",
+        f"{data['sent_bytes'] / _MIB:.2f}",
+        f"{data['received_bytes'] / _MIB:.2f}",
+        f"{data['seconds']:.1f}",
+    )

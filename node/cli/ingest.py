@@ -1,0 +1,136 @@
+"""`rsfed node ingest`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.control import notify_serve
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
+from node.cli.progress import Say, progress
+
+if TYPE_CHECKING:
+    from node.ingest import Reading, Report
+    from rsfed.home import Home
+    from rsfed.raster.layout import Skipped
+
+_MAX_LINES = 20  # skipped files that are named one by one
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the group."""
+    app.command("ingest")(ingest)
+
+
+def ingest(
+    home: HomeOption = DEFAULT_HOME,
+    output: OutputOption = Output.TABLE,
+    accept_empty: Annotated[
+        bool, typer.Option("--accept-empty", help="The archive is empty on purpose: withdraw all its patches.")
+    ] = False,
+) -> None:
+    """Bring the catalogue in line with the archive: new files come, changed ones are read again, vanished ones go.
+
+    Images are only read, never moved or changed. A second run reads nothing; an interrupted run goes on where it was.
+    Files that will not do are skipped, each with its reason, and counted.
+    """
+    from node.ingest import Listener, reading_of  # noqa: PLC0415 - loaded only when used
+    from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    reading = reading_of(place, load_config(NodeConfig, place.path))
+    with progress("ingest") as (progressed, say):
+        teller = _Teller(say)
+        report = bring_in_line(place, Listener(progressed, teller.skipped), accept_empty=accept_empty)
+        teller.close()
+    notify_serve(place)
+    result = _result(place, reading, report)
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+
+
+class _Teller:
+    """Names the first skipped files one by one and counts the others."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._count = 0
+
+    def skipped(self, problem: Skipped) -> None:
+        self._count += 1
+        if self._count <= _MAX_LINES:
+            self._say(f"skipped {problem.name}: {problem.reason}")
+
+    def close(self) -> None:
+        if self._count > _MAX_LINES:
+            self._say(f"skipped {self._count - _MAX_LINES} more; the summary counts them by reason")
+
+
+def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
+    """Return what is printed, in the form of `--output json`."""
+    from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+
+    names = {entry.id: entry.name for entry in reading.nomenclature.classes} if reading.nomenclature else {}
+    with Catalogue(home) as catalogue:
+        present, labelled = catalogue.count(), catalogue.count_labelled()
+        return {
+            "modality": reading.modality.name,
+            "fit": reading.spec.fit,
+            "size": reading.spec.groups[0].size,
+            "gsd": reading.spec.groups[0].gsd,
+            "release": reading.release,
+            "files": {"seen": report.files, "read": report.read, "withdrawn": report.withdrawn},
+            "patches": {"present": present, "recorded": catalogue.count(state="recorded"), "labelled": labelled},
+            "skipped": [{"reason": reason, "count": count} for reason, count in report.skipped.most_common()],
+            "labels": {
+                "mapped": len(report.labels.classes),
+                "unmapped": len(report.labels.unmapped),
+                "ambiguous": len(report.labels.ambiguous),
+                "unmapped_labels": list(report.labels.unmapped),
+                "ambiguous_labels": {label: list(names) for label, names in report.labels.ambiguous.items()},
+                "unused_map_entries": list(report.labels.unused),
+            },
+            "classes": {names[number]: count for number, count in catalogue.class_counts().items()},
+            "acquisitions": catalogue.acquisitions(),
+            "seconds": round(report.seconds, 3),
+        }
+
+
+def _table(result: dict[str, Any]) -> str:
+    files, patches = result["files"], result["patches"]
+    rows = [
+        ("files", f"{files['seen']} seen, {files['read']} read, {files['withdrawn']} withdrawn"),
+        ("patches", f"{patches['present']} present, {patches['recorded']} recorded (too much nodata to be searched)"),
+        ("input", _input(result)),
+        ("acquisitions", str(result["acquisitions"])),
+        *_label_rows(result),
+        ("classes", ", ".join(f"{name} {count}" for name, count in result["classes"].items()) or "none"),
+        ("unlabelled", f"{patches['present'] - patches['labelled']} patches"),
+        ("skipped", str(sum(each["count"] for each in result["skipped"]))),
+        *((f"  {each['count']} x", each["reason"]) for each in result["skipped"]),
+        ("seconds", f"{result['seconds']:.1f}"),
+    ]
+    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+def _label_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    labels = result["labels"]
+    if result["release"] is None:
+        return [("labels", f"{labels['unmapped']} in the archive; their classes come with the first release")]
+    counts = ", ".join(f"{labels[kind]} {kind}" for kind in ("mapped", "unmapped", "ambiguous"))
+    return [("labels", counts), *((f"  {kind}", ", ".join(labels[key])) for kind, key in _LISTED if labels[key])]
+
+
+_LISTED = (
+    ("unmapped", "unmapped_labels"),
+    ("ambiguous", "ambiguous_labels"),
+    ("map only", "unused_map_entries"),
+)
+
+
+def _input(result: dict[str, Any]) -> str:
+    scale = f" at {result['gsd']:g} m" if result["gsd"] else ""
+    source = f"release {result['release']}" if result["release"] else "default, there is no release yet"
+    return f"{result['modality']}, fit {result['fit']} to {result['size']} pixels{scale} ({source})"

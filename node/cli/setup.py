@@ -1,0 +1,74 @@
+"""`rsfed node init` and `rsfed node join`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.options import DEFAULT_HOME, HomeOption, node_home
+
+if TYPE_CHECKING:
+    from rsfed.home import Home
+    from rsfed.trust.identity import Identity
+    from rsfed.trust.release_store import Release
+    from rsfed.trust.tokens import Token
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    app.command("init")(init)
+    app.command("join")(join)
+
+
+def init(
+    home: HomeOption = DEFAULT_HOME,
+    archive: Annotated[
+        Path | None, typer.Option(help="Folder with the images; `archive` inside the home when left out.")
+    ] = None,
+    modality: Annotated[
+        str, typer.Option(help="What the images are: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.")
+    ] = "rgb",
+    advertise: Annotated[
+        str, typer.Option(help="How the coordinator reaches this node, host:port.")
+    ] = "localhost:7443",
+    bind: Annotated[str, typer.Option(help="Where this node listens, host:port.")] = "0.0.0.0:7443",
+) -> None:
+    """Make a node: a commented node.toml, keys that never leave, and an empty catalogue."""
+    from node.setup import Choices, init_node  # noqa: PLC0415 - loaded only when used
+
+    path = init_node(node_home(home), Choices(archive, modality, bind, advertise))
+    typer.echo(f"node made; its configuration is {path}")
+    typer.echo("next: `rsfed node join TOKEN` with the token that the coordinator's operator sent you", err=True)
+
+
+def join(
+    token: Annotated[str, typer.Argument(help="What `rsfed coordinator invite NAME --role node` printed.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Join a federation: exchange the one-time token for a certificate, and fetch the current release."""
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.tokens import decode_token  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
+    identity, release = asyncio.run(_join(place, token=decode_token(token)))
+    leaf = identity.chain[0]
+    typer.echo(f"joined federation {identity.member.federation} as node {identity.member.name}")
+    typer.echo(f"certificate until {leaf.not_valid_after_utc:%Y-%m-%d}, renewed by `serve` before")
+    if release is None:
+        typer.echo("the federation has no release yet; `serve` fetches it once there is one")
+    else:
+        classes = len(release.manifest.nomenclature.classes)
+        typer.echo(f"release {release.manifest.version} fetched: {release.manifest.bits} bits, {classes} classes")
+    typer.echo("next: `rsfed node ingest`", err=True)
+
+
+async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
+    from rsfed.trust import enrolment  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
+
+    identity = await enrolment.join(home, token, role=Role.NODE)
+    return identity, await enrolment.fetch_release(home, identity)

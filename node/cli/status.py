@@ -1,0 +1,131 @@
+"""`rsfed node status` and `rsfed node policy`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from node.cli.control import serve_status
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
+
+if TYPE_CHECKING:
+    from rsfed.home import Home
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    app.command("status")(status)
+    app.command("policy")(policy)
+
+
+def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
+    """Say what this node is, what it holds and what its serve process is doing."""
+    result = _status(node_home(home))
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+
+
+def policy(home: HomeOption = DEFAULT_HOME) -> None:
+    """Say in plain words what the chosen policy level gives away; without a chosen one, what each would."""
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+    from rsfed.privacy.policy import POLICIES, explain  # noqa: PLC0415 - loaded only when used
+
+    level = load_config(NodeConfig, node_home(home).path).policy.level
+    if level is None:
+        typer.echo("no level is chosen, so `rsfed node serve` does not start; these are the levels:\n", err=True)
+    typer.echo("\n\n".join(explain(each) for each in ([level] if level else POLICIES)))
+    if level is None:
+        typer.echo("\nto choose one, write its line under [policy] in node.toml", err=True)
+
+
+def _status(home: Home) -> dict[str, Any]:
+    """Return what is printed, in the form of `--output json`."""
+    from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
+
+    config = load_config(NodeConfig, home.path)
+    release = ReleaseStore(home.releases).current()
+    with Catalogue(home) as catalogue:
+        archive = {
+            "path": str(catalogue.root),
+            "modality": config.archive.modality,
+            "present": catalogue.count(),
+            "recorded": catalogue.count(state="recorded"),
+            "withdrawn": catalogue.count(state="withdrawn"),
+            "labelled": catalogue.count_labelled(),
+            "acquisitions": catalogue.acquisitions(),
+        }
+    return {
+        "home": str(home.path),
+        **_identity(home),
+        "policy": config.policy.level,
+        "archive": archive,
+        "release": release
+        and {
+            "version": release.manifest.version,
+            "digest": release.digest.hex(),
+            "bits": release.manifest.bits,
+            "expires": release.manifest.expires.isoformat(),
+        },
+        "serve": _serve(home),
+    }
+
+
+def _identity(home: Home) -> dict[str, Any]:
+    from rsfed.errors import NotAdmitted  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.identity import load_identity  # noqa: PLC0415 - loaded only when used
+
+    try:
+        identity = load_identity(home.identity)
+    except NotAdmitted:
+        return {"federation": None, "name": None, "certificate_expires": None}
+    return {
+        "federation": identity.member.federation,
+        "name": identity.member.name,
+        "certificate_expires": identity.chain[0].not_valid_after_utc.isoformat(),
+    }
+
+
+def _serve(home: Home) -> dict[str, Any] | None:
+    answer = serve_status(home)
+    return answer and {
+        "pid": answer.pid,
+        "state": answer.state,
+        "address": answer.address,
+        "connected": answer.connected,
+        "release_version": answer.release_version,
+        "release_digest": answer.release_digest.hex(),
+        "indexed": answer.indexed,
+        "pending": answer.pending,
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    archive, release, serve = result["archive"], result["release"], result["serve"]
+    member = f"{result['name']} of federation {result['federation']}" if result["name"] else "not joined"
+    rows = [
+        ("node", member),
+        ("home", result["home"]),
+        ("certificate", f"until {result['certificate_expires'][:10]}" if result["name"] else "none"),
+        ("policy level", result["policy"] or "none chosen; serve does not start"),
+        ("archive", f"{archive['path']} ({archive['modality']})"),
+        ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
+        ("", f"{archive['recorded']} recorded with too much nodata, {archive['withdrawn']} withdrawn"),
+        ("acquisitions", str(archive["acquisitions"])),
+        (
+            "release",
+            f"{release['version']} ({release['bits']} bits, {release['digest'][:12]})" if release else "none yet",
+        ),
+        ("serve", _serve_line(serve) if serve else "not running"),
+    ]
+    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+def _serve_line(serve: dict[str, Any]) -> str:
+    connected = "coordinator reached" if serve["connected"] else "coordinator not reached lately"
+    return (
+        f"{serve['state']} at {serve['address']}, release {serve['release_version']}, "
+        f"{serve['indexed']} patches searched, {serve['pending']} to be hashed, {connected}"
+    )

@@ -1,0 +1,235 @@
+"""What may be wrong with a node, and what to do about it: one finding for each check."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from node.catalogue import archive_root
+from rsfed.clock import Now, utc_now
+from rsfed.config import NodeConfig
+from rsfed.errors import NotAdmitted, RsfedError, StateError
+from rsfed.home import Home, check_local, file_system
+from rsfed.trust.certificates import needs_renewal
+from rsfed.trust.identity import Identity, load_identity
+from rsfed.trust.preflight import check_identity
+from rsfed.trust.release_store import ReleaseStore
+
+MAX_SKEW = timedelta(seconds=60)
+_LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: What was looked at.
+        verdict: How it came out.
+        found: What was found.
+        remedy: What to do; empty when nothing has to be done.
+        reason: Closed reason of a failure that has one, else empty.
+    """
+
+    check: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """What the coordinator answered.
+
+    Attributes:
+        clock: Its clock.
+        asked: Our clock before and after the call.
+        dialled_back: Whether it reached this node; None where it was not asked to.
+    """
+
+    clock: datetime
+    asked: tuple[datetime, datetime]
+    dialled_back: bool | None
+
+
+def local_findings(
+    home: Home, config: NodeConfig, *, serve_connected: bool | None, now: Now = utc_now
+) -> list[Finding]:
+    """Check all that needs no connection.
+
+    Args:
+        home: The node's home.
+        config: Its configuration.
+        serve_connected: Whether the running `serve` reached the coordinator lately; None where none runs.
+        now: Wall clock.
+    """
+    return [
+        _state_folder(home),
+        _disk(home),
+        _archive(home, config),
+        _policy(config),
+        _threads(config),
+        _certificate(home, now()),
+        _trust_bundle(home, now()),
+        _release(home, now()),
+        _serve(serve_connected),
+    ]
+
+
+def coordinator_findings(ask: Callable[[], Coordinator]) -> list[Finding]:
+    """Check connection, clock and the way back.
+
+    Args:
+        ask: Asks the coordinator; raises one of our errors where that is impossible.
+    """
+    try:
+        answer = ask()
+    except RsfedError as error:
+        # Without an identity there is nobody to ask; the certificate's row says so.
+        return [] if error.reason == "NOT_JOINED" else [_refusal(error)]
+    return [Finding("coordinator", Verdict.OK, "reached"), _clock(answer), _way_back(answer)]
+
+
+def _refusal(error: RsfedError) -> Finding:
+    remedy = "see the other rows, and ask the coordinator's operator whether it runs"
+    if error.reason == "CLOCK_SKEW":
+        return Finding("clock", Verdict.FAIL, error.public, "set both clocks by a time server (NTP)", error.reason)
+    return Finding("coordinator", Verdict.FAIL, str(error), remedy, error.reason)
+
+
+def _state_folder(home: Home) -> Finding:
+    try:
+        check_local(home.path)
+    except StateError as error:
+        return Finding("state folder", Verdict.FAIL, error.public, "move the home to a local disk", error.reason)
+    return Finding("state folder", Verdict.OK, f"local disk ({file_system(home.path) or 'type unknown'})")
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(home.path).free
+    verdict = Verdict.OK if free >= _LOW_DISK else Verdict.WARN if free >= _NO_DISK else Verdict.FAIL
+    remedy = "" if verdict is Verdict.OK else "make room; ingest, hashing and the query ledger need it"
+    return Finding("disk", verdict, f"{free / (1 << 30):.1f} GiB free", remedy)
+
+
+def _archive(home: Home, config: NodeConfig) -> Finding:
+    root = archive_root(home, config)
+    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+        return Finding("archive", Verdict.FAIL, f"{root} cannot be listed", "mount it, or correct [archive] path")
+    return Finding("archive", Verdict.OK, f"{root} can be listed")
+
+
+def _policy(config: NodeConfig) -> Finding:
+    if config.policy.level is None:
+        return Finding(
+            "policy", Verdict.WARN, "no level is chosen", "read `rsfed node policy`, then choose in node.toml"
+        )
+    return Finding("policy", Verdict.OK, f"level {config.policy.level}")
+
+
+def _threads(config: NodeConfig) -> Finding:
+    wanted, cores = config.training.threads, len(os.sched_getaffinity(0))
+    if wanted > cores:
+        return Finding("threads", Verdict.WARN, f"{wanted} for training on {cores} cores", "lower [training] threads")
+    return Finding("threads", Verdict.OK, f"{wanted} for training on {cores} cores")
+
+
+def _certificate(home: Home, now: datetime) -> Finding:
+    identity = _identity(home)
+    if isinstance(identity, RsfedError):
+        remedy = "`rsfed node join TOKEN`" if identity.reason == "NOT_JOINED" else "restore a backup or join again"
+        return Finding("certificate", Verdict.FAIL, identity.public, remedy, identity.reason)
+    leaf = identity.chain[0]
+    days = (leaf.not_valid_after_utc - now) / timedelta(days=1)
+    try:
+        check_identity(identity, now=now)
+    except NotAdmitted as error:
+        remedy = (
+            "start `rsfed node serve`, which recovers it for 30 days; later ask for a new invitation"
+            if error.reason == "CERT_EXPIRED"
+            else "check this machine's clock, else ask the coordinator's operator"
+        )
+        return Finding("certificate", Verdict.FAIL, error.public, remedy, error.reason)
+    if needs_renewal(leaf, now=now):
+        return Finding(
+            "certificate", Verdict.WARN, f"{days:.0f} days left", "start `rsfed node serve`, which renews it"
+        )
+    return Finding("certificate", Verdict.OK, f"{days:.0f} days left")
+
+
+def _trust_bundle(home: Home, now: datetime) -> Finding:
+    identity = _identity(home)
+    if isinstance(identity, RsfedError):
+        return Finding("trust bundle", Verdict.WARN, "none", "it comes with `rsfed node join`")
+    bundle = identity.bundle
+    if bundle.expires <= now or bundle.stale(now):
+        return Finding(
+            "trust bundle",
+            Verdict.FAIL,
+            "not confirmed for more than 24 hours, so nobody is believed",
+            "start `rsfed node serve` where the coordinator can be reached, and check this machine's clock",
+            "REVOCATION_STALE",
+        )
+    return Finding("trust bundle", Verdict.OK, f"version {bundle.version}")
+
+
+def _release(home: Home, now: datetime) -> Finding:
+    release = ReleaseStore(home.releases).current()
+    if release is None:
+        return Finding("release", Verdict.WARN, "none", "`rsfed node serve` fetches it once the coordinator has one")
+    if release.manifest.expired(now):
+        found = f"release {release.manifest.version} has expired"
+        return Finding(
+            "release", Verdict.FAIL, found, "ask the coordinator's operator for a new one", "RELEASE_EXPIRED"
+        )
+    return Finding("release", Verdict.OK, f"release {release.manifest.version}, {release.manifest.bits} bits")
+
+
+def _serve(connected: bool | None) -> Finding:
+    if connected is None:
+        return Finding("serve", Verdict.WARN, "not running", "start `rsfed node serve`")
+    if not connected:
+        return Finding("serve", Verdict.WARN, "running, coordinator not reached lately", "see the row `coordinator`")
+    return Finding("serve", Verdict.OK, "running")
+
+
+def _clock(answer: Coordinator) -> Finding:
+    before, after = answer.asked
+    ahead = before + (after - before) / 2 - answer.clock
+    found = f"{abs(ahead).total_seconds():.1f} s {'ahead of' if ahead > timedelta() else 'behind'} the coordinator's"
+    if abs(ahead) > MAX_SKEW:
+        return Finding("clock", Verdict.FAIL, found, "set both clocks by a time server (NTP)", "CLOCK_SKEW")
+    return Finding("clock", Verdict.OK, found)
+
+
+def _way_back(answer: Coordinator) -> Finding:
+    if answer.dialled_back is None:
+        return Finding("way back", Verdict.WARN, "not checked", "start `rsfed node serve`, then run doctor again")
+    if not answer.dialled_back:
+        return Finding(
+            "way back",
+            Verdict.FAIL,
+            "the coordinator cannot dial this node",
+            "check [serve] advertise in node.toml, and that firewalls let the coordinator reach that port",
+        )
+    return Finding("way back", Verdict.OK, "the coordinator can dial this node")
+
+
+def _identity(home: Home) -> Identity | RsfedError:
+    try:
+        return load_identity(home.identity)
+    except RsfedError as error:
+        return error

@@ -1,0 +1,116 @@
+"""Which queries a node answers.
+
+Checked in this order, each before the next:
+
+- certificate and role of the coordinator (by the server, on every call);
+- the envelope: requester, revocation, signature, freshness, limits;
+- release: the one that is served; encoder: one of that release; codes: of its width, not too many;
+- replay: written to the ledger before anything is searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from node.ledger import Ledger
+from node.served import Served
+from rsfed.codes import Codes, from_bytes
+from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle
+from rsfed.index.buckets import Snapshot
+from rsfed.privacy.policy import Ask
+from rsfed.trust.bundle import Bundle
+from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, verify_envelope
+from rsfed.v1.envelope_pb2 import SignedEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A query that may be answered.
+
+    Attributes:
+        query: Who asks what.
+        served: What answers it.
+        salt: Salt of its handles, 8 bytes.
+        codes: Query codes, uint8, shape (q, bits // 8).
+        ask: What is wanted for each code.
+    """
+
+    query: VerifiedQuery
+    served: Served
+    salt: bytes
+    codes: Codes
+    ask: Ask
+
+    @property
+    def encoder(self) -> str:
+        """The encoder that made the codes."""
+        return self.query.envelope.encoder
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The codes to search."""
+        return self.served.snapshots[self.encoder]
+
+
+class Guard:
+    """Admits queries.
+
+    Args:
+        trust: Returns the trust bundle of the moment.
+        ledger: Remembers what was answered.
+    """
+
+    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger) -> None:
+        self._trust = trust
+        self._ledger = ledger
+
+    def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
+        """Admit a new query and write it into the ledger.
+
+        Raises:
+            NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY.
+            StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
+            CodeError: the codes have another width than the release's.
+        """
+        query = verify_envelope(signed, self._trust(), now=now)
+        served, codes, ask = _fit(query, served, now)
+        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask)
+
+    def admit_again(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
+        """Admit a query that was answered before and asks for more of the same.
+
+        Raises:
+            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError: as for `admit`;
+                ENVELOPE_DIFFERS when the query id was answered for other signed bytes.
+            UnknownHandle: the query was not answered here.
+        """
+        query = verify_envelope(signed, self._trust(), now=now)
+        served, codes, ask = _fit(query, served, now)
+        entry = self._ledger.by_query(query.envelope.query_id, now=now)
+        if entry is None:
+            raise UnknownHandle("this query was not answered here; search first")
+        if entry.envelope_digest != query.digest:
+            raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
+        return Admitted(query, served, entry.salt, codes, ask)
+
+
+def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:
+    """Check that a query fits what is served."""
+    envelope = query.envelope
+    if served is None:
+        raise StaleRelease("this node serves no release yet; try again later")
+    if envelope.release_digest != served.release.digest:
+        raise StaleRelease("the codes are of another release than the one served here; fetch the newest and ask again")
+    if served.release.manifest.expired(now):
+        raise StaleRelease(
+            "the release served here has expired; the coordinator has to publish a new one", reason="RELEASE_EXPIRED"
+        )
+    if envelope.encoder not in served.snapshots:
+        raise InvalidMessage("the release has no encoder of this name", reason="ENCODER_UNKNOWN")
+    codes = from_bytes(envelope.codes, served.release.manifest.bits)
+    if len(codes) > MAX_CODES:
+        raise InvalidMessage(f"a query has 1 to {MAX_CODES} codes")
+    radius = envelope.radius if envelope.HasField("radius") else None
+    return served, codes, Ask(envelope.k, radius, len(codes))

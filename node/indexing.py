@@ -1,0 +1,304 @@
+"""Codes for every patch, in the background: hash what has no code, then swap release and index in one step.
+
+- A newly admitted release is hashed in batches, each committed, so a restart goes on where the last batch ended.
+  Until its codes are complete, the release before it is served.
+- New patches are hashed and added to the release that is served; withdrawn ones leave the index at once.
+- A file that cannot be read any more is counted, logged and tried again later; it never stops the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from node.catalogue import Catalogue
+from node.presence import Presence
+from node.served import Facts, Served, Shelf
+from node.state import get_meta, set_meta
+from rsfed.codes import Codes
+from rsfed.errors import ArchiveError, ReleaseRefused, RsfedError
+from rsfed.index.buckets import BucketIndex, Ids
+from rsfed.telemetry import log
+from rsfed.trust.release_store import Release, ReleaseStore
+
+if TYPE_CHECKING:
+    from rsfed.home import Home
+    from rsfed.raster.input_spec import InputSpec
+    from rsfed.raster.item import Item
+    from rsfed.raster.reader import Content
+
+BATCH = 64  # patches read, hashed and committed at a time
+POLL_S = 1.0
+PUBLISH_S = 2.0  # new patches become searchable in steps of this length
+RETRY_S = 600.0  # for files that could not be read
+FAILED_S = 30.0  # pause after a failure
+_NICENESS = 10
+_SERVED = "served_release"
+
+
+class Encoder(Protocol):
+    """Makes the codes of patches."""
+
+    def encode(self, contents: Sequence[Content]) -> Codes:
+        """Return one code for each content, uint8, shape (n, bits // 8)."""
+
+
+MakeEncoder = Callable[[Release, str], Encoder]
+
+
+def torch_encoder(threads: int) -> MakeEncoder:
+    """Return what loads an encoder of a release to run on this many threads; torch loads at the first use."""
+
+    def load(release: Release, encoder_id: str) -> Encoder:
+        import torch  # noqa: PLC0415 - a node whose codes are complete never needs it
+        from rsfed.hashing.encoder import Encoder as HashEncoder  # noqa: PLC0415
+
+        torch.set_num_threads(threads)
+        return HashEncoder.load(release, encoder_id)
+
+    return load
+
+
+class Indexer:
+    """Keeps a shelf up to date with the releases and the catalogue of a node, in one thread of its own.
+
+    Args:
+        home: The node's home.
+        shelf: Where the result is put.
+        make_encoder: Loads an encoder of a release.
+        changed: Called in this thread whenever something else is served.
+    """
+
+    def __init__(
+        self, home: Home, shelf: Shelf, make_encoder: MakeEncoder, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._home = home
+        self._shelf = shelf
+        self._make_encoder = make_encoder
+        self._changed = changed
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self.pending = 0
+        """Patches that wait for a code of the newest release."""
+
+    def run(self) -> None:
+        """Work until `stop`; a failure is logged and tried again."""
+        with suppress(OSError, AttributeError):  # not every system knows priorities of threads
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        with Catalogue(self._home) as catalogue:
+            work = _Work(catalogue, ReleaseStore(self._home.releases), self)
+            while not self._stop.is_set():
+                self._wake.wait(POLL_S if self._step(work) else FAILED_S)
+                if self._wake.is_set():
+                    self._wake.clear()
+                    work.forget_failures()
+
+    def notify(self) -> None:
+        """Look at catalogue and releases again now, also at files that could not be read before."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the batch in progress."""
+        self._stop.set()
+        self._wake.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end is wanted."""
+        return self._stop.is_set()
+
+    def encoder(self, release: Release, encoder_id: str) -> Encoder:
+        """Load an encoder."""
+        return self._make_encoder(release, encoder_id)
+
+    def publish(self, served: Served) -> None:
+        """Serve something else, from one moment to the next."""
+        self._shelf.served = served
+        self._changed()
+
+    def _step(self, work: _Work) -> bool:
+        try:
+            work.step()
+        except RsfedError as error:
+            log.error("index.failed", reason=error.reason)
+        except Exception as error:  # noqa: BLE001 - a full disk or a damaged model must not end the thread
+            log.error("index.failed", error_type=type(error).__name__)
+        else:
+            return True
+        return False
+
+
+@dataclass(slots=True)
+class _Active:
+    """What is served, in the form in which it changes."""
+
+    release: Release
+    indexes: dict[str, BucketIndex]
+    facts: Facts
+
+    def modality(self, encoder_id: str) -> str:
+        """Return what an encoder reads."""
+        return self.release.manifest.encoders[encoder_id].modality
+
+
+class _Work:
+    """The indexer's state: what is served, and what is on its way."""
+
+    def __init__(self, catalogue: Catalogue, store: ReleaseStore, owner: Indexer) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._owner = owner
+        self._presence = Presence(catalogue.connection)
+        self._active: _Active | None = None
+        self._failed: dict[int, float] = {}  # item -> when it could not be read
+        self._settled = False  # every patch that can be read has a code of the newest release
+        self._unpublished = False
+        self._published = 0.0
+
+    def forget_failures(self) -> None:
+        """Try files again that could not be read."""
+        self._failed.clear()
+        self._settled = False
+
+    def step(self) -> None:
+        """Do everything there is to do."""
+        newest = self._store.current()
+        if newest is None:
+            return
+        if self._active is None and (former := self._former()):
+            self._take(former)
+        self._drop_withdrawn()
+        if self._settled and self._serves(newest) and not self._retry_due():
+            return
+        self._settled = True  # until something arrives meanwhile
+        complete = all(self._hash(newest, encoder_id) for encoder_id in newest.manifest.encoders)
+        if not self._serves(newest):
+            self._take(newest)
+            self._catalogue.keep_codes([newest.digest])
+        self._settled = self._settled and complete
+        self._publish()
+
+    def _serves(self, release: Release) -> bool:
+        return self._active is not None and self._active.release.digest == release.digest
+
+    def _retry_due(self) -> bool:
+        return any(time.monotonic() - moment > RETRY_S for moment in self._failed.values())
+
+    def _former(self) -> Release | None:
+        """Return the release that was served when the node was stopped."""
+        digest = get_meta(self._catalogue.connection, _SERVED)
+        with suppress(ReleaseRefused):
+            return self._store.get(bytes.fromhex(str(digest))) if digest else None
+        return None
+
+    def _take(self, release: Release) -> None:
+        """Serve a release with the codes that the catalogue has."""
+        started = time.monotonic()
+        self._presence.changed()
+        indexes = {name: self._load(release, name) for name in release.manifest.encoders}
+        listed = np.unique(np.concatenate([index.item_ids for index in indexes.values()]))
+        self._active = _Active(release, indexes, Facts.read(self._catalogue.connection, listed))
+        self._unpublished = True
+        set_meta(self._catalogue.connection, _SERVED, release.digest.hex())
+        self._publish()
+        seconds = round(time.monotonic() - started, 3)
+        log.info("index.swapped", release=release.manifest.version, indexed=len(listed), seconds=seconds)
+
+    def _load(self, release: Release, encoder_id: str) -> BucketIndex:
+        index = BucketIndex(release.manifest.bits)
+        ids, codes = self._catalogue.codes(release.digest, encoder_id)
+        stays = np.isin(ids, self._presence.ids(release.manifest.encoders[encoder_id].modality))
+        if stays.any():
+            index.add(ids[stays], codes[stays])
+        return index
+
+    def _hash(self, release: Release, encoder_id: str) -> bool:
+        """Hash every patch that still needs a code; return whether that was finished."""
+        entry = release.manifest.encoders[encoder_id]
+        missing = self._missing(release, encoder_id, entry.modality)
+        if not missing:
+            return True
+        log.info("index.hashing", release=release.manifest.version, pending=len(missing))
+        encoder = self._owner.encoder(release, encoder_id)
+        failed = len(self._failed)
+        for start in range(0, len(missing), BATCH):
+            self._owner.pending = len(missing) - start
+            if self._owner.stopping or self._store.current() != release:
+                return False
+            self._hash_batch(release, encoder_id, encoder, missing[start : start + BATCH], entry.input)
+        self._owner.pending = 0
+        if len(self._failed) > failed:
+            log.warning("index.unreadable", count=len(self._failed) - failed)
+            self._unpublished = True  # what cannot be read is not held
+        return True
+
+    def _hash_batch(
+        self, release: Release, encoder_id: str, encoder: Encoder, items: Sequence[Item], spec: InputSpec
+    ) -> None:
+        if read := dict(self._read(items, spec)):
+            ids, codes = np.array(list(read), np.int64), encoder.encode(list(read.values()))
+            self._catalogue.put_codes(release.digest, encoder_id, ids, codes)
+            self._drop_withdrawn()
+            if self._serves(release):
+                self._add(encoder_id, ids, codes)
+        if time.monotonic() - self._published > PUBLISH_S:
+            self._publish()
+
+    def _read(self, items: Sequence[Item], spec: InputSpec) -> Iterator[tuple[int, Content]]:
+        from rsfed.raster.reader import read  # noqa: PLC0415 - a node whose codes are complete never needs it
+
+        for item in items:
+            try:
+                yield item.id, read(item, spec)
+            except (ArchiveError, OSError):
+                self._failed[item.id] = time.monotonic()
+
+    def _missing(self, release: Release, encoder_id: str, modality: str) -> list[Item]:
+        now = time.monotonic()
+        self._failed = {item: moment for item, moment in self._failed.items() if now - moment < RETRY_S}
+        missing = self._catalogue.missing_codes(release.digest, encoder_id, modality)
+        return [item for item in missing if item.id not in self._failed]
+
+    def _add(self, encoder_id: str, ids: Ids, codes: Codes) -> None:
+        """Add patches to what is served, but for those withdrawn since they were read."""
+        if self._active is None:
+            return
+        stays = np.isin(ids, self._presence.ids(self._active.modality(encoder_id)))
+        self._active.indexes[encoder_id].add(ids[stays], codes[stays])
+        new = np.setdiff1d(ids[stays], self._active.facts.ids)
+        self._active.facts = self._active.facts.joined(Facts.read(self._catalogue.connection, new))
+        self._unpublished = True
+
+    def _drop_withdrawn(self) -> None:
+        """Take withdrawn patches out of what is served, at once."""
+        if not self._presence.changed():
+            return
+        self._settled = False
+        if self._active is None:
+            return
+        for encoder_id, index in self._active.indexes.items():
+            present = self._presence.ids(self._active.modality(encoder_id))
+            index.remove(np.setdiff1d(index.item_ids, present))
+        self._unpublished = True
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._active is None or not self._unpublished:
+            return
+        active = self._active
+        snapshots = {name: index.snapshot(active.release.digest, name) for name, index in active.indexes.items()}
+        held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
+        self._owner.publish(Served(active.release, snapshots, active.facts, held))
+        self._unpublished, self._published = False, time.monotonic()
+
+    def _held(self, modality: str, index: BucketIndex) -> int:
+        """Return how many patches can be searched once all have codes; what cannot be read is not among them."""
+        waiting = np.setdiff1d(self._presence.ids(modality), index.item_ids)
+        return len(index) + len(np.setdiff1d(waiting, list(self._failed)))

@@ -1,0 +1,279 @@
+"""From a folder of images to a catalogue of patches: looks at every file, reads those that changed.
+
+A run may be killed at any moment: what was acknowledged stays, the next run goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.catalogue import archive_root
+from node.labels import LabelMapping, map_labels
+from node.sources import (
+    Known,
+    Read,
+    Rules,
+    Seen,
+    acknowledge,
+    find_source,
+    own_labels,
+    present_sources,
+    set_classes,
+    set_labels,
+    set_unknown_acquisitions,
+    withdraw,
+)
+from node.state import open_state
+from rsfed.config import NodeConfig, load_config
+from rsfed.errors import ArchiveError, RasterRejected, StateError
+from rsfed.home import Home, transaction
+from rsfed.raster.digest import file_digest
+from rsfed.raster.input_spec import InputSpec, default_spec
+from rsfed.raster.inspect import inspect
+from rsfed.raster.layout import Candidate, Skipped, walk
+from rsfed.raster.modality import Modality, modality
+from rsfed.trust.manifest import Nomenclature
+from rsfed.trust.release_store import ReleaseStore
+
+_BATCH_FILES = 64  # acknowledged together
+_BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
+_DEFAULT_SIZE = 64  # pixels, while there is no release to say it
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the archive is read.
+
+    Attributes:
+        root: The archive's folder, with no link in it.
+        modality: What the images are.
+        spec: How the encoder of this modality takes its input.
+        release: Version of the release that says so; None while the node has none, and defaults are used.
+        nomenclature: The federation's classes; None as above.
+    """
+
+    root: Path
+    modality: Modality
+    spec: InputSpec
+    release: int | None
+    nomenclature: Nomenclature | None
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        files: Files that were looked at.
+        read: Files that were new or had changed.
+        withdrawn: Files that are gone or will not do any more.
+        skipped: How often each reason to skip something came up.
+        labels: What the own labels mean now.
+        seconds: How long it took.
+    """
+
+    files: int = 0
+    read: int = 0
+    withdrawn: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    labels: LabelMapping = field(default_factory=LabelMapping)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whoever wants to know how a run goes on.
+
+    Attributes:
+        progressed: Called with the files that are done and all files.
+        skipped: Called with what is skipped and why.
+    """
+
+    progressed: Callable[[int, int], None]
+    skipped: Callable[[Skipped], None]
+
+
+def reading_of(home: Home, config: NodeConfig) -> Reading:
+    """Return how the archive is read: as the current release says, else by the defaults of its modality.
+
+    Raises:
+        StateError: RELEASE_DAMAGED, there is a release, and it cannot be read.
+        UsageError: there is no modality of the configured name.
+    """
+    root, kind = archive_root(home, config).resolve(), modality(config.archive.modality)
+    store = ReleaseStore(home.releases)
+    release = store.current()
+    if release is None and store.history().highest:
+        # Going on by defaults would take the class from every patch and perhaps cut all of them anew.
+        raise StateError(
+            "the release on disk is damaged; `rsfed node serve` fetches it again", reason="RELEASE_DAMAGED"
+        )
+    if release is None:
+        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None)
+    manifest = release.manifest
+    fitting = (encoder.input for _, encoder in sorted(manifest.encoders.items()) if encoder.modality == kind.name)
+    return Reading(
+        root, kind, next(fitting, default_spec(kind, _DEFAULT_SIZE)), manifest.version, manifest.nomenclature
+    )
+
+
+def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Report:
+    """Bring the catalogue in line with the archive.
+
+    Args:
+        home: The node's home.
+        listener: Told how the run goes on.
+        accept_empty: An archive without any image is no mistake, but is empty.
+
+    Raises:
+        ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly.
+        ConfigError: node.toml will not do, `[labels.map]` included.
+        StateError: another ingest is running, or the state cannot be opened.
+    """
+    start = time.monotonic()
+    config = load_config(NodeConfig, home.path)
+    reading = reading_of(home, config)
+    map_labels((), config.labels.map, reading.nomenclature)  # refused before hours of reading, not after
+    rules = Rules(
+        modality=reading.modality.name,
+        max_nodata=reading.spec.max_nodata,
+        independent_files=config.archive.independent_files,
+        recipe=_recipe(reading),
+    )
+    with _alone(home), closing(open_state(home)) as connection:
+        entries = list(walk(reading.root, config.archive.labels))
+        run = _Run(connection, reading, rules, listener)
+        run.take(entries, accept_empty=accept_empty)
+        run.report.labels = _settle(connection, rules, config, reading)
+    run.report.seconds = time.monotonic() - start
+    return run.report
+
+
+class _Run:
+    """One pass over the archive, with what it has read and not yet acknowledged."""
+
+    def __init__(self, connection: sqlite3.Connection, reading: Reading, rules: Rules, listener: Listener) -> None:
+        self.report = Report()
+        self._connection = connection
+        self._reading = reading
+        self._rules = rules
+        self._listener = listener
+        self._pending: list[Read] = []
+        self._relabelled: list[tuple[int, frozenset[str]]] = []
+        self._acknowledged = time.monotonic()
+        self._good: set[int] = set()  # sources that are in the archive as the catalogue has them
+
+    def take(self, entries: list[Candidate | Skipped], *, accept_empty: bool) -> None:
+        """Take up what is new, then withdraw what is gone."""
+        candidates = [entry for entry in entries if isinstance(entry, Candidate)]
+        problems = [entry for entry in entries if isinstance(entry, Skipped)]
+        held = present_sources(self._connection)
+        if held and not candidates and not accept_empty:
+            raise ArchiveError(
+                "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",
+                reason="ARCHIVE_EMPTY",
+            )
+        for problem in problems:
+            self._skip(problem)
+        for done, candidate in enumerate(candidates):
+            self._listener.progressed(done, len(candidates))
+            self._look_at(candidate)
+            if self._batch_is_due():
+                self._acknowledge()
+        self._acknowledge()
+        self._listener.progressed(len(candidates), len(candidates))
+        self.report.files = len(candidates)
+        # What lies in a folder that cannot be listed just now is not gone.
+        unseen = tuple(f"{problem.name}/" for problem in problems)
+        self._withdraw([number for number, path in held if not path.startswith(unseen)])
+
+    def _look_at(self, candidate: Candidate) -> None:
+        try:
+            status = candidate.path.stat()
+            seen = Seen(candidate.name, status.st_size, status.st_mtime_ns, frozenset(candidate.own_labels))
+            known = find_source(self._connection, candidate.name)
+            if known and _unchanged(known, seen, self._rules):
+                self._keep(known, seen)
+                return
+            info = inspect(
+                candidate.path,
+                root=self._reading.root,
+                modality=self._reading.modality,
+                spec=self._reading.spec,
+            )
+            self._pending.append(Read(seen, file_digest(candidate.path), info))
+        except RasterRejected as error:
+            self._skip(Skipped(candidate.name, error.public))
+        except OSError as error:
+            cause = (error.strerror or "input error").lower()
+            self._skip(Skipped(candidate.name, f"it cannot be read: {cause}; run the ingest again"))
+
+    def _keep(self, known: Known, seen: Seen) -> None:
+        self._good.add(known.id)
+        if known.seen.labels != seen.labels:
+            self._relabelled.append((known.id, seen.labels))
+
+    def _skip(self, problem: Skipped) -> None:
+        self.report.skipped[problem.reason] += 1
+        self._listener.skipped(problem)
+
+    def _batch_is_due(self) -> bool:
+        waiting = len(self._pending) + len(self._relabelled)
+        late = time.monotonic() - self._acknowledged > _BATCH_SECONDS
+        return waiting >= _BATCH_FILES or (waiting > 0 and late)
+
+    def _acknowledge(self) -> None:
+        with transaction(self._connection):
+            self._good |= {acknowledge(self._connection, read, self._rules) for read in self._pending}
+            for source, labels in self._relabelled:
+                set_labels(self._connection, source, labels)
+        self.report.read += len(self._pending)
+        self._pending, self._relabelled = [], []
+        self._acknowledged = time.monotonic()
+
+    def _withdraw(self, held: Iterable[int]) -> None:
+        gone = [source for source in held if source not in self._good]
+        for start in range(0, len(gone), _BATCH_FILES):
+            with transaction(self._connection):
+                withdraw(self._connection, gone[start : start + _BATCH_FILES])
+        self.report.withdrawn = len(gone)
+
+
+def _unchanged(known: Known, seen: Seen, rules: Rules) -> bool:
+    before = known.seen
+    return (before.size, before.mtime_ns, known.recipe) == (seen.size, seen.mtime_ns, rules.recipe)
+
+
+def _recipe(reading: Reading) -> str:
+    """Return a name for all that decides windows and states; how values are normalised is no part of that."""
+    geometry = reading.spec.model_dump_json(
+        exclude={"resampling": True, "fill": True, "groups": {"__all__": {"offset", "scale"}}}
+    )
+    return hashlib.sha256(f"{reading.modality.name} {geometry}".encode()).hexdigest()[:16]
+
+
+def _settle(connection: sqlite3.Connection, rules: Rules, config: NodeConfig, reading: Reading) -> LabelMapping:
+    """Bring in line what depends on configuration and release alone, without reading a pixel."""
+    with transaction(connection):
+        set_unknown_acquisitions(connection, rules)
+        labels = map_labels(own_labels(connection), config.labels.map, reading.nomenclature)
+        set_classes(connection, labels.classes)
+    return labels
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    with (home.path / "ingest.lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError("another ingest of this node is running; wait for it", detail=str(home.path)) from error
+        yield

@@ -1,0 +1,114 @@
+"""The ledger of answered queries: one row each, durable before the answer leaves.
+
+It makes sure that a query id is answered once, and that handles can be resolved, by the right requester, for 90 days.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import threading
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime, timedelta
+
+from node.handles import SALT_BYTES
+from rsfed.errors import EnvelopeRefused
+from rsfed.home import transaction
+from rsfed.trust.envelope import VerifiedQuery
+
+KEPT = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One answered query.
+
+    Attributes:
+        salt: What its handles are salted with, 8 bytes, unique.
+        requester: SPIFFE id of who asked.
+        query_id: Name of the query, 16 bytes, unique.
+        envelope_digest: SHA-256 of the signed bytes, 32 bytes.
+        release: Digest of the release that was searched, 32 bytes.
+        created: When the query was answered.
+    """
+
+    salt: bytes
+    requester: str
+    query_id: bytes
+    envelope_digest: bytes
+    release: bytes
+    created: datetime
+
+
+class Ledger:
+    """The ledger table; may be used from several threads.
+
+    Args:
+        connection: The node's database, used by nothing else meanwhile.
+        restored_at: When the state came out of a backup, which does not know what was answered after it was made.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, restored_at: datetime | None = None) -> None:
+        self._connection = connection
+        self._restored_at = restored_at
+        self._lock = threading.Lock()
+
+    def record(self, query: VerifiedQuery, *, now: datetime) -> Entry:
+        """Write a query down; it may be answered once this returns.
+
+        Raises:
+            EnvelopeRefused: REPLAY, the query id was answered before, or may have been before a restore.
+        """
+        if self._restored_at and query.envelope.created.ToDatetime(UTC) < self._restored_at:
+            raise EnvelopeRefused("the query is older than this node's restored state; ask again", reason="REPLAY")
+        entry = Entry(
+            secrets.token_bytes(SALT_BYTES),
+            query.requester.uri,
+            query.envelope.query_id,
+            query.digest,
+            query.envelope.release_digest,
+            now,
+        )
+        with self._lock, transaction(self._connection):
+            if self._find("query_id", entry.query_id):
+                raise EnvelopeRefused("this query was answered before; ask again with a new id", reason="REPLAY")
+            self._connection.execute(
+                "INSERT INTO query_ledger (salt, requester, query_id, envelope_digest, release, created)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (*astuple(entry)[:-1], _text(now)),
+            )
+        return entry
+
+    def by_query(self, query_id: bytes, *, now: datetime) -> Entry | None:
+        """Return the entry of a query, unless it is too old."""
+        with self._lock:
+            return _fresh(self._find("query_id", query_id), now)
+
+    def by_salt(self, salt: bytes, *, now: datetime) -> Entry | None:
+        """Return the entry of the query that handles of this salt belong to, unless it is too old."""
+        with self._lock:
+            return _fresh(self._find("salt", salt), now)
+
+    def prune(self, *, now: datetime) -> None:
+        """Delete what is too old; the queries themselves expired long before and cannot be replayed."""
+        with self._lock, transaction(self._connection):
+            self._connection.execute("DELETE FROM query_ledger WHERE created < ?", (_text(now - KEPT),))
+
+    def _find(self, column: str, value: bytes) -> Entry | None:
+        row = self._connection.execute(
+            f"SELECT salt, requester, query_id, envelope_digest, release, created FROM query_ledger WHERE {column} = ?",  # noqa: S608 - one of two fixed names
+            (value,),
+        ).fetchone()
+        if row is None:
+            return None
+        salt, requester, query, digest, release, created = row
+        return Entry(salt, requester, query, digest, release, datetime.fromisoformat(created))
+
+
+def _text(moment: datetime) -> str:
+    """Return a moment in the one form in which texts sort as moments do."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _fresh(entry: Entry | None, now: datetime) -> Entry | None:
+    return entry if entry and entry.created >= now - KEPT else None

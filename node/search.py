@@ -1,0 +1,109 @@
+"""The node's answer to a query: guard, search, order of ties, policy, handles. No IO but the ledger's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from node.guard import Admitted, Guard
+from node.handles import Handles
+from node.ranking import Ranking
+from node.served import Shelf
+from node.shaping import LEVELS, bucket_answer, list_items
+from rsfed.clock import Deadline, Now
+from rsfed.codes import Codes
+from rsfed.errors import DeadlineExceeded, InvalidMessage, UnknownHandle
+from rsfed.index.order import Order, keyed
+from rsfed.privacy.policy import Policy
+from rsfed.v1 import archive_pb2 as pb
+
+MAX_PAGE = 1000  # items
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """Answers queries.
+
+    Attributes:
+        shelf: Holds what is served.
+        guard: Decides which queries are answered.
+        policy: Decides what is disclosed.
+        handles: Makes and opens handles.
+        tie_key: Orders items that tie, 32 bytes.
+        now: Wall clock.
+        order: How ties are ordered; item-id order only to compare with an exact search.
+    """
+
+    shelf: Shelf
+    guard: Guard
+    policy: Policy
+    handles: Handles
+    tie_key: bytes
+    now: Now
+    order: Order = keyed
+
+    def search(self, request: pb.ArchiveServiceSearchRequest, deadline: Deadline) -> pb.ArchiveServiceSearchResponse:
+        """List the buckets near each code of a query.
+
+        Raises:
+            RsfedError: the guard refuses the query, or the deadline is over.
+        """
+        _check_time(deadline)
+        admitted = self.guard.admit(request.query, self.shelf.served, now=self.now())
+        response = pb.ArchiveServiceSearchResponse(
+            query_id=admitted.query.envelope.query_id,
+            release_digest=admitted.served.release.digest,
+            level=LEVELS[self.policy.level],
+        )
+        for code in admitted.codes:
+            _check_time(deadline)
+            response.answers.append(self._answer(admitted, code))
+        return response
+
+    def expand(
+        self, request: pb.ArchiveServiceExpandBucketRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceExpandBucketResponse:
+        """List more items of one bucket of an earlier answer, in the same order.
+
+        Raises:
+            RsfedError: the guard refuses the query, or the deadline is over.
+            InvalidMessage: more than 1000 items are wanted, or the query has no such code.
+            UnknownHandle: the handle is not of a bucket in this query's answer, or the bucket is gone.
+        """
+        _check_time(deadline)
+        if not 1 <= request.limit <= MAX_PAGE:
+            raise InvalidMessage(f"a page has 1 to {MAX_PAGE} items")
+        admitted = self.guard.admit_again(request.query, self.shelf.served, now=self.now())
+        if request.code_index >= len(admitted.codes):
+            raise InvalidMessage("the query has no code of this number")
+        buckets = admitted.snapshot.buckets
+        row = self._open_bucket(request.bucket_handle, admitted)
+        size = int(buckets.starts[row + 1] - buckets.starts[row])
+        offset = min(request.offset, size)
+        page = [np.array([value]) for value in (row, offset, min(request.limit, size - offset))]
+        items = self._ranking(admitted, admitted.codes[request.code_index]).items(buckets, *page)
+        response = pb.ArchiveServiceExpandBucketResponse(size=size)
+        list_items(response, items, admitted, self.handles)
+        return response
+
+    def _answer(self, admitted: Admitted, code: Codes) -> pb.BucketAnswer:
+        ask = admitted.ask
+        k = ask.k if ask.radius is None else None
+        hits = admitted.snapshot.buckets.search(code[None], k=k, radius=ask.radius)[0]
+        return bucket_answer(admitted, hits, self._ranking(admitted, code), self.policy, self.handles)
+
+    def _ranking(self, admitted: Admitted, code: Codes) -> Ranking:
+        return Ranking(self.tie_key, admitted.served.release.digest, code.tobytes(), self.order)
+
+    def _open_bucket(self, handle: bytes, admitted: Admitted) -> int:
+        leader, salt = self.handles.open(handle)
+        row = admitted.snapshot.buckets.row_led_by(-leader) if salt == admitted.salt else None
+        if row is None:
+            raise UnknownHandle("this is no bucket of the query's answer, or it changed since; search again")
+        return row
+
+
+def _check_time(deadline: Deadline) -> None:
+    if deadline.remaining() <= 0:
+        raise DeadlineExceeded("there was no time left to answer")

@@ -1,0 +1,84 @@
+"""ArchiveService on the wire: unpack, let a thread answer, pack. No rule lives here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rsfed
+from node.search import Searcher
+from node.shaping import LEVELS
+from rsfed.clock import Deadline
+from rsfed.telemetry import log
+from rsfed.transport.server import deadline_of
+from rsfed.v1 import archive_pb2 as pb
+from rsfed.v1 import archive_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+
+PROTOCOL = 1
+_THREADS = min(4, os.cpu_count() or 1)
+Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
+Response = TypeVar("Response")
+
+
+class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
+    """Answers the coordinator.
+
+    Args:
+        name: Name of the node.
+        searcher: Answers queries.
+    """
+
+    def __init__(self, name: str, searcher: Searcher) -> None:
+        self._name = name
+        self._searcher = searcher
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
+
+    async def close(self) -> None:
+        """Let running searches end."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def Describe(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceDescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceDescribeResponse:
+        """Say what this node is."""
+        del request, context
+        answer = pb.ArchiveServiceDescribeResponse(
+            node=self._name, software=rsfed.__version__, protocol=PROTOCOL, level=LEVELS[self._searcher.policy.level]
+        )
+        if served := self._searcher.shelf.served:
+            answer.release_digest = served.release.digest
+            answer.release_version = served.release.manifest.version
+            answer.held = served.held_in_all
+        return answer
+
+    async def Search(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceSearchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceSearchResponse:
+        """List the buckets near each code of a query."""
+        started = time.monotonic()
+        answer = await self._in_thread(self._searcher.search, request, context)
+        log.info("query.answered", query=answer.query_id.hex(), ms=round((time.monotonic() - started) * 1000, 3))
+        return answer
+
+    async def ExpandBucket(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceExpandBucketRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceExpandBucketResponse:
+        """List more items of one bucket."""
+        return await self._in_thread(self._searcher.expand, request, context)
+
+    async def _in_thread(
+        self,
+        answer: Callable[[Request, Deadline], Response],
+        request: Request,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> Response:
+        """Answer in the thread pool, by the earlier of the call's deadline and the request's."""
+        deadline = min(deadline_of(context), Deadline.after(request.remaining_ms / 1000), key=Deadline.remaining)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, answer, request, deadline)

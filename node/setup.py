@@ -1,0 +1,116 @@
+"""Making a node's home: configuration, keys, secrets, empty state."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from node.keys import handle_key, tie_key
+from node.state import open_state
+from rsfed.config import NodeConfig, config_path
+from rsfed.errors import ConfigError, UsageError
+from rsfed.home import Home
+from rsfed.raster.modality import modality
+from rsfed.trust.identity import create_keys, write_atomically
+
+_TEMPLATE = """\
+# Configuration of one archive. `rsfed config schema` lists every key; RSFED_NODE__<SECTION>__<KEY> overrides one.
+
+[serve]
+# Where this node listens, and how the coordinator reaches it; they differ behind a firewall or on several networks.
+bind = {bind}
+advertise = {advertise}
+
+[archive]
+# The images; they are only ever read, and never leave. A relative path starts at the folder of this file.
+path = {path}
+# What the images are: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.
+modality = {modality}
+# Where labels come from: "folders" (the folder an image lies in), "none", or a CSV file with columns path,label.
+labels = "folders"
+# Files that do not say when they were taken count as one acquisition for the floors of privacy, all together; true
+# declares that each of them was taken on its own.
+independent_files = false
+
+# How labels of the archive become classes of the federation. Labels that are spelt like a class need no line;
+# labels without a class stay unlabelled. One class, several, or "none":
+[labels.map]
+# "annual crop (irrigated)" = "annual crop"
+# "park" = ["forest", "herbaceous vegetation"]
+# "clouds" = "none"
+
+# What the node gives away. There is no default: `rsfed node policy` says what the levels mean; then take away the
+# "#" below. Without a level `rsfed node serve` does not start.
+[policy]
+# level = "partner"
+
+[training]
+# Take part in federated training: images stay, model updates leave.
+enabled = true
+# Processor cores, and memory for patches, that training may use; of more patches a random part is taken.
+threads = 1
+memory_mib = 1024
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the operator chose at `init`.
+
+    Attributes:
+        archive: Folder of the images; None for `archive` inside the home.
+        modality: Name of the modality.
+        bind: Where the node listens, host:port.
+        advertise: How the coordinator reaches it, host:port.
+    """
+
+    archive: Path | None
+    modality: str
+    bind: str
+    advertise: str
+
+
+def init_node(home: Home, choices: Choices) -> Path:
+    """Make a node's home and return its configuration file; running it again after a crash finishes the work.
+
+    Raises:
+        ConfigError: ALREADY_INITIALISED, the home has a configuration; nothing was changed.
+        UsageError: a choice will not do; nothing was changed.
+        StateError: the home lies on a network file system.
+    """
+    path = config_path(NodeConfig, home.path)
+    if path.exists():
+        raise ConfigError(
+            "this home is a node already; edit its node.toml, or choose another --home",
+            reason="ALREADY_INITIALISED",
+            detail=str(path),
+        )
+    text = _configuration(choices)
+    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    open_state(home).close()
+    create_keys(home.identity)
+    handle_key(home)
+    tie_key(home)
+    if choices.archive is None:
+        (home.path / "archive").mkdir(exist_ok=True)
+    write_atomically(path, text.encode())
+    return path
+
+
+def _configuration(choices: Choices) -> str:
+    modality(choices.modality)
+    if choices.archive is not None and not choices.archive.is_dir():
+        raise UsageError("--archive must be a folder that exists", detail=os.fspath(choices.archive))
+    archive = "archive" if choices.archive is None else str(choices.archive.resolve())
+    values = {"bind": choices.bind, "advertise": choices.advertise, "path": archive, "modality": choices.modality}
+    text = _TEMPLATE.format(**{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()})
+    try:
+        NodeConfig.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise UsageError(f"--{error.errors()[0]['loc'][-1]} must read host:port, for example 0.0.0.0:7443") from error
+    return text

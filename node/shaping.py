@@ -1,0 +1,60 @@
+"""From what was found to the columns of the wire: only what the policy discloses, ids only as handles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from node.guard import Admitted
+from node.handles import Handles
+from node.ranking import Ranking
+from node.served import NO_FOOTPRINT, NO_TIME
+from rsfed.index.buckets import Hits, Ids
+from rsfed.privacy.policy import Policy, Withheld
+from rsfed.v1 import archive_pb2, outcome_pb2
+
+LEVELS = {"partner": outcome_pb2.POLICY_LEVEL_PARTNER}
+_WITHHELD = {
+    Withheld.NOTHING: outcome_pb2.WITHHELD_REASON_NOTHING,
+    Withheld.LIMIT: outcome_pb2.WITHHELD_REASON_LIMIT,
+}
+_Listing = archive_pb2.BucketAnswer | archive_pb2.ArchiveServiceExpandBucketResponse
+
+
+def bucket_answer(
+    admitted: Admitted, hits: Hits, ranking: Ranking, policy: Policy, handles: Handles
+) -> archive_pb2.BucketAnswer:
+    """Return the answer for one query code.
+
+    Args:
+        admitted: The query, and what answers it.
+        hits: The buckets that were found.
+        ranking: Order of this query code.
+        policy: What is disclosed.
+        handles: Makes the handles.
+    """
+    buckets = admitted.snapshot.buckets
+    ranked = ranking.buckets(hits, admitted.ask.row_limit)
+    shown = policy.disclose(admitted.ask, ranked.distances, ranked.sizes)
+    rows, samples = ranked.rows[: len(shown.samples)], shown.samples.astype(np.int64)
+    answer = archive_pb2.BucketAnswer(
+        band_width=policy.band_width,
+        examined=len(buckets),
+        held=admitted.served.held[admitted.encoder],
+        bucket_handles=handles.seal(-buckets.ids[buckets.starts[rows]], admitted.salt),
+        distance_upper=shown.distances.astype("<u2").tobytes(),
+        bucket_sizes=shown.sizes.astype("<u4").tobytes(),
+        sample_counts=shown.samples.astype("<u4").tobytes(),
+        withheld=_WITHHELD[shown.withheld],
+    )
+    list_items(answer, ranking.items(buckets, rows, np.zeros_like(samples), samples), admitted, handles)
+    return answer
+
+
+def list_items(message: _Listing, items: Ids, admitted: Admitted, handles: Handles) -> None:
+    """Fill the columns of listed items; one that would hold nothing known stays absent."""
+    known = admitted.served.facts.of(items)
+    message.item_handles = handles.seal(items, admitted.salt)
+    if (known.footprints != NO_FOOTPRINT).any():
+        message.footprints = known.footprints.astype("<i4").tobytes()
+    if (known.acquired != NO_TIME).any():
+        message.acquired = known.acquired.astype("<i8").tobytes()

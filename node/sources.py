@@ -1,0 +1,219 @@
+"""The writing half of the catalogue: sources that come, change and go. Every function runs inside a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC
+
+from node.state import get_meta, take_item_ids
+from rsfed.raster.inspect import SourceInfo, SourceWindow
+
+_EDGES = ("west", "south", "east", "north")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How files become patches; a file read under another recipe is read again.
+
+    Attributes:
+        modality: What the archive holds.
+        max_nodata: Largest share of nodata pixels that a searched patch may have.
+        independent_files: Every file without metadata is an acquisition of its own, the operator says.
+        recipe: Name of all that decides the windows and states of a file's patches.
+    """
+
+    modality: str
+    max_nodata: float
+    independent_files: bool
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was found, by which a later run knows it again without reading it.
+
+    Attributes:
+        path: Relative to the archive, with "/".
+        size: Size in bytes.
+        mtime_ns: Time of the last modification.
+        labels: Its labels as the archive spells them.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    labels: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A source that the catalogue holds: its number, and the file and recipe as they were when it was read."""
+
+    id: int
+    seen: Seen
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A file that was read.
+
+    Attributes:
+        seen: As it was found before.
+        digest: SHA-256 of its bytes.
+        info: What it is and which patches it gives.
+    """
+
+    seen: Seen
+    digest: bytes
+    info: SourceInfo
+
+
+def find_source(connection: sqlite3.Connection, path: str) -> Known | None:
+    """Return the present source of this path."""
+    row = connection.execute(
+        "SELECT id, size, mtime_ns, recipe FROM source WHERE path = ? AND present", (path,)
+    ).fetchone()
+    if row is None:
+        return None
+    source, size, mtime_ns, recipe = row
+    labels = connection.execute(
+        "SELECT name FROM source_label JOIN label ON label.id = label WHERE source = ?", (source,)
+    )
+    return Known(source, Seen(path, size, mtime_ns, frozenset(name for (name,) in labels)), recipe)
+
+
+def present_sources(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """Return number and path of every present source."""
+    return connection.execute("SELECT id, path FROM source WHERE present").fetchall()
+
+
+def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int:
+    """Take up what a file holds: new patches come, those that it no longer holds are withdrawn.
+
+    A patch whose content is the same keeps its id.
+
+    Returns:
+        The number of the source.
+    """
+    seen, info = read.seen, read.info
+    (source,) = connection.execute(
+        """
+        INSERT INTO source (path, size, mtime_ns, digest, recipe, present, acquisition) VALUES (?, ?, ?, ?, ?, 1, ?)
+        ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
+          recipe = excluded.recipe, present = 1, acquisition = excluded.acquisition
+        RETURNING id
+        """,
+        (seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe, info.acquisition),
+    ).fetchone()
+    held = dict(
+        connection.execute(
+            "SELECT digest, id FROM item WHERE source = ? AND state <> 'withdrawn'", (source,)
+        ).fetchall()
+    )
+    fresh = [window for window in info.windows if window.digest not in held]
+    kept = [(held.pop(window.digest), window) for window in info.windows if window.digest in held]
+    _retire(connection, held.values(), "withdrawn")
+    for item, window in kept:
+        connection.execute("UPDATE item SET nodata = ?, state = 'present' WHERE id = ?", (window.nodata, item))
+    _retire(connection, [item for item, window in kept if window.nodata > rules.max_nodata], "recorded")
+    _insert(connection, source, fresh, read, rules)
+    set_labels(connection, source, seen.labels)
+    return int(source)
+
+
+def set_labels(connection: sqlite3.Connection, source: int, labels: Collection[str]) -> None:
+    """Replace the own labels of a source."""
+    connection.execute("DELETE FROM source_label WHERE source = ?", (source,))
+    connection.executemany("INSERT OR IGNORE INTO label (name) VALUES (?)", ((label,) for label in labels))
+    connection.executemany(
+        "INSERT INTO source_label SELECT ?, id FROM label WHERE name = ?", ((source, label) for label in labels)
+    )
+
+
+def withdraw(connection: sqlite3.Connection, sources: Collection[int]) -> None:
+    """Withdraw all patches of these sources; their rows stay, so that no id is ever used again."""
+    for source in sources:
+        items = connection.execute(
+            "SELECT id FROM item WHERE source = ? AND state <> 'withdrawn'", (source,)
+        ).fetchall()
+        _retire(connection, [item for (item,) in items], "withdrawn")
+        connection.execute("UPDATE source SET present = 0 WHERE id = ?", (source,))
+
+
+def set_unknown_acquisitions(connection: sqlite3.Connection, rules: Rules) -> None:
+    """Bring the acquisitions of patches whose file names none in line with what the operator says now."""
+    rows = connection.execute("SELECT id, digest FROM source WHERE present AND acquisition IS NULL").fetchall()
+    connection.executemany(
+        "UPDATE item SET acquisition = :name WHERE source = :source AND state <> 'withdrawn' AND acquisition <> :name",
+        ({"name": _unknown(connection, digest, rules), "source": source} for source, digest in rows),
+    )
+
+
+def own_labels(connection: sqlite3.Connection) -> list[str]:
+    """Return all labels of present sources, as the archive spells them."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT name FROM label JOIN source_label ON label = label.id JOIN source ON source.id = source
+        WHERE present ORDER BY name
+        """
+    )
+    return [name for (name,) in rows]
+
+
+def set_classes(connection: sqlite3.Connection, classes: Mapping[str, Collection[int]]) -> None:
+    """Replace what the labels mean."""
+    connection.execute("DELETE FROM label_class")
+    connection.executemany(
+        "INSERT INTO label_class SELECT id, ? FROM label WHERE name = ?",
+        ((number, label) for label, numbers in classes.items() for number in numbers),
+    )
+
+
+def _insert(
+    connection: sqlite3.Connection, source: int, windows: Sequence[SourceWindow], read: Read, rules: Rules
+) -> None:
+    info = read.info
+    start, end = (moment.astimezone(UTC).isoformat() for moment in info.acquired) if info.acquired else (None, None)
+    common = {
+        "source": source,
+        "modality": rules.modality,
+        "acquisition": info.acquisition or _unknown(connection, read.digest, rules),
+        "start": start,
+        "end": end,
+        "place": info.place,
+    }
+    connection.executemany(
+        """
+        INSERT INTO item (id, source, col, row, width, height, modality, digest, state, nodata, acquisition,
+          acquired_start, acquired_end, west, south, east, north, place)
+        VALUES (:id, :source, :col, :row, :width, :height, :modality, :digest, :state, :nodata, :acquisition,
+          :start, :end, :west, :south, :east, :north, :place)
+        """,
+        (
+            {
+                **common,
+                **asdict(window.window),
+                **dict(zip(_EDGES, window.footprint or (None,) * 4, strict=True)),
+                "id": item,
+                "digest": window.digest,
+                "state": "recorded" if window.nodata > rules.max_nodata else "present",
+                "nodata": window.nodata,
+            }
+            for item, window in zip(take_item_ids(connection, len(windows)), windows, strict=True)
+        ),
+    )
+
+
+def _unknown(connection: sqlite3.Connection, digest: bytes, rules: Rules) -> str:
+    """Return the acquisition of a file that names none: one for all, or one for each content."""
+    return f"file:{digest.hex()}" if rules.independent_files else f"unknown:{get_meta(connection, 'archive')}"
+
+
+def _retire(connection: sqlite3.Connection, items: Iterable[int], state: str) -> None:
+    """Take patches out of the search: another state, and no code left."""
+    for item in items:
+        connection.execute("UPDATE item SET state = ? WHERE id = ?", (state, item))
+        connection.execute("DELETE FROM code WHERE item = ? AND code_set IN (SELECT id FROM code_set)", (item,))

@@ -1,0 +1,174 @@
+"""The node's SQLite file: its schema, and the few values that belong to the node as a whole.
+
+One file holds the catalogue, the codes, the ledger of answered queries, the log of resolved handles and that of
+training tasks, so that a backup of it is one consistent moment.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from datetime import UTC, datetime
+
+from rsfed.home import Home, open_database
+
+_SCHEMA_1 = """
+CREATE TABLE meta (
+  key TEXT PRIMARY KEY,
+  value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE source (              -- one file of the archive
+  id INTEGER PRIMARY KEY,
+  path TEXT NOT NULL UNIQUE,       -- relative to the archive folder, with "/"
+  size INTEGER NOT NULL,           -- bytes
+  mtime_ns INTEGER NOT NULL,
+  digest BLOB NOT NULL,            -- SHA-256 of the file
+  recipe TEXT NOT NULL,            -- what decided its windows and states; another recipe reads the file again
+  present INTEGER NOT NULL,        -- 0: gone, kept for its withdrawn items
+  acquisition TEXT                 -- from the file; NULL where the file does not tell
+) STRICT;
+
+CREATE TABLE item (                -- one patch
+  id INTEGER PRIMARY KEY,          -- taken from meta next_item, never by SQLite
+  source INTEGER NOT NULL REFERENCES source(id),
+  col INTEGER NOT NULL,
+  row INTEGER NOT NULL,
+  width INTEGER NOT NULL,
+  height INTEGER NOT NULL,
+  modality TEXT NOT NULL,
+  digest TEXT NOT NULL,            -- of the content
+  state TEXT NOT NULL CHECK (state IN ('present', 'recorded', 'withdrawn')),
+  nodata REAL NOT NULL,            -- share of pixels, 0 to 1
+  acquisition TEXT NOT NULL,       -- the unit in which privacy floors count
+  acquired_start TEXT,             -- ISO 8601, UTC
+  acquired_end TEXT,
+  west REAL, south REAL, east REAL, north REAL,  -- degrees, WGS 84
+  place TEXT
+) STRICT;
+CREATE INDEX item_of_source ON item (source) WHERE state <> 'withdrawn';
+CREATE INDEX item_by_state ON item (state, modality);
+
+CREATE TABLE label (               -- labels as the archive spells them
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE source_label (
+  source INTEGER NOT NULL REFERENCES source(id),
+  label INTEGER NOT NULL REFERENCES label(id),
+  PRIMARY KEY (source, label)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE label_class (         -- what they mean in the federation's nomenclature, as of the last ingest
+  label INTEGER NOT NULL REFERENCES label(id),
+  class INTEGER NOT NULL,
+  PRIMARY KEY (label, class)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW patch AS
+SELECT item.id, source.path, col, row, width, height, modality, item.digest,
+  (SELECT group_concat(DISTINCT class) FROM source_label JOIN label_class USING (label)
+   WHERE source_label.source = item.source) AS classes,
+  item.acquisition, acquired_start, acquired_end, west, south, east, north, place, state
+FROM item JOIN source ON source.id = item.source;
+
+CREATE TABLE code_set (            -- the codes that one encoder of one release made
+  id INTEGER PRIMARY KEY,
+  release BLOB NOT NULL,           -- digest of the release, 32 bytes
+  encoder TEXT NOT NULL,
+  UNIQUE (release, encoder)
+) STRICT;
+CREATE TABLE code (
+  code_set INTEGER NOT NULL REFERENCES code_set(id),
+  item INTEGER NOT NULL REFERENCES item(id),
+  code BLOB NOT NULL,
+  PRIMARY KEY (code_set, item)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE query_ledger (        -- makes handles resolvable, bound to a requester and expirable
+  salt BLOB PRIMARY KEY,           -- 8 bytes
+  requester TEXT NOT NULL,         -- SPIFFE id
+  query_id BLOB NOT NULL UNIQUE,   -- 16 bytes
+  envelope_digest BLOB NOT NULL,
+  release BLOB NOT NULL,
+  created TEXT NOT NULL            -- ISO 8601, UTC
+) STRICT, WITHOUT ROWID;
+CREATE INDEX query_ledger_by_age ON query_ledger (created);
+
+CREATE TABLE resolved (            -- which of its own files the operator looked up
+  id INTEGER PRIMARY KEY,
+  at TEXT NOT NULL,                -- ISO 8601, UTC
+  operator TEXT NOT NULL,          -- user of the operating system
+  handle BLOB NOT NULL,
+  requester TEXT NOT NULL,
+  query_id BLOB NOT NULL,
+  item INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE training_log (        -- what the coordinator asked of this node, and what the node sent
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL,
+  round INTEGER NOT NULL,
+  kind TEXT NOT NULL,              -- of the task, as Flower names it
+  received_bytes INTEGER NOT NULL,
+  sent_bytes INTEGER NOT NULL,
+  seconds REAL NOT NULL,
+  loss REAL,                       -- NULL where the task gave no result
+  state TEXT NOT NULL,             -- 'done', or the closed reason why not
+  time TEXT NOT NULL               -- ISO 8601, UTC
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1,)
+
+RESTORE_JUMP = 1 << 32
+"""How far item ids jump at a restore: more than were given since the backup was made."""
+
+
+def open_state(home: Home) -> sqlite3.Connection:
+    """Open the node's database and bring its schema up to date.
+
+    A connection belongs to one thread at a time; open another one for another thread.
+
+    Raises:
+        StateError: the file is newer than this software, damaged, or on a network file system.
+    """
+    connection = open_database(home.database, MIGRATIONS)
+    connection.execute("INSERT OR IGNORE INTO meta VALUES ('next_item', 1), ('archive', ?)", (secrets.token_hex(8),))
+    return connection
+
+
+def get_meta(connection: sqlite3.Connection, key: str) -> str | int | None:
+    """Return a value of the node as a whole, or None where it was never set."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else row[0]
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: str | int) -> None:
+    """Set a value of the node as a whole."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def take_item_ids(connection: sqlite3.Connection, count: int) -> range:
+    """Return `count` fresh item ids; inside the transaction that stores the items, so that none is lost or doubled."""
+    row = connection.execute(
+        "UPDATE meta SET value = value + ? WHERE key = 'next_item' RETURNING value", (count,)
+    ).fetchone()
+    return range(row[0] - count, row[0])
+
+
+def restored_at(connection: sqlite3.Connection) -> datetime | None:
+    """Return when the state came out of a backup; signed queries made before that are refused.
+
+    The backup does not know the queries that were answered after it was made, so they could be replayed.
+    """
+    value = get_meta(connection, "restored_at")
+    return None if value is None else datetime.fromisoformat(str(value))
+
+
+def mark_restored(connection: sqlite3.Connection, now: datetime) -> None:
+    """Make sure that a restored node repeats neither an item id nor a query.
+
+    Handle salts need no care: they are random and unique in the ledger.
+    """
+    connection.execute("UPDATE meta SET value = value + ? WHERE key = 'next_item'", (RESTORE_JUMP,))
+    set_meta(connection, "restored_at", now.astimezone(UTC).isoformat())

@@ -1,0 +1,78 @@
+"""What the coordinator asked of this node, and what the node sent: one row for each task, for its operator."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rsfed.clock import Now, utc_now
+
+WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One task.
+
+    Attributes:
+        run: Number of the run.
+        round: Round of the run.
+        kind: Kind of the task, for example "train".
+        received_bytes: Size of the task.
+        sent_bytes: What was sent of its result.
+        seconds: From the task's arrival to the end.
+        loss: Mean loss of the node's training; None where there is none.
+        state: "working", "done", or the closed reason why there is no result.
+        time: When it came.
+    """
+
+    run: int
+    round: int
+    kind: str
+    received_bytes: int
+    sent_bytes: int
+    seconds: float
+    loss: float | None
+    state: str
+    time: datetime
+
+
+def begin(  # noqa: PLR0913 - the columns of one row
+    connection: sqlite3.Connection, run: int, round_: int, kind: str, size: int, *, now: Now = utc_now
+) -> int:
+    """Note that a task came and return the number of its row."""
+    row = connection.execute(
+        "INSERT INTO training_log (run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time) "
+        "VALUES (?, ?, ?, ?, 0, 0, NULL, ?, ?) RETURNING id",
+        (run, round_, kind, size, WORKING, now().astimezone(UTC).isoformat()),
+    ).fetchone()
+    return int(row[0])
+
+
+def end(  # noqa: PLR0913 - the columns of one row
+    connection: sqlite3.Connection, row: int, *, state: str, sent: int, seconds: float, loss: float | None
+) -> None:
+    """Note how a task ended."""
+    connection.execute(
+        "UPDATE training_log SET state = ?, sent_bytes = ?, seconds = ?, loss = ? WHERE id = ?",
+        (state, sent, seconds, loss, row),
+    )
+
+
+def close_interrupted(connection: sqlite3.Connection) -> None:
+    """Mark what an earlier process was still working on when it ended."""
+    connection.execute("UPDATE training_log SET state = ? WHERE state = ?", (INTERRUPTED, WORKING))
+
+
+def entries(connection: sqlite3.Connection, limit: int) -> list[Entry]:
+    """Return the last tasks, the newest first."""
+    rows = connection.execute(
+        "SELECT run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time "
+        "FROM training_log ORDER BY id DESC LIMIT ?",
+        (limit,),
+    )
+    return [
+        Entry(run, round_, kind, received, sent, seconds, loss, state, datetime.fromisoformat(time))
+        for run, round_, kind, received, sent, seconds, loss, state, time in rows
+    ]

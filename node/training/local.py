@@ -1,0 +1,196 @@
+"""Training on the own archive alone: contacts nobody, keeps nothing, says what the archive by itself is good for."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from node.catalogue import Catalogue
+from node.ingest import reading_of
+from node.training.patches import read_patches, sample
+from rsfed.codes import Codes
+from rsfed.config import CoordinatorTraining, NodeConfig, ObjectiveSection
+from rsfed.errors import TrainingError
+from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.evaluation import RetrievalFigures, evaluate
+from rsfed.hashing.network import build_network
+from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.training import TrainReport, train_steps
+from rsfed.hashing.weights import State, get_state
+from rsfed.home import Home
+from rsfed.raster.input_spec import InputSpec
+from rsfed.raster.item import Item
+from rsfed.trust.manifest import Architecture
+from rsfed.trust.release_store import ReleaseStore
+
+HELD_OUT = 0.2  # of the patches, at least, where acquisitions are held out whole
+_SEED = 0
+_ENCODED_AT_ONCE = 64  # patches
+_BITS = 64  # while there is no release to say it
+
+Progress = Callable[[str, int, int], None]
+"""Called with what goes on ("read" or "train"), what is done and all there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReport:
+    """What training on the own archive gave.
+
+    Attributes:
+        labels: Whether classes are the federation's or the archive's own labels, as without a release.
+        classes: Number of classes.
+        patches: Patches that were trained on; they are the gallery, too.
+        held_out: Patches that were kept apart and used as queries.
+        held_out_by: Whether whole acquisitions were kept apart, or, where only one is known, single patches: their
+            neighbours were trained on, so the figures are too good.
+        epochs: Passes over the patches.
+        losses: Mean loss of each epoch.
+        seconds: Time that training took, reading and evaluation left out.
+        peak_memory: Largest resident size of the process, in bytes.
+        trained: Figures of the trained network.
+        untrained: Figures of the network that it started from.
+    """
+
+    labels: Literal["federation", "own"]
+    classes: int
+    patches: int
+    held_out: int
+    held_out_by: Literal["acquisition", "patch"]
+    epochs: int
+    losses: tuple[float, ...]
+    seconds: float
+    peak_memory: int
+    trained: RetrievalFigures
+    untrained: RetrievalFigures
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What is trained: the release's encoder where there is one, else the default."""
+
+    spec: InputSpec
+    architecture: Architecture
+    bits: int
+    objective: ObjectiveSection
+
+    def codes(self, state: State, patches: PatchSet) -> Codes:
+        encoder = Encoder.from_state(state, self.architecture, self.spec, self.bits)
+        group = self.spec.groups[0].name
+        starts = range(0, len(patches), _ENCODED_AT_ONCE)
+        batches = (patches.batch(np.arange(n, min(n + _ENCODED_AT_ONCE, len(patches)))) for n in starts)
+        return np.concatenate([encoder.encode([{group: patch} for patch in batch]) for batch in batches])
+
+
+def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progress) -> LocalReport:
+    """Train on the own archive and measure how well its own held-out patches find their like.
+
+    Raises:
+        TrainingError: NO_LABELLED_PATCHES, TOO_FEW_PATCHES, NOTHING_TO_COMPARE or DIVERGED.
+    """
+    torch.set_num_threads(config.training.threads)
+    reading = reading_of(home, config)
+    network = _network(home, reading.modality.name, reading.spec)
+    labels, items = _items(home, reading.modality.name)
+    classes = sorted({label for item in items for label in item.labels})
+    items = sample(items, network.spec, config.training.memory_mib, _SEED)
+    gallery_items, query_items, held_out_by = split(items)
+    gallery, queries = (
+        read_patches(part, network.spec, classes, lambda done, all_: progress("read", done, all_))
+        for part in (gallery_items, query_items)
+    )
+    settings = CoordinatorTraining()
+    model = build_network(network.architecture, network.spec, network.bits, seed=_SEED)
+    untrained = get_state(model)
+    report = train_steps(
+        model,
+        gallery,
+        Milan(network.objective),
+        steps=epochs * -(-len(gallery) // settings.batch),
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        seed=_SEED,
+        on_progress=lambda done, all_, _loss: progress("train", done, all_),
+    )
+    if report.idle_steps == report.steps:
+        raise TrainingError(
+            "all labelled patches of this archive have the same class, so there is nothing to tell apart",
+            reason="NOTHING_TO_COMPARE",
+        )
+
+    def figures(state: State) -> RetrievalFigures:
+        return evaluate(network.codes(state, queries), queries.labels, network.codes(state, gallery), gallery.labels)
+
+    return LocalReport(
+        labels=labels,
+        classes=len(classes),
+        patches=len(gallery),
+        held_out=len(queries),
+        held_out_by=held_out_by,
+        epochs=epochs,
+        losses=_per_epoch(report, epochs),
+        seconds=report.seconds,
+        peak_memory=report.peak_memory,
+        trained=figures(get_state(model)),
+        untrained=figures(untrained),
+    )
+
+
+def split(items: Sequence[Item]) -> tuple[list[Item], list[Item], Literal["acquisition", "patch"]]:
+    """Keep a part of the items out of training: whole acquisitions, so that no held-out patch has a twin there.
+
+    Returns:
+        Items to train on, items held out, and what was held out; each part has at least one item.
+
+    Raises:
+        TrainingError: TOO_FEW_PATCHES.
+    """
+    if len(items) < 2:
+        raise TrainingError("training needs at least two labelled patches; ingest more", reason="TOO_FEW_PATCHES")
+    groups: dict[object, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.acquisition].append(item)
+    several = len(groups) > 1
+    parts = [groups[key] for key in sorted(groups, key=str)] if several else [[item] for item in items]
+    random.Random(_SEED).shuffle(parts)  # noqa: S311 - repeatable, keeps no secret
+    held_out: list[Item] = []
+    while len(parts) > 1 and len(held_out) < HELD_OUT * len(items):
+        held_out += parts.pop()
+    trained_on = [item for part in parts for item in part]
+    return trained_on, held_out, "acquisition" if several else "patch"
+
+
+def _network(home: Home, modality: str, spec: InputSpec) -> _Network:
+    release = ReleaseStore(home.releases).current()
+    encoders = {} if release is None else {each.modality: each for each in release.manifest.encoders.values()}
+    if release is None or modality not in encoders:
+        return _Network(spec, Architecture(), _BITS, ObjectiveSection())
+    encoder, objective = encoders[modality], ObjectiveSection.model_validate(release.manifest.objective)
+    return _Network(encoder.input, encoder.architecture, release.manifest.bits, objective)
+
+
+def _items(home: Home, modality: str) -> tuple[Literal["federation", "own"], list[Item]]:
+    """Return the labelled patches: with classes of the federation, or where none has any, with own labels as such."""
+    with Catalogue(home) as catalogue:
+        items = [item for item in catalogue.training_items() if item.modality == modality]
+        return ("federation", items) if items else ("own", _by_own_labels(catalogue, modality))
+
+
+def _by_own_labels(catalogue: Catalogue, modality: str) -> list[Item]:
+    numbers: dict[str, int] = {}
+    own = ((item, catalogue.labels(item.id)) for item in catalogue.items(modality))
+    return [
+        replace(item, labels=tuple(numbers.setdefault(name, len(numbers)) for name in names))
+        for item, names in own
+        if names
+    ]
+
+
+def _per_epoch(report: TrainReport, epochs: int) -> tuple[float, ...]:
+    return tuple(float(part.mean()) for part in np.split(np.array(report.losses), epochs))

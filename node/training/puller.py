@@ -1,0 +1,225 @@
+"""Fetches training tasks from the coordinator, has them worked on in the child process and sends the results.
+
+Only outgoing calls, so training needs no open port. While the coordinator is away everything is tried again, later and
+later; a transfer goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from node.state import open_state
+from node.training import journal
+from node.training.worker import Worker
+from rsfed.clock import Deadline
+from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, TrustError, Unreachable
+from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
+from rsfed.hashing.plan import CONFIG, LOSS, METRICS, PLAN, parse_plan
+from rsfed.home import Home
+from rsfed.telemetry import log
+from rsfed.transport.channel import call
+from rsfed.v1 import training_pb2 as pb
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from rsfed.config import NodeTraining
+    from rsfed.v1.training_pb2_grpc import TrainingServiceAsyncStub
+
+POLL_S = 25.0  # how long the coordinator may hold a request for the next task
+CALL_S = 30.0  # deadline of a transfer's step
+HEARTBEAT_S = 5.0  # between two signs of life while a task is worked on
+IDLE_S = 120.0  # after which the child process is ended
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+REFUSED_PAUSE_S = 60.0
+Answer = TypeVar("Answer")
+
+
+class Trainer(Protocol):
+    """Works on tasks; tests pass a fake."""
+
+    async def run(self, task: bytes) -> bytes:
+        """Return the result of a task, both in wire form."""
+
+    async def stop(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A task with what happened to it."""
+
+    id: str
+    task: Payload
+    started: float
+    sent: int = 0  # bytes
+
+
+class Puller:
+    """Takes part in training until it is cancelled.
+
+    Args:
+        home: The node's home.
+        limits: What the node's operator allows.
+        connect: Returns the stub of the coordinator's service; asked anew for every call.
+        trainer: Works on the tasks; a child process unless a test says otherwise.
+        sleep: Lets seconds pass.
+
+    Attributes:
+        busy: Whether a task is being worked on or its result sent.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        limits: NodeTraining,
+        connect: Callable[[], TrainingServiceAsyncStub],
+        *,
+        trainer: Trainer | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._home = home
+        self._connect = connect
+        self._trainer = trainer or Worker(home, limits.threads)
+        self._sleep = sleep
+        self.busy = False
+
+    async def run(self) -> None:
+        """Take tasks for ever; the child process is ended when this is cancelled."""
+        connection = open_state(self._home)
+        journal.close_interrupted(connection)
+        idle_since = time.monotonic()
+        try:
+            while True:
+                first = await self._insist(self._next_task)
+                if first.task_id:
+                    self.busy = True
+                    await self._take(connection, first)
+                    self.busy, idle_since = False, time.monotonic()
+                elif time.monotonic() - idle_since > IDLE_S:
+                    await self._trainer.stop()
+        finally:
+            connection.close()
+            await self._trainer.stop()
+
+    async def _next_task(self) -> pb.TrainingServicePullTaskResponse:
+        asked = time.monotonic()
+        request = pb.TrainingServicePullTaskRequest(wait_ms=int(POLL_S * 1000))
+        try:
+            answer = await call(
+                self._connect().PullTask, request, Deadline.after(POLL_S + CALL_S), what="the next task"
+            )
+        except TrustError as error:  # until a certificate is renewed or a revocation ends
+            log.warning("training.not_admitted", reason=error.reason)
+            await self._sleep(REFUSED_PAUSE_S)
+            return pb.TrainingServicePullTaskResponse()
+        if not answer.task_id and time.monotonic() - asked < 1.0:
+            await self._sleep(1.0)  # a coordinator that stops sends everybody away at once
+        return answer
+
+    async def _take(self, connection: sqlite3.Connection, first: pb.TrainingServicePullTaskResponse) -> None:
+        """Fetch a task, work on it and send the result; whatever goes wrong concerns this task only."""
+        try:
+            data = await self._fetch(first)
+            job = _Job(first.task_id, decode(data), time.monotonic())
+        except RsfedError as error:
+            log.warning("training.task_refused", reason=error.reason)
+            await self._refuse(first.task_id, error.reason)
+            return
+        row = journal.begin(connection, job.task.run_id, job.task.round, job.task.kind, len(data))
+        state, loss = journal.INTERRUPTED, None
+        try:
+            result = await self._work(job, data)
+            await self._send(job, result)
+            answer = decode(result)
+            state, loss = answer.error or journal.DONE, answer.metrics.get(METRICS, {}).get(LOSS)
+        except RsfedError as error:
+            state = error.reason
+            await self._refuse(job.id, state)
+        finally:
+            seconds = time.monotonic() - job.started
+            journal.end(connection, row, state=state, sent=job.sent, seconds=seconds, loss=loss)
+            log.info("training.task", run=job.task.run_id, round=job.task.round, state=state, seconds=round(seconds, 1))
+        if _last_round(job.task):
+            await self._trainer.stop()
+
+    async def _fetch(self, first: pb.TrainingServicePullTaskResponse) -> bytes:
+        check_size(first.total_bytes)
+        data = bytearray(first.chunk)
+        while len(data) < first.total_bytes:
+            request = pb.TrainingServicePullTaskRequest(task_id=first.task_id, offset=len(data))
+            part = await self._insist(
+                lambda request=request: call(  # type: ignore[misc]
+                    self._connect().PullTask, request, Deadline.after(CALL_S), what="the coordinator"
+                )
+            )
+            if not part.chunk:
+                raise InvalidMessage("the task ended early", reason="PAYLOAD_DIGEST")
+            data += part.chunk
+        if len(data) != first.total_bytes or digest(bytes(data)) != first.sha256:
+            raise InvalidMessage("the task does not fit its digest", reason="PAYLOAD_DIGEST")
+        return bytes(data)
+
+    async def _work(self, job: _Job, data: bytes) -> bytes:
+        """Return the result; give up where the coordinator no longer wants it."""
+        work = asyncio.create_task(self._trainer.run(data))
+        try:
+            while not (await asyncio.wait({work}, timeout=HEARTBEAT_S))[0]:
+                try:
+                    await self._push(pb.TrainingServicePushResultRequest(task_id=job.id))
+                except (Unreachable, DeadlineExceeded, Busy):
+                    continue  # the work may be done before the coordinator is back
+            return work.result()
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    async def _send(self, job: _Job, result: bytes) -> None:
+        sha256, position = digest(result), 0
+        while position < len(result):
+            request = pb.TrainingServicePushResultRequest(
+                task_id=job.id,
+                total_bytes=len(result),
+                sha256=sha256,
+                offset=position,
+                chunk=result[position : position + CHUNK_BYTES],
+            )
+            answer = await self._insist(lambda request=request: self._push(request))  # type: ignore[misc]
+            position = answer.next_offset
+            job.sent += len(request.chunk)
+
+    async def _push(self, request: pb.TrainingServicePushResultRequest) -> pb.TrainingServicePushResultResponse:
+        return await call(self._connect().PushResult, request, Deadline.after(CALL_S), what="the coordinator")
+
+    async def _refuse(self, task_id: str, reason: str) -> None:
+        """Tell the coordinator why there is no result, unless it no longer wants one."""
+        if reason in {"TASK_EXPIRED", "UNKNOWN_TASK"}:
+            return
+        result = encode(Payload(0, 0, "", error=reason))
+        try:
+            await self._send(_Job(task_id, Payload(0, 0, ""), time.monotonic()), result)
+        except RsfedError as error:
+            log.info("training.refusal_refused", reason=error.reason)
+
+    async def _insist(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Try for as long as the coordinator is away or busy."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                return await attempt()
+            except (Unreachable, DeadlineExceeded, Busy) as error:
+                log.info("training.waiting", reason=error.reason, seconds=pause)
+            await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes, keeps no secret
+            pause = min(LONGEST_PAUSE_S, pause * 2)
+
+
+def _last_round(task: Payload) -> bool:
+    try:
+        return task.round >= parse_plan(task.configs.get(CONFIG, {}).get(PLAN)).rounds
+    except InvalidMessage:
+        return False

@@ -1,0 +1,85 @@
+"""One round of training on the node's own patches, within the limits of its operator; knows nothing of Flower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rsfed.config import NodeTraining
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.network import build_network
+from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.payload import Arrays
+from rsfed.hashing.plan import TrainingPlan
+from rsfed.hashing.training import train_steps
+from rsfed.hashing.weights import get_state, set_state
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What leaves the node after a round.
+
+    Attributes:
+        arrays: The trained weights.
+        examples: Patches that they were trained on.
+        loss: Mean loss of the last quarter of the steps.
+        seconds: Time that training took.
+    """
+
+    arrays: Arrays
+    examples: int
+    loss: float
+    seconds: float
+
+
+def check_limits(plan: TrainingPlan, limits: NodeTraining) -> None:
+    """Refuse what the operator of the node does not allow.
+
+    Raises:
+        TrainingError: TRAINING_DISABLED or PLAN_LIMITS.
+    """
+    if not limits.enabled:
+        raise TrainingError("training is switched off at this node", reason="TRAINING_DISABLED")
+    if plan.local_steps > limits.max_steps:
+        raise TrainingError(
+            f"the plan asks for {plan.local_steps} steps in a round; this node allows {limits.max_steps}",
+            reason="PLAN_LIMITS",
+        )
+
+
+def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: PatchSet, *, threads: int) -> RoundResult:
+    """Train for one round of a plan; the same arguments give the same weights.
+
+    Args:
+        plan: What to train.
+        number: Round, from 1, as the task says it.
+        start: Weights to start from.
+        patches: Patches to train on.
+        threads: Threads to compute with.
+
+    Raises:
+        InvalidMessage: PLAN_INVALID, the plan has no such round.
+        TrainingError: WEIGHTS_UNFIT, NOTHING_TO_COMPARE (patches of one class only), or DIVERGED.
+    """
+    if not isinstance(number, int) or not 1 <= number <= plan.rounds:
+        raise InvalidMessage("the training plan has no such round", reason="PLAN_INVALID")
+    torch.set_num_threads(threads)
+    network = build_network(plan.architecture, plan.input, plan.bits)
+    set_state(network, start)
+    report = train_steps(
+        network,
+        patches,
+        Milan(plan.objective),
+        steps=plan.local_steps,
+        batch=plan.batch,
+        learning_rate=plan.rate(number),
+        seed=plan.round_seed(number),
+    )
+    if report.idle_steps == report.steps:
+        raise TrainingError(
+            "all labelled patches of this archive have the same class, so there is nothing to tell apart",
+            reason="NOTHING_TO_COMPARE",
+        )
+    return RoundResult(get_state(network), len(patches), report.loss, report.seconds)

@@ -1,0 +1,174 @@
+"""`rsfed query`: search all archives by example."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
+from rsfed.errors import ExitCode, NoNodeReachable, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from rsfed.analyst.outputs import Answer, Asked
+    from rsfed.analyst.results import Outcome, SearchResult
+    from rsfed.analyst.session import AnalystSession
+    from rsfed.codes import Codes
+    from rsfed.home import Home
+    from rsfed.raster.modality import Modality
+
+LISTED_AT_MOST = 10_000  # items of one picture, with --radius alone
+SHEET_PICTURES = 20  # more queries would make a picture that nobody can open
+_NEAREST = 20
+
+app = typer.Typer(add_completion=False)
+
+
+class Output(StrEnum):
+    """How results are printed on standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+    GEOJSON = "geojson"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    images: list[Path]
+    k: int | None
+    radius: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    answer: Answer
+    image: Path
+    kind: Modality
+
+
+@app.command()
+def query(  # noqa: PLR0913 - the options of the command
+    images: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="Images to search by; they stay here.")
+    ],
+    *,
+    k: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Items wanted for each image; 20 unless --radius is given.")
+    ] = None,
+    radius: Annotated[
+        int | None,
+        typer.Option(min=0, max=256, help="Largest distance in bits; without --k, all items within it are listed."),
+    ] = None,
+    output: Annotated[Output, typer.Option(help="How the result is printed.")] = Output.TABLE,
+    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet to this PNG file.")] = None,
+    require_all: Annotated[
+        bool, typer.Option("--require-all", help="Exit with 3 unless every node searched its whole archive.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> int:
+    """Search all archives for what looks like IMAGES. Codes are computed here; only the codes leave.
+
+    Exit codes: 0 done, 3 not every archive was searched whole (--require-all), 4 not admitted, 5 no node reachable.
+    """
+    if sheet is not None and not sheet.absolute().parent.is_dir():
+        raise UsageError("the folder of --sheet does not exist; make it first", detail=str(sheet))
+    wanted = _Wanted(images, k if k or radius is not None else _NEAREST, radius)
+    asked, answers = asyncio.run(_ask(analyst_home(home), wanted))
+    _print(output, asked, answers)
+    if sheet is not None:
+        _draw(sheet, answers)
+    if not any(found.answer.result.answered() for found in answers):
+        raise NoNodeReachable("no node of the federation answered; try again, or ask its coordinator")
+    complete = all(found.answer.result.complete() for found in answers)
+    return ExitCode.PARTIAL if require_all and not complete else ExitCode.DONE
+
+
+async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
+    from rsfed.analyst.outputs import Answer, Asked  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.session import AnalystSession  # noqa: PLC0415 - loaded only when used
+    from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
+
+    try:
+        async with AnalystSession(home) as session:
+            encoded = session.encode(wanted.images)
+            results = await _search(session, encoded.codes, wanted)
+    except Unreachable as error:
+        raise NoNodeReachable(
+            "the coordinator cannot be reached, and so no node; check the network, or ask its operator",
+            detail=error.detail or error.public,
+        ) from error
+    manifest = session.release.manifest
+    kind = modality(manifest.encoders[session.encoder].modality)
+    answers = [
+        _Found(Answer(name, result), wanted.images[position], kind)
+        for name, position, result in zip(_names(wanted.images, encoded.images), encoded.images, results, strict=True)
+    ]
+    digest = session.release.digest.hex()
+    return Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius), answers
+
+
+async def _search(session: AnalystSession, codes: Codes, wanted: _Wanted) -> list[SearchResult]:
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+
+    with Console(stderr=True).status("asking the federation") as status:
+
+        def show(outcome: Outcome) -> None:
+            status.update(f"{outcome.node}: {outcome.status}")
+
+        if wanted.k is None and wanted.radius is not None:
+            return await session.search_radius(codes, radius=wanted.radius, limit=LISTED_AT_MOST, on_outcome=show)
+        k = wanted.k or _NEAREST
+        found = await session.search(codes, k=k, radius=wanted.radius, on_outcome=show)
+        return [result.first(k) for result in found]
+
+
+def _names(images: Sequence[Path], origins: Sequence[int]) -> list[str]:
+    """Return what each code's ranking is called: the image as the user named it, and which of its tiles."""
+    tiles, names = Counter(origins), []
+    seen: Counter[int] = Counter()
+    for position in origins:
+        seen[position] += 1
+        name = str(images[position])
+        names.append(name if tiles[position] == 1 else f"{name} [tile {seen[position]}]")
+    return names
+
+
+def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
+    """Print rankings to standard output and how each node took part to standard error."""
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+
+    from rsfed.analyst import outputs  # noqa: PLC0415 - loaded only when used
+
+    answers = [each.answer for each in found]
+    if output is Output.TABLE:
+        screen = Console()
+        for answer in answers:
+            screen.print(outputs.hit_table(asked, answer))
+    elif output is Output.CSV:
+        sys.stdout.write(outputs.to_csv(answers))
+    else:
+        write = outputs.to_json if output is Output.JSON else outputs.to_geojson
+        sys.stdout.write(write(asked, answers))
+    sys.stdout.flush()
+    Console(stderr=True).print(outputs.outcome_table(outputs.worst_outcomes([answer.result for answer in answers])))
+
+
+def _draw(path: Path, found: Sequence[_Found]) -> None:
+    from rsfed.analyst.sheet import QUERY, Picture, Section, contact_sheet  # noqa: PLC0415 - loaded only when used
+    from rsfed.raster.preview import preview  # noqa: PLC0415 - loaded only when used
+
+    sections = [
+        Section(Path(each.answer.query).name, Picture(preview(each.image, each.kind, QUERY)), each.answer.result)
+        for each in found[:SHEET_PICTURES]
+    ]
+    contact_sheet(sections).save(path, format="PNG")
+    note = f"; it shows the first {SHEET_PICTURES} of {len(found)} images" if len(found) > SHEET_PICTURES else ""
+    typer.echo(f"contact sheet written to {path}{note}", err=True)

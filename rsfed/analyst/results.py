@@ -1,0 +1,152 @@
+"""What a search returned: ranked hits, the buckets they lie in, and how each node took part. Plain data, no IO."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+Box = tuple[float, float, float, float]
+"""West, south, east, north in degrees of WGS 84; west > east when the box crosses 180 degrees."""
+Interval = tuple[datetime, datetime]
+
+UNREACHED = frozenset({"TIMED_OUT", "UNREACHABLE", "EJECTED"})
+"""Statuses of nodes that did not answer at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one node took part in a query.
+
+    Attributes:
+        node: Registered name.
+        status: `COMPLETE`, `PARTIAL`, `TIMED_OUT`, `UNREACHABLE`, `BUSY`, `EJECTED`, `REFUSED`, `STALE_RELEASE`
+            or `INVALID`.
+        elapsed_ms: Time from send to answer as measured by the coordinator.
+        coverage: Items examined divided by items held, 0 to 1; None when the node gave no answer.
+        held: Items held, as the node's policy discloses it.
+        level: Policy level of the answer; "" when there was none.
+        reason: Reason of a failure; "" on success.
+        withheld: Why part of the answer was held back; "NOTHING" when none was, "" when there was no answer.
+    """
+
+    node: str
+    status: str
+    elapsed_ms: float
+    coverage: float | None = None
+    held: int | None = None
+    level: str = ""
+    reason: str = ""
+    withheld: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """All items of one node with one code; `handle` names it to `expand` only."""
+
+    node: str
+    handle: bytes
+    distance: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One item of a ranking.
+
+    Attributes:
+        rank: Position in the ranking, from 1.
+        node: Node that holds the item.
+        handle: 32 hexadecimal digits that name the item to this analyst, in this query only.
+        distance: Hamming distance in bits, or the upper edge of its band.
+        bucket: Position of the item's bucket in `SearchResult.buckets`.
+        bucket_size: Items of that bucket in all.
+        footprint: Coarse place; None when undisclosed or unknown.
+        acquired: Coarse start and end; None when undisclosed or unknown.
+    """
+
+    rank: int
+    node: str
+    handle: str
+    distance: int
+    bucket: int
+    bucket_size: int
+    footprint: Box | None = None
+    acquired: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The ranking for one code.
+
+    Attributes:
+        query_id: Random name of the query, 16 bytes; codes that travelled together share it.
+        code_index: Which of the query's codes this ranking is for.
+        hits: In rank order.
+        buckets: Every bucket that was listed, nearest first.
+        outcomes: One for each node, in the order of their names.
+    """
+
+    query_id: bytes
+    code_index: int
+    hits: tuple[Hit, ...]
+    buckets: tuple[Bucket, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def matched(self) -> int:
+        """Items of all listed buckets, listed one by one or not."""
+        return sum(bucket.size for bucket in self.buckets)
+
+    def first(self, count: int) -> SearchResult:
+        """Return the result with its first `count` hits."""
+        return replace(self, hits=self.hits[:count])
+
+    def complete(self) -> bool:
+        """Say whether every node searched its whole archive."""
+        return all(outcome.status == "COMPLETE" for outcome in self.outcomes)
+
+    def answered(self) -> bool:
+        """Say whether any node answered, be it with a refusal."""
+        return any(outcome.status not in UNREACHED for outcome in self.outcomes)
+
+
+def merge_pages(result: SearchResult, pages: Mapping[int, Sequence[Hit]]) -> SearchResult:
+    """Put further items of buckets where the ranking of the whole would have them.
+
+    The order is the federation's own: by distance; at equal distance one item of each node in turn, the nodes in the
+    order in which their buckets are listed; within a node bucket after bucket.
+
+    Args:
+        result: A ranking.
+        pages: Further items by bucket, in the order of the bucket, without those the ranking has; ranks are ignored.
+    """
+    in_bucket: dict[int, list[Hit]] = defaultdict(list)
+    for hit in (*result.hits, *(hit for bucket in sorted(pages) for hit in pages[bucket])):
+        in_bucket[hit.bucket].append(hit)
+    lanes: dict[int, dict[str, list[Hit]]] = defaultdict(dict)
+    for position, bucket in enumerate(result.buckets):
+        lanes[bucket.distance].setdefault(bucket.node, []).extend(in_bucket[position])
+    ordered = [hit for distance in sorted(lanes) for hit in _in_turn(lanes[distance].values())]
+    return replace(result, hits=tuple(replace(hit, rank=rank) for rank, hit in enumerate(ordered, 1)))
+
+
+def mark_partial(result: SearchResult, failed: Mapping[str, str]) -> SearchResult:
+    """Return the result with the outcome of nodes whose buckets could not be listed to the end as PARTIAL.
+
+    Args:
+        result: A ranking.
+        failed: Reason of the failure by node.
+    """
+    outcomes = tuple(
+        replace(outcome, status="PARTIAL", reason=failed[outcome.node]) if outcome.node in failed else outcome
+        for outcome in result.outcomes
+    )
+    return replace(result, outcomes=outcomes)
+
+
+def _in_turn(lanes: Iterable[list[Hit]]) -> list[Hit]:
+    """Take the first of every lane, then the second of every lane that has one, and so on."""
+    places = [(place, lane, hit) for lane, hits in enumerate(lanes) for place, hit in enumerate(hits)]
+    return [hit for _, _, hit in sorted(places, key=lambda entry: entry[:2])]

@@ -1,0 +1,286 @@
+"""An analyst's session with a federation: identity, release, one warm channel. Codes are made here; only they leave."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
+from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages
+from rsfed.clock import Deadline, Now, utc_now
+from rsfed.codes import Codes
+from rsfed.config import AnalystConfig, load_config
+from rsfed.errors import InvalidAnswer, RasterRejected, RsfedError, StaleRelease
+from rsfed.home import Home
+from rsfed.transport.channel import call, open_channel, stream
+from rsfed.trust.certificates import needs_renewal
+from rsfed.trust.enrolment import fetch_release, recover, refresh_bundle, renew
+from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, sign_envelope
+from rsfed.trust.identity import Identity, load_federation, load_identity
+from rsfed.trust.preflight import check_identity
+from rsfed.trust.release_store import Release, ReleaseStore
+from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
+from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
+from rsfed.v1.query_pb2 import QueryServiceExpandBucketRequest, QueryServiceWatchSearchRequest
+from rsfed.v1.query_pb2_grpc import QueryServiceStub
+
+if TYPE_CHECKING:
+    from rsfed.hashing.encoder import Encoder
+    from rsfed.v1.query_pb2_grpc import QueryServiceAsyncStub
+
+PAGE = 1000  # items of one call that expands a bucket; a node lists no more
+_COORDINATOR = "the coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """Codes of query images.
+
+    Attributes:
+        codes: Packed codes, uint8, shape (n, bits // 8).
+        images: Position of the image that each code was made from; an image that is cut into tiles has several.
+    """
+
+    codes: Codes
+    images: tuple[int, ...]
+
+
+def make_query(  # noqa: PLR0913 - the fields of the envelope
+    codes: Codes, release: Release, identity: Identity, *, encoder: str, k: int, radius: int | None, now: datetime
+) -> QueryEnvelope:
+    """Return what is asked of the federation: the codes, who asks, and nothing of where the codes came from."""
+    envelope = QueryEnvelope(
+        query_id=secrets.token_bytes(16),
+        requester=identity.member.uri,
+        federation=identity.member.federation,
+        release_digest=release.digest,
+        encoder=encoder,
+        codes=codes.tobytes(),
+        k=k,
+        radius=radius,
+    )
+    envelope.created.FromDatetime(now)
+    envelope.expires.FromDatetime(now + LIFETIME)
+    return envelope
+
+
+class AnalystSession:
+    """Asks a federation in the name of one analyst; an async context manager.
+
+    Args:
+        home: Home of the analyst.
+        now: Wall clock.
+
+    Attributes:
+        release: The release whose codes are compared, newest when the session was opened or last refreshed.
+        encoder: Id of its encoder that makes the codes of query images.
+    """
+
+    release: Release
+    encoder: str
+    _identity: Identity
+    _stub: QueryServiceAsyncStub
+
+    def __init__(self, home: Home, *, now: Now = utc_now) -> None:
+        self._home = home
+        self._now = now
+        self._deadline_s = load_config(AnalystConfig, home.path).deadline_s
+        self._channel: grpc.aio.Channel | None = None
+        self._loaded: tuple[bytes, Encoder] | None = None
+        self._asked: dict[bytes, SignedEnvelope] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.refresh()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    @property
+    def bits(self) -> int:
+        """Width of the release's codes."""
+        return self.release.manifest.bits
+
+    async def refresh(self) -> None:
+        """Renew the certificate when it is due and fetch what is new of trust and release.
+
+        Raises:
+            NotAdmitted: the certificate will not do, and why.
+            Unreachable: the coordinator cannot be reached.
+            StaleRelease: the federation has no release yet.
+        """
+        await self._renew_if_due()
+        await refresh_bundle(self._home, load_identity(self._home.identity))
+        await self._connect(load_identity(self._home.identity))
+        await fetch_release(self._home, self._identity)
+        release = ReleaseStore(self._home.releases).current()
+        if release is None:
+            raise StaleRelease("the federation has no release yet; ask its coordinator to publish one")
+        self.release = release
+        self.encoder = min(release.manifest.encoders)
+
+    def encode(self, images: Sequence[Path]) -> EncodedImages:
+        """Make the codes of images, on this machine.
+
+        Raises:
+            RasterRejected: an image will not do; nothing is sent.
+        """
+        from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
+        from rsfed.raster.reader import read_image  # noqa: PLC0415 - loaded only when used
+
+        entry = self.release.manifest.encoders[self.encoder]
+        contents, origins = [], []
+        for position, image in enumerate(images):
+            try:
+                _, patches = read_image(image, modality(entry.modality), entry.input)
+            except RasterRejected as error:
+                raise RasterRejected(error.public, reason=error.reason, detail=error.detail or str(image)) from error
+            contents.extend(patches)
+            origins.extend([position] * len(patches))
+        return EncodedImages(self._load_encoder().encode(contents), tuple(origins))
+
+    async def search(
+        self,
+        codes: Codes,
+        *,
+        k: int = 20,
+        radius: int | None = None,
+        on_outcome: Callable[[Outcome], None] = lambda _: None,
+    ) -> list[SearchResult]:
+        """Ask all archives for what lies near each code.
+
+        Args:
+            codes: Packed codes of this session's release, uint8, shape (n, bits // 8).
+            k: How many items are wanted for each code; with a radius, how many of each bucket are listed at once.
+            radius: When given, everything within this distance in bits is wanted instead of the nearest k.
+            on_outcome: Told how each node took part as soon as it is known.
+
+        Returns:
+            One ranking for each code.
+
+        Raises:
+            InvalidAnswer: the answer breaks a rule.
+            RsfedError: what the coordinator refused, or that it is not reached in time.
+        """
+        at_once = MAX_CODES if radius is None else 1  # nodes bound what they list for one query, not for one code
+        results: list[SearchResult] = []
+        for start in range(0, len(codes), at_once):
+            results += await self._search(codes[start : start + at_once], k, radius, on_outcome)
+        return results
+
+    async def search_radius(
+        self, codes: Codes, *, radius: int, limit: int, on_outcome: Callable[[Outcome], None] = lambda _: None
+    ) -> list[SearchResult]:
+        """Ask for everything within a radius and page through buckets until all, or `limit` items a code, are listed.
+
+        Raises:
+            RsfedError: as for `search`; a bucket that cannot be paged through makes its node's outcome PARTIAL instead.
+        """
+        results = []
+        for position in range(len(codes)):
+            code = codes[position : position + 1]
+            (found,) = await self.search(code, k=MAX_K, radius=radius, on_outcome=on_outcome)
+            results.append((await self._list_all(found, limit)).first(limit))
+        return results
+
+    async def expand(self, result: SearchResult, bucket: int, *, offset: int, limit: int = PAGE) -> list[Hit]:
+        """Ask for more items of one bucket of a result, in the same order.
+
+        Args:
+            result: A ranking of this session.
+            bucket: Position of the bucket in `result.buckets`.
+            offset: Rank in the bucket of the first item wanted, from 0.
+            limit: How many are wanted, at most `PAGE`.
+
+        Raises:
+            RsfedError: as for `search`, and when the node refuses.
+        """
+        named = result.buckets[bucket]
+        request = ArchiveServiceExpandBucketRequest(
+            query=self._asked[result.query_id],
+            code_index=result.code_index,
+            bucket_handle=named.handle,
+            offset=offset,
+            limit=limit,
+        )
+        answer = await call(
+            self._stub.ExpandBucket,
+            QueryServiceExpandBucketRequest(node=named.node, request=request),
+            Deadline.after(self._deadline_s),
+            what=_COORDINATOR,
+        )
+        return decode_page(answer.response, named, bucket, limit=limit)
+
+    async def _search(
+        self, codes: Codes, k: int, radius: int | None, on_outcome: Callable[[Outcome], None]
+    ) -> list[SearchResult]:
+        envelope = make_query(
+            codes, self.release, self._identity, encoder=self.encoder, k=k, radius=radius, now=self._now()
+        )
+        signed = self._asked[envelope.query_id] = sign_envelope(envelope, self._identity)
+        request = QueryServiceWatchSearchRequest(query=signed)
+        deadline = Deadline.after(self._deadline_s)
+        async for event in stream(self._stub.WatchSearch, request, deadline, what=_COORDINATOR):
+            if event.HasField("outcome"):
+                on_outcome(decode_outcome(event.outcome))
+            if event.HasField("result"):
+                return decode_response(event.result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+        raise InvalidAnswer("the coordinator's answer ended without a ranking; ask again")
+
+    async def _list_all(self, result: SearchResult, limit: int) -> SearchResult:
+        """Page through the nearest buckets until `limit` items are listed or all are."""
+        listed = Counter(hit.bucket for hit in result.hits)
+        pages: dict[int, list[Hit]] = defaultdict(list)
+        failed: dict[str, str] = {}
+        reached = 0
+        for position, bucket in enumerate(result.buckets):
+            if reached >= limit:
+                break
+            wanted = min(bucket.size, limit)
+            while bucket.node not in failed and listed[position] < wanted:
+                try:
+                    page = await self.expand(result, position, offset=listed[position])
+                except RsfedError as error:
+                    failed[bucket.node] = error.reason
+                    break
+                pages[position] += page
+                listed[position] += len(page) or bucket.size
+            reached += bucket.size
+        return mark_partial(merge_pages(result, pages), failed)
+
+    async def _renew_if_due(self) -> None:
+        identity, now = load_identity(self._home.identity), self._now()
+        if identity.chain[0].not_valid_after_utc <= now:
+            await recover(self._home, identity)
+        elif needs_renewal(identity.chain[0], now=now):
+            await renew(self._home, identity)
+
+    async def _connect(self, identity: Identity) -> None:
+        """Open the channel, anew when the certificate or the CAs that it was opened with are no longer the newest."""
+        check_identity(identity, now=self._now())
+        if self._channel is not None:
+            if (identity.chain, identity.bundle.cas) == (self._identity.chain, self._identity.bundle.cas):
+                return
+            await self._channel.close()
+        federation = load_federation(self._home.identity)
+        self._identity = identity
+        self._channel = open_channel(federation.address, identity, federation.coordinator)
+        self._stub = QueryServiceStub(self._channel)
+
+    def _load_encoder(self) -> Encoder:
+        from rsfed.hashing.encoder import Encoder  # noqa: PLC0415 - loaded only when used
+
+        if self._loaded is None or self._loaded[0] != self.release.digest:
+            self._loaded = self.release.digest, Encoder.load(self.release, self.encoder)
+        return self._loaded[1]

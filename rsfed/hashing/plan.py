@@ -1,0 +1,84 @@
+"""The complete plan of a training run: everything a node needs to train, as strict data.
+
+The coordinator writes it into every task; the node trusts none of it before it has passed here and its own limits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from rsfed.codes import check_bits
+from rsfed.config import ObjectiveSection
+from rsfed.errors import CodeError, InvalidMessage
+from rsfed.raster.input_spec import InputSpec
+from rsfed.trust.manifest import Architecture, Nomenclature
+
+ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
+PLAN, ROUND = "plan", "server-round"  # settings of a task; Flower's strategies write the round under this name
+EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a result
+
+FINAL_RATE = 0.1  # of the learning rate, in the last round
+
+
+def _bits(value: int) -> int:
+    try:
+        return check_bits(value)
+    except CodeError as error:
+        raise ValueError(error.public) from error
+
+
+class TrainingPlan(BaseModel):
+    """How every node trains in every round of a run.
+
+    Attributes:
+        modality: Modality of the patches to train on.
+        input: How a patch is read.
+        architecture: How the network is built.
+        bits: Width of its codes.
+        objective: The losses and their weights.
+        nomenclature: The federation's classes.
+        rounds: Rounds of the run.
+        local_steps: Optimiser steps of a node in one round.
+        batch: Patches of one step.
+        learning_rate: Step size in the first round; see `rate`.
+        seed: Makes the run repeatable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modality: str = Field(min_length=1, max_length=64)
+    input: InputSpec
+    architecture: Architecture
+    bits: Annotated[int, AfterValidator(_bits)]
+    objective: ObjectiveSection
+    nomenclature: Nomenclature
+    rounds: int = Field(ge=1, le=10_000)
+    local_steps: int = Field(ge=1, le=100_000)
+    batch: int = Field(ge=4, le=4096)
+    learning_rate: float = Field(gt=0, le=1)
+    seed: int = Field(ge=0, lt=1 << 62)
+
+    def rate(self, round_: int) -> float:
+        """Return the learning rate of a round: it falls on half a cosine to a tenth in the last round."""
+        progress = (round_ - 1) / max(1, self.rounds - 1)
+        return self.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+    def round_seed(self, round_: int) -> int:
+        """Return the seed of a round, different for every round of the run."""
+        return self.seed * 10_007 + round_
+
+
+def parse_plan(text: object) -> TrainingPlan:
+    """Read a plan that came with a task.
+
+    Raises:
+        InvalidMessage: PLAN_INVALID, naming the first entry that is wrong.
+    """
+    try:
+        return TrainingPlan.model_validate_json(str(text), strict=True)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its form"
+        raise InvalidMessage(f"the training plan is wrong at {where}", reason="PLAN_INVALID") from error

@@ -1,0 +1,111 @@
+"""The training loop: some steps of one network on one archive's patches."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsfed.errors import TrainingError
+from rsfed.hashing.augment import turn
+from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.objectives import Objective
+
+Progress = Callable[[int, int, float], None]
+"""Called after each step with steps done, steps in all and the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a stretch of training did.
+
+    Attributes:
+        losses: Loss of each step.
+        steps: Number of steps.
+        idle_steps: Steps whose batch held nothing to compare, for example patches of one class only; a node where all
+            are idle learned nothing of which patches are alike.
+        examples: Patches processed, counted at every use.
+        seconds: Wall-clock time.
+        peak_memory: Largest resident size of this process so far, in bytes.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+    idle_steps: int
+    examples: int
+    seconds: float
+    peak_memory: int
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last quarter of the steps."""
+        return float(np.mean(self.losses[-max(1, self.steps // 4) :]))
+
+
+def train_steps(  # noqa: PLR0913 - each is one setting of the loop
+    model: nn.Module,
+    data: PatchSet,
+    objective: Objective,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    on_progress: Progress = lambda _done, _steps, _loss: None,
+) -> TrainReport:
+    """Train a network in place with Adam; the same arguments and number of threads give the same weights.
+
+    The optimiser starts afresh: in a federation its moments would belong to weights that were averaged away.
+
+    Args:
+        model: Network with sigmoid outputs.
+        data: Patches to train on.
+        objective: Chooses batches and gives their loss.
+        steps: Optimiser steps, at least 1.
+        batch: Patches of one step.
+        learning_rate: Step size.
+        seed: Seed of batches and augmentation.
+        on_progress: Called after each step.
+
+    Raises:
+        TrainingError: NO_PATCHES, or DIVERGED (the loss is not finite any more).
+    """
+    if not len(data):
+        raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
+    rng = np.random.default_rng(seed)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    losses: list[float] = []
+    idle = 0
+    started = time.perf_counter()
+    model.train()
+    for step in range(steps):
+        chosen = objective.sample(data.labels, batch, rng)
+        patches = torch.from_numpy(turn(data.batch(chosen), rng))
+        loss = objective.losses(model(patches), torch.from_numpy(data.labels[chosen]))
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+        losses.append(_finite(loss.total.item()))
+        idle += not loss.compared
+        on_progress(step + 1, steps, losses[-1])
+    return TrainReport(
+        losses=tuple(losses),
+        steps=steps,
+        idle_steps=idle,
+        examples=steps * batch,
+        seconds=time.perf_counter() - started,
+        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _finite(loss: float) -> float:
+    if not np.isfinite(loss):
+        raise TrainingError(
+            "training diverged: the loss is not finite any more; lower training.learning_rate", reason="DIVERGED"
+        )
+    return loss

@@ -1,0 +1,110 @@
+"""`rsfed synth`: write a synthetic multispectral archive."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rsfed.lab.synth import Archive
+
+app = typer.Typer(add_completion=False)
+_LOG_EVERY_S = 5.0
+
+
+class Output(StrEnum):
+    """Form of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def synth(  # noqa: PLR0913, PLR0917 - the options of the command
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", show_default=False)],
+    patches: Annotated[int, typer.Option(help="Number of patches.")] = 960,
+    size: Annotated[int, typer.Option(help="Width and height of a patch in pixels of 10 m.")] = 48,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes, 8 or more.", show_default="all", metavar="INTEGER")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same archive.", min=0)] = 0,
+    preview: Annotated[
+        Path | None, typer.Option(help="Also draw some patches of every class into this PNG.", metavar="FILE.png")
+    ] = None,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Write a synthetic archive: GeoTIFF patches of land cover with four bands, in class folders.
+
+    Every patch has a place, a time and an acquisition. Acquisitions differ in light, haze and season, classes in
+    texture and shape rather than colour. The modality is rgbn-reflectance.
+    """
+    from rsfed.lab.synth import generate  # noqa: PLC0415 - loaded only when used
+
+    start = time.monotonic()
+    with _progress(patches) as progressed:
+        archive = generate(out, patches=patches, size=size, classes=classes, seed=seed, progress=progressed)
+    if preview is not None:
+        from rsfed.lab.contact_sheet import draw_classes  # noqa: PLC0415 - loaded only when used
+
+        draw_classes(out, preview)
+    _print(archive, out, time.monotonic() - start, output)
+
+
+def _print(archive: Archive, out: Path, seconds: float, output: Output) -> None:
+    total = sum(archive.patches.values())
+    if output is Output.JSON:
+        summary = {
+            "folder": str(out),
+            "modality": archive.modality,
+            "patches": total,
+            "classes": archive.patches,
+            "acquisitions": archive.acquisitions,
+            "bytes": archive.bytes,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps(summary))
+        return
+    width = max(len(name) for name in archive.patches)
+    for name, count in archive.patches.items():
+        typer.echo(f"{name:{width}}  {count:6d}")
+    typer.echo(
+        f"{total} patches of {len(archive.patches)} classes from {archive.acquisitions} acquisitions, "
+        f"{archive.bytes / 1e6:.1f} MB, modality {archive.modality}, in {seconds:.1f} s: {out}"
+    )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, a log line every few seconds elsewhere."""
+    if not sys.stderr.isatty():
+        yield _logged(total)
+        return
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+    from rich.progress import Progress  # noqa: PLC0415 - loaded only when used
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("synth", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _logged(total: int) -> Callable[[int], None]:
+    from rsfed.telemetry import configure_logs, log  # noqa: PLC0415 - loaded only when used
+
+    configure_logs()
+    last = time.monotonic()
+
+    def progressed(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LOG_EVERY_S:
+            last = time.monotonic()
+            log.info("synth.progress", count=done, pending=total - done)
+
+    return progressed

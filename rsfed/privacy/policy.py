@@ -1,0 +1,135 @@
+"""Policy levels: what a node discloses of the buckets that its search found.
+
+A level is data (what it promises, in words) and one function from what was found to what is disclosed. `partner` is
+the only level there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.errors import ConfigError
+
+ROWS_PER_QUERY = 16_384
+"""Buckets, and items, that a node lists for all codes of one query together; at least k of each for every code."""
+
+
+class Withheld(Enum):
+    """The closed list of why part of an answer was held back."""
+
+    NOTHING = "nothing"
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a query asks of a node for each of its codes.
+
+    Attributes:
+        k: How many items are wanted, and the largest sample of one bucket.
+        radius: When given, all buckets within this distance are wanted instead of the nearest k items.
+        codes: How many codes the query has.
+    """
+
+    k: int
+    radius: int | None
+    codes: int
+
+    @property
+    def row_limit(self) -> int:
+        """Buckets, and items, that may be listed for one code."""
+        return max(self.k, ROWS_PER_QUERY // self.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """What a node says about the buckets near one code: the first ones of its ranking.
+
+    Attributes:
+        distances: Distance of each listed bucket or the upper edge of its band, uint16, shape (m,).
+        sizes: Number of items of each listed bucket, uint32, shape (m,).
+        samples: How many of its items are listed, uint32, shape (m,).
+        withheld: Why part of the answer was held back.
+    """
+
+    distances: NDArray[np.uint16]
+    sizes: NDArray[np.uint32]
+    samples: NDArray[np.uint32]
+    withheld: Withheld
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One level.
+
+    Attributes:
+        level: Name in `node.toml`.
+        band_width: Width of the distance bands in bits; 1 says that distances are exact.
+        explanation: What the level gives away, for the operator.
+        disclose: Maps (ask, distances, sizes) of the buckets found, in rank order, to what is said about them.
+    """
+
+    level: str
+    band_width: int
+    explanation: str
+    disclose: Callable[[Ask, NDArray[np.uint16], NDArray[np.int64]], Disclosed]
+
+
+def policy(level: str | None) -> Policy:
+    """Return the policy of a level.
+
+    Raises:
+        ConfigError: no level was chosen, or there is no such level.
+    """
+    known = " or ".join(f'level = "{name}"' for name in POLICIES)
+    if level is None:
+        raise ConfigError(
+            f"no policy level is chosen; write {known} under [policy] in node.toml once you accept what it gives away",
+            reason="POLICY_LEVEL",
+        )
+    if level not in POLICIES:
+        raise ConfigError(f"there is no policy level {level!r}; use {known}", reason="POLICY_LEVEL")
+    return POLICIES[level]
+
+
+def explain(level: str) -> str:
+    """Return in words what a level gives away.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    return policy(level).explanation
+
+
+def _disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Disclosed:
+    """Disclose exact distances and sizes, and items in rank order: the nearest k, or k of each bucket in reach."""
+    listed = slice(0, ask.row_limit)
+    samples = np.minimum(sizes[listed], ask.k)
+    room = ask.k if ask.radius is None else ask.row_limit
+    before = np.cumsum(samples) - samples
+    fitting = np.clip(room - before, 0, samples)
+    cut = len(sizes) > ask.row_limit or (ask.radius is not None and (fitting < samples).any())
+    return Disclosed(
+        distances[listed].astype(np.uint16),
+        sizes[listed].astype(np.uint32),
+        fitting.astype(np.uint32),
+        Withheld.LIMIT if cut else Withheld.NOTHING,
+    )
+
+
+_PARTNER = """\
+Policy level: partner
+  Stays here:  images, pixels, file names, paths, keys, stored labels.
+  Given away:  exact distances, bucket sizes, footprints and dates of listed patches.
+  This means:  the codes of this archive must be regarded as disclosed. Class centres are public, so the
+               predicted class of every patch that can be reached is disclosed, and with it the class mix.
+               Every analyst of the federation may ask. Use it among archives of one organisation."""
+
+POLICIES: Mapping[str, Policy] = {
+    "partner": Policy(level="partner", band_width=1, explanation=_PARTNER, disclose=_disclose_exactly)
+}

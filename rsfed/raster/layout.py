@@ -1,0 +1,175 @@
+"""Walking an archive's folder: which files are images, and what their owner calls them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsfed.errors import ArchiveError
+from rsfed.raster.limits import IMAGE_SUFFIXES
+
+_SIDECARS = (
+    *(".aux.xml", ".json", ".geojson", ".txt", ".xml", ".ovr", ".msk", ".prj", ".md"),
+    *(".wld", ".tfw", ".tifw", ".jgw", ".pgw", ".j2w", ".sha256"),
+)
+_MAX_DEPTH = 32  # folders below the archive
+Labels = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that looks like an image.
+
+    Attributes:
+        path: Its absolute path.
+        name: Its path relative to the archive, with forward slashes.
+        own_labels: What its owner calls it; nothing where it is unlabelled.
+    """
+
+    path: Path
+    name: str
+    own_labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something in the archive or its label file that is left out.
+
+    Attributes:
+        name: Its path relative to the archive, with forward slashes, safe to print.
+        reason: What is wrong with it and what to do, in one line.
+    """
+
+    name: str
+    reason: str
+
+
+def walk(root: Path, labels: str = "folders") -> Iterator[Candidate | Skipped]:
+    """List the images of an archive in the order of their names.
+
+    Hidden files and known side-cars are passed over without a word; whatever else is no image is reported.
+
+    Args:
+        root: The archive.
+        labels: `folders` takes the name of the folder that a file lies in, `none` gives no labels; anything else is
+            the name of a CSV file in the archive with the columns `path` and `label`, where a file may have
+            several labels, separated by semicolons or in several rows.
+
+    Raises:
+        ArchiveError: there is no such folder, or the label file cannot be read.
+    """
+    if not root.is_dir():
+        raise ArchiveError("there is no archive folder; check [archive] path", detail=str(root))
+    root = root.resolve()
+    listed: Labels | None = None
+    if labels not in {"folders", "none"}:
+        listed, problems = _read_labels(root, labels)
+        yield from problems
+    seen: set[str] = set()
+    for entry in _files(root, root, None if listed is None else labels):
+        seen.add(entry.name)
+        yield _labelled(entry, labels, listed) if isinstance(entry, Candidate) else entry
+    for name in sorted(set(listed or ()) - seen):
+        yield Skipped(_printable(name), "the label file names it and it is not there; correct the label file")
+
+
+def _labelled(found: Candidate, labels: str, listed: Labels | None) -> Candidate:
+    if listed is not None:
+        return Candidate(found.path, found.name, listed.get(found.name, ()))
+    folder = found.name.split("/")[-2:-1]
+    return Candidate(found.path, found.name, tuple(folder) if labels == "folders" else ())
+
+
+def _files(folder: Path, root: Path, label_file: str | None) -> Iterator[Candidate | Skipped]:
+    """Yield what lies in a folder and below, in the order of the names; labels are not looked up yet."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
+        return
+    folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
+    for entry in entries:
+        path = Path(entry.path)
+        name = path.relative_to(root).as_posix()
+        if entry.name.startswith(".") or name == label_file:
+            continue
+        if reason := _refused(path, name, root):
+            yield Skipped(_printable(name), reason)
+        elif path.is_dir():
+            yield from _files(path, root, label_file)
+        elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
+            yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            yield Candidate(path, name, ())
+        elif not entry.name.lower().endswith(_SIDECARS):
+            yield Skipped(name, _not_an_image(path))
+
+
+def _refused(path: Path, name: str, root: Path) -> str | None:
+    """Return why an entry is not looked at at all; None for one that is."""
+    if not path.name.isprintable():
+        return "its name has characters that cannot be printed; rename it"
+    if name.count("/") >= _MAX_DEPTH:
+        return "it lies too many folders deep; move it up"
+    return _refused_link(path, root) if path.is_symlink() else None
+
+
+def _refused_link(path: Path, root: Path) -> str | None:
+    """Return why a symbolic link is not followed; None for one to a file of the archive."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # 3.11 raises RuntimeError for a loop
+        return "it is a link that leads nowhere; remove the link"
+    if not real.is_relative_to(root):
+        return "it is a link out of the archive; copy what it points to into the archive"
+    return "it is a link to another folder of the archive; remove the link" if real.is_dir() else None
+
+
+def _not_an_image(path: Path) -> str:
+    if path.suffix.lower() == ".vrt":
+        return "a VRT points to other files; give the images themselves"
+    known = ", ".join(sorted(IMAGE_SUFFIXES))
+    return f"it is not an image ({known}); convert it, rename it or take it out of the archive"
+
+
+def _read_labels(root: Path, name: str) -> tuple[dict[str, tuple[str, ...]], list[Skipped]]:
+    """Return the labels of each file, and rows that will not do."""
+    path = root / name
+    problems: list[Skipped] = []
+    found: dict[str, list[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise ArchiveError(
+                    "the label file needs a first line with the columns path and label", detail=str(path)
+                )
+            for row in reader:
+                _add_row(found, problems, row["path"] or "", row["label"] or "")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArchiveError("the label file cannot be read; it must be a CSV file in UTF-8", detail=str(path)) from error
+    return {each: tuple(labels) for each, labels in found.items()}, problems
+
+
+def _add_row(found: dict[str, list[str]], problems: list[Skipped], name: str, label: str) -> None:
+    name = name.strip().removeprefix("./")
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        problems.append(Skipped(_printable(name), "the label file names it outside of the archive; correct the path"))
+        return
+    labels = found.setdefault(name, [])
+    for each in filter(None, (part.strip() for part in label.split(";"))):
+        if each in labels:
+            problems.append(Skipped(_printable(name), "the label file gives it the same label twice; it counts once"))
+        else:
+            labels.append(each)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return _printable(path.relative_to(root).as_posix())
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)

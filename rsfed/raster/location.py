@@ -1,0 +1,106 @@
+"""Where a source lies: pixel size in metres and footprints in WGS 84."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.transform import from_gcps
+from rasterio.warp import transform
+
+from rsfed.raster.geometry import Resolution
+from rsfed.raster.item import Footprint, Window
+
+_METRES_PER_DEGREE = 111_320.0  # along a meridian and the equator, to 0.6 %
+_FINEST, _COARSEST = 1e-4, 1e6  # metres; a pixel beyond is a mistake of the file
+_EDGE_POINTS = 5  # points along each edge of a window: its edges are curves in degrees
+
+
+class Location:
+    """Where the pixels of a source lie.
+
+    Args:
+        dataset: An open rasterio dataset.
+
+    Attributes:
+        crs: The coordinate reference system as text, for example "EPSG:32633"; None where the file has no sound one.
+        resolution: Ground sampling distance across and down in metres; None where it is not known.
+    """
+
+    def __init__(self, dataset: Any) -> None:  # noqa: ANN401 - rasterio has no types
+        crs, self._affine = _georeference(dataset)
+        self.resolution = _resolution(crs, self._affine, dataset.height / 2) if crs else None
+        self._crs = crs if self.resolution else None
+        self.crs = _name(crs.wkt) if self.resolution else None
+
+    def footprints(self, windows: Sequence[Window]) -> list[Footprint | None]:
+        """Return the bounding box of each window; None for all where the file does not say."""
+        if self._crs is None:
+            return [None] * len(windows)
+        cols, rows = _outline(windows)
+        a, b, c, d, e, f = self._affine[:6]
+        x, y = a * cols + b * rows + c, d * cols + e * rows + f
+        try:
+            lon, lat = transform(self._crs, _wgs84(), x.ravel(), y.ravel())
+        except Exception:  # noqa: BLE001 - rasterio's own errors are private; a corner may lie off the earth
+            return [None] * len(windows)
+        return _boxes(np.reshape(lon, x.shape), np.reshape(lat, x.shape))
+
+
+def _georeference(dataset: Any) -> tuple[Any, Any]:  # noqa: ANN401 - rasterio has no types
+    """Return the reference system and affine transform; where there are only ground control points, a fit to them."""
+    if dataset.crs:
+        return dataset.crs, dataset.transform
+    points, crs = dataset.gcps
+    return (crs, from_gcps(points)) if crs and len(points) >= 3 else (None, dataset.transform)
+
+
+def _resolution(crs: Any, affine: Any, middle_row: float) -> Resolution | None:  # noqa: ANN401 - no types
+    if not all(math.isfinite(value) for value in affine[:6]) or affine.is_identity:
+        return None
+    across, down = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
+    if crs.is_geographic:
+        latitude = affine.f + affine.e * middle_row
+        across *= _METRES_PER_DEGREE * math.cos(math.radians(min(abs(latitude), 89.0)))
+        down *= _METRES_PER_DEGREE
+    elif crs.is_projected:
+        metres = crs.linear_units_factor[1]
+        across, down = across * metres, down * metres
+    else:
+        return None
+    return (across, down) if all(_FINEST < side < _COARSEST for side in (across, down)) else None
+
+
+def _outline(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return pixel coordinates of points along the outlines, each of shape (windows, points)."""
+    steps = np.linspace(0, 1, _EDGE_POINTS)
+    zeros, ones = np.zeros_like(steps), np.ones_like(steps)
+    across, down = np.concatenate([steps, ones, steps, zeros]), np.concatenate([zeros, steps, ones, steps])
+    corners = np.array([(w.col, w.row, w.width, w.height) for w in windows], float)
+    return corners[:, :1] + corners[:, 2:3] * across, corners[:, 1:2] + corners[:, 3:4] * down
+
+
+def _boxes(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Footprint | None]:
+    """Return the bounding boxes of outlines in degrees, both of shape (windows, points)."""
+    known: NDArray[np.bool_] = (np.isfinite(lon) & np.isfinite(lat) & (abs(lon) <= 180) & (abs(lat) <= 90)).all(axis=1)
+    west, south, east, north = lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)
+    crossing = known & (east - west > 180)  # no patch spans half the earth: it crosses the antimeridian
+    west[crossing] = np.where(lon >= 0, lon, 180).min(axis=1)[crossing]
+    east[crossing] = np.where(lon < 0, lon, -180).max(axis=1)[crossing]
+    boxes = zip(west.tolist(), south.tolist(), east.tolist(), north.tolist(), strict=True)
+    return [box if sound else None for box, sound in zip(boxes, known.tolist(), strict=True)]
+
+
+@lru_cache(maxsize=64)
+def _name(wkt: str) -> str:
+    return str(CRS.from_wkt(wkt).to_string())
+
+
+@lru_cache(maxsize=1)
+def _wgs84() -> Any:  # noqa: ANN401 - rasterio has no types
+    return CRS.from_epsg(4326)

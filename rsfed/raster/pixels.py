@@ -1,0 +1,118 @@
+"""Decoding a source strip by strip, with the pixels that mean nothing told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterioWindow
+
+from rsfed.raster import limits
+from rsfed.raster.item import Window
+from rsfed.raster.source import Source, block_rows, strip_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Some rows of a window.
+
+    Attributes:
+        row: First row, counted from the top of the window.
+        values: Stored values, shape (bands, rows, width).
+        valid: False where any band has no data, shape (rows, width); None where every pixel has data.
+    """
+
+    row: int
+    values: NDArray[Any]
+    valid: NDArray[np.bool_] | None
+
+
+def strips(source: Source, window: Window, bands: Sequence[int] | None = None) -> Iterator[Strip]:
+    """Decode a window from top to bottom, a bounded number of bytes at a time.
+
+    Args:
+        source: An open source.
+        window: Pixels of the source, inside of it.
+        bands: Places of the wanted bands in the modality, from 0; None for all of them.
+    """
+    height = _strip_rows(source)
+    top = window.row
+    bottom = window.row + window.height
+    while top < bottom:
+        end = min(bottom, (top // height + 1) * height)  # strips end where blocks end, so no block is decoded twice
+        yield _read(source, Window(window.col, top, window.width, end - top), top - window.row, bands)
+        top = end
+
+
+def reduced(parts: Iterator[Strip], factor: int, rows: int) -> Iterator[Strip]:
+    """Shrink strips by a whole factor: every output pixel is the mean of the valid pixels of its block.
+
+    The last row and column of blocks may be smaller. Output pixels of which less than half is valid are not.
+    """
+    waiting: list[Strip] = []
+    done = 0
+    for part in parts:
+        waiting.append(part)
+        end = part.row + part.values.shape[1]
+        ready = rows - done if end == rows else (end - done) // factor * factor
+        if ready:
+            joined = _joined(waiting, done)
+            yield _block_mean(joined, ready, factor, done // factor)
+            done += ready
+            waiting = [part] if done < end else []
+
+
+def _joined(parts: list[Strip], first: int) -> Strip:
+    values = np.concatenate([part.values for part in parts], axis=1)
+    valid = None
+    if any(part.valid is not None for part in parts):
+        valid = np.concatenate(
+            [np.ones(part.values.shape[1:], bool) if part.valid is None else part.valid for part in parts]
+        )
+    skip = first - parts[0].row
+    return Strip(first, values[:, skip:], None if valid is None else valid[skip:])
+
+
+def _block_mean(strip: Strip, rows: int, factor: int, row: int) -> Strip:
+    values = strip.values[:, :rows].astype(np.float32)
+    starts = [np.arange(0, length, factor) for length in values.shape[1:]]
+    weight = np.ones(values.shape[1:], np.float32)
+    if strip.valid is not None:
+        weight = strip.valid[:rows].astype(np.float32)
+        values[:, weight == 0] = 0
+    total = np.add.reduceat(np.add.reduceat(values, starts[0], axis=1), starts[1], axis=2)
+    count = np.add.reduceat(np.add.reduceat(weight, starts[0], axis=0), starts[1], axis=1)
+    area = np.add.reduceat(np.add.reduceat(np.ones_like(weight), starts[0], axis=0), starts[1], axis=1)
+    valid = None if strip.valid is None else count * 2 >= area
+    return Strip(row, total / np.maximum(count, 1), valid)
+
+
+def _strip_rows(source: Source) -> int:
+    """Return the height of a strip: as many whole blocks as fit into the byte limit, at least one."""
+    block = block_rows(source.dataset)
+    return block * max(1, limits.STRIP_BYTES // strip_bytes(source.dataset, block))
+
+
+def _read(source: Source, window: Window, row: int, bands: Sequence[int] | None) -> Strip:
+    chosen = range(len(source.bands)) if bands is None else bands
+    area = RasterioWindow(window.col, window.row, window.width, window.height)
+    values = source.dataset.read([source.bands[place] for place in chosen], window=area)
+    return Strip(row, values, _valid(source, values, chosen, area))
+
+
+def _valid(source: Source, values: NDArray[Any], chosen: Sequence[int], area: object) -> NDArray[np.bool_] | None:
+    bad = np.zeros(values.shape[1:], bool)
+    if values.dtype == np.float32:
+        bad |= ~np.isfinite(values).all(axis=0)
+    for band, place in enumerate(chosen):
+        if (nodata := source.nodata[place]) is not None:
+            with np.errstate(over="ignore"):  # a nodata value beyond the type's range is stored as infinity
+                bad |= values[band] == values.dtype.type(nodata)
+    if source.alpha is not None:
+        bad |= source.dataset.read(source.alpha, window=area) == 0
+    if source.masked:
+        bad |= source.dataset.read_masks(1, window=area) == 0
+    return ~bad if bad.any() else None

@@ -1,0 +1,94 @@
+"""The one way from an item to the arrays that an encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.errors import RasterRejected
+from rsfed.raster.digest import content_digest, file_digest
+from rsfed.raster.geometry import region, shrunk
+from rsfed.raster.input_spec import BandGroup, InputSpec
+from rsfed.raster.inspect import SourceInfo, survey
+from rsfed.raster.item import Item, Window
+from rsfed.raster.modality import Modality, modality
+from rsfed.raster.pixels import Strip, reduced, strips
+from rsfed.raster.resample import resample, taps
+from rsfed.raster.source import Source, opened
+
+Content = dict[str, NDArray[np.float32]]
+"""Patch content: for each band group float32, shape (bands, size, size), normalised."""
+
+
+def read(item: Item, spec: InputSpec) -> Content:
+    """Read a patch as an encoder takes it.
+
+    Stored values become (value - offset) / scale; pixels without data become `spec.fill`.
+
+    Raises:
+        RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
+    """
+    known = modality(item.modality)
+    with opened(item.path, known, reduction=spec.reduction) as source:
+        if content_digest(file_digest(item.path), item.window, item.modality) != item.digest:
+            raise RasterRejected("it changed since it was ingested; run the ingest again")
+        return _content(source, item.window, known, spec)
+
+
+def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceInfo, list[Content]]:
+    """Read an image that is no item, such as a query: one content for each patch that it gives.
+
+    Returns:
+        What is known of the image, with only those windows that have enough data, and their contents.
+
+    Raises:
+        RasterRejected: as for `inspect`, or every patch has too much nodata.
+    """
+    with opened(path, modality) as source:
+        info = survey(source, path, modality, spec)
+        usable = tuple(each for each in info.windows if each.nodata <= spec.max_nodata)
+        if not usable:
+            raise RasterRejected(f"more than {spec.max_nodata:.0%} of it has no data; choose another image")
+    with opened(path, modality, reduction=spec.reduction) as source:
+        return replace(info, windows=usable), [_content(source, each.window, modality, spec) for each in usable]
+
+
+def _content(source: Source, window: Window, known: Modality, spec: InputSpec) -> Content:
+    return {group.name: _group(source, window, known, spec, group) for group in spec.groups}
+
+
+def _group(source: Source, window: Window, known: Modality, spec: InputSpec, group: BandGroup) -> NDArray[np.float32]:
+    """Return one group of a patch: float32, shape (bands, size, size), normalised and filled."""
+    wanted = region(window, group, source.location.resolution, spec.fit)
+    factor = spec.reduction
+    small = shrunk(wanted.within(window), factor)
+    parts = _strips(source, small, factor, _places(group, known))
+    across = taps(small.width, wanted.col / factor - small.col, wanted.width / factor, group.size, spec.resampling)
+    down = taps(small.height, wanted.row / factor - small.row, wanted.height / factor, group.size, spec.resampling)
+    values, valid = resample(parts, across, down)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows has no meaning and is filled
+        values -= np.asarray(group.offset, np.float32)[:, None, None]
+        values /= np.asarray(group.scale, np.float32)[:, None, None]
+        valid = valid & np.isfinite(values).all(axis=0)
+    values[:, ~valid] = spec.fill
+    return values
+
+
+def _strips(source: Source, small: Window, factor: int, places: list[int]) -> Iterator[Strip]:
+    """Decode a window given in pixels of the reduced source, from the file's own overview where it has one."""
+    if source.overview == factor:
+        return strips(source, small, places)
+    col, row = small.col * factor, small.row * factor
+    width = min(small.width * factor, source.dataset.width - col)
+    height = min(small.height * factor, source.dataset.height - row)
+    return reduced(strips(source, Window(col, row, width, height), places), factor, height)
+
+
+def _places(group: BandGroup, known: Modality) -> list[int]:
+    if missing := [band for band in group.bands if band not in known.bands]:
+        raise RasterRejected(f"modality {known.name} has no band {missing[0]}, which the encoder takes")
+    return [known.bands.index(band) for band in group.bands]

@@ -1,0 +1,51 @@
+"""Writing GeoTIFFs: for data that rsfed itself makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rasterio
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.crs import CRS
+
+
+class Grid(NamedTuple):
+    """Where the pixels of a file lie.
+
+    Attributes:
+        epsg: Code of a projected reference system in metres.
+        west: Easting of the left edge in metres.
+        north: Northing of the upper edge in metres.
+        gsd: Pixel size in metres.
+    """
+
+    epsg: int
+    west: float
+    north: float
+    gsd: float
+
+
+def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[str, str]) -> None:
+    """Write a GeoTIFF.
+
+    Args:
+        path: The file.
+        values: Samples, shape (bands, height, width).
+        grid: Where they lie.
+        tags: Metadata of the file.
+    """
+    bands, height, width = values.shape
+    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
+    where = {"crs": _crs(grid.epsg), "transform": Affine(grid.gsd, 0, grid.west, 0, -grid.gsd, grid.north)}
+    with rasterio.Env(GDAL_PAM_ENABLED=False), rasterio.open(path, "w", **profile, **where) as dataset:
+        dataset.write(values)
+        dataset.update_tags(**tags)
+
+
+@lru_cache(maxsize=16)
+def _crs(epsg: int) -> Any:  # noqa: ANN401 - rasterio has no types
+    return CRS.from_epsg(epsg)

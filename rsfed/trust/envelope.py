@@ -1,0 +1,120 @@
+"""The signed query: who asks, proven to every node, so that nobody can ask in another's name.
+
+A node checks in this order: sizes, certificate and role, signature over the exact bytes, and only then what they say.
+Whether the same query came before is the node's to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.message import DecodeError
+
+from rsfed.codes import MAX_BITS, MIN_BITS
+from rsfed.errors import EnvelopeRefused, InvalidMessage, NotAdmitted
+from rsfed.trust.bundle import Bundle, check_member
+from rsfed.trust.certificates import CLOCK_TOLERANCE, load_chain, public_key_of, to_der
+from rsfed.trust.identity import Identity
+from rsfed.trust.names import MemberId, Role
+from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
+
+MAX_CODES = 64
+MAX_K = 1000
+MAX_RADIUS = MAX_BITS
+MAX_LIFETIME = timedelta(minutes=10)
+LIFETIME = timedelta(minutes=5)  # what an analyst gives a query: clocks may differ by a minute either way
+_MAX_ENVELOPE_BYTES = 16 << 10
+_MAX_CHAIN_BYTES = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedQuery:
+    """A query whose requester is proven.
+
+    Attributes:
+        envelope: What is asked.
+        requester: Who asks.
+        digest: SHA-256 of the signed bytes, 32 bytes.
+    """
+
+    envelope: QueryEnvelope
+    requester: MemberId
+    digest: bytes
+
+
+def sign_envelope(envelope: QueryEnvelope, identity: Identity) -> SignedEnvelope:
+    """Sign a query with the analyst's key."""
+    data = envelope.SerializeToString(deterministic=True)
+    return SignedEnvelope(
+        envelope=data,
+        certificate_chain=[to_der(cert) for cert in identity.chain],
+        signature=identity.key.sign(data, ec.ECDSA(hashes.SHA256())),
+    )
+
+
+def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) -> VerifiedQuery:
+    """Return what is asked and by whom, if the query is genuine, fresh and within the limits.
+
+    Raises:
+        NotAdmitted: the requester's certificate is not believed (the reasons of `check_member`), or WRONG_ROLE.
+        EnvelopeRefused: ENVELOPE_SIGNATURE, ENVELOPE_REQUESTER, WRONG_FEDERATION, CLOCK_SKEW or ENVELOPE_EXPIRED.
+        InvalidMessage: the query breaks a limit or is no query.
+    """
+    if len(signed.envelope) > _MAX_ENVELOPE_BYTES or sum(map(len, signed.certificate_chain)) > _MAX_CHAIN_BYTES:
+        raise InvalidMessage("the query is too large", reason="MESSAGE_TOO_LARGE")
+    requester = _verify_signature(signed, bundle, now)
+    try:
+        envelope = QueryEnvelope.FromString(signed.envelope)
+    except DecodeError as error:
+        raise InvalidMessage("the query cannot be read") from error
+    if envelope.requester != requester.uri:
+        raise EnvelopeRefused("the query names another requester than its certificate", reason="ENVELOPE_REQUESTER")
+    if envelope.federation != bundle.federation:
+        raise EnvelopeRefused("the query is for another federation", reason="WRONG_FEDERATION")
+    _check_freshness(envelope, now)
+    _check_limits(envelope)
+    return VerifiedQuery(envelope, requester, hashlib.sha256(signed.envelope).digest())
+
+
+def _verify_signature(signed: SignedEnvelope, bundle: Bundle, now: datetime) -> MemberId:
+    chain = load_chain(list(signed.certificate_chain))
+    requester = check_member(bundle, chain, now=now)
+    if requester.role is not Role.ANALYST:
+        raise NotAdmitted(f"queries are for analysts, not for the role {requester.role}", reason="WRONG_ROLE")
+    try:
+        public_key_of(chain[0]).verify(signed.signature, signed.envelope, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise EnvelopeRefused("the query's signature is wrong", reason="ENVELOPE_SIGNATURE") from error
+    return requester
+
+
+def _check_freshness(envelope: QueryEnvelope, now: datetime) -> None:
+    try:
+        created, expires = envelope.created.ToDatetime(UTC), envelope.expires.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidMessage("the query has no time that can be read") from error
+    if created > now + CLOCK_TOLERANCE:
+        raise EnvelopeRefused("the query was made in the future; check the analyst's clock", reason="CLOCK_SKEW")
+    if expires - created > MAX_LIFETIME:
+        raise EnvelopeRefused("a query may live for 10 minutes at most", reason="ENVELOPE_EXPIRED")
+    if expires <= now:
+        raise EnvelopeRefused(
+            "the query has expired; ask again, and check the analyst's clock", reason="ENVELOPE_EXPIRED"
+        )
+
+
+def _check_limits(envelope: QueryEnvelope) -> None:
+    """Check the sizes that need no release; whether the width of the codes is the release's, the node knows."""
+    if len(envelope.query_id) != 16 or len(envelope.release_digest) != 32:
+        raise InvalidMessage("a query has an id of 16 bytes and a release digest of 32")
+    if not MIN_BITS // 8 <= len(envelope.codes) <= MAX_CODES * MAX_BITS // 8:
+        raise InvalidMessage(f"a query has 1 to {MAX_CODES} codes")
+    if not 1 <= envelope.k <= MAX_K:
+        raise InvalidMessage(f"k is 1 to {MAX_K}")
+    if envelope.HasField("radius") and envelope.radius > MAX_RADIUS:
+        raise InvalidMessage(f"a radius is 0 to {MAX_RADIUS} bits")

@@ -1,0 +1,188 @@
+"""An analyst's session against a coordinator that is real up to its answers."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from fake_coordinator import FakeCoordinator, serving
+from members import World
+from PIL import Image
+
+from rsfed.analyst.session import AnalystSession
+from rsfed.errors import DeadlineExceeded, InvalidAnswer, NotAdmitted, RasterRejected, ReleaseRefused, Unreachable
+from rsfed.trust.envelope import MAX_CODES
+from rsfed.v1 import outcome_pb2
+
+BUCKETS = [("danube", 0, 2), ("alps", 2, 5), ("danube", 2, 3)]
+
+
+def codes(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 4), dtype=np.uint8)
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def coordinator(world):
+    return FakeCoordinator(world, BUCKETS)
+
+
+async def test_a_search_returns_one_ranking_for_each_code_and_every_nodes_outcome(coordinator, tmp_path):
+    heard = []
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        results = await session.search(codes(3), k=4, on_outcome=heard.append)
+    assert [result.code_index for result in results] == [0, 1, 2]
+    assert [(hit.node, hit.distance) for hit in results[0].hits] == [("danube", 0)] * 2 + [("alps", 2)] * 2
+    assert [outcome.node for outcome in heard] == ["alps", "danube"]
+
+
+async def test_a_query_is_signed_by_the_analyst_for_the_newest_release(coordinator, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        await session.search(codes(1), k=7)
+    query = coordinator.asked[0]
+    assert query.requester.name == "ada"
+    assert query.envelope.release_digest == coordinator.release.digest
+    assert (query.envelope.k, query.envelope.HasField("radius"), query.envelope.codes) == (7, False, codes(1).tobytes())
+
+
+async def test_more_codes_than_a_query_may_have_travel_in_several_queries(coordinator, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        results = await session.search(codes(MAX_CODES + 1), k=1)
+    assert len(results) == MAX_CODES + 1
+    assert [len(query.envelope.codes) // 4 for query in coordinator.asked] == [MAX_CODES, 1]
+    assert len({query.envelope.query_id for query in coordinator.asked}) == 2
+
+
+async def test_everything_within_a_radius_is_listed_bucket_by_bucket(coordinator, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=100)
+    assert len(result.hits) == result.matched == 10
+    assert [hit.rank for hit in result.hits] == list(range(1, 11))
+    assert [hit.node for hit in result.hits[2:]] == ["alps", "danube"] * 3 + ["alps"] * 2
+    assert len({(hit.node, hit.handle) for hit in result.hits}) == 10
+    assert result.complete()
+
+
+async def test_a_listing_stops_at_its_limit_without_asking_for_more(coordinator, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=2)
+    assert len(result.hits) == 2
+    assert len(coordinator.requests) == 1
+
+
+async def test_a_bucket_that_cannot_be_listed_to_the_end_makes_its_node_partial_and_spares_the_others(
+    coordinator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.broken = {"alps"}
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=100)
+    assert [(o.node, o.status, o.reason) for o in result.outcomes] == [
+        ("alps", "PARTIAL", "UNKNOWN_HANDLE"),
+        ("danube", "COMPLETE", ""),
+    ]
+    assert sum(hit.node == "danube" for hit in result.hits) == 5
+
+
+async def test_nothing_of_an_image_but_its_code_is_in_what_is_sent(coordinator, tmp_path, monkeypatch):
+    canary = bytes(range(100, 148))  # a row of pixels
+    image = tmp_path / "canary-name.png"
+    Image.frombytes("RGB", (16, 16), canary * 16).save(image)
+    made = codes(1, seed=9)
+
+    class Encoder:
+        def encode(self, contents):
+            assert contents[0]["all"].shape == (3, 32, 32)
+            return made
+
+    monkeypatch.setattr(AnalystSession, "_load_encoder", lambda _: Encoder())
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        encoded = session.encode([image])
+        await session.search(encoded.codes, k=2)
+        await session.search_radius(encoded.codes, radius=2, limit=50)
+    sent = b"".join(coordinator.requests)
+    assert encoded.images == (0,)
+    assert made.tobytes() in sent
+    assert b"canary" not in sent
+    assert str(tmp_path).encode() not in sent
+    assert all(canary[start : start + 6] not in sent for start in range(len(canary) - 6))
+
+
+async def test_an_image_that_will_not_do_is_named_and_nothing_is_sent(coordinator, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        with pytest.raises(RasterRejected) as refusal:
+            session.encode([bad])
+    assert str(bad) in str(refusal.value)
+    assert str(bad) not in refusal.value.public
+    assert not coordinator.requests
+
+
+async def test_an_answer_that_breaks_a_rule_is_not_used(coordinator, tmp_path):
+    coordinator.spoil = lambda response: response.rankings[0].nodes.append("alps")
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        with pytest.raises(InvalidAnswer):
+            await session.search(codes(1))
+
+
+async def test_a_node_that_is_down_is_an_outcome_and_no_error(coordinator, tmp_path):
+    coordinator.status["alps"] = outcome_pb2.NODE_STATUS_TIMED_OUT
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search(codes(1))
+    assert not result.complete()
+    assert result.answered()
+
+
+async def test_an_older_release_than_the_one_in_hand_is_refused(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home:
+        coordinator.release = world.release(version=5)
+        async with AnalystSession(home) as session:
+            assert session.release.manifest.version == 5
+        coordinator.release = world.release(version=4)
+        with pytest.raises(ReleaseRefused) as refusal:
+            await AnalystSession(home).refresh()
+    assert refusal.value.reason == "RELEASE_ROLLBACK"
+
+
+async def test_a_revoked_analyst_is_told_why(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        world.revoked_names.append(session._identity.member.uri)
+        with pytest.raises(NotAdmitted) as refusal:
+            await session.search(codes(1))
+    assert refusal.value.reason == "REVOKED"
+
+
+async def test_a_coordinator_that_is_gone_is_unreachable(coordinator, tmp_path):
+    async with serving(coordinator, tmp_path) as home:
+        pass
+    with pytest.raises((Unreachable, DeadlineExceeded)):
+        await AnalystSession(home).refresh()
+
+
+@pytest.mark.parametrize(("days_old", "called"), [(1, []), (5, ["renew"]), (8, ["recover"])])
+async def test_a_certificate_is_renewed_when_due_and_recovered_when_late(
+    coordinator, tmp_path, monkeypatch, days_old, called
+):
+    calls = []
+
+    def note(name):
+        async def noted(home, identity):
+            calls.append(name)
+
+        return noted
+
+    for name in ("renew", "recover"):
+        monkeypatch.setattr(f"rsfed.analyst.session.{name}", note(name))
+    async with serving(coordinator, tmp_path, analyst_since=timedelta(days=-days_old)) as home:
+        if days_old < 7:
+            await AnalystSession(home).refresh()
+        else:
+            with pytest.raises(NotAdmitted):  # what was recovered here is not kept, so the old one is still too old
+                await AnalystSession(home).refresh()
+    assert calls == called

@@ -1,0 +1,90 @@
+"""The outputs that programs read are compared with golden files: a change of them is a change of the contract."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rsfed.analyst import outputs
+from rsfed.analyst.results import Outcome
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def printed(renderable, width=80):
+    text = io.StringIO()
+    Console(file=text, width=width).print(renderable)
+    return text.getvalue()
+
+
+def test_json_is_as_documented(asked, answer):
+    assert outputs.to_json(asked, [answer]) == (GOLDEN / "answer.json").read_text()
+
+
+def test_geojson_is_as_documented(asked, answer):
+    assert outputs.to_geojson(asked, [answer]) == (GOLDEN / "answer.geojson").read_text()
+
+
+def test_csv_is_as_documented(answer):
+    assert outputs.to_csv([answer]) == (GOLDEN / "answer.csv").read_text()
+
+
+def test_geojson_never_has_an_asset_or_a_link(asked, answer):
+    for feature in json.loads(outputs.to_geojson(asked, [answer]))["features"]:
+        assert not feature.get("assets")
+        assert not feature.get("links")
+        assert "href" not in json.dumps(feature)
+
+
+def test_geometry_is_null_where_the_place_is_undisclosed(asked, answer):
+    features = json.loads(outputs.to_geojson(asked, [answer]))["features"]
+    assert [feature["geometry"] and feature["geometry"]["type"] for feature in features] == [
+        "Polygon", None, "MultiPolygon",
+    ]  # fmt: skip
+
+
+def test_a_box_across_180_degrees_becomes_two_polygons_that_do_not_cross_it(asked, answer):
+    geometry = json.loads(outputs.to_geojson(asked, [answer]))["features"][2]["geometry"]
+    spans = [{x for x, _ in ring} for (ring,) in geometry["coordinates"]]
+    assert spans == [{179.5, 180.0}, {-180.0, -179.5}]
+
+
+def test_tables_fit_80_columns_and_show_whole_handles(asked, answer):
+    long_name = "an-archive-with-a-name-of-sixty-three-letters-which-is-the-most"
+    result = replace(
+        answer.result,
+        hits=tuple(
+            replace(hit, node=long_name, distance=256, rank=10_000, bucket_size=10**7) for hit in answer.result.hits
+        ),
+        outcomes=(*answer.result.outcomes, Outcome(long_name, "STALE_RELEASE", 12345.6, reason="UNKNOWN_HANDLE")),
+    )
+    text = printed(outputs.hit_table(asked, replace(answer, result=result))) + printed(
+        outputs.outcome_table(result.outcomes)
+    )
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert all(hit.handle in text for hit in result.hits)
+    assert "STALE_RELEASE" in text
+    assert "UNKNOWN_HANDLE" in text
+
+
+def test_a_file_name_cannot_style_the_terminal(asked, answer):
+    assert "[red]x[/red].tif" in printed(outputs.hit_table(asked, replace(answer, query="[red]x[/red].tif")))
+
+
+def test_an_empty_result_is_still_valid_in_every_format(asked, answer):
+    empty = replace(answer, result=replace(answer.result, hits=(), buckets=()))
+    assert json.loads(outputs.to_json(asked, [empty]))["queries"][0]["hits"] == []
+    assert json.loads(outputs.to_geojson(asked, [empty]))["features"] == []
+    assert outputs.to_csv([empty]).count("\n") == 1
+    assert "0 of 0" in printed(outputs.hit_table(asked, empty))
+
+
+@pytest.mark.parametrize("later", ["COMPLETE", "TIMED_OUT"])
+def test_over_several_queries_a_failure_is_not_hidden_by_a_success(result, later):
+    first = replace(result, outcomes=(Outcome("alps", "BUSY", 1.0),))
+    second = replace(result, outcomes=(Outcome("alps", later, 1.0),))
+    assert outputs.worst_outcomes([first, second])[0].status == "BUSY"
+    assert outputs.worst_outcomes([second, first])[0].status == ("BUSY" if later == "COMPLETE" else later)

@@ -1,0 +1,178 @@
+"""`rsfed query` as a user types it: outputs, exit codes, contact sheet. The session behind it is scripted."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from members import World
+from PIL import Image
+
+from rsfed.analyst.results import Outcome
+from rsfed.analyst.session import EncodedImages
+from rsfed.cli import run
+from rsfed.errors import ExitCode, NotAdmitted, Unreachable
+
+
+class ScriptedSession:
+    """Stands in for the session; `result` answers every code, `error` is raised on opening."""
+
+    result = None
+    error = None
+    tiles = 1
+    asked: list = []  # noqa: RUF012 - one script for the test
+    encoder, bits = "rgb", 32
+
+    def __init__(self, home):
+        manifest = World().release().manifest
+        self.release = SimpleNamespace(manifest=manifest, digest=bytes(32))
+
+    async def __aenter__(self):
+        if self.error:
+            raise self.error
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    def encode(self, images):
+        origins = tuple(position for position in range(len(images)) for _ in range(self.tiles))
+        return EncodedImages(np.zeros((len(origins), 4), np.uint8), origins)
+
+    async def search(self, codes, *, k, radius, on_outcome):
+        self.asked.append(("search", k, radius))
+        for outcome in self.result.outcomes:
+            on_outcome(outcome)
+        return [self.result] * len(codes)
+
+    async def search_radius(self, codes, *, radius, limit, on_outcome):
+        self.asked.append(("radius", radius, limit))
+        return [self.result] * len(codes)
+
+
+@pytest.fixture
+def session(monkeypatch, result):
+    monkeypatch.setattr("rsfed.analyst.session.AnalystSession", ScriptedSession)
+    monkeypatch.setattr(ScriptedSession, "result", result)
+    monkeypatch.setattr(ScriptedSession, "asked", [])
+    monkeypatch.setenv("COLUMNS", "80")
+    return ScriptedSession
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "query.png"
+    Image.new("RGB", (40, 30), "#336699").save(path)
+    return str(path)
+
+
+def complete(result):
+    return replace(
+        result, outcomes=tuple(Outcome(name, "COMPLETE", 1.0, 1.0, 9) for name in ("alps", "danube", "elbe"))
+    )
+
+
+def test_the_table_goes_to_stdout_and_the_outcomes_to_stderr(session, image, capsys):
+    assert run(["query", image]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a" in printed.out
+    assert "UNREACHABLE" not in printed.out
+    assert "UNREACHABLE" in printed.err
+
+
+@pytest.mark.parametrize("output", ["json", "geojson"])
+def test_stdout_is_one_json_document_and_outcomes_are_on_stderr_too(session, image, capsys, output):
+    assert run(["query", image, image, "--output", output]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert len(document["queries"]) == 2 if output == "json" else document["numberReturned"] == 6
+    assert "UNREACHABLE" in printed.err
+
+
+def test_csv_has_one_line_for_each_hit(session, image, capsys):
+    assert run(["query", image, "--output", "csv"]) == ExitCode.DONE
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], ("search", 20, None)),
+        (["--k", "2"], ("search", 2, None)),
+        (["--radius", "0"], ("radius", 0, 10_000)),
+        (["--radius", "3", "--k", "2"], ("search", 2, 3)),
+    ],
+)
+def test_k_and_radius_say_what_is_asked(session, image, capsys, options, asked):
+    assert run(["query", image, *options, "--output", "csv"]) == ExitCode.DONE
+    assert session.asked == [asked]
+    if "--k" in options:
+        assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_without_every_archive_require_all_exits_with_3_after_printing(session, image, capsys):
+    assert run(["query", image, "--require-all"]) == ExitCode.PARTIAL
+    assert "0a0a" in capsys.readouterr().out
+
+
+def test_with_every_archive_require_all_exits_with_0(session, image, result, monkeypatch):
+    monkeypatch.setattr(session, "result", complete(result))
+    assert run(["query", image, "--require-all"]) == ExitCode.DONE
+
+
+def test_an_empty_result_of_archives_that_answered_is_a_success(session, image, result, monkeypatch, capsys):
+    monkeypatch.setattr(session, "result", replace(complete(result), hits=(), buckets=()))
+    assert run(["query", image]) == ExitCode.DONE
+
+
+def test_when_no_node_answers_the_outcomes_are_printed_and_the_exit_code_is_5(
+    session, image, result, monkeypatch, capsys
+):
+    down = replace(result, hits=(), buckets=(), outcomes=(Outcome("alps", "TIMED_OUT", 1.0),))
+    monkeypatch.setattr(session, "result", down)
+    assert run(["query", image, "--output", "json"]) == ExitCode.NO_NODE_REACHABLE
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["queries"][0]["outcomes"][0]["status"] == "TIMED_OUT"
+    assert "no node of the federation answered" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unreachable("the coordinator cannot be reached"), ExitCode.NO_NODE_REACHABLE),
+        (NotAdmitted("revoked", reason="REVOKED"), ExitCode.NOT_ADMITTED),
+    ],
+)
+def test_a_session_that_cannot_be_opened_says_why_by_its_exit_code(session, image, monkeypatch, error, code):
+    monkeypatch.setattr(session, "error", error)
+    assert run(["query", image]) == code
+
+
+def test_an_image_that_is_not_there_is_a_usage_error(session, tmp_path):
+    assert run(["query", str(tmp_path / "none.tif")]) == ExitCode.USAGE
+
+
+def test_a_home_that_was_never_made_is_a_configuration_error(image, tmp_path, capsys):
+    assert run(["query", image, "--home", str(tmp_path)]) == ExitCode.CONFIGURATION
+    assert "rsfed analyst init" in capsys.readouterr().err
+
+
+def test_tiles_of_one_image_are_told_apart(session, image, monkeypatch, capsys):
+    monkeypatch.setattr(session, "tiles", 2)
+    run(["query", image, "--output", "json"])
+    names = [query["query"] for query in json.loads(capsys.readouterr().out)["queries"]]
+    assert names == [f"{image} [tile 1]", f"{image} [tile 2]"]
+
+
+def test_the_contact_sheet_is_a_png_file(session, image, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    assert run(["query", image, "--sheet", str(path)]) == ExitCode.DONE
+    with Image.open(path) as sheet:
+        assert sheet.format == "PNG"
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_sheet_for_a_folder_that_is_not_there_is_refused_before_anything_is_asked(session, image, tmp_path):
+    assert run(["query", image, "--sheet", str(tmp_path / "none" / "sheet.png")]) == ExitCode.USAGE
+    assert not session.asked

@@ -1,0 +1,75 @@
+"""Geometry of the contact sheet: everything lies where it should and nothing overlaps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rsfed.analyst import sheet
+from rsfed.analyst.results import Hit
+
+
+def many(result, count):
+    return replace(result, hits=tuple(Hit(n, "alps", f"{n:032x}", n, 1, 40) for n in range(1, count + 1)))
+
+
+def section(result, **changes):
+    query = sheet.Picture(np.full((50, 80, 3), 77, dtype=np.uint8))
+    return sheet.Section("query.tif", query, result, **changes)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 8, 20, sheet.MAX_TILES])
+def test_every_tile_lies_on_the_sheet_and_none_overlaps_another(hits):
+    corners = [sheet.tile_corner(position, 0) for position in range(hits)]
+    height = sheet.section_height(hits)
+    assert all(left + sheet.TILE <= sheet.WIDTH - sheet.MARGIN + 1 for left, _ in corners)
+    assert all(left >= sheet.MARGIN + sheet.QUERY for left, _ in corners)
+    assert all(top + sheet.TILE + sheet.CAPTION <= height for _, top in corners)
+    boxes = {
+        (left // (sheet.TILE + sheet.GAP), top // (sheet.TILE + sheet.CAPTION + sheet.GAP)) for left, top in corners
+    }
+    assert len(boxes) == hits
+
+
+def test_the_sheet_is_as_high_as_its_sections(result):
+    image = sheet.contact_sheet([section(many(result, 20)), section(result)])
+    assert image.size == (sheet.WIDTH, sheet.MARGIN + sheet.section_height(20) + sheet.section_height(3))
+
+
+def test_the_query_picture_covers_its_square(result):
+    image = np.asarray(sheet.contact_sheet([section(result)]))
+    inside = image[sheet.MARGIN + 4 : sheet.MARGIN + sheet.QUERY - 4, sheet.MARGIN + 4 : sheet.MARGIN + sheet.QUERY - 4]
+    assert (inside == 77).all()
+
+
+def test_a_hit_is_a_labelled_tile_in_the_colour_of_its_node_unless_its_picture_is_given(result):
+    picture = sheet.Picture(np.full((9, 9, 3), 200, dtype=np.uint8), "river")
+    first = result.hits[0]
+    drawn = np.asarray(sheet.contact_sheet([section(result, pictures={(first.node, first.handle): picture})]))
+    corners = [sheet.tile_corner(position, sheet.MARGIN) for position in range(3)]
+    insides = [drawn[top + 90 : top + 95, left + 10 : left + 20].reshape(-1, 3) for left, top in corners]
+    assert [(inside == 200).all() for inside in insides] == [True, False, False]
+    borders = [tuple(drawn[top + sheet.TILE - 2, left + 60]) for left, top in corners]
+    assert borders[0] == borders[2] != borders[1]
+
+
+def test_a_very_long_ranking_does_not_make_a_picture_that_nobody_can_open(result):
+    image = sheet.contact_sheet([section(many(result, 10_000))])
+    assert image.height == sheet.MARGIN + sheet.section_height(sheet.MAX_TILES)
+
+
+def test_names_that_the_font_does_not_know_are_still_drawn(result):
+    query = sheet.Picture(np.zeros((4, 4, 3), dtype=np.uint8))
+    assert sheet.contact_sheet([sheet.Section("Ωθορά 森林.tif" * 9, query, result)]).width == sheet.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("box", "name"),
+    [
+        ((8.0, 47.0, 9.0, 48.0), "47.5°N 8.5°E"),
+        ((-9.0, -48.0, -8.0, -47.0), "47.5°S 8.5°W"),
+        ((179.0, 0.0, -178.0, 1.0), "0.5°N 179.5°W"),
+    ],
+)
+def test_a_place_is_named_by_its_middle(box, name):
+    assert sheet.place_name(box) == name

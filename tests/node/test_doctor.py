@@ -1,0 +1,175 @@
+"""What `rsfed node doctor` finds, and what it says to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from datetime import timedelta
+
+import pytest
+from members import World
+from node_archives import configure, give_release, make_node
+
+from node.doctor import Coordinator, Verdict, coordinator_findings, local_findings
+from rsfed import home as home_module
+from rsfed.config import NodeConfig, load_config
+from rsfed.errors import NotAdmitted, Unreachable
+from rsfed.trust.certificates import issue_leaf, make_csr
+from rsfed.trust.identity import create_keys, save_bundle, save_certificate
+from rsfed.trust.names import Role
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def node(tmp_path, world):
+    home, _ = make_node(tmp_path)
+    ca, keys = world.cas[0], create_keys(home.identity)
+    leaf = issue_leaf(ca.key, ca.cert, make_csr(keys.key), world.member(Role.NODE, "rome"), now=world.clock())
+    save_bundle(home.identity, world.signed_bundle(), refreshed=world.clock())
+    save_certificate(home.identity, (leaf, ca.cert))
+    give_release(home, "Forest", world=world)
+    configure(home, '# level = "partner"', 'level = "partner"')
+    return home
+
+
+def look(home, world, serve_connected=True):
+    config = load_config(NodeConfig, home.path)
+    return {f.check: f for f in local_findings(home, config, serve_connected=serve_connected, now=world.clock)}
+
+
+def only(findings, verdict):
+    """The one finding that is not ok, whose verdict must be this; it must say what to do."""
+    (finding,) = [f for f in findings.values() if f.verdict is not Verdict.OK]
+    assert finding.verdict is verdict
+    assert finding.remedy
+    return finding
+
+
+def answer(world, *, ahead=0.0, dialled_back=True):
+    """What the coordinator answers to a node whose clock is `ahead` seconds ahead."""
+    asked = world.clock() + timedelta(seconds=ahead)
+    return lambda: Coordinator(world.clock(), (asked, asked + timedelta(seconds=0.02)), dialled_back)
+
+
+def test_a_healthy_node_has_no_finding(node, world):
+    findings = [*look(node, world).values(), *coordinator_findings(answer(world))]
+    assert {f.verdict for f in findings} == {Verdict.OK}
+    assert not any(f.remedy for f in findings)
+
+
+def test_days_left_and_renewal_are_said(node, world):
+    assert "30 days" in look(node, world)["certificate"].found
+    world.clock.move(days=21)
+    assert look(node, world)["certificate"].verdict is Verdict.WARN
+    world.clock.move(days=10)
+    finding = look(node, world)["certificate"]
+    assert (finding.verdict, finding.reason) == (Verdict.FAIL, "CERT_EXPIRED")
+
+
+def test_a_node_that_has_not_joined_is_told_how(tmp_path, world):
+    home, _ = make_node(tmp_path)
+    finding = look(home, world)["certificate"]
+    assert (finding.verdict, finding.reason) == (Verdict.FAIL, "NOT_JOINED")
+    assert "rsfed node join" in finding.remedy
+
+    def ask():
+        raise NotAdmitted("not joined", reason="NOT_JOINED")
+
+    assert coordinator_findings(ask) == []
+
+
+def test_a_revoked_node_is_told_so(node, world):
+    world.revoked_names.append(world.member(Role.NODE, "rome").uri)
+    world.version += 1
+    save_bundle(node.identity, world.signed_bundle(), refreshed=world.clock())
+    assert only(look(node, world), Verdict.FAIL).reason == "REVOKED"
+
+
+def test_a_trust_bundle_without_news_for_a_day_is_a_failure(node, world):
+    world.clock.move(hours=25)
+    assert only(look(node, world), Verdict.FAIL).reason == "REVOCATION_STALE"
+
+
+def test_an_expired_release_is_a_failure(node, world):
+    world.clock.move(days=91)
+    finding = look(node, world)["release"]
+    assert (finding.verdict, finding.reason) == (Verdict.FAIL, "RELEASE_EXPIRED")
+
+
+def test_no_release_yet_is_a_warning(node, world):
+    shutil.rmtree(node.releases)
+    assert only(look(node, world), Verdict.WARN).check == "release"
+
+
+def test_a_state_folder_on_a_network_file_system_is_a_failure(node, world, monkeypatch):
+    monkeypatch.setattr(home_module, "file_system", lambda path: "nfs4")
+    finding = only(look(node, world), Verdict.FAIL)
+    assert finding.check == "state folder"
+    assert "nfs4" in finding.found
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(1 << 30, Verdict.WARN), (100 << 20, Verdict.FAIL)])
+def test_little_disk_is_said_before_it_is_none(node, world, monkeypatch, free, verdict):
+    usage = namedtuple("Usage", "total used free")(1 << 40, 0, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert only(look(node, world), verdict).check == "disk"
+
+
+def test_an_archive_that_is_not_mounted_is_a_failure(node, world, tmp_path):
+    (tmp_path / "images").rmdir()
+    assert only(look(node, world), Verdict.FAIL).check == "archive"
+
+
+def test_more_threads_than_cores_are_a_warning(node, world):
+    configure(node, "threads = 1\n", "threads = 256\n")
+    assert only(look(node, world), Verdict.WARN).check == "threads"
+
+
+def test_a_policy_level_that_was_not_chosen_is_a_warning(node, world):
+    configure(node, 'level = "partner"', "")
+    finding = only(look(node, world), Verdict.WARN)
+    assert "rsfed node policy" in finding.remedy
+
+
+@pytest.mark.parametrize("connected", [None, False])
+def test_a_serve_that_is_away_or_alone_is_a_warning(node, world, connected):
+    assert only(look(node, world, serve_connected=connected), Verdict.WARN).check == "serve"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(59, Verdict.OK), (-59, Verdict.OK), (61, Verdict.FAIL), (-61, Verdict.FAIL)]
+)
+def test_clocks_may_differ_by_a_minute(world, ahead, verdict):
+    (clock,) = [f for f in coordinator_findings(answer(world, ahead=ahead)) if f.check == "clock"]
+    assert clock.verdict is verdict
+    assert clock.reason == ("CLOCK_SKEW" if verdict is Verdict.FAIL else "")
+    assert ("ahead" if ahead > 0 else "behind") in clock.found
+
+
+def test_a_clock_that_the_coordinator_refuses_is_named_as_such():
+    def ask():
+        raise NotAdmitted("the node's clock is 7200 s ahead of the coordinator's", reason="CLOCK_SKEW")
+
+    (finding,) = coordinator_findings(ask)
+    assert (finding.check, finding.verdict, finding.reason) == ("clock", Verdict.FAIL, "CLOCK_SKEW")
+
+
+def test_a_coordinator_that_cannot_dial_back_is_a_failure_and_one_that_was_not_asked_a_warning(world):
+    def way(back):
+        return next(f for f in coordinator_findings(answer(world, dialled_back=back)) if f.check == "way back")
+
+    assert way(False).verdict is Verdict.FAIL
+    assert "advertise" in way(False).remedy
+    assert way(None).verdict is Verdict.WARN
+
+
+def test_a_coordinator_that_cannot_be_reached_is_a_failure_with_its_reason():
+    def ask():
+        raise Unreachable("the coordinator cannot be reached")
+
+    (finding,) = coordinator_findings(ask)
+    assert (finding.check, finding.verdict, finding.reason) == ("coordinator", Verdict.FAIL, "UNREACHABLE")

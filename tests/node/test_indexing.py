@@ -1,0 +1,280 @@
+"""Background hashing: old or new release whole, never mixed; restarts go on; patches come and go."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from members import World
+from serving import add_patches, make_home, publish, withdraw
+
+import node.indexing
+from node.catalogue import Catalogue
+from node.indexing import BATCH, Indexer
+from node.served import Shelf
+from rsfed.errors import RasterRejected
+
+PATIENCE_S = 30.0
+
+
+class Encoders:
+    """Encoders whose codes say release and patch; a test may hold them back."""
+
+    def __init__(self):
+        self.asked: list[tuple[int, int]] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.batches = 10**6  # after so many, wait for `go`
+
+    def __call__(self, release, encoder_id):
+        return _Encoder(self, release.manifest.version)
+
+
+class _Encoder:
+    def __init__(self, owner, version):
+        self.owner, self.version = owner, version
+
+    def encode(self, contents):
+        assert self.owner.go.wait(PATIENCE_S)
+        items = [int(content["all"][0, 0, 0]) for content in contents]
+        self.owner.asked += [(self.version, item) for item in items]
+        self.owner.batches -= 1
+        if self.owner.batches == 0:
+            self.owner.go.clear()
+        return np.array([[self.version, 0, item // 256, item % 256] for item in items], np.uint8)
+
+
+def code_of(version, item):
+    return bytes([version, 0, item // 256, item % 256])
+
+
+class Scene:
+    """A node's home with an indexer that runs in a thread."""
+
+    def __init__(self, folder):
+        self.world, self.encoders, self.shelf = World(), Encoders(), Shelf()
+        self.home = make_home(folder)
+        self.swaps: list[int] = []
+
+    @contextmanager
+    def running(self):
+        self.indexer = Indexer(self.home, self.shelf, self.encoders, self._changed)
+        thread = threading.Thread(target=self.indexer.run)
+        thread.start()
+        try:
+            yield self.indexer
+        finally:
+            self.indexer.stop()
+            self.encoders.go.set()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+    def _changed(self):
+        self.swaps.append(self.shelf.served.release.manifest.version)
+
+    def publish(self, version):
+        return publish(self.home, self.world, version)
+
+    def items(self):
+        """{item: code} of what is served."""
+        buckets = self.shelf.served.snapshots["rgb"].buckets
+        return dict(zip(buckets.ids.tolist(), map(bytes, buckets.item_codes()), strict=True))
+
+    def wait(self, condition):
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < end, "not in time"
+            time.sleep(0.01)
+
+    def wait_for(self, version, ids):
+        expected = {item: code_of(version, item) for item in ids}
+        self.wait(lambda: self.shelf.served and self.items() == expected)
+        served = self.shelf.served
+        assert served.release.manifest.version == version
+        assert served.snapshots["rgb"].release == served.release.digest
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(node.indexing, "POLL_S", 0.02)
+    monkeypatch.setattr(node.indexing, "PUBLISH_S", 0.0)
+    monkeypatch.setattr(node.indexing, "FAILED_S", 0.05)
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Items whose files cannot be read; all others hold their id as their only pixel value."""
+    broken = set()
+
+    def read(item, spec):
+        if item.id in broken:
+            raise RasterRejected("it is gone")
+        return {"all": np.full((1, 1, 1), item.id, np.float32)}
+
+    monkeypatch.setattr("rsfed.raster.reader.read", read)
+    return broken
+
+
+@pytest.fixture
+def scene(tmp_path, unreadable):
+    return Scene(tmp_path / "node")
+
+
+def test_the_first_release_is_served_once_every_patch_has_its_code(scene):
+    ids = add_patches(scene.home, BATCH + 3)
+    scene.encoders.go.clear()
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait(lambda: indexer.pending == BATCH + 3)
+        assert scene.shelf.served is None
+        scene.encoders.go.set()
+        scene.wait_for(1, ids)
+        assert scene.shelf.served.held == {"rgb": BATCH + 3}
+        scene.wait(lambda: indexer.pending == 0)
+
+
+def test_the_old_release_is_served_whole_until_the_new_one_is_whole(scene):
+    ids = add_patches(scene.home, 3 * BATCH)
+    scene.publish(1)
+    seen, ended = set(), threading.Event()
+
+    def query():
+        while not ended.is_set():
+            served = scene.shelf.served
+            buckets = served.snapshots["rgb"].buckets
+            hits = buckets.search(np.zeros((1, 4), np.uint8), radius=32)[0]
+            seen.add((served.release.manifest.version, frozenset(hits.codes[:, 0].tolist()), int(hits.sizes.sum())))
+
+    with scene.running() as indexer:
+        scene.wait_for(1, ids)
+        asking = threading.Thread(target=query)
+        asking.start()
+        scene.encoders.go.clear()
+        scene.publish(2)
+        scene.wait(lambda: indexer.pending > 0)
+        scene.encoders.go.set()
+        scene.wait_for(2, ids)
+        ended.set()
+        asking.join(PATIENCE_S)
+    assert seen <= {(1, frozenset({1}), len(ids)), (2, frozenset({2}), len(ids))}
+    assert {version for version, *_ in seen} == {1, 2}
+
+
+def test_a_restart_goes_on_after_the_last_batch_and_serves_the_old_release_meanwhile(scene):
+    ids = add_patches(scene.home, 4 * BATCH)
+    old = scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, ids)
+    scene.encoders.batches = 1
+    new = scene.publish(2)
+    with scene.running():
+        scene.wait(lambda: scene.encoders.batches == 0)
+    with Catalogue(scene.home) as catalogue:
+        done = len(catalogue.codes(new.digest, "rgb")[0])
+    assert BATCH <= done < len(ids)
+    assert scene.shelf.served.release.digest == old.digest
+
+    scene.shelf.served = None
+    scene.encoders.asked.clear()
+    scene.encoders.go.clear()
+    with scene.running() as indexer:
+        scene.wait(lambda: indexer.pending > 0)
+        scene.wait_for(1, ids)
+        scene.encoders.go.set()
+        scene.wait_for(2, ids)
+    assert len(scene.encoders.asked) == len(ids) - done
+    with Catalogue(scene.home) as catalogue:
+        assert len(catalogue.codes(old.digest, "rgb")[0]) == 0
+
+
+def test_after_a_restart_nothing_is_hashed_again(scene):
+    ids = add_patches(scene.home, 10)
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, ids)
+    scene.shelf.served = None
+    scene.encoders.asked.clear()
+    with scene.running():
+        scene.wait_for(1, ids)
+    assert scene.encoders.asked == []
+
+
+def test_patches_of_a_running_ingest_are_added_and_withdrawn_ones_leave_at_once(scene):
+    first = add_patches(scene.home, 10)
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, first)
+        second = add_patches(scene.home, 5, place=(1, 2, 3, 4))
+        scene.wait_for(1, first + second)
+        assert (scene.shelf.served.facts.of(np.array(second)).footprints[:, 0] == 10_000_000).all()
+        withdraw(scene.home, first[:4])
+        scene.wait_for(1, first[4:] + second)
+        scene.wait(lambda: scene.shelf.served.held == {"rgb": 11})
+
+
+def test_a_patch_withdrawn_while_it_is_hashed_never_appears(scene):
+    first = add_patches(scene.home, 3)
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait_for(1, first)
+        scene.encoders.go.clear()
+        late = add_patches(scene.home, 4)
+        scene.wait(lambda: indexer.pending == 4)
+        withdraw(scene.home, late[:2])
+        scene.encoders.go.set()
+        scene.wait_for(1, first + late[2:])
+
+
+def test_files_that_cannot_be_read_stop_nothing_and_are_tried_again_when_told(scene, unreadable):
+    ids = add_patches(scene.home, 10)
+    unreadable.update(ids[2:5])
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait_for(1, ids[:2] + ids[5:])
+        assert scene.shelf.served.held == {"rgb": 7}
+        unreadable.clear()
+        indexer.notify()
+        scene.wait_for(1, ids)
+        scene.wait(lambda: scene.shelf.served.held == {"rgb": 10})
+
+
+def test_a_release_that_is_overtaken_is_never_served(scene):
+    ids = add_patches(scene.home, 3 * BATCH)
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait_for(1, ids)
+        scene.encoders.go.clear()
+        scene.publish(2)
+        scene.wait(lambda: indexer.pending > 0)
+        scene.publish(3)
+        scene.encoders.go.set()
+        scene.wait_for(3, ids)
+    assert set(scene.swaps) == {1, 3}
+
+
+def test_an_encoder_that_cannot_be_loaded_leaves_the_old_release_in_service(scene, monkeypatch):
+    ids = add_patches(scene.home, 5)
+    scene.publish(1)
+    tries = []
+
+    def broken(release, encoder_id):
+        tries.append(release.manifest.version)
+        if release.manifest.version == 2 and len(tries) < 4:
+            raise RuntimeError("no such layer")
+        return _Encoder(scene.encoders, release.manifest.version)
+
+    monkeypatch.setattr(Encoders, "__call__", lambda self, *which: broken(*which))
+    with scene.running():
+        scene.wait_for(1, ids)
+        scene.publish(2)
+        scene.wait(lambda: tries.count(2) >= 2)
+        assert scene.shelf.served.release.manifest.version == 1
+        scene.wait_for(2, ids)
+
+
+def test_an_archive_without_patches_is_served_empty(scene):
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, [])
+        assert scene.shelf.served.held == {"rgb": 0}

@@ -1,0 +1,168 @@
+"""The node's commands as an operator types them: what they print where, and how they exit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from node_archives import bad_files, configure, give_release, make_node, png
+
+from rsfed.cli import run
+from rsfed.errors import ExitCode
+
+
+@pytest.fixture
+def node_and_archive(tmp_path):
+    return make_node(tmp_path)
+
+
+def rsfed(capsys, *arguments):
+    """Run one command; returns its exit code, standard output and standard error."""
+    capsys.readouterr()
+    code = run([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_ingest_prints_its_result_as_json_and_nothing_else_on_standard_output(node_and_archive, capsys):
+    home, archive = node_and_archive
+    give_release(home, "Forest", "Sea Lake")
+    for name in ("forest/a", "forest/b", "sea lake/c", "clouds/d"):
+        png(archive / f"{name}.png", len(name) + ord(name[-1]))
+    code, out, err = rsfed(capsys, "node", "ingest", "--home", home.path, "--output", "json")
+    result = json.loads(out)
+    assert code == ExitCode.DONE
+    assert err == ""
+    assert result.pop("seconds") >= 0
+    assert result == {
+        "modality": "rgb",
+        "fit": "resize",
+        "size": 64,
+        "gsd": None,
+        "release": 1,
+        "files": {"seen": 4, "read": 4, "withdrawn": 0},
+        "patches": {"present": 4, "recorded": 0, "labelled": 3},
+        "skipped": [],
+        "labels": {
+            "mapped": 2,
+            "unmapped": 1,
+            "ambiguous": 0,
+            "unmapped_labels": ["clouds"],
+            "ambiguous_labels": {},
+            "unused_map_entries": [],
+        },
+        "classes": {"Forest": 2, "Sea Lake": 1},
+        "acquisitions": 1,
+    }
+
+
+def test_skipped_files_are_named_on_standard_error_counted_in_the_summary_and_no_failure(node_and_archive, capsys):
+    home, archive = node_and_archive
+    words = bad_files(archive)
+    code, out, err = rsfed(capsys, "node", "ingest", "--home", home.path, "--output", "json")
+    assert code == ExitCode.DONE
+    lines = [line for line in err.splitlines() if line.startswith("skipped ")]
+    assert {line.split(": ")[0].removeprefix("skipped ") for line in lines} == set(words)
+    assert sum(each["count"] for each in json.loads(out)["skipped"]) == len(words)
+
+
+def test_only_the_first_twenty_skipped_files_are_named_and_all_are_counted(node_and_archive, capsys):
+    home, archive = node_and_archive
+    for number in range(30):
+        (archive / f"{number:02}.png").write_bytes(b"")
+    _, out, err = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert err.count("skipped 0") + err.count("skipped 1") == 21  # 20 names, and "skipped 10 more"
+    assert "skipped 10 more" in err
+    assert "30 x" in out
+    assert "it is empty; copy it again from its origin" in out
+
+
+def test_the_summary_says_which_fit_was_used_and_whose(node_and_archive, capsys):
+    home, _ = node_and_archive
+    _, out, _ = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert "fit resize to 64 pixels (default, there is no release yet)" in out
+    give_release(home, "Forest")
+    _, out, _ = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert "fit resize to 64 pixels (release 1)" in out
+
+
+def test_the_summary_points_out_labels_that_need_the_operator(node_and_archive, capsys):
+    home, archive = node_and_archive
+    give_release(home, "Sea Lake", "sea-lake", "Forest")
+    configure(home, "[labels.map]", '[labels.map]\nForrest = "Forest"')
+    png(archive / "SeaLake" / "a.png", 1)
+    png(archive / "clouds" / "b.png", 2)
+    _, out, _ = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert "0 mapped, 1 unmapped, 1 ambiguous" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("  ")] == [
+        ["unmapped", "clouds"],
+        ["ambiguous", "SeaLake"],
+        ["map", "only", "Forrest"],
+    ]
+
+
+def test_a_command_without_a_node_says_what_to_run_and_exits_with_the_configuration_code(tmp_path, capsys):
+    for command in ("ingest", "status", "policy", "doctor"):
+        code, out, err = rsfed(capsys, "node", command, "--home", tmp_path)
+        assert (code, out) == (ExitCode.CONFIGURATION, "")
+        assert "rsfed node init" in err
+
+
+def test_init_status_backup_and_restore_go_together(tmp_path, capsys):
+    home, archive = tmp_path / "home", tmp_path / "images"
+    png(archive / "a.png", 1)
+    code, out, _ = rsfed(capsys, "node", "init", "--home", home, "--archive", archive, "--advertise", "rome.example:1")
+    assert code == ExitCode.DONE
+    assert str(home / "node.toml") in out
+    assert rsfed(capsys, "node", "ingest", "--home", home)[0] == ExitCode.DONE
+    code, out, _ = rsfed(capsys, "node", "status", "--home", home, "--output", "json")
+    status = json.loads(out)
+    assert (code, status["name"], status["policy"], status["serve"], status["release"]) == (0, None, None, None, None)
+    assert status["archive"]["present"] == 1
+    assert rsfed(capsys, "node", "backup", tmp_path / "b.tar", "--home", home)[0] == ExitCode.DONE
+    assert rsfed(capsys, "node", "restore", tmp_path / "b.tar", "--home", home)[0] == ExitCode.CONFIGURATION
+    assert rsfed(capsys, "node", "restore", tmp_path / "b.tar", "--home", tmp_path / "new")[0] == ExitCode.DONE
+    _, out, _ = rsfed(capsys, "node", "status", "--home", tmp_path / "new", "--output", "json")
+    assert json.loads(out)["archive"] == status["archive"]
+
+
+def test_the_policy_is_explained_in_words_with_the_predicted_class(node_and_archive, capsys):
+    home, _ = node_and_archive
+    code, out, err = rsfed(capsys, "node", "policy", "--home", home.path)
+    assert code == ExitCode.DONE
+    assert "predicted class" in out
+    assert "no level is chosen" in err
+    configure(home, '# level = "partner"', 'level = "partner"')
+    code, chosen, err = rsfed(capsys, "node", "policy", "--home", home.path)
+    assert (chosen, err) == (out, "")
+
+
+def test_doctor_fails_with_code_1_and_says_how_to_join(node_and_archive, capsys):
+    home, _ = node_and_archive
+    code, out, _ = rsfed(capsys, "node", "doctor", "--home", home.path, "--output", "json")
+    assert code == ExitCode.FAILURE
+    (failed,) = [each for each in json.loads(out) if each["verdict"] == "fail"]
+    assert (failed["check"], failed["reason"]) == ("certificate", "NOT_JOINED")
+    code, out, _ = rsfed(capsys, "node", "doctor", "--home", home.path)
+    assert code == ExitCode.FAILURE
+    assert "-> `rsfed node join TOKEN`" in out
+
+
+def test_a_token_that_cannot_be_read_is_not_admitted_and_changes_nothing(node_and_archive, capsys):
+    home, _ = node_and_archive
+    before = {path: path.read_bytes() for path in home.identity.iterdir()}
+    code, out, err = rsfed(capsys, "node", "join", "rsfed1.nonsense", "--home", home.path)
+    assert (code, out) == (ExitCode.NOT_ADMITTED, "")
+    assert "BAD_TOKEN" in err
+    assert {path: path.read_bytes() for path in home.identity.iterdir()} == before
+
+
+def test_help_of_the_node_loads_nothing_heavy():
+    program = (
+        "import sys, node.cli\n"
+        "print(*sorted({'torch', 'rasterio', 'flwr', 'numpy', 'grpc', 'cryptography'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,113 @@
+"""`rsfed node resolve`: the operator, and only the operator, learns which own file a handle means."""
+
+import json
+from contextlib import closing
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from members import World
+from serving import Asker, add_patches, make_home, make_searcher, publish, serve_codes, withdraw
+from typer.testing import CliRunner
+
+from node.resolve import resolve
+from node.state import open_state
+from rsfed.clock import Deadline
+from rsfed.errors import UnknownHandle
+from rsfed.v1 import archive_pb2 as pb
+
+
+class Scene:
+    """A node that answered one query."""
+
+    def __init__(self, folder, first=0):
+        self.world = World()
+        self.home = make_home(folder)
+        if first:
+            add_patches(self.home, first)
+        release = publish(self.home, self.world)
+        self.ids = add_patches(self.home, 5, labels=("forest", "park"))
+        searcher = make_searcher(
+            self.home, self.world, serve_codes(self.home, release, self.ids, np.zeros((5, 4), np.uint8))
+        )
+        signed = Asker(self.world).ask(release, np.zeros((1, 4), np.uint8), k=5)
+        request = pb.ArchiveServiceSearchRequest(query=signed)
+        self.response = searcher.search(request, Deadline.after(20))
+        (answer,) = self.response.answers
+        self.handles = [answer.item_handles[i : i + 16].hex() for i in range(0, 80, 16)]
+        self.bucket = answer.bucket_handles.hex()
+
+    def resolve(self, *handles):
+        return resolve(self.home, handles, operator="olga", now=self.world.clock())
+
+    def log(self):
+        with closing(open_state(self.home)) as connection:
+            return connection.execute("SELECT operator, handle, requester, item FROM resolved ORDER BY id").fetchall()
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return Scene(tmp_path / "node")
+
+
+def test_handles_mean_the_patches_that_were_listed_and_whose_query_it_was(scene):
+    found = scene.resolve(*scene.handles)
+    assert sorted(each.item.id for each in found) == scene.ids
+    assert {each.query.requester for each in found} == {"spiffe://alps/analyst/ada"}
+    assert {each.query.query_id for each in found} == {scene.response.query_id}
+    assert found[0].item.path == scene.home.path / "archive" / f"secret-{found[0].item.id}.png"
+    assert found[0].labels == ("forest", "park")
+
+
+def test_every_look_up_is_noted(scene):
+    found = scene.resolve(scene.handles[2], scene.handles[0])
+    expected = [("olga", each.handle, "spiffe://alps/analyst/ada", each.item.id) for each in found]
+    assert scene.log() == expected
+
+
+def test_a_handle_of_another_node_means_nothing_here(scene, tmp_path):
+    other = Scene(tmp_path / "other")
+    with pytest.raises(UnknownHandle):
+        scene.resolve(other.handles[0])
+
+
+@pytest.mark.parametrize("handle", ["", "zz", "ab" * 15, "ab" * 16, "ab" * 17])
+def test_a_made_up_handle_is_refused(scene, handle):
+    with pytest.raises(UnknownHandle):
+        scene.resolve(handle)
+
+
+def test_one_unknown_handle_resolves_and_notes_nothing(scene):
+    with pytest.raises(UnknownHandle):
+        scene.resolve(scene.handles[0], "ab" * 16)
+    assert scene.log() == []
+
+
+def test_the_handle_of_a_bucket_names_no_patch(scene):
+    with pytest.raises(UnknownHandle, match="bucket"):
+        scene.resolve(scene.bucket)
+
+
+def test_a_handle_means_nothing_after_90_days(scene):
+    scene.world.clock.moment += timedelta(days=91)
+    with pytest.raises(UnknownHandle):
+        scene.resolve(scene.handles[0])
+
+
+def test_a_patch_that_was_withdrawn_since_is_still_named_and_said_to_be_gone(scene):
+    withdraw(scene.home, scene.ids)
+    assert {each.state for each in scene.resolve(*scene.handles)} == {"withdrawn"}
+
+
+def test_the_command_prints_json_and_a_table(scene):
+    from node.cli import app
+
+    run = CliRunner().invoke(app, ["resolve", *scene.handles[:2], "--home", str(scene.home.path), "--output", "json"])
+    found = json.loads(run.stdout)
+    assert [each["handle"] for each in found] == scene.handles[:2]
+    assert found[0]["window"] == {"col": 0, "row": 0, "width": 32, "height": 32}
+    assert found[0]["labels"] == ["forest", "park"]
+    assert found[0]["query"] == scene.response.query_id.hex()
+    table = CliRunner().invoke(app, ["resolve", scene.handles[0], "--home", str(scene.home.path)]).stdout
+    assert "spiffe://alps/analyst/ada" in table
+    assert len(scene.log()) == 3

@@ -1,0 +1,323 @@
+"""Real training on real files: the ClientApp alone, in one process with the ServerApp, and in its child process."""
+
+import asyncio
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from training_archive import make_archive
+from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
+
+from coordinator.training.board import TaskBoard
+from coordinator.training.engine import train
+from coordinator.training.rounds import Rules
+from node.training.adapter import run_task
+from node.training.client_app import app
+from node.training.local import split
+from node.training.patches import load_patches, sample
+from node.training.trainer import train_round
+from node.training.worker import Worker
+from rsfed.cli import run
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.payload import Payload, decode, encode
+from rsfed.hashing.weights import from_bytes, init_weights
+from rsfed.raster.item import Item, Window
+
+COUNTS = dict.fromkeys(CLASSES, 6)
+
+
+def start_weights(plan=None):
+    plan = plan or small_plan()
+    return from_bytes(init_weights(plan.architecture, plan.input, plan.bits, plan.seed))
+
+
+def task(*, plan=None, number=1, run_id=1, **changes) -> bytes:
+    plan = plan or small_plan()
+    config = {"plan": plan.model_dump_json(), "server-round": number}
+    fields = {"kind": "train", "arrays": {"arrays": start_weights(plan)}, "configs": {"config": config}}
+    return encode(Payload(run_id=run_id, round=number, **(fields | changes)))
+
+
+@pytest.fixture(scope="module")
+def key():
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture(scope="module")
+def members(key):
+    return make_members("a", release_key=key)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, members, key):
+    """A node with six patches of each class."""
+    return make_archive(tmp_path_factory.mktemp("node"), COUNTS, members=members, key=key)
+
+
+@pytest.fixture
+def make(tmp_path, members, key):
+    return lambda name, counts, **more: make_archive(tmp_path / name, counts, members=members, key=key, **more)
+
+
+def reason_of(home, data: bytes) -> str:
+    return decode(run_task(app, home.path, data)).error
+
+
+def test_a_round_sends_weights_patches_loss_and_seconds_and_nothing_else(home):
+    result = decode(run_task(app, home.path, task()))
+    assert result.error == ""
+    assert (result.run_id, result.round, result.kind) == (1, 1, "train")
+    assert set(result.metrics) == {"metrics"}
+    assert set(result.metrics["metrics"]) == {"num-examples", "loss", "seconds"}
+    assert result.metrics["metrics"]["num-examples"] == sum(COUNTS.values())
+    assert result.configs == {}
+    assert set(result.arrays) == {"arrays"}
+    before, after = start_weights(), result.arrays["arrays"]
+    assert {name: array.shape for name, array in after.items()} == {n: a.shape for n, a in before.items()}
+    assert any((after[name] != before[name]).any() for name in before)
+
+
+def test_the_same_task_gives_the_same_weights_and_another_round_others(home):
+    patches, plan = load_patches(home, small_plan(), 16), small_plan()
+    one, same, other = (train_round(plan, n, start_weights(), patches, threads=1).arrays for n in (1, 1, 2))
+    assert all(one[name].tobytes() == same[name].tobytes() for name in one)
+    assert any(one[name].tobytes() != other[name].tobytes() for name in one)
+
+
+def test_two_archives_train_together_with_the_same_result_every_time(home, make):
+    other = make("other", {"forest": 4, "water": 8}, seed=9)
+
+    async def trained():
+        board, events = TaskBoard(), []
+        nodes = [
+            asyncio.create_task(answer_tasks(board, name, lambda data, at=place: run_task(app, at.path, data)))
+            for name, place in (("one", home), ("two", other))
+        ]
+        await until(lambda: len(board.present()) == 2)
+        try:
+            return await asyncio.to_thread(
+                train,
+                board,
+                small_plan(rounds=2),
+                start_weights(),
+                run_id=4,
+                rules=Rules(2, 60.0),
+                note=lambda _, data: events.append(data),
+            ), events
+        finally:
+            for node in nodes:
+                node.cancel()
+            await asyncio.wait(nodes)
+
+    (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
+    assert [event["examples"] for event in events] == [18 + 12] * 2
+    assert all(event["failed"] == {} and np.isfinite(event["loss"]) for event in events)
+    assert all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
+
+
+def test_a_node_without_labelled_patches_says_so(make):
+    assert reason_of(make("empty", {}), task()) == "NO_LABELLED_PATCHES"
+    assert reason_of(make("foreign", {"glacier": 3}), task()) == "NO_LABELLED_PATCHES"
+
+
+def test_a_node_with_one_class_only_sends_no_update(make):
+    assert reason_of(make("water", {"water": 5}), task()) == "NOTHING_TO_COMPARE"
+
+
+def test_the_operators_limits_stand_above_the_plan(make):
+    off = make("off", COUNTS, training="enabled = false")
+    assert reason_of(off, task()) == "TRAINING_DISABLED"
+    tight = make("tight", COUNTS, training="max_steps = 3")
+    assert reason_of(tight, task()) == "PLAN_LIMITS"
+    assert reason_of(tight, task(plan=small_plan(local_steps=3))) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x80\x04N.", "PAYLOAD_MALFORMED"),
+        (task(kind="shell"), "UNKNOWN_KIND"),
+        (task(kind="evaluate"), "TRAINING_FAILED"),
+        (task(arrays={}), "TASK_INCOMPLETE"),
+        (task(configs={}), "TASK_INCOMPLETE"),
+        (task(configs={"config": {"server-round": 1}}), "PLAN_INVALID"),
+        (task(number=4), "PLAN_INVALID"),
+        (task(arrays={"arrays": {"w": np.zeros(3, np.float32)}}), "WEIGHTS_UNFIT"),
+        (task(arrays={"arrays": start_weights(small_plan(bits=32))}), "WEIGHTS_UNFIT"),
+    ],
+    ids=["no payload", "kind", "no evaluation", "no weights", "no settings", "no plan", "round", "layers", "shape"],
+)
+def test_a_task_that_will_not_do_is_answered_with_its_reason(home, data, reason):
+    assert reason_of(home, data) == reason
+
+
+def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
+    monkeypatch.setattr("node.training.client_app.load_patches", lambda *_: (home.path / "canary").read_bytes())
+    result = run_task(app, home.path, task(run_id=77))
+    assert decode(result).error == "TRAINING_FAILED"
+    assert b"canary" not in result
+    assert "canary" not in capfd.readouterr().err
+
+
+def test_patches_are_read_once_for_each_run(home, monkeypatch):
+    reads = []
+    monkeypatch.setattr("node.training.client_app.load_patches", lambda *given: reads.append(1) or load_patches(*given))
+    for number, run_id in ((1, 50), (2, 50), (1, 51)):
+        assert decode(run_task(app, home.path, task(number=number, run_id=run_id))).error == ""
+    assert len(reads) == 2
+
+
+def test_patches_that_vanished_since_the_ingest_are_left_out(make):
+    home = make("shrinking", COUNTS)
+    (home.path / "archive" / "water" / "0.png").unlink()
+    assert len(load_patches(home, small_plan(), 16)) == sum(COUNTS.values()) - 1
+
+
+def items(count: int, acquisitions: int) -> list[Item]:
+    return [
+        Item(n, None, Window(0, 0, 16, 16), "rgb", "", (1,), f"overpass {n % acquisitions}")
+        for n in range(1, count + 1)
+    ]
+
+
+def test_of_more_patches_than_memory_holds_the_seed_draws_a_part_in_order():
+    many = items(30_000, 1)
+    one, same, other = (sample(many, small_plan().input, 16, seed) for seed in (1, 1, 2))
+    assert len(one) == (16 << 20) // (3 * 16 * 16 * 2)
+    assert one == same != other
+    assert one == sorted(one, key=lambda item: item.id)
+    assert sample(many[:5], small_plan().input, 16, 1) == many[:5]
+
+
+def test_whole_acquisitions_are_held_out_where_there_are_several():
+    trained_on, held_out, by = split(items(100, 10))
+    assert by == "acquisition"
+    assert len(held_out) == 20
+    assert not {i.acquisition for i in held_out} & {i.acquisition for i in trained_on}
+    trained_on, held_out, by = split(items(100, 1))
+    assert (by, len(held_out), len(trained_on)) == ("patch", 20, 80)
+    for few in (items(2, 1), items(2, 2), items(3, 2)):
+        trained_on, held_out, _ = split(few)
+        assert trained_on
+        assert held_out
+    with pytest.raises(TrainingError) as refused:
+        split(items(1, 1))
+    assert refused.value.reason == "TOO_FEW_PATCHES"
+
+
+def test_a_round_number_that_the_plan_does_not_have_is_refused(home):
+    patches = load_patches(home, small_plan(), 16)
+    for number in (0, 4, -1, "1", None, 1.0):
+        with pytest.raises(InvalidMessage):
+            train_round(small_plan(), number, start_weights(), patches, threads=1)
+
+
+async def test_the_child_process_trains_dies_and_is_replaced(home):
+    worker = Worker(home, 1)
+    try:
+        first = decode(await worker.run(task()))
+        assert first.error == ""
+        here = decode(run_task(app, home.path, task())).arrays["arrays"]
+        there = first.arrays["arrays"]
+        assert all(here[name].tobytes() == there[name].tobytes() for name in here)
+        child = worker._process.pid
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(TrainingError) as died:
+            await worker.run(task())
+        assert died.value.reason == "WORKER_DIED"
+        assert decode(await worker.run(task(number=2))).error == ""
+    finally:
+        await worker.stop()
+    assert worker._process is None
+
+
+async def test_a_cancelled_task_ends_its_child_process(home):
+    worker = Worker(home, 1)
+    work = asyncio.create_task(worker.run(task(plan=small_plan(local_steps=9000))))
+    await until(lambda: worker._process)
+    process = worker._process
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert process.returncode is not None
+
+
+async def test_the_child_ends_when_its_parent_is_gone(home):
+    worker = Worker(home, 1)
+    work = asyncio.create_task(worker.run(task(plan=small_plan(local_steps=9000))))
+    await until(lambda: worker._process)
+    process = worker._process
+    process.stdin.close()
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0
+        with pytest.raises(TrainingError):
+            await work
+
+
+def node(home, capsys, *arguments):
+    code = run(["node", "train", *arguments, "--home", str(home.path)])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_local_training_reports_loss_time_memory_and_figures(home, capsys):
+    code, out, _ = node(home, capsys, "--local", "--epochs", "3", "--output", "json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["labels"], report["classes"], report["held_out_by"]) == ("federation", 3, "patch")
+    assert report["patches"] + report["held_out"] == sum(COUNTS.values())
+    assert len(report["losses"]) == 3
+    assert report["seconds"] > 0
+    assert report["peak_memory"] > 1 << 20
+    for figures in (report["trained"], report["untrained"]):
+        assert (figures["map_k"], figures["precision_k"]) == (20, 10)
+        assert 0 <= figures["mean_average_precision"] <= 1
+    assert node(home, capsys, "--local", "--epochs", "3", "--output", "json")[1] != ""
+
+
+def test_local_training_prints_a_table(home, capsys):
+    code, out, _ = node(home, capsys, "--local", "--epochs", "2")
+    assert code == 0
+    for word in ("mAP@20", "precision@10", "peak memory", "figures are too good"):
+        assert word in out
+
+
+def test_a_node_that_never_joined_trains_on_its_own_labels(tmp_path, capsys):
+    home = make_archive(tmp_path / "alone", {"meadow": 8, "lake": 8})
+    report = json.loads(node(home, capsys, "--local", "--epochs", "1", "--output", "json")[1])
+    assert (report["labels"], report["classes"]) == ("own", 2)
+
+
+def test_training_without_local_says_who_starts_it(home, capsys):
+    code, _, err = node(home, capsys)
+    assert code == 2
+    assert "rsfed coordinator train" in err
+
+
+def test_local_training_of_an_empty_archive_says_what_to_do(make, capsys):
+    code, _, err = node(make("void", {}), capsys, "--local")
+    assert code == 1
+    assert "TOO_FEW_PATCHES" in err
+
+
+def test_status_shows_what_was_asked_and_sent(make, capsys):
+    from node.state import open_state
+    from node.training import journal
+
+    home = make("logged", {})
+    assert "nothing was asked" in node(home, capsys, "status")[1]
+    connection = open_state(home)
+    for number, state in ((1, "done"), (2, "TASK_EXPIRED"), (3, "working")):
+        row = journal.begin(connection, 8, number, "train", 2 << 20)
+        if state != "working":
+            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25)
+    journal.close_interrupted(connection)
+    connection.close()
+    tasks = json.loads(node(home, capsys, "status", "--output", "json")[1])["tasks"]
+    assert [(each["round"], each["state"]) for each in tasks] == [(3, "INTERRUPTED"), (2, "TASK_EXPIRED"), (1, "done")]
+    table = node(home, capsys, "status")[1]
+    assert "done" in table
+    assert "0.25" in table

@@ -1,0 +1,162 @@
+"""`rsfed coordinator train` and `runs` as their user meets them, with a coordinator reduced to training."""
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+
+import pytest
+from test_training_runs import Coordinator
+from training_fakes import answer_tasks, result_of
+
+from coordinator.state import State
+from coordinator.training import records
+from rsfed.cli import run
+from rsfed.clock import utc_now
+from rsfed.home import Home
+from rsfed.transport.server import bind_control, make_server
+from rsfed.trust.access import Port
+from rsfed.v1 import control_pb2 as pb
+from rsfed.v1.control_pb2_grpc import ControlServiceServicer, add_ControlServiceServicer_to_server
+
+TOML = """
+federation = "testing"
+[encoder]
+size = 16
+bits = 16
+"""
+
+
+class Control(ControlServiceServicer):
+    def __init__(self, driver):
+        self.driver = driver
+
+    async def Notify(self, request, context):  # noqa: N802 - name of the wire
+        self.driver.wake()
+        return pb.ControlServiceNotifyResponse()
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "coordinator.toml").write_text(TOML)
+    State(Home(tmp_path)).close()
+    return Home(tmp_path)
+
+
+@pytest.fixture
+async def serving(home):
+    """A coordinator with a node that is there."""
+    state = State(home)
+    coordinator = Coordinator(state)
+    control = make_server(Port.CONTROL, trust=None)
+    add_ControlServiceServicer_to_server(Control(coordinator.driver), control)
+    bind_control(control, home.control_socket)
+    await control.start()
+    work = [
+        asyncio.create_task(coordinator.driver.run()),
+        asyncio.create_task(answer_tasks(coordinator.board, "a", result_of)),
+    ]
+    coordinator.control, coordinator.nodes = control, work[1]
+    yield coordinator
+    for task in work:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await control.stop(None)
+    state.close()
+
+
+async def start(home, *arguments):
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rsfed", "coordinator", *arguments, "--home", str(home.path)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def rsfed(home, *arguments):
+    process = await start(home, *arguments)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_train_prints_every_event_as_one_line_of_json(home, serving):
+    code, out, err = await rsfed(home, "train", "--rounds", "2", "--output", "json")
+    assert (code, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in lines] == ["started", "round", "round", "released"]
+    assert all(line["run"] == 1 and line["at"] for line in lines)
+    assert lines[1]["nodes"] == ["a"]
+    assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[1])
+
+
+async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, serving):
+    code, out, err = await rsfed(home, "train", "--rounds", "2")
+    assert code == 0
+    assert "2/2" in out
+    assert "release 2 published" in out
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["started", "round", "round", "released"]
+
+
+async def test_train_says_when_the_coordinator_is_not_running(home):
+    code, out, err = await rsfed(home, "train")
+    assert (code, out) == (1, "")
+    assert "rsfed coordinator serve" in err
+    assert "SERVE_NOT_RUNNING" in err
+    state = State(home)
+    assert records.list_runs(state) == []
+    state.close()
+
+
+async def test_train_fails_as_its_run_does(home, serving):
+    serving.driver._starting = lambda _: 1 / 0
+    code, _, err = await rsfed(home, "train", "--output", "json")
+    assert code == 1
+    assert "INTERNAL" in err
+
+
+async def test_ctrl_c_stops_following_and_the_run_goes_on(home, serving):
+    serving.nodes.cancel()
+    process = await start(home, "train", "--rounds", "1", "--output", "json")
+    assert json.loads(await process.stdout.readline())["event"] == "started"
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert "run 1 goes on" in err.decode()
+    serving.nodes = asyncio.create_task(answer_tasks(serving.board, "a", result_of))
+    assert (await serving.ended(1)).state == "done"
+    serving.nodes.cancel()
+
+
+async def test_train_notices_that_the_coordinator_died(home, serving):
+    serving.nodes.cancel()
+    process = await start(home, "train", "--rounds", "1", "--output", "json")
+    assert json.loads(await process.stdout.readline())["event"] == "started"
+    await serving.control.stop(None)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert "COORDINATOR_STOPPED" in err.decode()
+
+
+def test_runs_can_be_listed_and_looked_at(home, capsys):
+    def runs(*arguments):
+        code = run(["coordinator", "runs", *arguments, "--home", str(home.path)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    state = State(home)
+    for number in range(2):
+        records.request_run(state, 3, 1, utc_now())
+        claimed = records.claim_next(state)
+        records.fail(state, claimed.id, "TOO_FEW_NODES", f"round {number} needs 1 nodes", utc_now())
+    state.close()
+    code, out, _ = runs("list", "--output", "json")
+    assert code == 0
+    assert [(each["run"], each["state"]) for each in json.loads(out)["runs"]] == [(2, "failed"), (1, "failed")]
+    assert "failed" in runs("list")[1]
+    assert json.loads(runs("show", "1", "--output", "json")[1])["events"][0]["reason"] == "TOO_FEW_NODES"
+    assert "TOO_FEW_NODES" in runs("show", "1")[1]
+    code, _, err = runs("show", "9")
+    assert code == 2
+    assert "UNKNOWN_RUN" in err

@@ -1,0 +1,214 @@
+"""Rounds of real Flower apps over the board: a bad node costs a round its share, never the run."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from training_fakes import answer_tasks, deliver, result_of, small_plan, weights
+
+from coordinator.training import board as board_module
+from coordinator.training.board import TaskBoard
+from coordinator.training.engine import train
+from coordinator.training.rounds import Rules
+from rsfed.errors import TrainingError
+from rsfed.hashing.payload import Payload, decode, encode
+
+
+async def run(nodes, *, plan=None, rules=None, board=None, start=None):
+    """Train with nodes that answer by the given functions; returns what was trained and the events."""
+    board = board or TaskBoard()
+    events = []
+    tasks = [asyncio.create_task(answer_tasks(board, name, answer)) for name, answer in nodes.items()]
+    await asyncio.sleep(0.01)
+    try:
+        trained = await asyncio.to_thread(
+            train,
+            board,
+            plan or small_plan(),
+            weights() if start is None else start,
+            run_id=5,
+            rules=rules or Rules(1, 30.0),
+            note=lambda kind, data: events.append((kind, data)),
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks) if tasks else None
+    return trained, [data for kind, data in events if kind == "round"]
+
+
+def moved(step, **changes):
+    return lambda task: result_of(task, step=step, **changes)
+
+
+async def test_weights_are_averaged_by_the_number_of_patches():
+    trained, rounds = await run({"a": moved(1, examples=30), "b": moved(3, examples=10)})
+    np.testing.assert_allclose(trained.weights["w"], weights(3 * 1.5)["w"])
+    assert trained.weights["scale"].shape == ()
+    assert trained.weights["w"].dtype == np.float32
+    assert trained.nodes == {"a", "b"}
+    assert [r["round"] for r in rounds] == [1, 2, 3]
+    assert all(r["nodes"] == ["a", "b"] and r["counted"] and not r["failed"] for r in rounds)
+
+
+async def test_every_round_tells_loss_bytes_and_seconds():
+    _, rounds = await run({"a": moved(1, loss=0.25, examples=30), "b": moved(1, loss=0.75, examples=10)})
+    assert [r["loss"] for r in rounds] == pytest.approx([0.375] * 3)
+    assert all(r["examples"] == 40 and r["received_bytes"] > 0 and r["seconds"] > 0 for r in rounds)
+
+
+async def test_rounds_carry_their_true_numbers_and_the_whole_plan():
+    seen = []
+
+    def answer(task):
+        payload = decode(task)
+        seen.append((payload.run_id, payload.round, payload.configs["config"]["server-round"], payload.kind))
+        assert payload.configs["config"]["plan"] == small_plan().model_dump_json()
+        return result_of(task)
+
+    await run({"a": answer})
+    assert seen == [(5, number, number, "train") for number in (1, 2, 3)]
+
+
+async def test_the_result_does_not_depend_on_who_answers_first():
+    async def trained(order):
+        board, start = TaskBoard(), weights(0.1)
+        seeds = {"a": 1, "b": 2, "c": 3}
+
+        def late(name):
+            return lambda task: _delayed(order.index(name), result_of(task, step=np.float32(0.1) * seeds[name]))
+
+        nodes = {name: late(name) for name in order}
+        return (await run(nodes, rules=Rules(3, 30.0), board=board, start=start))[0].weights
+
+    one, other = await trained("abc"), await trained("cba")
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def _delayed(position, result):
+    threading.Event().wait(0.01 * position)
+    return result
+
+
+def _with_nan(task: bytes) -> bytes:
+    """An honest result whose first number was overwritten behind the codec's back."""
+    mark = np.float32(123.5)
+    marked = result_of(task, arrays={"arrays": {**weights(1), "scale": np.full((), mark)}})
+    return marked.replace(mark.tobytes(), np.float32(np.nan).tobytes(), 1)
+
+
+BAD_NODES = {
+    "NODE_BROKE": lambda task: encode(Payload(5, 1, "train", error="NODE_BROKE")),
+    "PAYLOAD_MALFORMED": lambda _: b"\x80\x04N.",
+    "NOT_FINITE": _with_nan,
+    "UPDATE_SHAPE": lambda task: result_of(task, arrays={"arrays": {"w": np.zeros((3, 2), np.float32)}}),
+    "UPDATE_TOO_LARGE": moved(1e6),
+    "UPDATE_EXAMPLES": moved(1, examples=1e12),
+    "UPDATE_FORM": lambda task: result_of(task, metrics={"metrics": {"num-examples": 1.0}}),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_NODES)
+async def test_a_bad_result_costs_its_node_the_round_and_nothing_else(reason):
+    trained, rounds = await run({"good": moved(1), "bad": BAD_NODES[reason]})
+    assert all(r["failed"] == {"bad": reason} and r["nodes"] == ["good"] for r in rounds)
+    np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
+    assert trained.nodes == {"good"}
+
+
+async def test_examples_of_no_patches_do_not_count():
+    _, rounds = await run({"good": moved(1), "bad": moved(1, examples=0)})
+    assert rounds[0]["failed"] == {"bad": "UPDATE_EXAMPLES"}
+
+
+async def test_an_overflowing_update_is_told_from_a_large_one():
+    huge = {"w": np.full((2, 3), 3e38, np.float32), "scale": np.zeros((), np.float32)}
+    _, rounds = await run({"good": moved(1), "bad": lambda task: result_of(task, arrays={"arrays": huge})})
+    assert rounds[0]["failed"] == {"bad": "UPDATE_TOO_LARGE"}
+
+
+async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch):
+    monkeypatch.setattr(board_module, "SILENCE_S", 0.5)
+    monkeypatch.setattr(board_module, "GRACE_S", 0.3)
+    board = TaskBoard()
+
+    async def vanish():
+        await board.next_task("gone", 5)  # takes the first task and is never heard of again
+
+    vanishing = asyncio.create_task(vanish())
+    trained, rounds = await run({"good": moved(1)}, board=board)
+    await vanishing
+    assert rounds[0]["failed"] == {"gone": "NODE_GONE"}
+    assert [r["nodes"] for r in rounds] == [["good"]] * 3
+    assert rounds[1]["failed"] == {}
+    np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
+
+
+async def test_a_slow_node_is_left_behind_at_the_round_deadline():
+    board, late = TaskBoard(), []
+
+    async def slow():
+        while True:
+            task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers
+            if task is not None:
+                late.append(task)
+                await asyncio.sleep(0.2)
+
+    crawling = asyncio.create_task(slow())
+    _, rounds = await run({"good": moved(1)}, board=board, plan=small_plan(rounds=1), rules=Rules(1, 1.0))
+    crawling.cancel()
+    assert rounds[0]["failed"] == {"slow": "ROUND_DEADLINE"}
+    with pytest.raises(TrainingError) as refused:
+        deliver(board, late[0], b"late")
+    assert refused.value.reason == "TASK_EXPIRED"
+
+
+async def test_a_round_below_its_minimum_leaves_the_weights_as_they_were():
+    answers = iter([True, False, True])
+
+    def sometimes(task):
+        return result_of(task) if next(answers) else encode(Payload(5, 2, "train", error="NODE_BROKE"))
+
+    trained, rounds = await run({"a": moved(1), "b": sometimes}, rules=Rules(2, 30.0))
+    assert [r["counted"] for r in rounds] == [True, False, True]
+    np.testing.assert_array_equal(trained.weights["w"], weights(2)["w"])
+    assert trained.rounds == 2
+
+
+async def test_a_run_without_any_result_fails_and_says_why():
+    with pytest.raises(TrainingError) as failed:
+        await run({"a": lambda _: encode(Payload(5, 1, "train", error="NO_LABELLED_PATCHES"))})
+    assert failed.value.reason == "NO_RESULT"
+    assert "NO_LABELLED_PATCHES" in failed.value.public
+
+
+async def test_too_few_nodes_end_the_run_instead_of_waiting_for_ever():
+    events = []
+    with pytest.raises(TrainingError) as failed:
+        await asyncio.to_thread(
+            train,
+            TaskBoard(),
+            small_plan(),
+            weights(),
+            run_id=5,
+            rules=Rules(2, 0.1),
+            note=lambda kind, data: events.append((kind, data)),
+        )
+    assert failed.value.reason == "TOO_FEW_NODES"
+    assert events == [("waiting", {"round": 1, "present": 0, "needed": 2})]
+
+
+async def test_a_node_that_comes_late_takes_part_from_the_next_round():
+    board = TaskBoard()
+
+    def answer(task):
+        if decode(task).round == 1:
+            joined.append(asyncio.run_coroutine_threadsafe(answer_tasks(board, "late", moved(1)), loop))
+        return result_of(task)
+
+    loop, joined = asyncio.get_running_loop(), []
+    _, rounds = await run({"early": answer}, board=board)
+    joined[0].cancel()
+    assert rounds[0]["nodes"] == ["early"]
+    assert rounds[-1]["nodes"] == ["early", "late"]

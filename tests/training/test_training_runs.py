@@ -1,0 +1,171 @@
+"""Runs in the coordinator: queued, driven, recorded, and never left hanging."""
+
+import asyncio
+import json
+from contextlib import suppress
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from training_fakes import answer_tasks, result_of, until, weights
+
+from coordinator.state import State
+from coordinator.training import records
+from coordinator.training.board import TaskBoard
+from coordinator.training.runs import RunDriver, Start, make_plan
+from rsfed.clock import utc_now
+from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.errors import ConfigError, StateError, UsageError
+from rsfed.home import Home
+
+
+@pytest.fixture
+def state(tmp_path):
+    state = State(Home(tmp_path))
+    yield state
+    state.close()
+
+
+def config(**changes) -> CoordinatorConfig:
+    sections = {
+        "federation": "testing",
+        "encoder": EncoderSection(size=16, bits=16, width=8),
+        "nomenclature": NomenclatureSection(classes={"water": 3, "field": 1}),
+    }
+    return CoordinatorConfig(**(sections | changes))
+
+
+class Coordinator:
+    """A driver with a publisher that only remembers."""
+
+    def __init__(self, state):
+        self.state, self.board, self.published = state, TaskBoard(), []
+        self.driver = RunDriver(
+            state, config(), self.board, starting=lambda _: Start(weights()), publish=self.publish, now=utc_now
+        )
+
+    def publish(self, plan, trained, start):
+        self.published.append((plan, trained, start))
+        version = len(self.published) + 1
+        return SimpleNamespace(manifest=SimpleNamespace(version=version), digest=bytes([version]) * 32)
+
+    async def ended(self, run):
+        await until(lambda: records.get_run(self.state, run).state not in records.OPEN)
+        return records.get_run(self.state, run)
+
+    def events(self, run):
+        return [(event.kind, event.data) for event in records.events(self.state, run)]
+
+
+@pytest.fixture
+async def coordinator(state):
+    coordinator = Coordinator(state)
+    work = [
+        asyncio.create_task(coordinator.driver.run()),
+        asyncio.create_task(answer_tasks(coordinator.board, "a", result_of)),
+    ]
+    yield coordinator
+    for task in work:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_queued_run_is_driven_and_its_release_published(coordinator, state):
+    run = records.request_run(state, 2, 1, utc_now())
+    coordinator.driver.wake()
+    ended = await coordinator.ended(run)
+    assert (ended.state, ended.release_version, ended.error) == ("done", 2, None)
+    [(plan, trained, _)] = coordinator.published
+    assert plan.rounds == 2
+    np.testing.assert_array_equal(trained.weights["w"], weights(2)["w"])
+    kinds = [kind for kind, _ in coordinator.events(run)]
+    assert kinds == ["started", "round", "round", "released"]
+    assert coordinator.events(run)[-1][1] == {"version": 2, "digest": "02" * 32}
+    assert coordinator.driver.running is None
+
+
+async def test_runs_are_driven_one_after_the_other_in_the_order_they_came(coordinator, state):
+    runs = [records.request_run(state, 1, 1, utc_now()) for _ in range(3)]
+    coordinator.driver.wake()
+    versions = [(await coordinator.ended(run)).release_version for run in runs]
+    assert versions == [2, 3, 4]
+
+
+async def test_a_failed_run_says_why_and_the_next_one_goes_on(coordinator, state):
+    def refuse(plan, trained, start):
+        raise StateError("there is no key that signs releases; restore a backup")
+
+    publish, coordinator.driver._publish = coordinator.driver._publish, refuse
+    run = records.request_run(state, 1, 1, utc_now())
+    coordinator.driver.wake()
+    failed = await coordinator.ended(run)
+    assert failed.state == "failed"
+    assert failed.error == "there is no key that signs releases; restore a backup [STATE]"
+    coordinator.driver._publish = publish
+    run = records.request_run(state, 1, 1, utc_now())
+    coordinator.driver.wake()
+    assert (await coordinator.ended(run)).state == "done"
+
+
+async def test_a_bug_fails_the_run_without_telling_internals(coordinator, state):
+    coordinator.driver._starting = lambda _: 1 / 0
+    run = records.request_run(state, 1, 1, utc_now())
+    coordinator.driver.wake()
+    failed = await coordinator.ended(run)
+    assert failed.state == "failed"
+    assert "division" not in failed.error
+
+
+async def test_stopping_the_coordinator_fails_the_run_in_progress(state):
+    coordinator = Coordinator(state)
+    work = asyncio.create_task(coordinator.driver.run())
+    run = records.request_run(state, 1, 1, utc_now())  # no node comes
+    coordinator.driver.wake()
+    await until(lambda: coordinator.driver.running)
+    work.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(work, 30)
+    assert records.get_run(state, run).state == "failed"
+    assert "COORDINATOR_STOPPED" in records.get_run(state, run).error
+
+
+async def test_a_run_that_a_crash_left_behind_is_failed_at_the_next_start(state):
+    crashed, queued = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
+    assert records.claim_next(state).id == crashed
+    coordinator = Coordinator(state)
+    work = asyncio.create_task(coordinator.driver.run())
+    nodes = asyncio.create_task(answer_tasks(coordinator.board, "a", result_of))
+    assert (await coordinator.ended(queued)).state == "done"
+    for task in (work, nodes):
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert records.get_run(state, crashed).error == "the coordinator stopped [COORDINATOR_STOPPED]"
+
+
+def test_an_unknown_run_is_a_usage_error(state):
+    with pytest.raises(UsageError) as refused:
+        records.get_run(state, 99)
+    assert refused.value.reason == "UNKNOWN_RUN"
+
+
+def test_events_are_read_from_where_one_stopped(state):
+    run = records.request_run(state, 1, 1, utc_now())
+    for number in range(3):
+        records.add_event(state, run, "round", {"round": number}, utc_now())
+    first, *rest = records.events(state, run)
+    assert [event.id for event in records.events(state, run, after=first.id)] == [event.id for event in rest]
+
+
+def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
+    plan = make_plan(config(), 4)
+    assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
+    assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
+    assert json.loads(plan.model_dump_json())["objective"]["name"] == "milan"
+
+
+def test_settings_that_cannot_be_trained_are_refused_by_name():
+    with pytest.raises(ConfigError) as refused:
+        make_plan(config(encoder=EncoderSection(bits=63)), 4)
+    assert "bits" in refused.value.public

@@ -1,0 +1,294 @@
+"""Training over the real service: mTLS, chunks, digests, one node per task, and nodes that come back."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import numpy as np
+import pytest
+from training_fakes import make_members, result_of, small_plan, until, weights
+
+from coordinator.training.board import TaskBoard
+from coordinator.training.engine import train
+from coordinator.training.rounds import Rules
+from coordinator.training.service import TrainingServicer
+from node.state import open_state
+from node.training import journal, puller
+from node.training.puller import Puller
+from rsfed.clock import Deadline
+from rsfed.config import NodeTraining
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.payload import CHUNK_BYTES, digest
+from rsfed.home import Home
+from rsfed.transport.channel import call, open_channel
+from rsfed.transport.server import bind, make_server, server_credentials
+from rsfed.trust.access import Port
+from rsfed.v1 import training_pb2 as pb
+from rsfed.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
+
+
+@pytest.fixture(scope="module")
+def members():
+    return make_members("a", "b")
+
+
+class Service:
+    """A coordinator's federation port with nothing but training; can be stopped and started again at its address."""
+
+    def __init__(self, members, board):
+        self.members, self.board, self.port = members, board, 0
+
+    async def start(self):
+        self.server = make_server(Port.FEDERATION, trust=lambda: self.members.bundle)
+        add_TrainingServiceServicer_to_server(TrainingServicer(self.board), self.server)
+        credentials = server_credentials(lambda: self.members.coordinator)
+        self.port = bind(self.server, f"127.0.0.1:{self.port}", credentials)
+        await self.server.start()
+
+    async def stop(self):
+        await self.server.stop(None)
+
+    def channel(self, node):
+        return open_channel(f"127.0.0.1:{self.port}", self.members.nodes[node], self.members.coordinator.member)
+
+
+@pytest.fixture
+async def service(members):
+    service = Service(members, TaskBoard())
+    await service.start()
+    yield service
+    await service.stop()
+
+
+class Fake:
+    """A trainer without a child process."""
+
+    def __init__(self, answer):
+        self.answer, self.tasks, self.stopped = answer, [], 0
+
+    async def run(self, task):
+        self.tasks.append(task)
+        result = self.answer(task)
+        return await result if asyncio.iscoroutine(result) else result
+
+    async def stop(self):
+        self.stopped += 1
+
+
+@asynccontextmanager
+async def pulling(service, tmp_path, node, trainer):
+    """A node that takes part with the given trainer."""
+    home = Home(tmp_path / node)
+    home.path.mkdir(exist_ok=True)
+
+    async def quickly(seconds):
+        await asyncio.sleep(min(seconds, 0.05))
+
+    async with service.channel(node) as channel:
+        stub = TrainingServiceStub(channel)
+        work = asyncio.create_task(Puller(home, NodeTraining(), lambda: stub, trainer=trainer, sleep=quickly).run())
+        try:
+            yield home
+        finally:
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+
+
+async def rounds_of(service, *, plan=None, rules=None, start=None):
+    events = []
+    trained = await asyncio.to_thread(
+        train,
+        service.board,
+        plan or small_plan(),
+        weights() if start is None else start,
+        run_id=9,
+        rules=rules or Rules(1, 30.0),
+        note=lambda kind, data: events.append(data) if kind == "round" else None,
+    )
+    return trained, events
+
+
+def logged(home):
+    connection = open_state(home)
+    try:
+        return journal.entries(connection, 100)
+    finally:
+        connection.close()
+
+
+async def finished(home, count):
+    """The log of a node, once so many of its tasks have ended: it writes after the coordinator has its result."""
+    await until(lambda: sum(entry.state != journal.WORKING for entry in logged(home)) >= count)
+    return logged(home)
+
+
+async def test_two_nodes_train_together_over_mtls(service, tmp_path):
+    one, other = Fake(lambda t: result_of(t, step=1)), Fake(lambda t: result_of(t, step=3))
+    async with pulling(service, tmp_path, "a", one) as home, pulling(service, tmp_path, "b", other):
+        trained, rounds = await rounds_of(service, rules=Rules(2, 30.0))
+        np.testing.assert_array_equal(trained.weights["w"], weights(6)["w"])
+        assert [r["nodes"] for r in rounds] == [["a", "b"]] * 3
+        assert rounds[0]["sent_bytes"] == len(one.tasks[0]) + len(other.tasks[0])
+        entries = await finished(home, 3)
+    assert [(e.run, e.round, e.kind, e.state, e.loss) for e in entries] == [
+        (9, n, "train", "done", 0.5) for n in (3, 2, 1)
+    ]
+    assert entries[0].received_bytes == len(one.tasks[-1])
+    assert entries[0].sent_bytes == len(result_of(one.tasks[-1], step=1))
+    assert one.stopped >= 2  # after the last round, and at the end
+
+
+async def test_large_weights_travel_in_many_chunks(service, tmp_path):
+    start = {"w": np.random.default_rng(1).normal(size=(900, 1000)).astype(np.float32)}
+    async with pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=0))):
+        trained, rounds = await rounds_of(service, plan=small_plan(rounds=1), start=start)
+    assert rounds[0]["received_bytes"] > 3 * CHUNK_BYTES
+    assert trained.weights["w"].tobytes() == start["w"].tobytes()
+
+
+async def test_a_node_whose_training_fails_says_why(service, tmp_path):
+    def fail(_):
+        raise TrainingError("the training process ended", reason="WORKER_DIED")
+
+    async with (
+        pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=1))),
+        pulling(service, tmp_path, "b", Fake(fail)) as home,
+    ):
+        _, rounds = await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 30.0))
+        while len(rounds[0]["nodes"]) + len(rounds[0]["failed"]) < 2:  # b came after the first round had begun
+            _, rounds = await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 30.0))
+        entries = await finished(home, 1)
+    assert rounds[0]["failed"] == {"b": "WORKER_DIED"}
+    assert entries[0].state == "WORKER_DIED"
+    assert entries[0].loss is None
+
+
+async def test_a_node_gives_up_work_that_nobody_wants_any_more(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(puller, "HEARTBEAT_S", 0.1)
+    cancelled = asyncio.Event()
+
+    async def endless(_):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with pulling(service, tmp_path, "a", Fake(endless)) as home:
+        with pytest.raises(TrainingError):
+            await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 0.5))
+        await asyncio.wait_for(cancelled.wait(), 10)
+        entries = await finished(home, 1)
+    assert entries[0].state == "TASK_EXPIRED"
+
+
+async def test_a_node_outlives_a_coordinator_that_is_away(service, tmp_path):
+    fake = Fake(lambda t: result_of(t, step=1))
+    async with pulling(service, tmp_path, "a", fake):
+        await rounds_of(service, plan=small_plan(rounds=1))
+        await service.stop()
+        await asyncio.sleep(0.3)
+        await service.start()
+        trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
+    np.testing.assert_array_equal(trained.weights["w"], weights(1)["w"])
+    assert len(fake.tasks) == 2
+
+
+async def test_an_upload_goes_on_after_the_connection_broke(service, tmp_path):
+    start = {"w": np.zeros((900, 1000), np.float32)}
+    offsets = []
+    receive = service.board.receive
+
+    def breaking(node, task_id, expected, offset, chunk):
+        position = receive(node, task_id, expected, offset, chunk)
+        if chunk:
+            offsets.append(offset)
+        if len(offsets) == 2:
+            offsets.append(-1)
+            asyncio.get_running_loop().create_task(restart())
+        return position
+
+    async def restart():
+        await service.stop()
+        await service.start()
+
+    service.board.receive = breaking
+    async with pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=0))):
+        _, rounds = await rounds_of(service, plan=small_plan(rounds=1), start=start)
+    assert rounds[0]["nodes"] == ["a"]
+    assert offsets.count(0) == 1  # nothing was sent from the start again
+    assert -1 in offsets
+
+
+@pytest.fixture
+async def stub(service):
+    async with service.channel("a") as channel:
+        yield TrainingServiceStub(channel)
+
+
+def push(stub, **fields):
+    return call(stub.PushResult, pb.TrainingServicePushResultRequest(**fields), Deadline.after(10), what="it")
+
+
+async def test_a_foreign_task_is_unknown_on_the_wire(service, stub):
+    task = service.board.offer("b", b"for b only")
+    with pytest.raises(TrainingError) as refused:
+        await call(stub.PullTask, pb.TrainingServicePullTaskRequest(task_id=task.id), Deadline.after(10), what="it")
+    assert refused.value.reason == "UNKNOWN_TASK"
+    with pytest.raises(TrainingError) as refused:
+        await push(stub, task_id=task.id, total_bytes=3, sha256=digest(b"abc"), chunk=b"abc")
+    assert refused.value.reason == "UNKNOWN_TASK"
+
+
+async def test_a_result_with_a_wrong_digest_is_refused_on_the_wire(service, stub):
+    task = service.board.offer("a", b"task")
+    with pytest.raises(InvalidMessage) as refused:
+        await push(stub, task_id=task.id, total_bytes=3, sha256=bytes(32), chunk=b"abc")
+    assert refused.value.reason == "PAYLOAD_DIGEST"
+    assert task.result is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"total_bytes": 1 << 40}, "PAYLOAD_TOO_LARGE"),
+        ({"total_bytes": 5, "sha256": b"short"}, "CHUNK_INVALID"),
+        ({"total_bytes": 2 << 20, "sha256": bytes(32), "chunk": bytes(CHUNK_BYTES + 1)}, "CHUNK_INVALID"),
+    ],
+)
+async def test_parts_beyond_the_limits_are_refused_on_the_wire(service, stub, fields, reason):
+    task = service.board.offer("a", b"task")
+    with pytest.raises(InvalidMessage) as refused:
+        await push(stub, task_id=task.id, **fields)
+    assert refused.value.reason == reason
+
+
+async def test_the_long_poll_ends_before_the_callers_deadline(stub):
+    request = pb.TrainingServicePullTaskRequest(wait_ms=4_000_000_000)
+    answer = await call(stub.PullTask, request, Deadline.after(1.2), what="it")
+    assert not answer.task_id
+
+
+async def test_a_node_that_hangs_up_is_no_longer_present(service):
+    async with service.channel("a") as channel:
+        waiting = TrainingServiceStub(channel).PullTask(pb.TrainingServicePullTaskRequest(wait_ms=30_000), timeout=40)
+        await until(lambda: service.board.present() == ["a"])
+        waiting.cancel()
+        await until(lambda: not service.board.present())
+
+
+async def test_a_damaged_task_is_not_trained_on(service, tmp_path, monkeypatch):
+    offer = service.board.offer
+
+    def damaged(node, payload):
+        task = offer(node, payload)
+        task.sha256 = bytes(32)
+        return task
+
+    monkeypatch.setattr(service.board, "offer", damaged)
+    fake = Fake(result_of)
+    async with pulling(service, tmp_path, "a", fake):
+        with pytest.raises(TrainingError) as failed:
+            await rounds_of(service, plan=small_plan(rounds=1))
+    assert "PAYLOAD_DIGEST" in failed.value.public
+    assert fake.tasks == []
