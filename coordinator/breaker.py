@@ -47,8 +47,7 @@ class Breaker:
         """Note that a node failed; `nodes` are registered in all."""
         record = self._record(node)
         record.failures += 1
-        on_probation = record.until is not None and now >= record.until
-        if self.ejected(node, now) or not (on_probation or record.failures >= FAILURES):
+        if self.ejected(node, now) or record.failures < FAILURES:
             return
         others = sum(self.ejected(other, now) for other in self._records if other != node)
         if others + 1 <= nodes * MAX_SHARE:

@@ -86,23 +86,29 @@ class FederationService(FederationServiceServicer):
     async def Announce(  # noqa: N802 - name of the wire
         self, request: pb.FederationServiceAnnounceRequest, context: Context
     ) -> pb.FederationServiceAnnounceResponse:
-        """Take what a node says of itself."""
-        announcement = _announcement(request, current_member().name, self._live.now())
-        known = self._live.registry.get(announcement.name)
-        await asyncio.to_thread(self._live.registry.announce, announcement)
-        if known is None or known.address != announcement.address:
-            log.info("node.announced", node=announcement.name, address=announcement.address)
-        self._nodes.announced(announcement)
+        """Take what a node says of itself; without an address nothing is taken, the node only asks what is new."""
+        now = self._live.now()
+        _check_terms(request, now)
         response = pb.FederationServiceAnnounceResponse(
             bundle_version=self._live.bundle.version,
             release_version=self._live.release.manifest.version,
             release_digest=self._live.release.digest,
         )
-        if request.dial_back:
-            reached = await self._nodes.dial(announcement, _sooner(deadline_of(context), _DIAL_BACK_S))
-            response.dial_back = pb.DIAL_BACK_REACHED if reached else pb.DIAL_BACK_FAILED
+        if request.address:
+            announcement = _announcement(request, current_member().name, now)
+            await self._register(announcement)
+            if request.dial_back:
+                reached = await self._nodes.dial(announcement, _sooner(deadline_of(context), _DIAL_BACK_S))
+                response.dial_back = pb.DIAL_BACK_REACHED if reached else pb.DIAL_BACK_FAILED
         response.clock.FromDatetime(self._live.now())
         return response
+
+    async def _register(self, announcement: Announcement) -> None:
+        known = self._live.registry.get(announcement.name)
+        await asyncio.to_thread(self._live.registry.announce, announcement)
+        if known is None or known.address != announcement.address:
+            log.info("node.announced", node=announcement.name, address=announcement.address)
+        self._nodes.announced(announcement)
 
     async def GetTrustBundle(  # noqa: N802 - name of the wire
         self, request: pb.FederationServiceGetTrustBundleRequest, context: Context
@@ -134,12 +140,12 @@ class FederationService(FederationServiceServicer):
             ) from error
 
 
-def _announcement(request: pb.FederationServiceAnnounceRequest, name: str, now: datetime) -> Announcement:
-    """Return a checked announcement.
+def _check_terms(request: pb.FederationServiceAnnounceRequest, now: datetime) -> None:
+    """Check that a node can work with this coordinator at all.
 
     Raises:
         NotAdmitted: CLOCK_SKEW, or PROTOCOL_TOO_OLD, PROTOCOL_TOO_NEW.
-        InvalidMessage: a field breaks the rules.
+        InvalidMessage: its clock cannot be read.
     """
     if request.protocol not in PROTOCOLS:
         older = request.protocol < PROTOCOLS.start
@@ -155,6 +161,14 @@ def _announcement(request: pb.FederationServiceAnnounceRequest, name: str, now: 
             f" of the coordinator's; at most {CLOCK_TOLERANCE.total_seconds():.0f} s are allowed, set the clock",
             reason="CLOCK_SKEW",
         )
+
+
+def _announcement(request: pb.FederationServiceAnnounceRequest, name: str, now: datetime) -> Announcement:
+    """Return a checked announcement.
+
+    Raises:
+        InvalidMessage: a field breaks the rules.
+    """
     held = request.held if request.HasField("held") else None
     known_level = request.level in outcome_pb2.PolicyLevel.values() and request.level
     if not _ADDRESS.fullmatch(request.address) or not _SOFTWARE.fullmatch(request.software) or not known_level:

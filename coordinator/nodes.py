@@ -68,11 +68,9 @@ class Nodes:
     async def dial(self, node: Announcement, deadline: Deadline) -> bool:
         """Say whether a node answers under its name at its announced address; if so, it is asked again."""
         try:
-            described = await self._pool.link(node).describe(deadline)
+            await self._pool.link(node).describe(deadline)
         except RsfedError as error:
             log.info("node.unreachable", node=node.name, reason=error.reason)
-            return False
-        if described.node != node.name:
             return False
         self._breaker.succeeded(node.name, time.monotonic())
         return True

@@ -58,6 +58,7 @@ def torch_encoder(threads: int) -> MakeEncoder:
 
     def load(release: Release, encoder_id: str) -> Encoder:
         import torch  # noqa: PLC0415 - a node whose codes are complete never needs it
+
         from rsfed.hashing.encoder import Encoder as HashEncoder  # noqa: PLC0415
 
         torch.set_num_threads(threads)
@@ -159,6 +160,7 @@ class _Work:
         self._active: _Active | None = None
         self._failed: dict[int, float] = {}  # item -> when it could not be read
         self._settled = False  # every patch that can be read has a code of the newest release
+        self._arrived = False  # patches came or went while others were hashed
         self._unpublished = False
         self._published = 0.0
 
@@ -177,12 +179,12 @@ class _Work:
         self._drop_withdrawn()
         if self._settled and self._serves(newest) and not self._retry_due():
             return
-        self._settled = True  # until something arrives meanwhile
+        self._settled = self._arrived = False
         complete = all(self._hash(newest, encoder_id) for encoder_id in newest.manifest.encoders)
-        if not self._serves(newest):
+        if complete and not self._serves(newest):
             self._take(newest)
             self._catalogue.keep_codes([newest.digest])
-        self._settled = self._settled and complete
+        self._settled = complete and not self._arrived
         self._publish()
 
     def _serves(self, release: Release) -> bool:
@@ -230,7 +232,7 @@ class _Work:
         failed = len(self._failed)
         for start in range(0, len(missing), BATCH):
             self._owner.pending = len(missing) - start
-            if self._owner.stopping or self._store.current() != release:
+            if self._owner.stopping :
                 return False
             self._hash_batch(release, encoder_id, encoder, missing[start : start + BATCH], entry.input)
         self._owner.pending = 0
@@ -280,7 +282,7 @@ class _Work:
         """Take withdrawn patches out of what is served, at once."""
         if not self._presence.changed():
             return
-        self._settled = False
+        self._settled, self._arrived = False, True
         if self._active is None:
             return
         for encoder_id, index in self._active.indexes.items():

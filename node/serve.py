@@ -156,8 +156,7 @@ class NodeServer:
         try:
             yield
         finally:
-            await server.stop(None)
-            self._home.control_socket.unlink(missing_ok=True)
+            await server.stop(None)  # takes the socket away, too
 
     @asynccontextmanager
     async def _indexing(self) -> AsyncIterator[asyncio.Future[None]]:

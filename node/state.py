@@ -11,6 +11,7 @@ import sqlite3
 from datetime import UTC, datetime
 
 from rsfed.home import Home, open_database
+from rsfed.trust.certificates import CLOCK_TOLERANCE
 
 _SCHEMA_1 = """
 CREATE TABLE meta (
@@ -157,7 +158,7 @@ def take_item_ids(connection: sqlite3.Connection, count: int) -> range:
 
 
 def restored_at(connection: sqlite3.Connection) -> datetime | None:
-    """Return when the state came out of a backup; signed queries made before that are refused.
+    """Return the moment before which signed queries are refused; None unless the state came out of a backup.
 
     The backup does not know the queries that were answered after it was made, so they could be replayed.
     """
@@ -166,9 +167,10 @@ def restored_at(connection: sqlite3.Connection) -> datetime | None:
 
 
 def mark_restored(connection: sqlite3.Connection, now: datetime) -> None:
-    """Make sure that a restored node repeats neither an item id nor a query.
+    """Make sure that a restored node repeats neither an item id nor an answer.
 
-    Handle salts need no care: they are random and unique in the ledger.
+    Handle salts need no care: they are random, and unique in the ledger. Queries answered until now may have been
+    signed under a clock that is ahead of ours.
     """
     connection.execute("UPDATE meta SET value = value + ? WHERE key = 'next_item'", (RESTORE_JUMP,))
-    set_meta(connection, "restored_at", now.astimezone(UTC).isoformat())
+    set_meta(connection, "restored_at", (now + CLOCK_TOLERANCE).astimezone(UTC).isoformat())

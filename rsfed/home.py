@@ -102,19 +102,33 @@ def open_database(path: Path, migrations: tuple[str, ...]) -> sqlite3.Connection
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         path.chmod(0o600)
         _migrate(connection, migrations)
+    except sqlite3.OperationalError as error:
+        raise StateError(f"{path.name} cannot be opened now: {error}; try again", detail=str(path)) from error
     except sqlite3.DatabaseError as error:
-        raise StateError(f"{path.name} cannot be opened: {error}; restore a backup", detail=str(path)) from error
+        raise StateError(f"{path.name} is damaged: {error}; restore a backup", detail=str(path)) from error
     return connection
 
 
 def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:
-    current = connection.execute("PRAGMA user_version").fetchone()[0]
-    if current > len(migrations):
-        raise StateError(f"the state was written by newer software (schema {current}); update rsfed")
-    for version in range(current, len(migrations)):
-        connection.executescript(
-            f"BEGIN IMMEDIATE;\n{migrations[version]}\nPRAGMA user_version = {version + 1};\nCOMMIT;"
-        )
+    """Run the missing migrations in one transaction, so that two processes that open an old state take turns."""
+    with transaction(connection):
+        current = connection.execute("PRAGMA user_version").fetchone()[0]
+        if current > len(migrations):
+            raise StateError(f"the state was written by newer software (schema {current}); update rsfed")
+        for script in migrations[current:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script: executescript would end the transaction that it has to run in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if statement.strip() and sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 @contextmanager

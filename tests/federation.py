@@ -95,7 +95,9 @@ class Federation:
     def rsfed(self, *arguments: str | Path, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess:
         """Run one command to its end."""
         command = [*RSFED, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=timeout, env=self.environment
+        )
         if check and done.returncode:
             raise AssertionError(f"{command[3:]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
@@ -115,10 +117,16 @@ class Federation:
             "coordinator", "invite", name, "--role", role, "--home", self.home("coordinator")
         ).stdout.strip()
 
-    def add_node(self, name: str, archive: Path, *, serve: bool = True) -> None:
+    def add_node(
+        self, name: str, archive: Path, *, serve: bool = True, label_map: dict[str, str] | None = None
+    ) -> None:
         """Invite, join, ingest and (unless told otherwise) serve one node."""
         home, address = self.home(name), f"127.0.0.1:{free_port()}"
         self.rsfed("node", "init", "--home", home, "--archive", archive, "--bind", address, "--advertise", address)
+        if label_map:
+            rows = "".join(f'"{own}" = "{known}"\n' for own, known in label_map.items())
+            config = home / "node.toml"
+            config.write_text(config.read_text().replace("[labels.map]\n", f"[labels.map]\n{rows}"))
         self.rsfed("node", "join", self.invite(name, "node"), "--home", home)
         self.rsfed("node", "ingest", "--home", home)
         self.disclose(name)
@@ -129,8 +137,9 @@ class Federation:
         """Choose the policy level of a node, as its operator has to."""
         path = self.home(name) / "node.toml"
         text = path.read_text()
-        assert "[policy]" in text
-        path.write_text(text.replace("[policy]", '[policy]\nlevel = "partner"', 1))
+        chosen = text.replace('# level = "partner"', 'level = "partner"')
+        assert chosen != text
+        path.write_text(chosen)
 
     def add_analyst(self, name: str) -> None:
         self.rsfed("analyst", "init", "--home", self.home(name))
@@ -142,10 +151,6 @@ class Federation:
         ).start()
         self.servers[name] = server
         return server
-
-    def status(self, role: str, name: str) -> dict:
-        done = self.rsfed(role, "status", "--home", self.home(name), "--output", "json", check=False)
-        return json.loads(done.stdout) if done.returncode == 0 else {}
 
     def nodes(self) -> dict[str, dict]:
         """What the coordinator knows of its nodes, by name."""

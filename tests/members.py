@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -188,12 +187,3 @@ def forge(
     if extra:
         builder = builder.add_extension(extra, critical=True)
     return builder.sign(ca.key, hashes.SHA256())
-
-
-def write_release(folder: Path, release: SignedRelease) -> None:
-    """Lay a release down as the store does, without any check."""
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(release.header.manifest)
-    (folder / "manifest.sig").write_bytes(release.header.signature)
-    (folder / "key_id").write_text(release.header.key_id)
-    (folder / "weights.safetensors").write_bytes(release.weights)

@@ -21,8 +21,8 @@ def band_ranges(patches: Patches) -> NDArray[np.float64]:
     Returns:
         Lower and upper end, float64, shape (bands, 2).
     """
-    per_band = np.moveaxis(patches, 1, 0).reshape(patches.shape[1], -1).astype(np.float32)
-    return np.percentile(per_band, [_TAIL, 100 - _TAIL], axis=1).T
+    per_band = np.moveaxis(patches, 1, 0).reshape(patches.shape[1], -1)
+    return np.percentile(per_band.astype(np.float32), [_TAIL, 100 - _TAIL], axis=1).T.astype(np.float64)
 
 
 def plain_features(patches: Patches, ranges: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -47,4 +47,5 @@ def _histogram(band: NDArray[np.float32], low: float, high: float) -> NDArray[np
     bins = np.clip(np.floor((band - low) / width), 0, BINS - 1).astype(np.int64).reshape(len(band), -1)
     flat = bins + np.arange(len(band))[:, None] * BINS
     counts = np.bincount(flat.ravel(), minlength=len(band) * BINS).reshape(len(band), BINS)
-    return (counts / bins.shape[1]).astype(np.float32)
+    shares: NDArray[np.float32] = (counts / bins.shape[1]).astype(np.float32)
+    return shares

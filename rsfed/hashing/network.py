@@ -5,7 +5,7 @@ CPU cores, with three deliberate choices:
 
 - GroupNorm (Wu and He, ECCV 2018) and no BatchNorm: running statistics of archives that differ do not average, and the
   code of an image must not depend on the images beside it.
-- Dense convolutions, stored channels last: depthwise ones train slowly on a CPU.
+- Dense convolutions over maps stored channels last: depthwise ones train slowly on a CPU.
 - The trunk is pooled to the mean and the deviation of every channel, because land cover is told apart by texture, which
   a mean alone blurs.
 
@@ -16,8 +16,6 @@ keeps outputs apart from the first step on and every code near balance.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +103,7 @@ def build_network(architecture: Architecture, spec: InputSpec, bits: int, *, see
     group = only_group(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = HashNetwork(len(group.bands), check_bits(bits), architecture)
-    return cast("HashNetwork", network.to(memory_format=torch.channels_last))
+        return HashNetwork(len(group.bands), check_bits(bits), architecture)
 
 
 def only_group(spec: InputSpec) -> BandGroup:

@@ -88,7 +88,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         patches = torch.from_numpy(turn(data.batch(chosen), rng))
         loss = objective.losses(model(patches), torch.from_numpy(data.labels[chosen]))
         optimiser.zero_grad()
-        loss.total.backward()
+        torch.autograd.backward(loss.total)
         optimiser.step()
         losses.append(_finite(loss.total.item()))
         idle += not loss.compared

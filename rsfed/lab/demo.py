@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rsfed.lab.narrator import Narrator
 
 app = typer.Typer(add_completion=False)
+_ROUNDS, _ROUNDS_OF_DATA = 5, 12  # photographs of many classes need more than synthetic patches
 
 
 class Output(StrEnum):
@@ -37,7 +38,15 @@ def demo(  # noqa: PLR0913 - the options of the command
     skew: Annotated[
         float, typer.Option(min=0.01, max=1000, help="How alike the archives are: 0.1 hardly, 100 very (Dirichlet).")
     ] = 0.5,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of federated training.")] = 8,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Rounds of federated training.",
+            show_default=f"{_ROUNDS}; {_ROUNDS_OF_DATA} with --data",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for report.html.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images, split and training.")] = 0,
     output: Annotated[Output, typer.Option(help="How the result is printed.")] = Output.TABLE,
@@ -56,7 +65,7 @@ def demo(  # noqa: PLR0913 - the options of the command
     started = time.monotonic()
     report = out.absolute() / "report.html"
     report.parent.mkdir(parents=True, exist_ok=True)
-    settings = Settings(data, nodes, skew, rounds, seed, keep)
+    settings = Settings(data, nodes, skew, rounds or (_ROUNDS_OF_DATA if data else _ROUNDS), seed, keep)
     narrator = Narrator()
     told = asyncio.run(_run(settings, narrator, report))
     seconds = time.monotonic() - started
@@ -75,5 +84,5 @@ async def _run(settings: Settings, narrator: Narrator, report: Path) -> Told:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with tell(settings, narrator) as told:
         with narrator.phase("write the report"):
-            await asyncio.to_thread(write_report, told, settings, narrator.phases, report)
+            write_report(told, settings, narrator.phases, report)
         return told

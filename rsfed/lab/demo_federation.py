@@ -20,7 +20,7 @@ from rsfed.v1.control_pb2_grpc import ControlServiceStub
 FEDERATION = "demo"
 ANALYST = "ada"
 _COORDINATOR = "coordinator"
-_START_S = 120.0  # that a server has to start, or to hash its archive
+_STANDSTILL_S = 120.0  # that a server may go without any progress while it starts or hashes
 _LOOK_S = 0.1
 _HANDLES_AT_ONCE = 2000  # of one `rsfed node resolve`: system limits bound the length of a command
 
@@ -146,14 +146,16 @@ class DemoFederation:
         self, name: str, ready: Callable[[ControlServiceStatusResponse], bool]
     ) -> ControlServiceStatusResponse:
         """Look at a server over its control socket until it is ready."""
-        deadline = Deadline.after(_START_S)
+        deadline, last = Deadline.after(_STANDSTILL_S), None
         while deadline.remaining():
             self._processes.check()
             status = await _status(Home(self.home(name)))
             if status is not None and ready(status):
                 return status
+            if status != last:
+                deadline, last = Deadline.after(_STANDSTILL_S), status
             await asyncio.sleep(_LOOK_S)
-        raise DeadlineExceeded(f"{name} was not ready within {_START_S:.0f} s; see its log with --keep")
+        raise DeadlineExceeded(f"{name} made no progress for {_STANDSTILL_S:.0f} s; see its log with --keep")
 
 
 async def _status(home: Home) -> ControlServiceStatusResponse | None:

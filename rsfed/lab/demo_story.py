@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sized
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ from rsfed.lab.split import Sample
 
 NODE_NAMES = ("alps", "baltic", "crete", "danube", "elbe", "fjord", "gascony", "harz")
 BITS = 64
-_LOCAL_STEPS = 40
+_BATCH = 64  # patches; the coordinator's default
+_LEAST_STEPS, _MOST_STEPS = 16, 40  # of a node in one round
 _SYNTHETIC_PATCHES = 1200
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one core for each process
 Placed = dict[Path, Sample]
@@ -123,6 +124,8 @@ async def tell(settings: Settings, narrator: Narrator) -> AsyncIterator[Told]:
 
 
 class _Storyteller:
+    """Takes the steps. What computes runs in this thread: a thread of its own would outlive an interruption."""
+
     def __init__(self, settings: Settings, folder: Path, told: Told, narrator: Narrator) -> None:
         self._settings, self._folder, self._narrator = settings, folder, narrator
         self.told = told
@@ -130,7 +133,7 @@ class _Storyteller:
     async def run(self, processes: Processes) -> None:
         told, federation = self.told, DemoFederation(processes, self._folder)
         with self._narrator.phase("prepare the images"):
-            await asyncio.to_thread(self._prepare)
+            self._prepare()
         with self._narrator.phase("found the federation, ingest the archives"):
             placed = await self._found(federation)
         with self._narrator.phase("hash with the untrained network"):
@@ -148,9 +151,7 @@ class _Storyteller:
                 told.trained = await self._search(federation, session, placed)
             told.release = session.release.manifest.version, session.release.digest.hex()
         with self._narrator.phase("compute the baselines"):
-            told.plain = await asyncio.to_thread(
-                baselines, told.images, told.division, bits=BITS, seed=self._settings.seed
-            )
+            told.plain = baselines(told.images, told.division, bits=BITS, seed=self._settings.seed)
 
     def _prepare(self) -> None:
         settings, told = self._settings, self.told
@@ -167,10 +168,12 @@ class _Storyteller:
         told, settings = self.told, self._settings
         classes = sorted({sample.label for sample in told.images.samples})
         modality = told.images.modality.name
-        await federation.found(Plan(modality, told.images.size, BITS, classes, _LOCAL_STEPS, settings.seed))
+        await federation.found(
+            Plan(modality, told.images.size, BITS, classes, local_steps(told.division.archives), settings.seed)
+        )
         placed: Placed = {}
         for name, samples in told.division.archives.items():
-            placed |= await asyncio.to_thread(lay_out, samples, told.images.root, self._archive(name))
+            placed |= lay_out(samples, told.images.root, self._archive(name))
         reports = await asyncio.gather(*(self._admit(federation, name) for name in told.nodes))
         for name, report in zip(told.nodes, reports, strict=True):
             self._narrator.say(f"  {name}: {report['patches']['present']} patches of {len(report['classes'])} classes")
@@ -195,7 +198,7 @@ class _Storyteller:
 
     async def _search(self, federation: DemoFederation, session: AnalystSession, placed: Placed) -> Searched:
         queries = self.told.division.queries
-        encoded = await asyncio.to_thread(session.encode, [query.path for query in queries])
+        encoded = session.encode([query.path for query in queries])
         first = [encoded.images.index(position) for position in range(len(queries))]  # of an image cut into tiles
         results = await session.search(encoded.codes[first], k=MAP_K)
         wanted = by_node({(hit.node, hit.handle): hit for result in results for hit in result.hits})
@@ -210,6 +213,12 @@ class _Storyteller:
 
     def _archive(self, name: str) -> Path:
         return self._folder / "archives" / name
+
+
+def local_steps(archives: Mapping[str, Sized]) -> int:
+    """Return how many optimiser steps a node makes in one round: two passes over an average archive, within limits."""
+    mean = sum(map(len, archives.values())) / len(archives)
+    return max(_LEAST_STEPS, min(_MOST_STEPS, round(2 * mean / _BATCH)))
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-_EVERY_S = 0.5
+_EVERY_S = 1.0
+_SHARE = 0.03  # of a core that the meter may take: the kernel walks every page table of every process
 
 
 class MemoryMeter:
@@ -17,7 +19,8 @@ class MemoryMeter:
 
     Attributes:
         peak: Most bytes that all held at once.
-        peaks: Most bytes that each process held, by process id.
+        peaks: Most bytes that each child of this process held together with its descendants, by process id; this
+            process itself is there, too, without them.
     """
 
     def __init__(self) -> None:
@@ -37,14 +40,27 @@ class MemoryMeter:
         self._thread.join()
 
     def _run(self) -> None:
-        root = psutil.Process()
         while True:
-            sizes = {process.pid: held_bytes(process) for process in [root, *root.children(recursive=True)]}
-            self.peak = max(self.peak, sum(sizes.values()))
-            for pid, size in sizes.items():
-                self.peaks[pid] = max(self.peaks[pid], size)
-            if self._stop.wait(_EVERY_S):
+            start = time.monotonic()
+            self._sample()
+            if self._stop.wait(max(_EVERY_S, (time.monotonic() - start) / _SHARE)):
                 return
+
+    def _sample(self) -> None:
+        root = psutil.Process()
+        sizes = {child.pid: sum(map(held_bytes, family(child))) for child in root.children()}
+        sizes[root.pid] = held_bytes(root)
+        self.peak = max(self.peak, sum(sizes.values()))
+        for pid, size in sizes.items():
+            self.peaks[pid] = max(self.peaks[pid], size)
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all its descendants; none when it is gone."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def held_bytes(process: psutil.Process) -> int:

@@ -87,7 +87,7 @@ def _outline(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np
 
 def _boxes(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Footprint | None]:
     """Return the bounding boxes of outlines in degrees, both of shape (windows, points)."""
-    known: NDArray[np.bool_] = (np.isfinite(lon) & np.isfinite(lat) & (abs(lon) <= 180) & (abs(lat) <= 90)).all(axis=1)
+    known = np.asarray((np.isfinite(lon) & np.isfinite(lat) & (abs(lon) <= 180) & (abs(lat) <= 90)).all(axis=1))
     west, south, east, north = lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)
     crossing = known & (east - west > 180)  # no patch spans half the earth: it crosses the antimeridian
     west[crossing] = np.where(lon >= 0, lon, 180).min(axis=1)[crossing]

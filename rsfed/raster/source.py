@@ -237,10 +237,7 @@ def strip_bytes(dataset: Any, rows: int) -> int:  # noqa: ANN401 - rasterio has 
 
 
 def _usable_nodata(value: float | None, dtype: str) -> float | None:
-    """Return a nodata value that samples of the type can equal; NaN needs none, it is nodata anyway."""
-    if value is None or math.isnan(value):
+    """Return a nodata value that samples of the type can equal; rasterio has left out those beyond its range."""
+    if value is None or math.isnan(value):  # NaN is nodata anyway
         return None
-    if dtype == "float32":
-        return value
-    limits_of_type = np.iinfo(dtype)
-    return value if value.is_integer() and limits_of_type.min <= value <= limits_of_type.max else None
+    return value if dtype == "float32" or value.is_integer() else None

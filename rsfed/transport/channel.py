@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from rsfed.clock import Deadline
-from rsfed.errors import DeadlineExceeded, InvalidAnswer
+from rsfed.errors import InvalidAnswer
 from rsfed.transport.limits import KEEPALIVE_MS, SIZE_OPTIONS
 from rsfed.transport.status import to_error
 from rsfed.trust.access import RULES
@@ -80,7 +80,6 @@ async def call(
     Raises:
         RsfedError: the error that the server named, else Unreachable, DeadlineExceeded, Busy, InvalidMessage, ...
     """
-    _check_time(deadline, what)
     try:
         return _readable(await stub_method(request, timeout=deadline.remaining()), what)
     except grpc.aio.AioRpcError as error:
@@ -91,7 +90,6 @@ async def stream(
     stub_method: Callable[..., AsyncIterable[Response]], request: object, deadline: Deadline, *, what: str
 ) -> AsyncGenerator[Response]:
     """Make a call that answers in many messages and yield them; arguments and errors as in `call`."""
-    _check_time(deadline, what)
     answers = cast("grpc.aio.UnaryStreamCall[object, Response]", stub_method(request, timeout=deadline.remaining()))
     try:
         async for answer in answers:
@@ -113,7 +111,6 @@ def _options(address: str, server_name: str) -> list[tuple[str, Any]]:
     return [
         *SIZE_OPTIONS,
         ("grpc.ssl_target_name_override", server_name),
-        ("grpc.default_authority", server_name),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),  # an idle channel stays warm behind firewalls
         ("grpc.http2.max_pings_without_data", 0),
@@ -138,8 +135,3 @@ def _readable(answer: Response | None, what: str) -> Response:
     if answer is None:
         raise InvalidAnswer(f"{what} gave an answer that cannot be read")
     return answer
-
-
-def _check_time(deadline: Deadline, what: str) -> None:
-    if deadline.remaining() <= 0:
-        raise DeadlineExceeded(f"there was no time left to ask {what}")

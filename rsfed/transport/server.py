@@ -84,7 +84,7 @@ def make_server(
         ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
         ("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_KEEPALIVE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     guard = _Guard(port, trust, now, rate)

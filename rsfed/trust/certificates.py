@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -112,14 +113,9 @@ def verify_chain(chain: Sequence[x509.Certificate], cas: Sequence[x509.Certifica
     """
     if not chain:
         raise _bad("no certificate was presented")
-    leaf = chain[0]
-    issuer = next((ca for ca in cas if is_issued_by(leaf, ca)), None)
-    if issuer is None:
-        raise NotAdmitted("the certificate is not signed by this federation's CA; join it first", reason="WRONG_CA")
+    issuer, member = _recognise(chain[0], tuple(cas))
     _check_validity(issuer, now, "the federation's CA certificate")
-    _check_validity(leaf, now, "the certificate")
-    member = member_of(leaf)
-    _check_form(leaf, member)
+    _check_validity(chain[0], now, "the certificate")
     return member
 
 
@@ -248,6 +244,17 @@ def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
             "the certificate request cannot be used; it needs a P-256 key", reason="BAD_REQUEST"
         ) from error
     raise NotAdmitted("the certificate request is not signed by its own key", reason="BAD_REQUEST")
+
+
+@lru_cache(maxsize=1024)
+def _recognise(leaf: x509.Certificate, cas: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, MemberId]:
+    """Return who signed a leaf and whom it names: what never changes about it, so the calls of a channel share it."""
+    issuer = next((ca for ca in cas if is_issued_by(leaf, ca)), None)
+    if issuer is None:
+        raise NotAdmitted("the certificate is not signed by this federation's CA; join it first", reason="WRONG_CA")
+    member = member_of(leaf)
+    _check_form(leaf, member)
+    return issuer, member
 
 
 def _check_validity(cert: x509.Certificate, now: datetime, what: str) -> None:

@@ -425,7 +425,7 @@ class FederationServiceAnnounceRequest(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     DIAL_BACK_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """Address that the coordinator dials, host:port."""
+    """Address that the coordinator dials, host:port. Empty when the caller only asks: then nothing is registered."""
     software: _builtins.str
     """Version of the software."""
     protocol: _builtins.int

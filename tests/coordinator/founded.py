@@ -171,12 +171,14 @@ class FakeNode(ArchiveServiceServicer):
     before: Callable[[], object] = lambda: None
     spoil: Callable[[archive.ArchiveServiceSearchResponse], object] = lambda _: None
     asked: list[archive.ArchiveServiceSearchRequest] = field(default_factory=list)
+    askers: list[bytes] = field(default_factory=list)
 
     async def Describe(self, request, context):  # noqa: N802 - name of the wire
         return archive.ArchiveServiceDescribeResponse(node=self.archive.name)
 
     async def Search(self, request, context):  # noqa: N802 - name of the wire
         self.asked.append(request)
+        self.askers.append(b"".join(context.auth_context()["x509_pem_cert"]))
         if asyncio.iscoroutine(waiting := self.before()):
             await waiting
         envelope = QueryEnvelope.FromString(request.query.envelope)

@@ -220,6 +220,16 @@ async def test_an_announcement_that_breaks_the_rules_is_not_taken(federation, ca
         assert connection.execute("SELECT count(*) FROM node").fetchone()[0] == 0
 
 
+async def test_a_node_that_does_not_serve_may_ask_for_clock_and_news_and_is_not_registered(federation, cast):
+    bern = await federation.join(cast.folder, "bern")
+    answer = await federation.announce(bern, "", level=0, dial_back=True)
+    assert answer.release_version == 1
+    assert answer.clock.ToSeconds() > 0
+    assert answer.dial_back == federation_pb2.DIAL_BACK_UNSPECIFIED
+    with federation.state.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM node").fetchone()[0] == 0
+
+
 async def test_a_search_merges_the_answers_of_all_nodes(cast):
     analyst = await cast.analyst()
     for name, codes in (("bern", [0, 1, 1]), ("graz", [0, 0, 3]), ("lyon", [])):
@@ -455,14 +465,15 @@ async def test_an_ejected_node_that_announces_itself_is_tried_at_once(cast):
         assert statuses(await cast.search(analyst, query_id=b"z" * 16))["bern"] == "COMPLETE"
 
 
-async def test_the_coordinators_own_renewal_interrupts_nobody(cast, federation):
+async def test_the_coordinators_own_renewal_interrupts_nobody_and_is_used_at_once(cast, federation):
     analyst = await cast.analyst()
-    await cast.node("bern")
+    node = await cast.node("bern")
     assert statuses(await cast.search(analyst, query_id=b"1" * 16)) == {"bern": "COMPLETE"}
     keys = create_keys(federation.home.identity)
     save_certificate(federation.home.identity, federation.authority.renew_own(make_csr(keys.key)))
     assert await asyncio.to_thread(notify_serve, federation.home)
     assert statuses(await cast.search(analyst, query_id=b"2" * 16)) == {"bern": "COMPLETE"}
+    assert len(set(node.askers)) == 2
 
 
 async def test_health_says_serving_once_everything_listens(cast):
@@ -511,3 +522,16 @@ async def test_a_run_for_another_width_of_codes_starts_afresh(federation):
     wider = plan.model_copy(update={"bits": 64})
     assert federation.publisher.start(plan).based_on is not None
     assert federation.publisher.start(wider).based_on is None
+
+
+async def test_joining_again_shuts_out_the_lost_certificate_on_its_open_channel(cast):
+    lost = await cast.analyst()
+    async with cast.federation.channel(lost) as channel:
+        stub = QueryServiceStub(channel)
+        request = query_pb2.QueryServiceListNodesRequest()
+        await call(stub.ListNodes, request, Deadline.after(5), what="it")
+        fresh = await cast.federation.join(cast.folder, "ada", Role.ANALYST)
+        with pytest.raises(NotAdmitted) as caught:
+            await call(stub.ListNodes, request, Deadline.after(5), what="it")
+    assert reason(caught) == "REVOKED"
+    await cast.ask("ListNodes", request, fresh)

@@ -150,11 +150,13 @@ def test_the_old_release_is_served_whole_until_the_new_one_is_whole(scene):
         scene.wait_for(1, ids)
         asking = threading.Thread(target=query)
         asking.start()
+        scene.wait(lambda: seen)
         scene.encoders.go.clear()
         scene.publish(2)
         scene.wait(lambda: indexer.pending > 0)
         scene.encoders.go.set()
         scene.wait_for(2, ids)
+        scene.wait(lambda: 2 in {version for version, *_ in tuple(seen)})
         ended.set()
         asking.join(PATIENCE_S)
     assert seen <= {(1, frozenset({1}), len(ids)), (2, frozenset({2}), len(ids))}
@@ -226,6 +228,19 @@ def test_a_patch_withdrawn_while_it_is_hashed_never_appears(scene):
         scene.wait_for(1, first + late[2:])
 
 
+def test_patches_that_arrive_while_others_are_hashed_are_not_forgotten(scene):
+    first = add_patches(scene.home, 3)
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait_for(1, first)
+        scene.encoders.go.clear()
+        second = add_patches(scene.home, 2)
+        scene.wait(lambda: indexer.pending == 2)
+        third = add_patches(scene.home, 2)
+        scene.encoders.go.set()
+        scene.wait_for(1, first + second + third)
+
+
 def test_files_that_cannot_be_read_stop_nothing_and_are_tried_again_when_told(scene, unreadable):
     ids = add_patches(scene.home, 10)
     unreadable.update(ids[2:5])
@@ -271,6 +286,24 @@ def test_an_encoder_that_cannot_be_loaded_leaves_the_old_release_in_service(scen
         scene.wait(lambda: tries.count(2) >= 2)
         assert scene.shelf.served.release.manifest.version == 1
         scene.wait_for(2, ids)
+
+
+def test_new_patches_whose_hashing_failed_are_hashed_later(scene, monkeypatch):
+    first = add_patches(scene.home, 5)
+    scene.publish(1)
+    encode, failures = _Encoder.encode, [MemoryError("no room"), MemoryError("no room")]
+
+    def fail_at_first(self, contents):
+        if failures:
+            raise failures.pop()
+        return encode(self, contents)
+
+    with scene.running():
+        scene.wait_for(1, first)
+        monkeypatch.setattr(_Encoder, "encode", fail_at_first)
+        second = add_patches(scene.home, 5)
+        scene.wait_for(1, first + second)
+    assert not failures
 
 
 def test_an_archive_without_patches_is_served_empty(scene):

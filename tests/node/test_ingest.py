@@ -440,52 +440,68 @@ def test_the_archive_may_move_as_a_whole(node_and_archive):
     assert after.path == moved / "a.png"
 
 
-_SLOW_INGEST = """
-import sys
+# Loads everything once, then forks a process for each line on standard input: one ingest, which says its pid, then how
+# many files it is past. The next line asks how it ended.
+_INGESTS = """
+import os, sys
 from pathlib import Path
 import node.ingest
 from node.ingest import Listener, ingest
 from rsfed.home import Home
 node.ingest._BATCH_FILES = 8
-ingest(Home(Path(sys.argv[1])), Listener(lambda done, total: print(done, flush=True), lambda problem: None))
+def say(word, number):
+    os.write(1, f"{word} {number}\\n".encode())
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        say("pid", os.getpid())
+        ingest(Home(Path(sys.argv[1])), Listener(lambda done, total: say("past", done), lambda problem: None))
+        os._exit(0)
+    sys.stdin.readline()
+    say("ended", os.waitpid(child, 0)[1])
 """
 
 
 @pytest.mark.process
 def test_an_ingest_killed_many_times_loses_nothing_that_was_acknowledged(node_and_archive):
     home, archive = node_and_archive
-    rng = np.random.default_rng(5)
-    for number in range(400):
+    files, rng = 300, np.random.default_rng(5)
+    for number in range(files):
         png(archive / f"{number % 7}" / f"{number}.png", number, size=(16, 16))
     seen: dict[int, str] = {}
-    kills = 0
-    while kills < 20:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SLOW_INGEST, str(home.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        process.stdout.readline()  # it works on files now
-        time.sleep(rng.uniform(0, 0.03))
-        finished = process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        with closing(sqlite3.connect(home.database)) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            found = dict(connection.execute("SELECT id, digest FROM item WHERE state = 'present'"))
-            (next_id,) = connection.execute("SELECT value FROM meta WHERE key = 'next_item'").fetchone()
-            sources = connection.execute("SELECT count(*) FROM source").fetchone()[0]
-        assert seen.items() <= found.items(), "an acknowledged patch was lost or changed"
-        assert len(found) == sources, "half a batch was kept"
-        assert max(found, default=0) < next_id
-        seen = found
-        if finished:
-            break
-    assert kills > 3, "the test was too slow to interrupt anything"
+    interrupted = 0
+    command = [sys.executable, "-c", _INGESTS, str(home.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as ingests:
+
+        def wait_for(word: str, number: int = 0) -> int:
+            for line in iter(ingests.stdout.readline, ""):
+                said, value = line.split()
+                if said == word and int(value) >= number:
+                    return int(value)
+            pytest.fail("the process that ingests ended by itself")
+
+        while len(seen) < files:
+            ingests.stdin.write("ingest\n")
+            process = wait_for("pid")
+            wait_for("past", min(files, len(seen) + int(rng.integers(0, 30))))
+            time.sleep(rng.uniform(0, 0.005))
+            os.kill(process, signal.SIGKILL)
+            ingests.stdin.write("ended?\n")
+            interrupted += wait_for("ended") == signal.SIGKILL
+            with closing(sqlite3.connect(home.database)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                found = dict(connection.execute("SELECT id, digest FROM item WHERE state = 'present'"))
+                (next_id,) = connection.execute("SELECT value FROM meta WHERE key = 'next_item'").fetchone()
+                sources = connection.execute("SELECT count(*) FROM source").fetchone()[0]
+            assert seen.items() <= found.items(), "an acknowledged patch was lost or changed"
+            assert len(found) == sources, "half a batch was kept"
+            assert max(found, default=0) < next_id
+            seen = found
+    assert interrupted >= 15
     report, _ = run(home)
-    assert seen.items() <= {item.id: item.digest for item in items(home).values()}.items()
-    assert len(items(home)) == 400
-    assert report.read == 400 - len(seen)
-    assert all_ids(home) == list(range(1, 401))
+    assert report.read == 0
+    assert {item.id: item.digest for item in items(home).values()} == seen
+    assert all_ids(home) == list(range(1, files + 1))
 
 
 def test_a_missing_configuration_says_what_to_run(tmp_path):

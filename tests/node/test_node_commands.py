@@ -73,7 +73,7 @@ def test_only_the_first_twenty_skipped_files_are_named_and_all_are_counted(node_
     for number in range(30):
         (archive / f"{number:02}.png").write_bytes(b"")
     _, out, err = rsfed(capsys, "node", "ingest", "--home", home.path)
-    assert err.count("skipped 0") + err.count("skipped 1") == 21  # 20 names, and "skipped 10 more"
+    assert [line.split()[1] for line in err.splitlines()] == [*(f"{number:02}.png:" for number in range(20)), "10"]
     assert "skipped 10 more" in err
     assert "30 x" in out
     assert "it is empty; copy it again from its origin" in out

@@ -1,13 +1,7 @@
 """One running federation of three archives for the tests that do not break it for good."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from federation import Federation, write_images  # noqa: E402
+from federation import Federation, write_images
 
 CLASSES = {"stripes-a": 8, "stripes-b": 8, "stripes-c": 8}
 

@@ -1,54 +1,143 @@
 """What members of a federation rely on when others fail, lie about the past, or are put out. Real processes."""
 
-import os
-import re
-import shutil
+import json
 import signal
 import subprocess
-import sys
 
+import grpc
 import pytest
-from federation import RSFED, wait_until
+from federation import RSFED, wait_until, write_images
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+from rsfed.home import Home
+from rsfed.transport.channel import open_channel
+from rsfed.trust.identity import load_identity
+from rsfed.v1.federation_pb2 import FederationServiceGetTrustBundleRequest as Request
+from rsfed.v1.federation_pb2_grpc import FederationServiceStub
 
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
-def outcomes(answer):
-    return {o["node"]: o["status"] for o in answer["outcomes"]}
-
-
-def hits_of(federation, answer, *, without):
-    """Everything about each hit of the other nodes; a handle, fresh in every query, by the file that it means."""
-    hits = [h for h in answer["queries"][0]["hits"] if h["node"] != without]
-    files = {}
-    for node in {h["node"] for h in hits}:
-        handles = [h["handle"] for h in hits if h["node"] == node]
-        files.update((r["handle"], r["file"]) for r in federation.resolve(node, handles)["resolved"])
-    return [(h["node"], h["distance"], h["bucket_size"], files[h["handle"]]) for h in hits]
+NODES = ("alps", "coast", "north")
 
 
-def by_node(rows):
-    return {node: [row for row in rows if row[0] == node] for node in sorted({row[0] for row in rows})}
+def statuses(answer):
+    return {o["node"]: o["status"] for o in answer["queries"][0]["outcomes"]}
+
+
+def hits_by_node(federation, answer, nodes):
+    """Everything about each hit of these nodes; a handle, fresh in every query, by the file that it means."""
+    hits = [hit for hit in answer["queries"][0]["hits"] if hit["node"] in nodes]
+    found = {}
+    for node in nodes:
+        own = [hit for hit in hits if hit["node"] == node]
+        meant = federation.resolve(node, [hit["handle"] for hit in own])
+        found[node] = [
+            {**hit, "rank": None, "handle": None, "file": file["path"]} for hit, file in zip(own, meant, strict=True)
+        ]
+    return found
+
+
+def log_events(federation, name):
+    """The log lines of a server, as far as they are JSON."""
+    lines = federation.servers[name].log.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def start_query(federation, image):
+    command = [*RSFED, "query", str(image), "--k", "72", "--home", str(federation.home("ada")), "--output", "json"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=federation.environment
+    )
+
+
+def answered(federation, name):
+    """How many queries a node has acknowledged."""
+    return sum(event["event"] == "query.answered" for event in log_events(federation, name))
 
 
 def test_a_node_killed_during_a_query_spoils_nobody_elses_hits(federation, image):
     whole = federation.query(image, "--k", "72")
-    assert set(outcomes(whole).values()) == {"COMPLETE"}
+    assert set(statuses(whole).values()) == {"COMPLETE"}
+    before = answered(federation, "alps")
     coast = federation.servers["coast"]
-    coast.signal(signal.SIGSTOP)  # the query waits for coast, so the kill falls into it
-    command = [*RSFED, "query", str(image), "--k", "72", "--home", str(federation.home("ada")), "--output", "json"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=federation.environment)
-    wait_until(lambda: _asked(federation, "alps") > 1, what="the query reached the other nodes")
-    coast.kill()
-    import json
-
-    broken = json.loads(running.communicate(timeout=60)[0])
-    assert running.returncode == 0
-    assert outcomes(broken) == {"alps": "COMPLETE", "coast": "UNREACHABLE", "north": "COMPLETE"}
-    assert by_node(hits_of(federation, broken, without="coast")) == by_node(
-        hits_of(federation, whole, without="coast")
-    )
-    partial = federation.query(image, "--require-all", check=False)
-    assert partial["exit"] == 3
+    coast.signal(signal.SIGSTOP)  # coast gets the query and cannot answer, so the kill falls into it
+    try:
+        running = start_query(federation, image)
+        wait_until(lambda: answered(federation, "alps") > before, what="the query reached the nodes")
+    finally:
+        coast.kill()
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    broken = json.loads(output)
+    assert statuses(broken) == {"alps": "COMPLETE", "coast": "UNREACHABLE", "north": "COMPLETE"}
+    others = ("alps", "north")
+    assert hits_by_node(federation, broken, others) == hits_by_node(federation, whole, others)
+    assert federation.query(image, "--require-all", check=False)["exit"] == 3
     federation.serve("node", "coast")
     federation.wait_serving("coast")
+    assert set(statuses(federation.query(image)).values()) == {"COMPLETE"}
+
+
+def test_a_node_that_hangs_times_out_and_the_others_answer(federation, image):
+    coast = federation.servers["coast"]
+    coast.signal(signal.SIGSTOP)
+    try:
+        answer = federation.query(image)
+    finally:
+        coast.signal(signal.SIGCONT)
+    assert statuses(answer) == {"alps": "COMPLETE", "coast": "TIMED_OUT", "north": "COMPLETE"}
+    assert answer["queries"][0]["hits"]
+
+
+def test_a_token_works_once(federation):
+    token = federation.invite("guest", "analyst")
+    for home in ("guest", "thief"):
+        federation.rsfed("analyst", "init", "--home", federation.home(home))
+    federation.rsfed("analyst", "join", token, "--home", federation.home("guest"))
+    replayed = federation.rsfed("analyst", "join", token, "--home", federation.home("thief"), check=False)
+    assert replayed.returncode == 4
+    assert "TOKEN_USED" in replayed.stderr
+
+
+def test_a_token_for_a_node_makes_no_analyst(federation):
+    token = federation.invite("west", "node")
+    federation.rsfed("analyst", "init", "--home", federation.home("upstart"))
+    refused = federation.rsfed("analyst", "join", token, "--home", federation.home("upstart"), check=False)
+    assert refused.returncode == 4
+
+
+async def test_a_revoked_node_is_refused_on_the_channel_it_holds_open(federation):
+    write_images(federation.folder / "images-doomed", {"stripes-a": 2}, seed=7)
+    federation.add_node("doomed", federation.folder / "images-doomed", serve=False)
+    identity = load_identity(Home(federation.home("doomed")).identity)
+    address = json.loads((federation.home("doomed") / "identity" / "federation.json").read_text())["address"]
+    async with open_channel(address, identity, identity.bundle.coordinator) as channel:
+        stub = FederationServiceStub(channel)
+        await stub.GetTrustBundle(Request(), timeout=10)
+        federation.rsfed("coordinator", "revoke", "doomed", "--role", "node", "--home", federation.home("coordinator"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetTrustBundle(Request(), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "revoked" in refused.value.details()
+
+
+def test_a_coordinator_that_serves_an_older_release_rolls_nobody_back(federation, image):
+    """The coordinator's folder is put back to release 1 after release 2 was out, as a thief of a backup would."""
+    home, releases = federation.home("coordinator"), federation.home("coordinator") / "releases"
+    kept = {p.relative_to(home): p.read_bytes() for p in releases.rglob("*") if p.is_file()}
+    federation.rsfed("coordinator", "train", "--rounds", "1", "--home", home, "--output", "json", timeout=300)
+    federation.wait_serving(*NODES, release=2)
+    before = federation.query(image)
+    assert before["release"]["version"] == 2
+    assert federation.servers["coordinator"].stop() == 0
+    for path, content in kept.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_bytes(content)
+    federation.serve("coordinator", "coordinator")
+    wait_until(
+        lambda: any(e.get("reason") == "RELEASE_ROLLBACK" for e in log_events(federation, "alps")),
+        what="alps refuses the older release",
+    )
+    assert {federation.nodes()[name]["release_version"] for name in NODES} == {2}
+    refused = federation.query(image, check=False)
+    assert refused["exit"] == 4
+    assert "RELEASE_ROLLBACK" in refused["stderr"]

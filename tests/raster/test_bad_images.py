@@ -269,6 +269,7 @@ def test_side_cars_change_nothing(tmp_path):
         "<PAMRasterBand band='1'><NoDataValue>1</NoDataValue></PAMRasterBand></PAMDataset>"
     )
     (tmp_path / "a.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+    write_image(tmp_path / "a.tif.msk", np.zeros((1, 32, 32), np.uint8), tags={"INTERNAL_MASK_FLAGS_1": "2"})
     assert look(path, REFLECTANCE) == before
 
 
@@ -297,6 +298,10 @@ def test_image_much_smaller_or_coarser_than_a_patch_is_refused(tmp_path):
             inspect(path, root=None, modality=kind, spec=spec(bands, size=80, fit=fit, gsd=10))
         with pytest.raises(RasterRejected, match=r"10 m wide and the encoder looks at 1 m; use images of a finer"):
             inspect(path, root=None, modality=kind, spec=spec(bands, size=16, fit=fit, gsd=1))
+    for shape in ((39, 80), (80, 39)):
+        narrow = write_image(tmp_path / "b.tif", np.ones((4, *shape), np.uint16), **UTM)
+        with pytest.raises(RasterRejected, match="use larger images"):
+            inspect(narrow, root=None, modality=kind, spec=spec(bands, size=80, fit="crop", gsd=10))
 
 
 def test_source_that_makes_too_many_patches_is_refused(tmp_path, monkeypatch):

@@ -42,6 +42,9 @@ def test_other_shapes_and_nodata_leave_paper(tmp_path):
     assert (picture[:8] == 255).all()
     assert (picture[24:] == 255).all()
     assert not (picture[8:24] == 255).all()
+    upright = preview(write_image(tmp_path / "c.png", photo(size=32)[:, :, :16], driver="PNG"), modality("rgb"), 32)
+    assert (upright[:, :8] == 255).all()
+    assert (upright[:, 24:] == 255).all()
     empty = np.full((1, 16, 16), np.nan, np.float32)
     assert (preview(write_image(tmp_path / "b.tif", empty), modality("float32-1"), 16) == 255).all()
 

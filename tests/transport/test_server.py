@@ -414,6 +414,21 @@ async def test_who_may_not_call_does_not_learn_whether_its_request_was_well_form
         assert await refusal(channel, announce, b"\xff", kind=NotAdmitted) == "WRONG_ROLE"
 
 
+async def test_a_message_of_several_megabytes_passes_both_ways(world):
+    def add(server):
+        async def echo(request, context):
+            return request
+
+        handler = grpc.unary_unary_rpc_method_handler(echo, bytes, bytes)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("rsfed.v1.TrainingService", {"PushResult": handler})]
+        )
+
+    method, data = "/rsfed.v1.TrainingService/PushResult", bytes(15 << 20)
+    async with serving(world, prepare=add) as running, dial(world, running, world.identity(Role.NODE)) as channel:
+        assert await channel.unary_unary(method)(data, timeout=30) == data
+
+
 async def test_oversized_messages_are_refused_on_both_sides(world):
     async with serving(world) as running:
         node = world.identity(Role.NODE)

@@ -63,6 +63,8 @@ def test_an_identity_is_read_as_it_was_saved(world, folder):
 
 
 def test_keys_are_readable_by_their_owner_only(world, folder):
+    folder.mkdir()
+    folder.chmod(0o755)
     mask = os.umask(0)
     try:
         issue(world, folder)

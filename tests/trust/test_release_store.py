@@ -1,7 +1,6 @@
 """Releases on disk: nothing unverified is ever current, whatever is offered and whenever the machine stops."""
 
 import hashlib
-import multiprocessing
 import os
 import shutil
 from dataclasses import replace
@@ -9,13 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from members import START, World, sign
 
 from rsfed.errors import ReleaseRefused, StateError
 from rsfed.trust import release_store
 from rsfed.trust.release_store import ReleaseStore
-from rsfed.v1.federation_pb2 import ReleaseHeader
 
 
 class Crash(BaseException):
@@ -301,30 +299,24 @@ def test_a_release_signed_by_two_keys_in_turn_is_one_release(folder, world):
     assert ReleaseStore(folder).current().header.key_id == again.key_id
 
 
-def _admit_in_process(folder, header, weights, keys, barrier):
-    release_keys = {name: Ed25519PublicKey.from_public_bytes(raw) for name, raw in keys.items()}
-    bundle = replace(World().bundle(), release_keys=release_keys)
-    barrier.wait()
-    try:
-        ReleaseStore(folder).admit(ReleaseHeader.FromString(header), [weights], bundle, federation="alps", now=START)
-    except ReleaseRefused:
-        os._exit(7)
+def test_a_release_that_was_overtaken_while_it_arrived_is_refused(folder, world):
+    """Two processes of one member fetch at once: whatever the order, the newer release stays current."""
+    old, new = world.release(1), world.release(2)
+    slow, quick = ReleaseStore(folder), ReleaseStore(folder)
+    with slow.receive(old.header, world.bundle(), federation="alps", now=START) as intake:
+        intake.write(old.weights)
+        offer(folder, world, new, store=quick)
+        with pytest.raises(ReleaseRefused) as caught:
+            intake.finish()
+    assert caught.value.reason == "RELEASE_ROLLBACK"
+    assert slow.current().digest == new.digest
+    assert remains(folder) == []
 
 
-def test_two_processes_that_admit_at_once_never_roll_back(folder, world):
-    """Whatever the order, the newer release is current at the end and the record says so."""
-    context = multiprocessing.get_context("spawn")
-    releases = [world.release(1), world.release(2)]
-    keys = {releases[0].header.key_id: world.release_key.public_key().public_bytes_raw()}
-    barrier = context.Barrier(2)
-    workers = [
-        context.Process(target=_admit_in_process, args=(folder, r.header.SerializeToString(), r.weights, keys, barrier))
-        for r in releases
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert workers[1].exitcode == 0
-    assert workers[0].exitcode in (0, 7)
-    assert ReleaseStore(folder).current().manifest.version == 2
+def test_a_genuine_release_under_the_name_of_another_is_not_taken_for_it(folder, world):
+    laid = offer(folder, world, world.release(1)).folder
+    other = world.release(2)
+    (laid / "manifest.json").write_bytes(other.header.manifest)
+    (laid / "manifest.sig").write_bytes(other.header.signature)
+    (laid / "weights.safetensors").write_bytes(other.weights)
+    assert ReleaseStore(folder).current() is None

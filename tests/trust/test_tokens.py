@@ -87,8 +87,16 @@ def test_well_packed_nonsense_is_refused(payload):
     refused(packed(payload))
 
 
+def fields_of(token):
+    word = token.encode().removeprefix("rsfed1.")
+    return json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
+
+
+def test_a_token_of_a_later_version_with_more_fields_is_read_and_an_endless_one_refused():
+    assert decode_token(packed(json.dumps({**fields_of(TOKEN), "hint": "x"}))) == TOKEN
+    refused(packed(json.dumps({**fields_of(TOKEN), "hint": "x" * 20_000})))
+
+
 @pytest.mark.parametrize("change", [{"role": "admin"}, {"name": "../x"}, {"federation": "ALPS"}, {"expires": 1e30}])
 def test_tokens_with_impossible_fields_are_refused(change):
-    word = TOKEN.encode().removeprefix("rsfed1.")
-    fields = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
-    refused(packed(json.dumps({**fields, **change})))
+    refused(packed(json.dumps({**fields_of(TOKEN), **change})))

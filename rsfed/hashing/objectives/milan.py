@@ -1,8 +1,8 @@
 """The losses of MiLaN.
 
-Roy, Sangineto, Demir and Sebe, "Deep metric and hash-code learning for content-based retrieval of remote sensing images",
-IGARSS 2018 (called MHCLN there), and "Metric-learning-based deep hashing network for content-based retrieval of remote
-sensing images", IEEE GRSL 2021. For sigmoid outputs f of K bits:
+Roy, Sangineto, Demir and Sebe, "Deep metric and hash-code learning for content-based retrieval of remote sensing
+images", IGARSS 2018 (called MHCLN there), and "Metric-learning-based deep hashing network for content-based retrieval
+of remote sensing images", IEEE GRSL 2021. For sigmoid outputs f of K bits:
 
 - triplet: max(0, |a - p|^2 - |a - n|^2 + margin), where a, p, n are the outputs of anchor, positive and negative
   normalised to length 1 (the authors' code does so; the paper does not say it);

@@ -1,0 +1,135 @@
+"""The training loop and what it is fed."""
+
+import numpy as np
+import pytest
+import torch
+
+from rsfed.config import ObjectiveSection
+from rsfed.errors import TrainingError
+from rsfed.hashing.augment import turn
+from rsfed.hashing.dataset import PatchSet, patch_bytes
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.evaluation import evaluate
+from rsfed.hashing.network import build_network
+from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.training import train_steps
+from rsfed.hashing.weights import get_state, to_bytes
+
+from .conftest import ARCHITECTURE, BITS, patches_of, spec_of
+
+OBJECTIVE = Milan(ObjectiveSection())
+
+
+def fit(data, *, steps=5, seed=0, batch=16, **options):
+    network = build_network(ARCHITECTURE, spec_of(2), BITS, seed=1)
+    report = train_steps(network, data, OBJECTIVE, steps=steps, batch=batch, learning_rate=2e-3, seed=seed, **options)
+    return network, report
+
+
+def figures(network, queries, gallery):
+    encoder = Encoder(network, spec_of(2))
+    (query_contents, query_ids), (contents, ids) = zip(*queries, strict=True), zip(*gallery, strict=True)
+    one_hot = np.eye(4, dtype=bool)
+    return evaluate(
+        encoder.encode(query_contents), one_hot[np.ravel(query_ids)], encoder.encode(contents), one_hot[np.ravel(ids)]
+    )
+
+
+def test_training_brings_patches_of_a_class_together(patch_set):
+    gallery, queries = list(patches_of(range(4), 12, seed=0)), list(patches_of(range(4), 6, seed=99))
+    before = figures(build_network(ARCHITECTURE, spec_of(2), BITS, seed=1), queries, gallery)
+    network, report = fit(patch_set, steps=60, batch=32)
+    after = figures(network, queries, gallery)
+    assert after.mean_average_precision > before.mean_average_precision + 0.2
+    assert report.loss < report.losses[0]
+    assert report.idle_steps == 0
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(patch_set):
+    first, second, other = (to_bytes(get_state(fit(patch_set, seed=s)[0])) for s in (4, 4, 5))
+    assert first == second
+    assert first != other
+
+
+def test_the_report_says_what_was_done_and_progress_is_told(patch_set):
+    told = []
+    _, report = fit(patch_set, steps=4, on_progress=lambda *step: told.append(step))
+    assert (report.steps, report.examples, len(report.losses)) == (4, 64, 4)
+    assert told == [(i + 1, 4, loss) for i, loss in enumerate(report.losses)]
+    assert report.seconds > 0
+    assert report.peak_memory > 10 << 20
+
+
+@pytest.mark.parametrize("ids", [(3,), ()], ids=["one class", "no label"])
+def test_an_archive_with_nothing_to_compare_is_trained_and_reported_as_idle(ids):
+    items = [(content, ids) for content, _ in patches_of(range(2), 5, seed=0)]
+    network, report = fit(PatchSet.from_items(items, spec_of(2), range(4)), steps=3)
+    assert report.idle_steps == report.steps == 3
+    assert all(np.isfinite(array).all() for array in get_state(network).values())
+
+
+def test_an_archive_smaller_than_a_batch_is_trained():
+    _, report = fit(PatchSet.from_items(patches_of(range(3), 1, seed=0), spec_of(2), range(4)), batch=64)
+    assert report.idle_steps == 0
+    assert report.examples == 5 * 64
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(TrainingError) as refusal:
+        fit(PatchSet.from_items([], spec_of(2), range(4)))
+    assert refusal.value.reason == "NO_PATCHES"
+
+
+def test_a_diverged_training_stops_with_its_remedy(patch_set):
+    network = build_network(ARCHITECTURE, spec_of(2), BITS)
+    with torch.no_grad():
+        network.head.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError) as refusal:
+        train_steps(network, patch_set, OBJECTIVE, steps=2, batch=8, learning_rate=1e-3, seed=0)
+    assert refusal.value.reason == "DIVERGED"
+
+
+def test_patches_and_labels_are_held_as_they_were_given():
+    items = list(patches_of(range(3), 2, seed=0))
+    items[1] = (items[1][0], (7, 30))
+    items[2] = (items[2][0], (11, 30))
+    items[3] = (items[3][0], ())
+    data = PatchSet.from_items(items, spec_of(2), [7, 11])
+    assert (len(data), data.offered) == (6, 6)
+    assert data.labels[1].tolist() == [True, False], "an id that is no class of the federation is passed over"
+    assert data.labels[2].tolist() == [False, True]
+    assert not data.labels[3].any()
+    batch = data.batch(np.array([4, 4, 0]))
+    assert batch.dtype == np.float32
+    assert batch[2] == pytest.approx(items[0][0]["all"], abs=2e-3)
+    assert (batch[0] == batch[1]).all()
+
+
+def test_memory_is_bounded_by_a_uniform_sample_of_all_patches():
+    spec = spec_of(1, size=8)
+    kept = np.zeros(40)
+    for seed in range(300):
+        items = (({"all": np.full((1, 8, 8), i, np.float32)}, (0,)) for i in range(40))
+        data = PatchSet.from_items(items, spec, [0], memory_bytes=10 * patch_bytes(spec) + 5, seed=seed)
+        assert (len(data), data.offered) == (10, 40)
+        kept[[int(patch[0, 0, 0]) for patch in data.patches]] += 1
+    assert sum(patch.nbytes for patch in data.patches) <= 10 * patch_bytes(spec) + 5
+    assert kept.min() > 40, "each of 40 patches is expected 75 times"
+    assert kept.max() < 115
+
+
+def test_extreme_values_stay_finite():
+    content = {"all": np.array([[-3e38, 3e38], [1e5, 0]], np.float32).reshape(1, 2, 2).repeat(4, 1).repeat(4, 2)}
+    data = PatchSet.from_items([(content, (0,))], spec_of(1, size=8), [0])
+    assert np.isfinite(data.batch(np.array([0]))).all()
+
+
+def test_turns_are_the_eight_positions_of_a_square():
+    patch = np.arange(2 * 9, dtype=np.float32).reshape(1, 2, 3, 3)
+    turned = turn(patch.repeat(400, axis=0), np.random.default_rng(0))
+    seen, counts = np.unique(turned.reshape(400, -1), axis=0, return_counts=True)
+    assert len(seen) == 8
+    assert counts.min() > 25
+    for each in turned:
+        assert (np.sort(each, axis=None) == np.sort(patch, axis=None)).all()
+        assert (each[1] - each[0] == 9).all(), "bands are turned together"

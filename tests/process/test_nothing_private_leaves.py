@@ -1,0 +1,86 @@
+"""Canaries planted in pixels, file names, paths and labels are in no message, log or answer. Real processes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import Federation, write_images
+from PIL import Image
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
+
+FOLDER = "canary-folder-4f1d"
+FILE = "canary-file-a93c"
+LABEL = "canary-label-77b0"
+PIXELS = bytes(np.random.default_rng(5).integers(0, 256, 48, np.uint8))  # 16 RGB pixels
+
+
+def plant(folder: Path) -> None:
+    """Write images whose every row begins with the canary pixels."""
+    write_images(folder, {LABEL: 6, "other": 6}, seed=3)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        pixels = np.array(Image.open(path))
+        pixels[:, :16] = np.frombuffer(PIXELS, np.uint8).reshape(16, 3)
+        Image.fromarray(pixels).save(path.with_name(f"{FILE}-{number}.png"))
+        path.unlink()
+
+
+def canaries() -> dict[str, bytes]:
+    """The secrets in every form in which they could travel: as stored, by band, normalised as the network sees them."""
+    rgb = np.frombuffer(PIXELS, np.uint8).reshape(16, 3)
+    normalised = ((rgb.astype(np.float32) - 127.5) / 127.5).T
+    return {
+        "folder": FOLDER.encode(),
+        "file": FILE.encode(),
+        "label": LABEL.encode(),
+        "pixels": PIXELS,
+        "band": rgb.T[0].tobytes(),
+        "float32": normalised[0].tobytes(),
+        "float16": normalised[0].astype(np.float16).tobytes(),
+    }
+
+
+def found_in(data: bytes) -> list[str]:
+    return [name for name, secret in canaries().items() if secret in data]
+
+
+def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
+    wire = tmp_path / "wire"
+    wire.mkdir()
+    recorder = Path(__file__).resolve().parent / "wire_recorder"
+    federation = Federation(tmp_path)
+    federation.environment |= {"RSFED_TEST_WIRE": str(wire), "PYTHONPATH": str(recorder)}
+    archive = tmp_path / FOLDER / "archive"
+    plant(archive)
+    query = tmp_path / FOLDER / f"{FILE}-query.png"
+    os.link(next(archive.rglob("*.png")), query)
+    try:
+        federation.create(classes="first,second")
+        federation.add_node("alps", archive, label_map={LABEL: "first", "other": "second"})
+        federation.add_analyst("ada")
+        federation.wait_serving("alps")
+        federation.rsfed("coordinator", "train", "--rounds", "1", "--home", federation.home("coordinator"), timeout=300)
+        federation.wait_serving("alps", release=2)
+        answer = federation.rsfed("query", query, "--home", federation.home("ada"), "--output", "geojson")
+        csv = federation.rsfed("query", query, "--home", federation.home("ada"), "--output", "csv")
+    finally:
+        federation.close()
+    messages = {path.name: path.read_bytes() for path in wire.iterdir()}
+    sent = b"".join(messages.values())
+    for method in (b"/ArchiveService/Search", b"/QueryService/", b"/TrainingService/PushResult", b"/Announce"):
+        assert method in sent, "the recorder missed a call"
+    assert {name: found_in(data) for name, data in messages.items() if found_in(data)} == {}
+    logs = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
+    assert logs
+    assert {name: found_in(data) for name, data in logs.items() if found_in(data)} == {}
+    # the analyst's own output names the analyst's own query file, and nothing of the archive
+    own = str(query).encode()
+    for output in (answer.stdout, csv.stdout):
+        assert "alps" in output
+        assert found_in(output.encode().replace(own, b"").replace(query.name.encode(), b"")) == []
+
+
+@pytest.mark.parametrize("secret", canaries().values(), ids=canaries())
+def test_a_planted_canary_would_be_found(secret):
+    assert found_in(b"\x0a\x30" + secret + b"\x00") != []
