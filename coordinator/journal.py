@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import datetime
 
 from coordinator import audit
 from coordinator.state import State
 from rsfed.clock import Now
+from rsfed.telemetry import log
 
 _GATHER_S = 0.05  # lines of so long a time share a transaction
+_AGAIN_S = 1.0  # before lines that could not be written, for example on a full disk, are tried again
+_KEPT = 100_000  # lines that wait at most; older ones are lost
 
 
 class Journal:
@@ -44,7 +48,15 @@ class Journal:
             self._wake.clear()
             await asyncio.sleep(_GATHER_S)
             lines, self._lines = self._lines, []
-            await asyncio.to_thread(self._write, lines)
+            try:
+                await asyncio.to_thread(self._write, lines)
+            except sqlite3.Error as error:
+                log.error("journal.failed", error_type=type(error).__name__, count=len(lines))
+                if self._stopped:
+                    return
+                self._lines = (lines + self._lines)[-_KEPT:]
+                await asyncio.sleep(_AGAIN_S)
+                self._wake.set()
 
     def _write(self, lines: list[tuple[datetime, str, str, dict[str, object]]]) -> None:
         with self._state.writing() as connection:

@@ -117,7 +117,7 @@ class Coordinator:
         self._work = [
             asyncio.create_task(_every(_LOOK_S, self._watch())),
             asyncio.create_task(_every(_UPKEEP_S, self._keep_up)),
-            asyncio.create_task(self._driver.run()),
+            asyncio.create_task(_every(_LOOK_S, self._driver.run)),
         ]
         self._writing = asyncio.create_task(self._journal.run())
         await self._serving(True)
@@ -205,7 +205,7 @@ class Coordinator:
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Do a step again and again; one that fails, for example on a full disk, is tried again the next time."""
+    """Do a step again and again; one that fails, for example on a full disk, is done again like any other."""
     while True:
         await asyncio.sleep(seconds)
         try:

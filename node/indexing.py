@@ -232,7 +232,7 @@ class _Work:
         failed = len(self._failed)
         for start in range(0, len(missing), BATCH):
             self._owner.pending = len(missing) - start
-            if self._owner.stopping :
+            if self._owner.stopping or self._store.current() != release:
                 return False
             self._hash_batch(release, encoder_id, encoder, missing[start : start + BATCH], entry.input)
         self._owner.pending = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from node.handles import SALT_BYTES
@@ -61,23 +61,17 @@ class Ledger:
         """
         if self._restored_at and query.envelope.created.ToDatetime(UTC) < self._restored_at:
             raise EnvelopeRefused("the query is older than this node's restored state; ask again", reason="REPLAY")
-        entry = Entry(
-            secrets.token_bytes(SALT_BYTES),
-            query.requester.uri,
-            query.envelope.query_id,
-            query.digest,
-            query.envelope.release_digest,
-            now,
-        )
+        salt, asked = secrets.token_bytes(SALT_BYTES), query.envelope
+        row = (salt, query.requester.uri, asked.query_id, query.digest, asked.release_digest)
         with self._lock, transaction(self._connection):
-            if self._find("query_id", entry.query_id):
+            if self._find("query_id", asked.query_id):
                 raise EnvelopeRefused("this query was answered before; ask again with a new id", reason="REPLAY")
             self._connection.execute(
                 "INSERT INTO query_ledger (salt, requester, query_id, envelope_digest, release, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (*astuple(entry)[:-1], _text(now)),
+                (*row, _text(now)),
             )
-        return entry
+        return Entry(*row, now)
 
     def by_query(self, query_id: bytes, *, now: datetime) -> Entry | None:
         """Return the entry of a query, unless it is too old."""

@@ -38,8 +38,9 @@ class _Commands(click.Group):
             return None
         import typer  # noqa: PLC0415 - only when a command is really run
 
-        loaded = found[0].load()
-        return typer.main.get_command(loaded) if isinstance(loaded, typer.Typer) else loaded
+        loaded: typer.Typer = found[0].load()
+        loaded.rich_markup_mode = "markdown"  # joins the lines of a paragraph, as the docstrings mean them
+        return typer.main.get_command(loaded)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by their summaries, without importing any."""

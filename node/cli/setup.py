@@ -29,7 +29,7 @@ def init(
         Path | None, typer.Option(help="Folder with the images; `archive` inside the home when left out.")
     ] = None,
     modality: Annotated[
-        str, typer.Option(help="What the images are: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.")
+        str, typer.Option(help="What the images are: rgb, sentinel-2-l2a, ..., or TYPE-BANDS such as uint16-7.")
     ] = "rgb",
     advertise: Annotated[
         str, typer.Option(help="How the coordinator reaches this node, host:port.")

@@ -243,9 +243,9 @@ class AnalystSession:
         listed = Counter(hit.bucket for hit in result.hits)
         pages: dict[int, list[Hit]] = defaultdict(list)
         failed: dict[str, str] = {}
-        reached = 0
+        reached = distance = 0
         for position, bucket in enumerate(result.buckets):
-            if reached >= limit:
+            if reached >= limit and bucket.distance > distance:  # at equal distance the nodes take turns
                 break
             wanted = min(bucket.size, limit)
             while bucket.node not in failed and listed[position] < wanted:
@@ -256,7 +256,7 @@ class AnalystSession:
                     break
                 pages[position] += page
                 listed[position] += len(page) or bucket.size
-            reached += bucket.size
+            reached, distance = reached + bucket.size, bucket.distance
         return mark_partial(merge_pages(result, pages), failed)
 
     async def _renew_if_due(self) -> None:

@@ -181,8 +181,9 @@ def _grid(number: int, size: int) -> Grid:
     site, cell = divmod(within, _PER_SITE)
     span = size * GSD
     west = 300_000.0 + (acquisition % 8) * 40_000 + site * 8_000 + (cell % 2) * span
-    north = 4_700_000.0 + (acquisition // 8 % 40) * 20_000 - (cell // 2) * span
-    return Grid(_ZONES[acquisition % len(_ZONES)], west, north, GSD)
+    north = 4_700_000.0 + (acquisition // 8 % 200) * 20_000 - (cell // 2) * span
+    zone = _ZONES[(acquisition + acquisition // 1600) % len(_ZONES)]  # 1,600 acquisitions fill the grid of a zone
+    return Grid(zone, west, north, GSD)
 
 
 def _tags(number: int, acquisition: Acquisition) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from rsfed.clock import Deadline
-from rsfed.errors import InvalidAnswer
+from rsfed.errors import DeadlineExceeded, InvalidAnswer
 from rsfed.transport.limits import KEEPALIVE_MS, SIZE_OPTIONS
 from rsfed.transport.status import to_error
 from rsfed.trust.access import RULES
@@ -80,6 +80,7 @@ async def call(
     Raises:
         RsfedError: the error that the server named, else Unreachable, DeadlineExceeded, Busy, InvalidMessage, ...
     """
+    _check_time(deadline, what)
     try:
         return _readable(await stub_method(request, timeout=deadline.remaining()), what)
     except grpc.aio.AioRpcError as error:
@@ -90,6 +91,7 @@ async def stream(
     stub_method: Callable[..., AsyncIterable[Response]], request: object, deadline: Deadline, *, what: str
 ) -> AsyncGenerator[Response]:
     """Make a call that answers in many messages and yield them; arguments and errors as in `call`."""
+    _check_time(deadline, what)
     answers = cast("grpc.aio.UnaryStreamCall[object, Response]", stub_method(request, timeout=deadline.remaining()))
     try:
         async for answer in answers:
@@ -128,6 +130,12 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_time(deadline: Deadline, what: str) -> None:
+    """Refuse to send what is late already: grpc would send some calls with a timeout of 0."""
+    if deadline.remaining() <= 0:
+        raise DeadlineExceeded(f"there was no time left to ask {what}")
 
 
 def _readable(answer: Response | None, what: str) -> Response:

@@ -114,9 +114,29 @@ def verify_chain(chain: Sequence[x509.Certificate], cas: Sequence[x509.Certifica
     if not chain:
         raise _bad("no certificate was presented")
     issuer, member = _recognise(chain[0], tuple(cas))
-    _check_validity(issuer, now, "the federation's CA certificate")
-    _check_validity(chain[0], now, "the certificate")
+    check_validity(issuer, now, "the federation's CA certificate")
+    check_validity(chain[0], now, "the certificate")
     return member
+
+
+def check_validity(cert: x509.Certificate, now: datetime, what: str) -> None:
+    """Check that a certificate counts at a moment.
+
+    Args:
+        cert: The certificate.
+        now: The moment.
+        what: The subject of an error's sentence: "the certificate".
+
+    Raises:
+        NotAdmitted: CERT_EXPIRED or CERT_NOT_YET_VALID.
+    """
+    if now >= cert.not_valid_after_utc:
+        raise NotAdmitted(f"{what} expired on {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="CERT_EXPIRED")
+    if now < cert.not_valid_before_utc:
+        raise NotAdmitted(
+            f"{what} is valid only from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; check this machine's clock",
+            reason="CERT_NOT_YET_VALID",
+        )
 
 
 def member_of(leaf: x509.Certificate) -> MemberId:
@@ -255,16 +275,6 @@ def _recognise(leaf: x509.Certificate, cas: tuple[x509.Certificate, ...]) -> tup
     member = member_of(leaf)
     _check_form(leaf, member)
     return issuer, member
-
-
-def _check_validity(cert: x509.Certificate, now: datetime, what: str) -> None:
-    if now >= cert.not_valid_after_utc:
-        raise NotAdmitted(f"{what} expired on {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="CERT_EXPIRED")
-    if now < cert.not_valid_before_utc:
-        raise NotAdmitted(
-            f"{what} is valid only from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; check this machine's clock",
-            reason="CERT_NOT_YET_VALID",
-        )
 
 
 def _check_form(leaf: x509.Certificate, member: MemberId) -> None:

@@ -18,7 +18,7 @@ from rsfed.errors import InvalidAnswer, NotAdmitted, UsageError
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, open_join_channel, stream
 from rsfed.trust.bundle import Bundle, admit_bundle, check_member
-from rsfed.trust.certificates import load_chain, make_csr, to_pem
+from rsfed.trust.certificates import check_validity, load_chain, make_csr, to_pem
 from rsfed.trust.identity import (
     Federation,
     Identity,
@@ -63,8 +63,8 @@ async def join(home: Home, token: Token, *, role: Role, now: Now = utc_now) -> I
 
     Raises:
         UsageError: the home belongs to another federation.
-        NotAdmitted: the token is for another role (WRONG_ROLE), has expired (TOKEN_EXPIRED) or was refused, or what
-            came back is not believed.
+        NotAdmitted: the token is for another role (WRONG_ROLE), has expired (TOKEN_EXPIRED) or was refused, this
+            machine's clock is wrong (CERT_NOT_YET_VALID), or what came back is not believed.
         Unreachable: the coordinator cannot be reached.
     """
     _check_token(home, token, role, now())
@@ -175,6 +175,8 @@ def _check_token(home: Home, token: Token, role: Role, now: datetime) -> None:
         )
     if token.expires <= now:
         raise NotAdmitted("the invitation has expired; ask for a new one", reason="TOKEN_EXPIRED")
+    for ca in load_chain(token.ca_pem):  # otherwise a wrong clock here would look like an absent coordinator
+        check_validity(ca, now, "the federation's CA certificate")
     try:
         before = load_identity(home.identity).member
     except NotAdmitted:

@@ -67,12 +67,25 @@ async def test_everything_within_a_radius_is_listed_bucket_by_bucket(coordinator
     assert result.complete()
 
 
-async def test_a_listing_stops_at_its_limit_without_asking_for_more(coordinator, tmp_path, monkeypatch):
-    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 9])
+async def test_a_limited_listing_is_the_head_of_the_whole_one(coordinator, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 1)
     async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
-        (result,) = await session.search_radius(codes(1), radius=3, limit=2)
-    assert len(result.hits) == 2
-    assert len(coordinator.requests) == 1
+        (whole,) = await session.search_radius(codes(1), radius=3, limit=100)
+        (head,) = await session.search_radius(codes(1), radius=3, limit=limit)
+    assert [(hit.rank, hit.node, hit.bucket) for hit in head.hits] == [
+        (hit.rank, hit.node, hit.bucket) for hit in whole.hits[:limit]
+    ]
+
+
+async def test_a_listing_asks_for_nothing_beyond_its_limit(coordinator, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.buckets = [*BUCKETS, ("alps", 3, 1000)]
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        await session.search_radius(codes(1), radius=3, limit=2)
+        assert len(coordinator.requests) == 1
+        await session.search_radius(codes(1), radius=3, limit=8)
+    assert len(coordinator.requests) == 1 + 1 + 2
 
 
 async def test_a_bucket_that_cannot_be_listed_to_the_end_makes_its_node_partial_and_spares_the_others(

@@ -55,9 +55,10 @@ def test_untrained_outputs_differ_between_images_and_are_balanced_within_each():
     assert torch.cdist(outputs, outputs).max() > 0.5
 
 
-def test_a_patch_without_any_contrast_gives_finite_outputs_and_gradients():
+@pytest.mark.parametrize("patches", [torch.zeros(2, 3, 16, 16), torch.linspace(-1, 1, 384).reshape(2, 3, 8, 8)])
+def test_maps_without_any_contrast_give_finite_outputs_and_gradients(patches):
     network = build_network(ARCHITECTURE, spec_of(3), BITS)
-    network(torch.zeros(2, 3, 16, 16)).sum().backward()
+    network(patches).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 

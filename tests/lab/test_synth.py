@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from rsfed.cli import run
 from rsfed.errors import UsageError
 from rsfed.hashing.colour import NearestMeanColour
 from rsfed.lab.landcover import CLASSES, Canvas
-from rsfed.lab.synth import MODALITY, assign, generate
+from rsfed.lab.synth import MODALITY, _acquisition, _grid, assign, generate
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.inspect import inspect
 from rsfed.raster.item import Item
@@ -76,12 +75,24 @@ def test_patches_have_place_time_and_acquisition(archive):
 
 def test_no_two_patches_show_the_same_ground(archive):
     _, infos = archive
-    boxes = sorted(info.footprint for info in infos)
-    assert len(set(boxes)) == len(boxes)
-    for west, east in pairwise(boxes):
-        apart_across = east[0] >= west[2] - 3e-4
-        apart_down = east[1] >= west[3] - 3e-4 or west[1] >= east[3] - 3e-4
-        assert apart_across or apart_down
+    west, south, east, north = np.array([info.footprint for info in infos]).T
+    shared_across = np.minimum(east[:, None], east) - np.maximum(west[:, None], west)
+    shared_down = np.minimum(north[:, None], north) - np.maximum(south[:, None], south)
+    overlapping = (shared_across > 5e-4) & (shared_down > 5e-4)  # boxes in degrees stand a little over their patches
+    assert overlapping.sum() == len(infos), "each overlaps with itself alone"
+
+
+def test_largest_archive_has_no_two_patches_in_one_place():
+    assert len({_grid(number, 256) for number in range(100_000)}) == 100_000
+
+
+def test_acquisitions_differ_in_light_haze_and_season():
+    rng = np.random.default_rng(0)
+    drawn = [_acquisition(number, rng) for number in range(40)]
+    assert np.std([each.gain.mean() for each in drawn]) > 0.1
+    assert np.std([each.season for each in drawn]) > 0.2
+    assert np.ptp([each.haze[2] for each in drawn]) > 0.03
+    assert len({each.id for each in drawn}) == len({each.start for each in drawn}) == 40
 
 
 def test_classes_are_even_and_acquisitions_are_mostly_of_one(archive):

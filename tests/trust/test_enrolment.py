@@ -184,6 +184,15 @@ async def test_a_token_that_does_not_fit_changes_nothing(world, home, changes, r
         assert not {"identity.pem", "bundle.binpb", "federation.json"} & set(files(home))
 
 
+async def test_a_newcomer_whose_clock_is_far_behind_is_told_so(world, home):
+    async with coordinating(world) as coordinator:
+        invitation = token(world, coordinator)
+        joining = join(home, invitation, role=Role.NODE, now=lambda: START - timedelta(days=2))
+        with pytest.raises(NotAdmitted, match="clock") as caught:
+            await joining
+        assert caught.value.reason == "CERT_NOT_YET_VALID"
+
+
 async def test_a_failed_second_join_leaves_the_first_identity(world, home):
     async with coordinating(world) as coordinator:
         await joined(world, home, coordinator)
