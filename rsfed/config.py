@@ -94,7 +94,7 @@ class EncoderSection(_Section):
     bits: int = 64
     size: int = Field(default=64, ge=16, le=512)  # pixels
     fit: Fit | None = None  # chosen by the modality when left out
-    width: int = Field(default=32, ge=8, le=256)  # channels of the first stage
+    width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
 
 
@@ -118,7 +118,7 @@ class NomenclatureSection(_Section):
 class CoordinatorTraining(_Section):
     """How federated runs are driven."""
 
-    local_steps: int = Field(default=60, ge=1)  # optimiser steps of a node in one round
+    local_steps: int = Field(default=40, ge=1)  # optimiser steps of a node in one round
     batch: int = Field(default=64, ge=4)  # patches
     learning_rate: float = Field(default=1e-3, gt=0)
     round_timeout_s: float = Field(default=600.0, gt=0)

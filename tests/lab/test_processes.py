@@ -77,6 +77,27 @@ async def test_a_server_that_does_not_listen_is_killed(python, tmp_path, monkeyp
     assert not psutil.pid_exists(pid)
 
 
+async def test_a_second_interruption_does_not_leave_a_server_behind(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_GRACE_S", 0.5)
+
+    async def demo():
+        async with Processes(tmp_path, {}) as running:
+            await running.start("server", "-c", STUBBORN)
+            await until_ready(tmp_path / "server.log")
+            pids.append(running.servers["server"])
+            await asyncio.sleep(60)
+
+    pids = []
+    task = asyncio.create_task(demo())
+    await until(lambda: pids)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.1)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not psutil.pid_exists(pids[0])
+
+
 async def test_a_server_that_ended_is_noticed_with_its_last_words(python, tmp_path):
     async with Processes(tmp_path, {}) as running:
         await running.start("server", "-c", "import sys; sys.exit('no port')")
