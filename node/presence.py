@@ -23,12 +23,12 @@ class Presence:
         self._ids: dict[str, Ids] = {}
 
     def changed(self) -> bool:
-        """Say whether patches came or went since this was last asked; ids only rise, so count and maximum tell."""
+        """Say whether patches came or went since this was last asked; their number and the sum of their ids tell."""
         version = self._connection.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return False
         self._version = version
-        query = "SELECT modality, count(*), max(id) FROM item WHERE state = 'present' GROUP BY modality"
+        query = "SELECT modality, count(*), sum(id) FROM item WHERE state = 'present' GROUP BY modality"
         mark = self._connection.execute(query).fetchall()
         if mark == self._mark:
             return False

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -171,12 +171,7 @@ class RoundLoop:
             counted=len(good) >= self._rules.min_nodes,
             seconds=time.monotonic() - start,
         )
-        return (_as_float32(averaged) if report.counted else arrays), report
-
-
-def _as_float32(arrays: ArrayRecord) -> ArrayRecord:
-    """Undo what averaging does to the type of arrays without dimensions."""
-    return ArrayRecord({name: Array(np.asarray(array.numpy(), np.float32)) for name, array in arrays.items()})
+        return (averaged if report.counted else arrays), report
 
 
 def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:

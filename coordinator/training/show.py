@@ -16,6 +16,7 @@ from rich.text import Text
 from coordinator.training.records import Event, Run
 
 _MIB = 1 << 20
+_UNCUT = 1000  # columns
 
 
 class View(Protocol):
@@ -31,7 +32,7 @@ def view(run: int, *, as_json: bool) -> Iterator[View]:
     if as_json:
         yield _Lines(run, sys.stdout)
         return
-    console = Console()
+    console = _console()
     table = _RunTable(run)
     if console.is_terminal:
         with Live(table.render(), console=console) as live:
@@ -67,9 +68,15 @@ def print_run(run: Run, events: Sequence[Event]) -> None:
     table = _RunTable(run.id)
     for event in events:
         table.add(event)
-    console = Console()
+    console = _console()
     console.print(f"run {run.id}: {run.state}, {run.rounds} rounds, asked for {run.requested:%Y-%m-%d %H:%M} UTC")
     console.print(table.render())
+
+
+def _console() -> Console:
+    """Return standard output; a table that goes to a file or pipe is not cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_UNCUT)
 
 
 class _Lines:
@@ -117,18 +124,20 @@ class _RunTable:
 
     def render(self) -> RenderableType:
         """Return the table as it is now."""
-        table = Table("round", "nodes", "missing", "loss", "sent MiB", "received MiB", "seconds")
+        table = Table()
+        for column in ("round", "nodes", "missing", "loss", "sent MiB", "received MiB", "seconds"):
+            table.add_column(column, overflow="fold")
         for row in self._rows:
             table.add_row(*map(Text, row))
         return Group(table, Text(self._line)) if self._rows else Text(self._line)
 
 
 def _row(data: dict[str, Any]) -> tuple[str, ...]:
-    missing = ", ".join(f"{node}: {reason}" for node, reason in sorted(data["failed"].items()))
+    missing = [f"{node}: {reason}" for node, reason in sorted(data["failed"].items())]
     return (
         f"{data['round']}/{data['rounds']}",
         str(len(data["nodes"])),
-        missing if data["counted"] else f"{missing or 'too few'} (round not counted)",
+        "\n".join(missing if data["counted"] else [*missing, "too few: not counted"]),
         "" if data["loss"] is None else f"{data['loss']:.4f}",
         f"{data['sent_bytes'] / _MIB:.2f}",
         f"{data['received_bytes'] / _MIB:.2f}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from node.state import open_state
 from node.training import journal
 from node.training.worker import Worker
 from rsfed.clock import Deadline
-from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, TrustError, Unreachable
+from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
 from rsfed.hashing.plan import CONFIG, LOSS, METRICS, PLAN, parse_plan
 from rsfed.home import Home
@@ -26,8 +27,6 @@ from rsfed.transport.channel import call
 from rsfed.v1 import training_pb2 as pb
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from rsfed.config import NodeTraining
     from rsfed.v1.training_pb2_grpc import TrainingServiceAsyncStub
 
@@ -112,10 +111,12 @@ class Puller:
         request = pb.TrainingServicePullTaskRequest(wait_ms=int(POLL_S * 1000))
         try:
             answer = await call(
-                self._connect().PullTask, request, Deadline.after(POLL_S + CALL_S), what="the next task"
+                self._connect().PullTask, request, Deadline.after(POLL_S + CALL_S), what="the coordinator"
             )
-        except TrustError as error:  # until a certificate is renewed or a revocation ends
-            log.warning("training.not_admitted", reason=error.reason)
+        except (Unreachable, DeadlineExceeded, Busy):
+            raise
+        except RsfedError as error:  # for example until a certificate is renewed; search goes on without training
+            log.warning("training.refused", reason=error.reason, seconds=REFUSED_PAUSE_S)
             await self._sleep(REFUSED_PAUSE_S)
             return pb.TrainingServicePullTaskResponse()
         if not answer.task_id and time.monotonic() - asked < 1.0:
@@ -123,7 +124,15 @@ class Puller:
         return answer
 
     async def _take(self, connection: sqlite3.Connection, first: pb.TrainingServicePullTaskResponse) -> None:
-        """Fetch a task, work on it and send the result; whatever goes wrong concerns this task only."""
+        """Work on a task; whatever goes wrong concerns this task only, and search goes on."""
+        try:
+            await self._do(connection, first)
+        except sqlite3.Error as error:  # the disk may be full
+            log.error("training.not_recorded", error_type=type(error).__name__)
+            await self._sleep(LONGEST_PAUSE_S)
+
+    async def _do(self, connection: sqlite3.Connection, first: pb.TrainingServicePullTaskResponse) -> None:
+        """Fetch a task, have it worked on and send the result."""
         try:
             data = await self._fetch(first)
             job = _Job(first.task_id, decode(data), time.monotonic())
@@ -213,7 +222,7 @@ class Puller:
             try:
                 return await attempt()
             except (Unreachable, DeadlineExceeded, Busy) as error:
-                log.info("training.waiting", reason=error.reason, seconds=pause)
+                log.debug("training.waiting", reason=error.reason, seconds=pause)
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes, keeps no secret
             pause = min(LONGEST_PAUSE_S, pause * 2)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -41,15 +42,15 @@ class Worker:
         Raises:
             TrainingError: WORKER_DIED; the next task starts another one.
         """
-        process = self._process or await self._start()
-        if process.stdin is None or process.stdout is None:  # never so: both are pipes
-            raise _died()
         try:
+            process = self._process or await self._start()
+            if process.stdin is None or process.stdout is None:  # never so: both are pipes
+                raise _died()
             process.stdin.write(len(task).to_bytes(_LENGTH) + task)
             await process.stdin.drain()
             size = int.from_bytes(await process.stdout.readexactly(_LENGTH))
             return await process.stdout.readexactly(min(size, MAX_PAYLOAD_BYTES))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except (asyncio.IncompleteReadError, OSError) as error:
             await self.stop()
             raise _died() from error
         except asyncio.CancelledError:
@@ -87,6 +88,7 @@ def main() -> None:
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(sys.stdin.buffer, tasks), daemon=True).start()
     os.nice(_NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
 
     from node.training.adapter import run_task  # noqa: PLC0415 - flwr and torch, after the pipe is watched
     from node.training.client_app import app  # noqa: PLC0415 - as above

@@ -116,7 +116,9 @@ async def tell(settings: Settings, narrator: Narrator) -> AsyncIterator[Told]:
     """
     with MemoryMeter() as meter, _workplace(settings.keep, narrator) as folder:
         story = _Storyteller(settings, folder, Told(), narrator)
-        async with Processes(folder / "logs", _THREADS) as processes:
+        temporary = folder / "tmp"  # libraries leave caches there that outlive their process
+        temporary.mkdir()
+        async with Processes(folder / "logs", _THREADS | {"TMPDIR": str(temporary)}) as processes:
             await story.run(processes)
             story.told.peak = meter.peak
             story.told.peaks = {name: meter.peaks[pid] for name, pid in processes.servers.items()}

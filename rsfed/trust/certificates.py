@@ -280,6 +280,8 @@ def _recognise(leaf: x509.Certificate, cas: tuple[x509.Certificate, ...]) -> tup
 def _check_form(leaf: x509.Certificate, member: MemberId) -> None:
     """Check that a leaf is what `issue_leaf` makes: no CA, signs only, used as its role allows."""
     _p256_key(leaf)
+    if to_der(leaf)[-len(leaf.signature) - 1] != 0:
+        raise _bad("the certificate's signature is not made of whole bytes")  # a second spelling of the same signature
     extensions = _extensions(leaf)
     usages = {ExtendedKeyUsageOID.CLIENT_AUTH}
     if member.role in SERVING_ROLES:

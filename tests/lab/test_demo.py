@@ -60,9 +60,9 @@ def test_every_node_searched_its_whole_archive(told):
     ]
 
 
-def test_every_patch_is_in_one_archive_or_a_query(told, data):
+def test_every_patch_is_searched_or_a_query_but_the_rest_of_the_last_acquisition_held_out(told, data):
     result = json.loads(told[0].stdout)
-    assert result["patches"] + len(result["queries"]) == len(list(data.rglob("*.tif")))
+    assert 0 <= len(list(data.rglob("*.tif"))) - result["patches"] - len(result["queries"]) < 16
     assert result["patches"] == sum(archive["patches"] for archive in result["archives"])
 
 

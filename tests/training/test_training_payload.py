@@ -53,7 +53,8 @@ def test_any_settings_and_numbers_survive_the_wire(settings, metrics):
 
 
 def test_equal_payloads_have_equal_bytes_whatever_their_order():
-    one, other = sample(), sample(configs={"config": dict(reversed(sample().configs["config"].items()))})
+    settings = {f"setting {number}": number for number in range(500)}
+    one, other = (sample(configs={"config": each}) for each in (settings, dict(reversed(settings.items()))))
     assert encode(one) == encode(other)
 
 

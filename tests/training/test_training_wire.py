@@ -1,7 +1,9 @@
 """Training over the real service: mTLS, chunks, digests, one node per task, and nodes that come back."""
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,10 +37,10 @@ class Service:
     """A coordinator's federation port with nothing but training; can be stopped and started again at its address."""
 
     def __init__(self, members, board):
-        self.members, self.board, self.port = members, board, 0
+        self.members, self.board, self.port, self.trust = members, board, 0, members.bundle
 
     async def start(self):
-        self.server = make_server(Port.FEDERATION, trust=lambda: self.members.bundle)
+        self.server = make_server(Port.FEDERATION, trust=lambda: self.trust)
         add_TrainingServiceServicer_to_server(TrainingServicer(self.board), self.server)
         credentials = server_credentials(lambda: self.members.coordinator)
         self.port = bind(self.server, f"127.0.0.1:{self.port}", credentials)
@@ -75,12 +77,14 @@ class Fake:
 
 
 @asynccontextmanager
-async def pulling(service, tmp_path, node, trainer):
-    """A node that takes part with the given trainer."""
+async def pulling(service, tmp_path, node, trainer, *, pauses=None):
+    """A node that takes part with the given trainer; its pauses are short, and noted."""
     home = Home(tmp_path / node)
     home.path.mkdir(exist_ok=True)
 
     async def quickly(seconds):
+        if pauses is not None:
+            pauses.append(seconds)
         await asyncio.sleep(min(seconds, 0.05))
 
     async with service.channel(node) as channel:
@@ -218,6 +222,36 @@ async def test_an_upload_goes_on_after_the_connection_broke(service, tmp_path):
     assert rounds[0]["nodes"] == ["a"]
     assert offsets.count(0) == 1  # nothing was sent from the start again
     assert -1 in offsets
+
+
+async def test_a_node_that_is_not_admitted_waits_and_takes_part_again_later(members, tmp_path):
+    service = Service(members, TaskBoard())
+    revoked = replace(members.bundle, revoked_names=frozenset({members.nodes["a"].member.uri}))
+    service.trust = revoked
+    await service.start()
+    pauses = []
+    async with pulling(service, tmp_path, "a", Fake(result_of), pauses=pauses):
+        await until(lambda: puller.REFUSED_PAUSE_S in pauses)
+        assert service.board.present() == []
+        service.trust = members.bundle
+        trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
+    assert trained.nodes == {"a"}
+    await service.stop()
+
+
+async def test_a_node_whose_disk_is_full_goes_on_without_its_log(service, tmp_path, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    begin = journal.begin
+    monkeypatch.setattr(journal, "begin", full)
+    fake, pauses = Fake(result_of), []
+    async with pulling(service, tmp_path, "a", fake, pauses=pauses):
+        work = asyncio.create_task(rounds_of(service, plan=small_plan(rounds=1)))
+        await until(lambda: puller.LONGEST_PAUSE_S in pauses)
+        monkeypatch.setattr(journal, "begin", begin)
+        trained, _ = await work
+    assert trained.nodes == {"a"}
 
 
 @pytest.fixture

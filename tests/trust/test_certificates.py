@@ -190,6 +190,18 @@ def test_certificates_of_another_form_than_ours_are_refused(world, changes):
     assert reason([forge(world.cas[0], [uri(ADA)], **changes)], [world.cas[0].cert]) == "BAD_CERTIFICATE"
 
 
+def test_a_certificate_has_one_spelling(world):
+    """A bit string may leave bits of its last byte unused: the same signature in other bytes, when they are zero."""
+    leaf = world.identity(Role.ANALYST).chain[0]
+    while leaf.signature[-1] & 0x0F:
+        leaf = world.identity(Role.ANALYST).chain[0]
+    der = bytearray(certificates.to_der(leaf))
+    der[-len(leaf.signature) - 1] = 4
+    (respelt,) = certificates.load_chain([bytes(der)])
+    assert certificates.is_issued_by(respelt, world.cas[0].cert)
+    assert reason([respelt], [world.cas[0].cert]) == "BAD_CERTIFICATE"
+
+
 def test_no_certificate_is_a_refusal_and_not_a_crash(world):
     assert reason([], [world.cas[0].cert]) == "BAD_CERTIFICATE"
     for bad in (b"", b"text", [b"\x30\x03"], [], [certificates.to_der(world.cas[0].cert)[:-3]]):
