@@ -5,6 +5,7 @@ Only the chosen group's modules are imported, and heavy libraries only inside co
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 from typing import NoReturn
@@ -13,6 +14,7 @@ import click
 
 from rsfed.errors import ExitCode, RsfedError
 
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else grpc prints every stranger's failed handshake
 _SUMMARIES = {
     "analyst": "Identity of an analyst: init, join.",
     "config": "Check configuration files and print their schema.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _CURVE_ROWS = 10
+_UNCUT = 1000  # columns of a table that goes to a file or pipe
 
 
 def register(app: typer.Typer) -> None:
@@ -123,10 +124,12 @@ def _print_tasks(enabled: bool, entries: list[Entry]) -> None:
     if not entries:
         typer.echo("nothing was asked of it yet")
         return
-    table = Table("time", "run", "round", "task", "received MiB", "sent MiB", "seconds", "loss", "state")
+    table = Table()
+    for column in ("UTC", "run", "round", "task", "MiB in", "MiB out", "seconds", "loss", "state"):
+        table.add_column(column, overflow="fold")
     for entry in entries:
         table.add_row(
-            f"{entry.time:%Y-%m-%d %H:%M:%S} UTC",
+            f"{entry.time:%m-%d %H:%M:%S}",
             str(entry.run),
             str(entry.round),
             entry.kind,
@@ -136,4 +139,5 @@ def _print_tasks(enabled: bool, entries: list[Entry]) -> None:
             "" if entry.loss is None else f"{entry.loss:.4f}",
             entry.state,
         )
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=_UNCUT)).print(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -107,12 +108,14 @@ def to_csv(answers: Sequence[Answer]) -> str:
     return text.getvalue()
 
 
-def hit_table(asked: Asked, answer: Answer) -> Table:
-    """Return the ranking of one picture as a table that fits 80 columns."""
+def hit_table(asked: Asked, answer: Answer) -> RenderableType:
+    """Return the ranking of one picture as a line and a table that fit 80 columns."""
     result = answer.result
-    limit = "the nearest" if asked.radius is None else f"within {asked.radius} bits,"
-    title = f"{answer.query}: {limit} {len(result.hits)} of {result.matched} items in {len(result.buckets)} buckets"
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    heading = Text(answer.query, style="bold", overflow="fold")
+    heading.append(f"\n{_how_many(asked, result)}", style="not bold")
+    if not result.hits:
+        return heading
+    table = Table(box=None, pad_edge=False)
     dated = any(hit.acquired for hit in result.hits)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("node", overflow="ellipsis", max_width=24)
@@ -126,7 +129,15 @@ def hit_table(asked: Asked, answer: Answer) -> Table:
         if dated:
             cells.append(hit.acquired[0].strftime("%Y-%m-%d") if hit.acquired else "-")
         table.add_row(*cells, hit.handle)
-    return table
+    return Group(heading, table)
+
+
+def _how_many(asked: Asked, result: SearchResult) -> str:
+    if not result.hits:
+        return "nothing found"
+    listed = "nearest" if asked.radius is None else f"within {asked.radius} bits"
+    buckets = "1 bucket" if len(result.buckets) == 1 else f"{len(result.buckets)} buckets"
+    return f"{listed}: {len(result.hits)} of {result.matched} items in {buckets}"
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
