@@ -80,6 +80,11 @@ class NodeAnswer:
         """Items examined divided by items held; 1 for an empty archive."""
         return self.examined / self.held if self.held else 1.0
 
+    @property
+    def rows(self) -> int:
+        """Buckets and items that are listed."""
+        return sum(len(part.handles) + len(part.item_handles) for part in self.columns)
+
 
 @dataclass(frozen=True, slots=True)
 class MergedRanking:

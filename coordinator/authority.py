@@ -19,15 +19,16 @@ from coordinator.keyring import Keyring
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig
-from rsfed.errors import InvalidMessage, NotAdmitted, UsageError
+from rsfed.errors import Busy, InvalidMessage, NotAdmitted, UsageError
 from rsfed.home import Home
 from rsfed.trust.bundle import open_bundle
-from rsfed.trust.certificates import fingerprint, is_issued_by, issue_leaf, to_pem
+from rsfed.trust.certificates import LEAF_DAYS, fingerprint, is_issued_by, issue_leaf, load_chain, to_pem
 from rsfed.trust.names import MemberId, Role, check_label
 from rsfed.trust.recovery import verify_recovery
 from rsfed.trust.tokens import Token
 from rsfed.v1.federation_pb2 import FederationServiceRecoverRequest, SignedTrustBundle
 
+ISSUED_PER_HOUR = 6  # certificates of one member; more are refused
 _REFUSED_INVITATION = {
     "used": ("the invitation was used already; ask for a new one", "TOKEN_USED"),
     "withdrawn": ("the invitation was withdrawn; ask for a new one", "TOKEN_WITHDRAWN"),
@@ -111,20 +112,24 @@ class Authority:
                 " revoked = NULL",
                 (member.uri, member.role, member.name, sealing_key, to_ms(now)),
             )
+            if member.role is Role.NODE:  # where the former holder was reached
+                connection.execute("DELETE FROM node WHERE name = ?", (member.name,))
             chain = self._issue(connection, member, csr, now)
             bundle = publish_bundle(connection, self._keyring, self.coordinator, now)
             audit.record(connection, now, "member.enrolled", member.uri, serial=_serial(chain[0]))
         return Admission(member, chain, bundle)
 
-    def renew(self, member: MemberId, csr: bytes) -> Admission:
+    def renew(self, member: MemberId, present: x509.Certificate, csr: bytes) -> Admission:
         """Issue a fresh certificate to a member whose present one was just verified.
 
         Raises:
-            NotAdmitted: REVOKED or BAD_REQUEST.
+            NotAdmitted: REVOKED, perhaps since then; or BAD_REQUEST.
+            Busy: RENEWED_TOO_OFTEN.
         """
         now = self._now()
         with self._state.writing() as connection:
-            _require_member(connection, member)
+            _require_member(connection, member, present)
+            _require_pause(connection, member, now)
             chain = self._issue(connection, member, csr, now)
             audit.record(connection, now, "certificate.renewed", member.uri, serial=_serial(chain[0]))
             return Admission(member, chain, current_bundle(connection))
@@ -133,30 +138,41 @@ class Authority:
         """Exchange a certificate that expired at most 30 days ago, proved by its key, for a fresh one.
 
         Raises:
-            NotAdmitted: BAD_REQUEST, or a reason of `verify_recovery`.
+            NotAdmitted: REVOKED, BAD_REQUEST, or a reason of `verify_recovery`.
+            Busy: RENEWED_TOO_OFTEN.
         """
         now = self._now()
-        with self._state.writing() as connection:
+        with self._state.reading() as connection:
             signed = current_bundle(connection)
-            member = verify_recovery(request, open_bundle(signed), now=now)
-            _require_member(connection, member)
+        member = verify_recovery(request, open_bundle(signed), now=now)
+        (expired,) = load_chain([request.certificate])
+        with self._state.writing() as connection:
+            _require_member(connection, member, expired)
+            _require_pause(connection, member, now)
             chain = self._issue(connection, member, request.csr, now)
             audit.record(connection, now, "certificate.recovered", member.uri, serial=_serial(chain[0]))
-        return Admission(member, chain, signed)
+            return Admission(member, chain, current_bundle(connection))
 
     def revoke(self, name: str, role: Role | None = None) -> MemberId:
         """Put a member out of the federation, with all its certificates and open invitations.
 
+        Args:
+            name: Name of the member.
+            role: Its role; with it also a name that is not known here is put out, since a coordinator that was restored
+                does not know who joined after the backup.
+
         Raises:
-            UsageError: no member or invitation has this name, or several roles have and none was given.
+            UsageError: no role is given, and no member or invitation has this name or several have.
         """
         now = self._now()
         with self._state.writing() as connection:
-            member = self._find(connection, name, role)
+            member = self._member(name, role) if role else self._find(connection, name)
             _withdraw_invitations(connection, member, now)
             _revoke_certificates(connection, member, now)
             connection.execute(
-                "UPDATE member SET revoked = ? WHERE uri = ? AND revoked IS NULL", (to_ms(now), member.uri)
+                "INSERT INTO member (uri, role, name, sealing_key, joined, revoked) VALUES (?, ?, ?, x'', ?, ?)"
+                " ON CONFLICT (uri) DO UPDATE SET revoked = coalesce(revoked, excluded.revoked)",
+                (member.uri, member.role, member.name, to_ms(now), to_ms(now)),
             )
             publish_bundle(connection, self._keyring, self.coordinator, now)
             audit.record(connection, now, "member.revoked", member.uri)
@@ -209,21 +225,21 @@ class Authority:
         text, reason = _REFUSED_INVITATION[why]
         raise NotAdmitted(text, reason=reason)
 
-    def _find(self, connection: sqlite3.Connection, name: str, role: Role | None) -> MemberId:
+    def _find(self, connection: sqlite3.Connection, name: str) -> MemberId:
         found = connection.execute(
             "SELECT role FROM member WHERE name = :name UNION SELECT role FROM invitation WHERE name = :name"
             " AND used IS NULL AND withdrawn IS NULL",
             {"name": name},
         ).fetchall()
         roles = {Role(row["role"]) for row in found} - {Role.COORDINATOR}
-        wanted = roles if role is None else roles & {role}
-        if not wanted:
+        if not roles:
             raise UsageError(
-                f"the federation has no {role or 'member'} named {name!r}; `rsfed coordinator nodes` lists nodes"
+                f"no member named {name!r} is known here; `rsfed coordinator nodes` lists nodes. One that joined after"
+                " the backup that was restored is revoked with --role"
             )
-        if len(wanted) > 1:
+        if len(roles) > 1:
             raise UsageError(f"{name!r} names a node and an analyst; say which with --role")
-        return self._member(name, wanted.pop())
+        return self._member(name, roles.pop())
 
 
 def _withdraw_invitations(connection: sqlite3.Connection, member: MemberId, now: datetime) -> None:
@@ -239,10 +255,25 @@ def _revoke_certificates(connection: sqlite3.Connection, member: MemberId, now: 
     )
 
 
-def _require_member(connection: sqlite3.Connection, member: MemberId) -> None:
+def _require_member(connection: sqlite3.Connection, member: MemberId, leaf: x509.Certificate) -> None:
+    """Check in the transaction that issues: between the check of a call and this one a member may be replaced.
+
+    A certificate that is not known here is believed, as everywhere: it was issued after the backup that was restored.
+    """
     row = connection.execute("SELECT revoked FROM member WHERE uri = ?", (member.uri,)).fetchone()
-    if row is None or row["revoked"] is not None:
+    revoked = "SELECT 1 FROM certificate WHERE serial = ? AND revoked IS NOT NULL"
+    if row is None or row["revoked"] is not None or connection.execute(revoked, (_serial(leaf),)).fetchone():
         raise NotAdmitted("the member was revoked; ask the federation for a new invitation", reason="REVOKED")
+
+
+def _require_pause(connection: sqlite3.Connection, member: MemberId, now: datetime) -> None:
+    """Check that a member does not fill the database with certificates."""
+    issued_lately = now + timedelta(days=LEAF_DAYS[member.role]) - timedelta(hours=1)  # as the expiry tells
+    lately = connection.execute(
+        "SELECT count(*) FROM certificate WHERE member = ? AND expires > ?", (member.uri, to_ms(issued_lately))
+    ).fetchone()[0]
+    if lately >= ISSUED_PER_HOUR:
+        raise Busy("too many certificates were issued to this member; try again in an hour", reason="RENEWED_TOO_OFTEN")
 
 
 def _serial(leaf: x509.Certificate) -> str:

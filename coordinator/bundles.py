@@ -50,9 +50,10 @@ def publish_bundle(
     for row in connection.execute("SELECT * FROM release_key WHERE retired IS NULL ORDER BY added DESC"):
         proto.release_keys.append(ReleaseKey(key_id=row["key_id"], public_key=row["public_key"]))
     for row in connection.execute(  # an expired certificate can be recovered for a while, a revoked one never
-        "SELECT serial FROM certificate WHERE revoked IS NOT NULL AND expires > ? ORDER BY serial",
+        "SELECT serial FROM certificate LEFT JOIN member ON member.uri = certificate.member"
+        " WHERE certificate.revoked IS NOT NULL AND expires > ? AND member.revoked IS NULL ORDER BY serial",
         (to_ms(now - GRACE),),
-    ):
+    ):  # those of members that are out by name need no list
         proto.revoked_serials.append(bytes.fromhex(row["serial"]))
     for row in connection.execute("SELECT uri, sealing_key, revoked FROM member ORDER BY uri"):
         if row["revoked"] is None:

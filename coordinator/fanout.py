@@ -11,7 +11,8 @@ from datetime import timedelta
 from coordinator.answers import NodeAnswer, Question
 from coordinator.breaker import Breaker
 from coordinator.links import NodeLink
-from coordinator.validate import validate
+from coordinator.offload import sized
+from coordinator.validate import rows_of, validate
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidAnswer, RsfedError, StaleRelease, Unreachable
 from rsfed.telemetry import log
@@ -102,7 +103,8 @@ class FanOut:
         try:
             async with asyncio.timeout(due.remaining()):
                 request = ArchiveServiceSearchRequest(query=query, remaining_ms=int(due.remaining() * 1000))
-                answer = validate(await link.search(request, due), question)
+                response = await link.search(request, due)
+                answer = await sized(rows_of(response), validate, response, question)
             outcome = _success(name, answer)
         except TimeoutError:
             outcome = _failure(name, DeadlineExceeded("the node did not answer in time"))

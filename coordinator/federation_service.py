@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from coordinator.registry import Announcement
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage, NotAdmitted, ReleaseRefused, StaleRelease
 from rsfed.telemetry import log
-from rsfed.transport.server import current_member, deadline_of
+from rsfed.transport.rate import RateLimit
+from rsfed.transport.server import current_certificate, current_member, deadline_of
 from rsfed.trust.certificates import CLOCK_TOLERANCE, to_der
 from rsfed.v1 import federation_pb2 as pb
 from rsfed.v1 import outcome_pb2
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 PROTOCOL = 1
-PROTOCOLS = range(PROTOCOL - 1, PROTOCOL + 1)  # versions of the wire that are spoken here
+PROTOCOLS = range(max(1, PROTOCOL - 1), PROTOCOL + 1)  # versions of the wire that are spoken here
 _DIAL_BACK_S = 5.0
 _MAX_HELD = 10**12  # items
 _ADDRESS = re.compile(r"\[?[A-Za-z0-9.:_-]{1,253}\]?:[0-9]{1,5}")
@@ -53,6 +56,7 @@ class FederationService(FederationServiceServicer):
         self._authority = authority
         self._nodes = nodes
         self._address = address
+        self._moves = RateLimit(burst=3, per_second=0.2, monotonic=time.monotonic)  # each costs a new connection
 
     async def Enroll(  # noqa: N802 - name of the wire
         self, request: pb.FederationServiceEnrollRequest, context: Context
@@ -62,6 +66,7 @@ class FederationService(FederationServiceServicer):
             self._authority.enroll, request.invitation, request.secret, request.csr, request.sealing_key
         )
         await asyncio.to_thread(self._live.reload)
+        self._nodes.reload()  # a former holder of the name is reached no more
         log.info("member.enrolled", member=admission.member.uri)
         return pb.FederationServiceEnrollResponse(
             certificate_chain=_der(admission.chain), bundle=admission.bundle, federation_address=self._address
@@ -79,7 +84,9 @@ class FederationService(FederationServiceServicer):
         self, request: pb.FederationServiceRenewRequest, context: Context
     ) -> pb.FederationServiceRenewResponse:
         """Exchange a certificate for a fresh one of the same name."""
-        admission: Admission = await asyncio.to_thread(self._authority.renew, current_member(), request.csr)
+        admission: Admission = await asyncio.to_thread(
+            self._authority.renew, current_member(), current_certificate(), request.csr
+        )
         log.info("certificate.renewed", member=admission.member.uri)
         return pb.FederationServiceRenewResponse(certificate_chain=_der(admission.chain), bundle=admission.bundle)
 
@@ -96,6 +103,9 @@ class FederationService(FederationServiceServicer):
         )
         if request.address:
             announcement = _announcement(request, current_member().name, now)
+            known = self._live.registry.get(announcement.name)
+            if request.dial_back and announcement.held is None and known is not None:
+                announcement = replace(announcement, held=known.held)  # it only asks to be dialled
             await self._register(announcement)
             if request.dial_back:
                 reached = await self._nodes.dial(announcement, _sooner(deadline_of(context), _DIAL_BACK_S))
@@ -105,6 +115,8 @@ class FederationService(FederationServiceServicer):
 
     async def _register(self, announcement: Announcement) -> None:
         known = self._live.registry.get(announcement.name)
+        if known is not None and known.address != announcement.address:
+            self._moves.take(announcement.name)
         await asyncio.to_thread(self._live.registry.announce, announcement)
         if known is None or known.address != announcement.address:
             log.info("node.announced", node=announcement.name, address=announcement.address)
@@ -150,8 +162,8 @@ def _check_terms(request: pb.FederationServiceAnnounceRequest, now: datetime) ->
     if request.protocol not in PROTOCOLS:
         older = request.protocol < PROTOCOLS.start
         raise NotAdmitted(
-            f"the coordinator speaks the protocols {PROTOCOLS.start} and {PROTOCOLS.stop - 1}, the node "
-            f"{request.protocol}; update the {'node' if older else 'coordinator'}",
+            f"the coordinator speaks protocol {' and '.join(map(str, PROTOCOLS))}, the node {request.protocol}; "
+            f"update the {'node' if older else 'coordinator'}",
             reason="PROTOCOL_TOO_OLD" if older else "PROTOCOL_TOO_NEW",
         )
     skew = _time(request) - now

@@ -12,6 +12,7 @@ import grpc
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
 from rsfed.transport.channel import call, open_channel
+from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
 from rsfed.v1 import archive_pb2 as pb
@@ -51,7 +52,7 @@ class GrpcLink:
 
     def __init__(self, node: MemberId, address: str, identity: Identity) -> None:
         self._what = f"node {node.name}"
-        self._channel = open_channel(address, identity, node)
+        self._channel = open_channel(address, identity, node, receive=ANSWER_BYTES)
         self._stub = ArchiveServiceStub(self._channel)
 
     async def search(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.live import Live
 from coordinator.nodes import Nodes
+from coordinator.offload import sized
 from coordinator.queries import question_of, response_of
-from coordinator.validate import validate_expansion
+from coordinator.validate import rows_of_page, validate_expansion
 from rsfed.clock import Deadline
-from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable
+from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable, RsfedError
 from rsfed.telemetry import log
 from rsfed.transport.server import current_member, deadline_of
 from rsfed.trust.envelope import VerifiedQuery, verify_envelope
@@ -86,11 +87,22 @@ class QueryService(QueryServiceServicer):
     ) -> pb.QueryServiceExpandBucketResponse:
         """Relay a request for more items of one bucket."""
         deadline = self._due(context).less(_WAY_BACK_S)
-        self._verify(request.request.query)
+        verified = self._verify(request.request.query)
         link = self._nodes.link(request.node)
         request.request.remaining_ms = int(deadline.remaining() * 1000)
-        response = await link.expand(request.request, deadline)
-        validate_expansion(response, request.request)
+        outcome = "FAILED"
+        try:
+            response = await link.expand(request.request, deadline)
+            await sized(rows_of_page(response), validate_expansion, response, request.request)
+            outcome = "COMPLETE"
+        except RsfedError as error:
+            outcome = error.reason
+            raise
+        finally:
+            query = verified.envelope.query_id.hex()
+            self._journal.note(
+                "bucket.expanded", verified.requester.uri, query=query, node=request.node, outcome=outcome
+            )
         return pb.QueryServiceExpandBucketResponse(response=response)
 
     async def ListNodes(  # noqa: N802 - name of the wire
@@ -146,7 +158,7 @@ class QueryService(QueryServiceServicer):
         outcomes = {o.node: NodeStatus.Name(o.status).removeprefix("NODE_STATUS_") for o in gathered.outcomes}
         self._journal.note("query.answered", verified.requester.uri, query=question.query_id.hex(), outcomes=outcomes)
         log.info("query.answered", query=question.query_id.hex(), requester=verified.requester.uri, outcome=outcomes)
-        return response_of(question, gathered)
+        return await sized(sum(answer.rows for answer in gathered.answers.values()), response_of, question, gathered)
 
     def _verify(self, query: SignedEnvelope) -> VerifiedQuery:
         """Return the verified query of the caller; nobody passes on what another one signed."""

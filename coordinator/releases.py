@@ -140,19 +140,29 @@ class Publisher:
     def renew_signature(self) -> bool:
         """Sign the current release again if its key has left the trust bundle, and say whether that was needed.
 
-        The keys that sign no more are deleted.
+        Raises:
+            StateError: there is no release, or the key that signs is missing.
+            ReleaseRefused: it cannot be signed again, for example because it expired.
         """
-        release, now = self.current(), self._now()
         with self._state.writing() as connection:
-            if release.header.key_id == _signing_key(connection):
-                return False
-            (encoder,) = release.manifest.encoders.values()
-            weights = (release.folder / encoder.weights.name).read_bytes()
-            self._admit(connection, ReleaseStore(self._folder), release.header.manifest, weights, now)
+            due = self.current().header.key_id != _signing_key(connection)
+            if due:
+                self.sign_anew(connection, self._now())
+        self.discard_retired_keys()
+        return due
+
+    def sign_anew(self, connection: sqlite3.Connection, now: datetime) -> None:
+        """Sign the current release by the key of now, in the transaction that made it so."""
+        release = self.current()
+        weights = b"".join(release.chunks())
+        self._admit(connection, ReleaseStore(self._folder), release.header.manifest, weights, now)
+
+    def discard_retired_keys(self) -> None:
+        """Delete the keys that sign no more."""
+        with self._state.reading() as connection:
             retired = connection.execute("SELECT key_id FROM release_key WHERE retired IS NOT NULL").fetchall()
         for row in retired:
             self._keyring.discard_release_key(row["key_id"])
-        return True
 
     def _admit(
         self, connection: sqlite3.Connection, store: ReleaseStore, manifest: bytes, weights: bytes, now: datetime

@@ -15,9 +15,10 @@ from coordinator.keyring import Keyring
 from coordinator.releases import Publisher
 from coordinator.state import State, to_ms
 from rsfed.clock import Now
-from rsfed.errors import UsageError
+from rsfed.errors import ReleaseRefused, UsageError
 from rsfed.trust.certificates import make_ca, to_der
 from rsfed.trust.names import MemberId
+from rsfed.trust.recovery import GRACE
 
 
 class Rotation:
@@ -46,7 +47,9 @@ class Rotation:
         key, certificate = make_ca(self._coordinator.federation, now=now)
         with self._state.writing() as connection:
             if len(trusted_cas(connection)) > 1:
-                raise UsageError("the CA was changed lately; its old key goes once all its certificates have expired")
+                raise UsageError(
+                    f"the CA was changed lately; its old key goes {GRACE.days} days after its last certificate expired"
+                )
             name = add_ca(connection, self._keyring, certificate, key, now)
             publish_bundle(connection, self._keyring, self._coordinator, now)
             audit.record(connection, now, "ca.added", name)
@@ -71,14 +74,24 @@ class Rotation:
         return ended
 
     def new_release_key(self, publisher: Publisher) -> str:
-        """Sign releases by a new key from now on and return its id; members stop trusting the old one at once."""
+        """Sign releases by a new key from now on and return its id; members stop trusting the old one at once.
+
+        Raises:
+            ReleaseRefused: the current release cannot be signed anew, for example because it expired; nothing changed.
+        """
         now = self._now()
+        if publisher.current().manifest.expired(now):
+            raise ReleaseRefused(
+                "the current release has expired; publish a new one first, by `rsfed coordinator train`",
+                reason="RELEASE_EXPIRED",
+            )
         with self._state.writing() as connection:
             connection.execute("UPDATE release_key SET retired = ? WHERE retired IS NULL", (to_ms(now),))
             name = add_release_key(connection, self._keyring, now)
             publish_bundle(connection, self._keyring, self._coordinator, now)
             audit.record(connection, now, "release-key.changed", name)
-        publisher.renew_signature()
+            publisher.sign_anew(connection, now)
+        publisher.discard_retired_keys()
         return name
 
     @staticmethod
@@ -91,10 +104,13 @@ class Rotation:
         return row is not None
 
     def _in_use(self, connection: sqlite3.Connection, ca: str, now: datetime) -> bool:
-        """Say whether a member still has a certificate of this CA; the coordinator's own can be replaced any time."""
+        """Say whether a member has a certificate of this CA that is valid or can be recovered.
+
+        The coordinator's own can be replaced any time.
+        """
         row = connection.execute(
             "SELECT 1 FROM certificate WHERE issuer = ? AND expires > ? AND revoked IS NULL AND member <> ? LIMIT 1",
-            (ca, to_ms(now), self._coordinator.uri),
+            (ca, to_ms(now - GRACE), self._coordinator.uri),
         ).fetchone()
         return row is not None
 

@@ -25,11 +25,12 @@ from coordinator.training.service import TrainingServicer
 from coordinator.upkeep import Upkeep
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig, load_config
-from rsfed.errors import RsfedError
+from rsfed.errors import NotAdmitted, RsfedError
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
 from rsfed.trust.access import Port
+from rsfed.trust.preflight import check_identity
 from rsfed.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from rsfed.v1.federation_pb2_grpc import add_FederationServiceServicer_to_server
 from rsfed.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
@@ -97,7 +98,9 @@ class Coordinator:
         self._home, self._state, self._config, self._now = home, state, config, now
         self._upkeep = Upkeep(home, state, config, now=now)
         self._upkeep.once()  # before anything listens: the own certificate may have expired meanwhile
+        self._seen = state.changes()  # before anything is read, so that no change between is missed
         self._live = Live(home, state, now=now)
+        self._check_certificate()
         self._nodes = Nodes(self._live)
         self._journal = Journal(state, now)
         self._board = TaskBoard()
@@ -115,7 +118,7 @@ class Coordinator:
         for server in (self._control, self._join, self._federation):
             await server.start()
         self._work = [
-            asyncio.create_task(_every(_LOOK_S, self._watch())),
+            asyncio.create_task(_every(_LOOK_S, self._look)),
             asyncio.create_task(_every(_UPKEEP_S, self._keep_up)),
             asyncio.create_task(_every(_LOOK_S, self._driver.run)),
         ]
@@ -187,17 +190,18 @@ class Coordinator:
         self._nodes.reload()
         self._driver.wake()
 
-    def _watch(self) -> Callable[[], Awaitable[None]]:
-        """Return what notices that another command changed the state, although its notice may have got lost."""
-        seen = self._state.changes()
+    def _check_certificate(self) -> None:
+        """Say why no node will believe this coordinator, if so: in a handshake it would look like absent nodes."""
+        try:
+            check_identity(self._live.identity, now=self._now())
+        except NotAdmitted as error:
+            log.error("certificate.unfit", reason=error.reason)
 
-        async def look() -> None:
-            nonlocal seen
-            if (changes := await asyncio.to_thread(self._state.changes)) != seen:
-                await self._changed()
-                seen = changes
-
-        return look
+    async def _look(self) -> None:
+        """Notice that another command changed the state, although its notice may have got lost."""
+        if (changes := await asyncio.to_thread(self._state.changes)) != self._seen:
+            await self._changed()
+            self._seen = changes
 
     async def _keep_up(self) -> None:
         if await asyncio.to_thread(self._upkeep.once):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from coordinator.authority import Authority
 from coordinator.bundles import bundle_is_due, publish_bundle
 from coordinator.keyring import Keyring
@@ -10,11 +12,14 @@ from coordinator.rotation import Rotation
 from coordinator.state import State
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig
-from rsfed.errors import NotAdmitted, StateError
+from rsfed.errors import NotAdmitted, ReleaseRefused, StateError
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.trust.certificates import make_csr, needs_renewal
 from rsfed.trust.identity import create_keys, load_identity, save_certificate
+
+EXPIRES_SOON = timedelta(days=30)
+_WARN_EVERY = timedelta(days=1)
 
 
 class Upkeep:
@@ -31,6 +36,7 @@ class Upkeep:
         self._home = home
         self._state = state
         self._now = now
+        self._warned = datetime.min.replace(tzinfo=UTC)
         self._authority = Authority(home, state, config, now=now)
         self._publisher = Publisher(home, state, config.federation, now=now)
         self._keyring = Keyring(home)
@@ -39,6 +45,7 @@ class Upkeep:
     def once(self) -> bool:
         """Do what is due and say whether anything was."""
         done = [self._retire_cas(), self._publish_bundle(), self._renew_certificate(), self._sign_release()]
+        self._watch_release()
         return any(done)
 
     def _retire_cas(self) -> bool:
@@ -69,7 +76,19 @@ class Upkeep:
         return True
 
     def _sign_release(self) -> bool:
-        signed = self._publisher.renew_signature()
+        try:
+            signed = self._publisher.renew_signature()
+        except ReleaseRefused as error:  # members refuse the release too, but all else goes on
+            log.error("release.not_signed", reason=error.reason)
+            return False
         if signed:
             log.info("release.signed")
         return signed
+
+    def _watch_release(self) -> None:
+        """Warn once a day of a release that expires soon: only training publishes the next one."""
+        now, manifest = self._now(), self._publisher.current().manifest
+        left = manifest.expires - now
+        if left < EXPIRES_SOON and now - self._warned >= _WARN_EVERY:
+            self._warned = now
+            log.warning("release.expires_soon", release=manifest.version, days=max(0, left.days))

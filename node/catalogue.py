@@ -5,6 +5,7 @@ Reading, and writing codes; `ingest` alone adds and withdraws patches.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 State = Literal["present", "recorded", "withdrawn"]
 """`present` is searched; `recorded` has too much nodata for that; `withdrawn` is gone from the archive."""
 
-_PAGE = 1000  # items read at a time, so that no long read holds up the write-ahead log
+_PAGE = 1000  # rows read or deleted at a time, so that nothing long holds up the write-ahead log or other writers
+_OF_ENCODER = "code_set = (SELECT id FROM code_set WHERE release = ? AND encoder = ?)"
 
 
 def archive_root(home: Home, config: NodeConfig) -> Path:
@@ -87,15 +89,13 @@ class Catalogue:
 
     def items(self, modality: str, state: State = "present") -> Iterator[Item]:
         """Yield the patches of one modality by rising id."""
-        return self._pages(
-            "SELECT * FROM patch WHERE state = ? AND modality = ? AND id > ? ORDER BY id LIMIT ?", state, modality
-        )
+        query = "SELECT * FROM patch WHERE state = ? AND modality = ? AND id > ? ORDER BY id LIMIT ?"
+        return (self._item(row) for rows in self._pages(query, state, modality) for row in rows)
 
     def training_items(self) -> Iterator[Item]:
         """Yield the present patches that have a class of the federation, by rising id."""
-        return self._pages(
-            "SELECT * FROM patch WHERE state = 'present' AND classes IS NOT NULL AND id > ? ORDER BY id LIMIT ?"
-        )
+        query = "SELECT * FROM patch WHERE state = 'present' AND classes IS NOT NULL AND id > ? ORDER BY id LIMIT ?"
+        return (self._item(row) for rows in self._pages(query) for row in rows)
 
     def count(self, modality: str | None = None, state: State = "present") -> int:
         """Return how many patches there are, of one modality or of all."""
@@ -109,6 +109,15 @@ class Catalogue:
             AND source IN (SELECT source FROM source_label JOIN label_class USING (label))
         """
         return int(self.connection.execute(query).fetchone()[0])
+
+    def count_with_labels(self, names: Collection[str]) -> int:
+        """Return how many present patches have any of these labels, as the archive spells them."""
+        query = """
+            SELECT count(*) FROM item WHERE state = 'present' AND source IN (
+              SELECT source FROM source_label JOIN label ON label.id = label
+              WHERE name IN (SELECT value FROM json_each(?)))
+        """
+        return int(self.connection.execute(query, (json.dumps(list(names)),)).fetchone()[0])
 
     def acquisitions(self) -> int:
         """Return how many acquisitions the present patches come from."""
@@ -144,32 +153,42 @@ class Catalogue:
         """
         import numpy as np  # noqa: PLC0415 - loaded only when used
 
-        query = """
-            SELECT item, code FROM code JOIN code_set ON code_set.id = code_set
-            WHERE release = ? AND encoder = ? ORDER BY item
-        """
-        rows = self.connection.execute(query, (release_digest, encoder)).fetchall()
-        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-        packed = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
-        return ids, packed.reshape(len(rows), -1) if rows else packed.reshape(0, 0)
+        query = f"SELECT item, code FROM code WHERE {_OF_ENCODER} AND item > ? ORDER BY item LIMIT ?"  # noqa: S608 - fixed
+        ids, packed = [], bytearray()
+        for rows in self._pages(query, release_digest, encoder):
+            ids.append(np.array([row[0] for row in rows], np.int64))
+            packed += b"".join(row[1] for row in rows)
+        numbers = np.concatenate([np.empty(0, np.int64), *ids])
+        return numbers, np.frombuffer(packed, np.uint8).reshape(len(numbers), -1 if ids else 0)
 
-    def missing_codes(self, release_digest: bytes, encoder: str, modality: str) -> list[Item]:
-        """Return the present patches that still need a code of this encoder, by rising id."""
-        query = """
-            SELECT * FROM patch WHERE state = 'present' AND modality = ?
-            AND NOT EXISTS (SELECT 1 FROM code JOIN code_set ON code_set.id = code_set
-                            WHERE release = ? AND encoder = ? AND code.item = patch.id)
-            AND id > ? ORDER BY id LIMIT ?
-        """
-        return list(self._pages(query, modality, release_digest, encoder))
+    def coded(self, release_digest: bytes, encoder: str) -> NDArray[np.int64]:
+        """Return the ids of the patches that have a code of this encoder in rising order, int64, shape (n,)."""
+        import numpy as np  # noqa: PLC0415 - loaded only when used
+
+        query = f"SELECT item FROM code WHERE {_OF_ENCODER} AND item > ? ORDER BY item LIMIT ?"  # noqa: S608 - fixed
+        pages = self._pages(query, release_digest, encoder)
+        return np.concatenate([np.empty(0, np.int64), *(np.array(rows, np.int64)[:, 0] for rows in pages)])
+
+    def present(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Item]:
+        """Return those of these patches that are present, by rising id."""
+        query = "SELECT * FROM patch WHERE id IN (SELECT value FROM json_each(?)) AND state = 'present' ORDER BY id"
+        return [self._item(row) for row in self.connection.execute(query, (str([int(each) for each in ids]),))]
 
     def keep_codes(self, releases: Collection[bytes]) -> None:
-        """Delete the codes of all releases but these."""
+        """Delete the codes of all releases but these, in steps between which others may write."""
+        for code_set, release in self.connection.execute("SELECT id, release FROM code_set").fetchall():
+            while release not in releases and not self._shrink(code_set):
+                pass
+
+    def _shrink(self, code_set: int) -> bool:
+        """Delete some codes of a set, or the set once it is empty; return whether that was the end of it."""
+        some = "SELECT item FROM code WHERE code_set = :set LIMIT :count"
+        query = f"DELETE FROM code WHERE code_set = :set AND item IN ({some})"  # noqa: S608 - fixed
         with transaction(self.connection):
-            for code_set, release in self.connection.execute("SELECT id, release FROM code_set").fetchall():
-                if release not in releases:
-                    self.connection.execute("DELETE FROM code WHERE code_set = ?", (code_set,))
-                    self.connection.execute("DELETE FROM code_set WHERE id = ?", (code_set,))
+            if self.connection.execute(query, {"set": code_set, "count": _PAGE}).rowcount:
+                return False
+            self.connection.execute("DELETE FROM code_set WHERE id = ?", (code_set,))
+            return True
 
     def _code_set(self, release_digest: bytes, encoder: str) -> int:
         self.connection.execute(
@@ -180,10 +199,11 @@ class Catalogue:
         ).fetchone()
         return int(found[0])
 
-    def _pages(self, query: str, *values: str | bytes) -> Iterator[Item]:
+    def _pages(self, query: str, *values: str | bytes) -> Iterator[list[Any]]:
+        """Yield the rows of a query that starts above an id and is limited, until there are none."""
         last = -1
         while rows := self.connection.execute(query, (*values, last, _PAGE)).fetchall():
-            yield from map(self._item, rows)
+            yield rows
             last = rows[-1][0]
 
     def _item(self, row: Sequence[Any]) -> Item:

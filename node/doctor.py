@@ -127,8 +127,10 @@ def _disk(home: Home) -> Finding:
 
 def _archive(home: Home, config: NodeConfig) -> Finding:
     root = archive_root(home, config)
-    if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
-        return Finding("archive", Verdict.FAIL, f"{root} cannot be listed", "mount it, or correct [archive] path")
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be searched
+        return Finding("archive", Verdict.FAIL, f"{root} is not there", "mount it, or correct [archive] path")
+    if not os.access(root, os.R_OK | os.X_OK):
+        return Finding("archive", Verdict.FAIL, f"{root} cannot be listed", "let this user read it")
     return Finding("archive", Verdict.OK, f"{root} can be listed")
 
 

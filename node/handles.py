@@ -1,8 +1,8 @@
 """Handles: 16 opaque bytes that name a patch or a bucket to one requester in one query.
 
 A handle is one AES-256 block of (item id, salt of the query) under the node's handle key, so nothing is stored for
-each item and without the key a handle means nothing. A bucket is named by minus the smallest id of its items. What a
-handle means may only be used together with the ledger: it knows the salt, whose query it was, and for how long.
+each item and without the key a handle means nothing. A bucket has its mark, a number below 0, in place of the id. What
+a handle means may only be used together with the ledger: it knows the salt, whose query it was, and for how long.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Handles:
         self._cipher = Cipher(AES256(key), ECB())  # noqa: S305
 
     def seal(self, ids: NDArray[np.int64], salt: bytes) -> bytes:
-        """Return the handles of items, or with ids below 0 of buckets, one after the other, 16 bytes each."""
+        """Return the handles of items, or with the marks of buckets as ids of these, one after the other, 16 bytes each."""
         blocks = np.empty((len(ids), 2), dtype="<i8")
         blocks[:, 0] = ids
         blocks[:, 1] = np.frombuffer(salt, dtype="<i8")
         return self._cipher.encryptor().update(blocks.tobytes())
 
     def open(self, handle: bytes) -> tuple[int, bytes]:
-        """Return (item id, salt) of a handle; of a made-up one, numbers that the ledger does not know.
+        """Return (item id or mark, salt) of a handle; of a made-up one, numbers that the ledger does not know.
 
         Raises:
             UnknownHandle: handle has another length.

@@ -171,11 +171,11 @@ class _Work:
 
     def step(self) -> None:
         """Do everything there is to do."""
-        newest = self._store.current()
-        if newest is None:
-            return
         if self._active is None and (former := self._former()):
             self._take(former)
+        newest = self._newest()
+        if newest is None:
+            return
         self._drop_withdrawn()
         if self._settled and self._serves(newest) and not self._retry_due():
             return
@@ -186,6 +186,10 @@ class _Work:
             self._catalogue.keep_codes([newest.digest])
         self._settled = complete and not self._arrived
         self._publish()
+
+    def _newest(self) -> Release | None:
+        """Return the release to serve: the current one, or where there is none the one that is served already."""
+        return self._store.current() or (self._active.release if self._active else None)
 
     def _serves(self, release: Release) -> bool:
         return self._active is not None and self._active.release.digest == release.digest
@@ -225,16 +229,17 @@ class _Work:
         """Hash every patch that still needs a code; return whether that was finished."""
         entry = release.manifest.encoders[encoder_id]
         missing = self._missing(release, encoder_id, entry.modality)
-        if not missing:
+        if not len(missing):
             return True
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))
         encoder = self._owner.encoder(release, encoder_id)
         failed = len(self._failed)
         for start in range(0, len(missing), BATCH):
             self._owner.pending = len(missing) - start
-            if self._owner.stopping or self._store.current() != release:
+            if self._owner.stopping or self._newest() != release:
                 return False
-            self._hash_batch(release, encoder_id, encoder, missing[start : start + BATCH], entry.input)
+            items = self._catalogue.present(missing[start : start + BATCH])
+            self._hash_batch(release, encoder_id, encoder, items, entry.input)
         self._owner.pending = 0
         if len(self._failed) > failed:
             log.warning("index.unreadable", count=len(self._failed) - failed)
@@ -262,11 +267,16 @@ class _Work:
             except (ArchiveError, OSError):
                 self._failed[item.id] = time.monotonic()
 
-    def _missing(self, release: Release, encoder_id: str, modality: str) -> list[Item]:
+    def _missing(self, release: Release, encoder_id: str, modality: str) -> Ids:
+        """Return the ids of the present patches that still need a code and may be readable, in rising order."""
         now = time.monotonic()
         self._failed = {item: moment for item, moment in self._failed.items() if now - moment < RETRY_S}
-        missing = self._catalogue.missing_codes(release.digest, encoder_id, modality)
-        return [item for item in missing if item.id not in self._failed]
+        if self._active is not None and self._serves(release):
+            coded = self._active.indexes[encoder_id].item_ids  # what is served need not be read again
+        else:
+            coded = self._catalogue.coded(release.digest, encoder_id)
+        missing = np.setdiff1d(self._presence.ids(modality), coded, assume_unique=True)
+        return np.setdiff1d(missing, list(self._failed), assume_unique=True)
 
     def _add(self, encoder_id: str, ids: Ids, codes: Codes) -> None:
         """Add patches to what is served, but for those withdrawn since they were read."""

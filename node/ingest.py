@@ -40,6 +40,7 @@ from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import inspect
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.modality import Modality, modality
+from rsfed.raster.source import refusing
 from rsfed.trust.manifest import Nomenclature
 from rsfed.trust.release_store import ReleaseStore
 
@@ -150,9 +151,11 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
     )
     with _alone(home), closing(open_state(home)) as connection:
         entries = list(walk(reading.root, config.archive.labels))
+        with transaction(connection):
+            set_unknown_acquisitions(connection, rules)
         run = _Run(connection, reading, rules, listener)
         run.take(entries, accept_empty=accept_empty)
-        run.report.labels = _settle(connection, rules, config, reading)
+        run.report.labels = _settle(connection, config, reading)
     run.report.seconds = time.monotonic() - start
     return run.report
 
@@ -169,7 +172,7 @@ class _Run:
         self._pending: list[Read] = []
         self._relabelled: list[tuple[int, frozenset[str]]] = []
         self._acknowledged = time.monotonic()
-        self._good: set[int] = set()  # sources that are in the archive as the catalogue has them
+        self._good: set[int] = set()  # sources that stay in the catalogue
 
     def take(self, entries: list[Candidate | Skipped], *, accept_empty: bool) -> None:
         """Take up what is new, then withdraw what is gone."""
@@ -196,25 +199,28 @@ class _Run:
         self._withdraw([number for number, path in held if not path.startswith(unseen)])
 
     def _look_at(self, candidate: Candidate) -> None:
+        known = find_source(self._connection, candidate.name)
         try:
-            status = candidate.path.stat()
-            seen = Seen(candidate.name, status.st_size, status.st_mtime_ns, frozenset(candidate.own_labels))
-            known = find_source(self._connection, candidate.name)
-            if known and _unchanged(known, seen, self._rules):
-                self._keep(known, seen)
-                return
-            info = inspect(
-                candidate.path,
-                root=self._reading.root,
-                modality=self._reading.modality,
-                spec=self._reading.spec,
-            )
-            self._pending.append(Read(seen, file_digest(candidate.path), info))
+            with refusing(candidate.path):
+                self._take_up(candidate, known)
         except RasterRejected as error:
             self._skip(Skipped(candidate.name, error.public))
-        except OSError as error:
-            cause = (error.strerror or "input error").lower()
-            self._skip(Skipped(candidate.name, f"it cannot be read: {cause}; run the ingest again"))
+            if known and error.reason == "UNREADABLE":
+                self._good.add(known.id)  # a disk that fails just now is no reason to lose a patch
+
+    def _take_up(self, candidate: Candidate, known: Known | None) -> None:
+        status = candidate.path.stat()
+        seen = Seen(candidate.name, status.st_size, status.st_mtime_ns, frozenset(candidate.own_labels))
+        if known and _unchanged(known, seen, self._rules):
+            self._keep(known, seen)
+            return
+        info = inspect(
+            candidate.path,
+            root=self._reading.root,
+            modality=self._reading.modality,
+            spec=self._reading.spec,
+        )
+        self._pending.append(Read(seen, file_digest(candidate.path), info))
 
     def _keep(self, known: Known, seen: Seen) -> None:
         self._good.add(known.id)
@@ -260,10 +266,9 @@ def _recipe(reading: Reading) -> str:
     return hashlib.sha256(f"{reading.modality.name} {geometry}".encode()).hexdigest()[:16]
 
 
-def _settle(connection: sqlite3.Connection, rules: Rules, config: NodeConfig, reading: Reading) -> LabelMapping:
-    """Bring in line what depends on configuration and release alone, without reading a pixel."""
+def _settle(connection: sqlite3.Connection, config: NodeConfig, reading: Reading) -> LabelMapping:
+    """Bring in line what the labels mean, without reading a pixel."""
     with transaction(connection):
-        set_unknown_acquisitions(connection, rules)
         labels = map_labels(own_labels(connection), config.labels.map, reading.nomenclature)
         set_classes(connection, labels.classes)
     return labels

@@ -8,15 +8,19 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from node.handles import SALT_BYTES
-from rsfed.errors import EnvelopeRefused
+from rsfed.errors import Busy, EnvelopeRefused
 from rsfed.home import transaction
+from rsfed.telemetry import log
 from rsfed.trust.envelope import VerifiedQuery
 
 KEPT = timedelta(days=90)
+PATIENCE_MS = 2000  # for another process that writes; whoever asks has a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +62,13 @@ class Ledger:
 
         Raises:
             EnvelopeRefused: REPLAY, the query id was answered before, or may have been before a restore.
+            Busy: another process keeps the database.
         """
         if self._restored_at and query.envelope.created.ToDatetime(UTC) < self._restored_at:
             raise EnvelopeRefused("the query is older than this node's restored state; ask again", reason="REPLAY")
         salt, asked = secrets.token_bytes(SALT_BYTES), query.envelope
         row = (salt, query.requester.uri, asked.query_id, query.digest, asked.release_digest)
-        with self._lock, transaction(self._connection):
+        with self._writing():
             if self._find("query_id", asked.query_id):
                 raise EnvelopeRefused("this query was answered before; ask again with a new id", reason="REPLAY")
             self._connection.execute(
@@ -84,9 +89,28 @@ class Ledger:
             return _fresh(self._find("salt", salt), now)
 
     def prune(self, *, now: datetime) -> None:
-        """Delete what is too old; the queries themselves expired long before and cannot be replayed."""
-        with self._lock, transaction(self._connection):
-            self._connection.execute("DELETE FROM query_ledger WHERE created < ?", (_text(now - KEPT),))
+        """Delete what is too old; the queries themselves expired long before and cannot be replayed.
+
+        What cannot be deleted now is deleted the next time: nobody can use it meanwhile.
+        """
+        try:
+            with self._writing():
+                self._connection.execute("DELETE FROM query_ledger WHERE created < ?", (_text(now - KEPT),))
+        except (Busy, sqlite3.Error) as error:
+            log.warning("ledger.not_pruned", error_type=type(error).__name__)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write as one transaction, soon or not at all."""
+        with self._lock:
+            self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
+            try:
+                with transaction(self._connection):
+                    yield
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte is the kind of error
+                    raise
+                raise Busy("this node is busy writing; ask again") from error
 
     def _find(self, column: str, value: bytes) -> Entry | None:
         row = self._connection.execute(

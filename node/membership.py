@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from rsfed.clock import Now
 from rsfed.errors import NotAdmitted, RsfedError, TrustError
@@ -17,6 +18,11 @@ from rsfed.trust.preflight import check_identity
 
 POLL_S = 30.0
 FIRST_PAUSE_S = 1.0
+FINAL_PAUSE_S = 3600.0
+FINAL_REASONS = frozenset({"CERT_EXPIRED", "REVOKED", "WRONG_CA", "BAD_NAME", "KEY_MISMATCH"})
+"""Refusals that asking again does not change: only a person can do something."""
+_REMEDY = "ask the federation for a new invitation, then run `rsfed node join TOKEN`"
+_Step = Callable[[], Awaitable[None]]
 
 
 class Membership:
@@ -55,7 +61,7 @@ class Membership:
     def reload(self) -> None:
         """Take what another command changed on disk, and ask the coordinator for news now."""
         try:
-            self._identity = load_identity(self._home.identity)
+            self._use(load_identity(self._home.identity))
         except RsfedError as error:
             log.error("identity.damaged", reason=error.reason)
         self.ask_now()
@@ -66,32 +72,40 @@ class Membership:
 
     async def run(self) -> None:
         """Poll the trust bundle and renew the certificate for ever; while the coordinator is away, wait for it."""
-        pause = FIRST_PAUSE_S
+        retry = FIRST_PAUSE_S
         while True:
             self._wake.clear()
-            try:
-                await self._refresh()
-                pause = POLL_S
-            except (RsfedError, OSError) as error:
-                _log_failure(error, pause)
-            try:
+            outcomes = [await _attempt(step) for step in self._due()]
+            failures = [outcome for outcome in outcomes if outcome]
+            if not failures:
+                pause, retry = POLL_S, FIRST_PAUSE_S
+            elif all(outcome and _is_final(outcome) for outcome in outcomes):
+                pause = FINAL_PAUSE_S
+            else:
+                pause, retry = retry, min(POLL_S, 2 * retry)
+            for failure in failures:
+                _log_failure(failure, pause)
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
-            except TimeoutError:
-                pause = min(POLL_S, 2 * pause)
+
+    def _due(self) -> list[_Step]:
+        """Return what there is to ask, each apart from the other: revocations have to arrive whatever else fails."""
+        now, leaf = self._now(), self._identity.chain[0]
+        if now >= leaf.not_valid_after_utc:
+            return [self._recover]  # brings the bundle, too; nothing else is heard now
+        return [self._refresh, self._renew] if needs_renewal(leaf, now=now) else [self._refresh]
 
     async def _refresh(self) -> None:
-        """Renew what is due, then ask for a newer trust bundle."""
-        now = self._now()
-        leaf = self._identity.chain[0]
-        if now >= leaf.not_valid_after_utc:
-            self._use(await enrolment.recover(self._home, self._identity, now=self._now))
-            log.info("certificate.recovered", days=self._days_left())
-        elif needs_renewal(leaf, now=now):
-            self._use(await enrolment.renew(self._home, self._identity, now=self._now))
-            log.info("certificate.renewed", days=self._days_left())
-        else:
-            await enrolment.refresh_bundle(self._home, self._identity, now=self._now)
-            self._use(load_identity(self._home.identity))
+        await enrolment.refresh_bundle(self._home, self._identity, now=self._now)
+        self._use(load_identity(self._home.identity))
+
+    async def _renew(self) -> None:
+        self._use(await enrolment.renew(self._home, self._identity, now=self._now))
+        log.info("certificate.renewed", days=self._days_left())
+
+    async def _recover(self) -> None:
+        self._use(await enrolment.recover(self._home, self._identity, now=self._now))
+        log.info("certificate.recovered", days=self._days_left())
 
     def _use(self, identity: Identity) -> None:
         before, self._identity = self._identity, identity
@@ -104,7 +118,22 @@ class Membership:
         return (self._identity.chain[0].not_valid_after_utc - self._now()).days
 
 
+async def _attempt(step: _Step) -> RsfedError | OSError | None:
+    try:
+        await step()
+    except (RsfedError, OSError) as error:
+        return error
+    return None
+
+
+def _is_final(error: RsfedError | OSError) -> bool:
+    return isinstance(error, TrustError) and error.reason in FINAL_REASONS
+
+
 def _log_failure(error: RsfedError | OSError, pause: float) -> None:
     reason = error.reason if isinstance(error, RsfedError) else type(error).__name__
+    if _is_final(error):
+        log.error("membership.refused", reason=reason, remedy=_REMEDY, seconds=pause)
+        return
     level = log.error if isinstance(error, TrustError | OSError) else log.warning
     level("membership.waiting", reason=reason, seconds=pause)

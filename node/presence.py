@@ -23,12 +23,16 @@ class Presence:
         self._ids: dict[str, Ids] = {}
 
     def changed(self) -> bool:
-        """Say whether patches came or went since this was last asked; their number and the sum of their ids tell."""
+        """Say whether patches came or went since this was last asked; their number and the sums of their ids tell."""
         version = self._connection.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return False
         self._version = version
-        query = "SELECT modality, count(*), sum(id) FROM item WHERE state = 'present' GROUP BY modality"
+        # The sum of whole ids might be more than SQLite's integers hold: ids jump far at a restore.
+        query = """
+            SELECT modality, count(*), sum(id >> 32), sum(id & 0xffffffff) FROM item
+            WHERE state = 'present' GROUP BY modality
+        """
         mark = self._connection.execute(query).fetchall()
         if mark == self._mark:
             return False

@@ -71,12 +71,4 @@ def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, text: str, now:
     state = catalogue.state(item_id)
     if state is None:
         raise UnknownHandle("this handle names a bucket; expand it and resolve its items", detail=text)
-    return Resolved(handle, catalogue.item(item_id), state, _own_labels(catalogue, item_id), entry)
-
-
-def _own_labels(catalogue: Catalogue, item_id: int) -> tuple[str, ...]:
-    query = """
-        SELECT name FROM label JOIN source_label ON source_label.label = label.id
-        WHERE source_label.source = (SELECT source FROM item WHERE id = ?) ORDER BY name
-    """
-    return tuple(name for (name,) in catalogue.connection.execute(query, (item_id,)))
+    return Resolved(handle, catalogue.item(item_id), state, catalogue.labels(item_id), entry)

@@ -69,7 +69,8 @@ class Searcher:
         Raises:
             RsfedError: the guard refuses the query, or the deadline is over.
             InvalidMessage: more than 1000 items are wanted, or the query has no such code.
-            UnknownHandle: the handle is not of a bucket in this query's answer, or the bucket is gone.
+            UnknownHandle: the handle is not of a bucket in this query's answer; BUCKET_CHANGED, a patch came into the
+                bucket or left it since, so that its order is another one.
         """
         _check_time(deadline)
         if not 1 <= request.limit <= MAX_PAGE:
@@ -79,7 +80,7 @@ class Searcher:
             raise InvalidMessage("the query has no code of this number")
         buckets = admitted.snapshot.buckets
         row = self._open_bucket(request.bucket_handle, admitted)
-        size = int(buckets.starts[row + 1] - buckets.starts[row])
+        size = len(buckets.members(row))
         offset = min(request.offset, size)
         page = [np.array([value]) for value in (row, offset, min(request.limit, size - offset))]
         items = self._ranking(admitted, admitted.codes[request.code_index]).items(buckets, *page)
@@ -97,10 +98,12 @@ class Searcher:
         return Ranking(self.tie_key, admitted.served.release.digest, code.tobytes(), self.order)
 
     def _open_bucket(self, handle: bytes, admitted: Admitted) -> int:
-        leader, salt = self.handles.open(handle)
-        row = admitted.snapshot.buckets.row_led_by(-leader) if salt == admitted.salt else None
+        mark, salt = self.handles.open(handle)
+        if salt != admitted.salt or mark >= 0:
+            raise UnknownHandle("this is no bucket of the query's answer")
+        row = admitted.snapshot.buckets.row_marked(mark)
         if row is None:
-            raise UnknownHandle("this is no bucket of the query's answer, or it changed since; search again")
+            raise UnknownHandle("the bucket changed since it was listed; search again", reason="BUCKET_CHANGED")
         return row
 
 

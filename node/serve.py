@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -30,7 +31,7 @@ from node.training.puller import Puller
 from node.uplink import Uplink
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
-from rsfed.errors import ExitCode, RsfedError
+from rsfed.errors import ExitCode
 from rsfed.home import Home
 from rsfed.privacy.policy import policy
 from rsfed.telemetry import log
@@ -137,7 +138,7 @@ class NodeServer:
         serving = add_health(server)
         self.port = bind(server, self._config.serve.bind, server_credentials(identity))
         await server.start()
-        log.info("node.listening", name=identity().member.name, port=self.port, level=self._policy.level)
+        log.info("node.listening", name=identity().member.name, port=self.port, policy=self._policy.level)
         try:
             yield serving
         finally:
@@ -180,14 +181,17 @@ class NodeServer:
         while True:
             try:
                 await self._puller.run()
-            except (RsfedError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - not even a bug in there
                 log.error("training.failed", reason=getattr(error, "reason", ""), error_type=type(error).__name__)
             self._puller.busy = False
             await asyncio.sleep(_TRAINING_PAUSE_S)
 
     async def _prune(self, ledger: Ledger) -> None:
         while True:
-            await asyncio.to_thread(ledger.prune, now=self._now())
+            try:
+                await asyncio.to_thread(ledger.prune, now=self._now())
+            except sqlite3.Error as error:  # a full disk, say: old entries do no harm
+                log.error("ledger.not-pruned", error_type=type(error).__name__)
             await asyncio.sleep(_PRUNE_S)
 
     def _swapped_in_thread(self) -> None:

@@ -17,6 +17,7 @@ from rsfed.telemetry import log
 from rsfed.transport.server import deadline_of
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import archive_pb2_grpc
+from rsfed.v1.envelope_pb2 import QueryEnvelope
 
 if TYPE_CHECKING:
     import grpc
@@ -71,7 +72,11 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         self, request: pb.ArchiveServiceExpandBucketRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """List more items of one bucket."""
-        return await self._in_thread(self._searcher.expand, request, context)
+        started = time.monotonic()
+        answer = await self._in_thread(self._searcher.expand, request, context)
+        query = QueryEnvelope.FromString(request.query.envelope).query_id.hex()
+        log.info("bucket.expanded", query=query, ms=round((time.monotonic() - started) * 1000, 3))
+        return answer
 
     async def _in_thread(
         self,

@@ -40,7 +40,7 @@ def bucket_answer(
         band_width=policy.band_width,
         examined=len(buckets),
         held=admitted.served.held[admitted.encoder],
-        bucket_handles=handles.seal(-buckets.ids[buckets.starts[rows]], admitted.salt),
+        bucket_handles=handles.seal(buckets.marks[rows], admitted.salt),
         distance_upper=shown.distances.astype("<u2").tobytes(),
         bucket_sizes=shown.sizes.astype("<u4").tobytes(),
         sample_counts=shown.samples.astype("<u4").tobytes(),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
 
-from node.state import get_meta, take_item_ids
+from node.state import get_meta, set_meta, take_item_ids
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 
 _EDGES = ("west", "south", "east", "north")
@@ -144,7 +144,13 @@ def withdraw(connection: sqlite3.Connection, sources: Collection[int]) -> None:
 
 
 def set_unknown_acquisitions(connection: sqlite3.Connection, rules: Rules) -> None:
-    """Bring the acquisitions of patches whose file names none in line with what the operator says now."""
+    """Bring the acquisitions of patches whose file names none in line with what the operator says now.
+
+    To be called before files are taken up, which follow the same rules: so a run that is broken off leaves no mixture.
+    """
+    if get_meta(connection, "independent_files") == int(rules.independent_files):
+        return
+    set_meta(connection, "independent_files", int(rules.independent_files))
     rows = connection.execute("SELECT id, digest FROM source WHERE present AND acquisition IS NULL").fetchall()
     connection.executemany(
         "UPDATE item SET acquisition = :name WHERE source = :source AND state <> 'withdrawn' AND acquisition <> :name",

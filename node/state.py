@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rsfed.home import Home, open_database
 from rsfed.trust.certificates import CLOCK_TOLERANCE
@@ -121,8 +121,8 @@ CREATE TABLE training_log (        -- what the coordinator asked of this node, a
 
 MIGRATIONS: tuple[str, ...] = (_SCHEMA_1,)
 
-RESTORE_JUMP = 1 << 32
-"""How far item ids jump at a restore: more than were given since the backup was made."""
+_IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
+_RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def open_state(home: Home) -> sqlite3.Connection:
@@ -169,8 +169,14 @@ def restored_at(connection: sqlite3.Connection) -> datetime | None:
 def mark_restored(connection: sqlite3.Connection, now: datetime) -> None:
     """Make sure that a restored node repeats neither an item id nor an answer.
 
+    Item ids go on at a number that stands for this second, which is higher than every id given until then, by the lost
+    node as well as by one restored from the same backup before; were the clock behind, at the next free second.
     Handle salts need no care: they are random, and unique in the ledger. Queries answered until now may have been
     signed under a clock that is ahead of ours.
     """
-    connection.execute("UPDATE meta SET value = value + ? WHERE key = 'next_item'", (RESTORE_JUMP,))
+    second = (now - _RESTORES_SINCE) // timedelta(seconds=1)
+    connection.execute(
+        "UPDATE meta SET value = max(:second, (value >> :bits) + 1) << :bits WHERE key = 'next_item'",
+        {"second": second, "bits": _IDS_A_SECOND},
+    )
     set_meta(connection, "restored_at", (now + CLOCK_TOLERANCE).astimezone(UTC).isoformat())

@@ -9,10 +9,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from node.membership import Membership
+from node.membership import FINAL_PAUSE_S, FINAL_REASONS, Membership
 from node.served import Shelf
 from rsfed.clock import Deadline, Now
-from rsfed.errors import ReleaseRefused, RsfedError, TrustError
+from rsfed.errors import InvalidAnswer, ReleaseRefused, RsfedError, TrustError
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel
@@ -20,7 +20,7 @@ from rsfed.trust import enrolment
 from rsfed.trust.certificates import CLOCK_TOLERANCE
 from rsfed.trust.identity import Identity, load_federation
 from rsfed.trust.preflight import check_identity
-from rsfed.trust.release_store import ReleaseStore
+from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1 import federation_pb2 as pb
 from rsfed.v1.federation_pb2_grpc import FederationServiceStub
 
@@ -101,7 +101,10 @@ class Uplink:
         self.announce_now()
 
     async def announce(self) -> None:
-        """Announce the node for ever; while the coordinator is away, try again and again."""
+        """Announce the node for ever; while the coordinator is away, try again and again.
+
+        Who was refused for good is silent until the membership has news, but for a try now and then.
+        """
         pause = FIRST_PAUSE_S
         while True:
             self._speak.clear()
@@ -109,6 +112,7 @@ class Uplink:
                 await self._announce_once()
                 pause = ANNOUNCE_S
             except RsfedError as error:
+                pause = FINAL_PAUSE_S if error.reason in FINAL_REASONS else pause
                 self._log_failure(error, pause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._speak.wait(), pause)
@@ -119,16 +123,23 @@ class Uplink:
         while True:
             await self._look.wait()
             self._look.clear()
-            current = self._store.current()
-            if self._wanted and (current is None or current.digest != self._wanted):
-                await self._fetch(self._wanted)
-            elif current and self._shelf.served and self._shelf.served.release.digest == current.digest:
-                await asyncio.to_thread(self._store.prune)
+            try:
+                await self._follow_once()
+            except (RsfedError, OSError) as error:
+                reason = error.reason if isinstance(error, RsfedError) else type(error).__name__
+                log.warning("release.not_followed", reason=reason)
 
     async def close(self) -> None:
         """Close the channel to the coordinator."""
         self._drop_channel(grace=None)
         await asyncio.gather(*self._closing)
+
+    async def _follow_once(self) -> None:
+        current = self._store.current()
+        if self._wanted and (current is None or current.digest != self._wanted or not self._believed(current)):
+            await self._fetch(self._wanted)
+        elif current and self._shelf.served and self._shelf.served.release.digest == current.digest:
+            await asyncio.to_thread(self._store.prune)
 
     async def _announce_once(self) -> None:
         stub = FederationServiceStub(self.channel())
@@ -136,10 +147,11 @@ class Uplink:
         sent = self._now()
         request.clock.FromDatetime(sent)
         answer = await call(stub.Announce, request, Deadline.after(_CALL_S), what="the coordinator")
+        theirs = _clock_of(answer)
         if not self.connected:
             log.info("coordinator.connected")
         self.connected = True
-        self._compare_clocks(sent, answer.clock.ToDatetime(UTC))
+        self._compare_clocks(sent, theirs)
         if answer.bundle_version > self._membership.bundle().version:
             self._membership.ask_now()
         refused = time.monotonic() - self._refused.get(answer.release_digest, float("-inf")) < REFUSED_S
@@ -153,13 +165,14 @@ class Uplink:
             log.error("release.refused", release=digest.hex()[:12], reason=error.reason)
             self._refused[digest] = time.monotonic()
             self._membership.ask_now()  # the key that signed it may be new
-        except (RsfedError, OSError) as error:
-            reason = error.reason if isinstance(error, RsfedError) else type(error).__name__
-            log.warning("release.not_fetched", release=digest.hex()[:12], reason=reason)
         else:
             if release:
                 log.info("release.admitted", release=release.manifest.version)
                 self._fetched()
+
+    def _believed(self, release: Release) -> bool:
+        """Say whether the key that signed a release is still the federation's; if not, it was signed anew."""
+        return release.header.key_id in self._membership.bundle().release_keys
 
     def _compare_clocks(self, sent: datetime, theirs: datetime) -> None:
         """Say when the clocks are too far apart to tell fresh queries from old ones."""
@@ -191,3 +204,10 @@ class Uplink:
 def _same(used: Identity, identity: Identity) -> bool:
     """Say whether a channel of one identity is as good as one of the other: same certificate, same CAs."""
     return used is identity or (used.chain, used.bundle.cas) == (identity.chain, identity.bundle.cas)
+
+
+def _clock_of(answer: pb.FederationServiceAnnounceResponse) -> datetime:
+    try:
+        return answer.clock.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidAnswer("the coordinator's clock says a time that does not exist; tell its operator") from error

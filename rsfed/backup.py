@@ -1,12 +1,13 @@
 """Backup and restore of a role's home: one tar file, read and written by the same rules for every role.
 
-The file holds `manifest.json` first (role, time, size and SHA-256 of every file), then the files. The database is
-copied by SQLite's backup interface, so that it is one consistent moment although `serve` goes on writing. Whoever has
-the file has the keys in it: it is written with mode 0600, and belongs in a safe place.
+The file holds `manifest.json` first (role, time, size and SHA-256 of every file), then the files. Files and database
+are of one consistent moment although `serve` goes on writing. Whoever has the file has the keys in it: it is written
+with mode 0600, and belongs in a safe place.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
@@ -28,6 +29,8 @@ from rsfed.errors import StateError, UsageError
 from rsfed.home import Home
 
 _MANIFEST = "manifest.json"
+_PREFIX = ".rsfed-backup-"
+_TARGET = "target"  # names the folder beside the backup
 _MAX_MANIFEST_BYTES = 16 << 20
 _CHUNK = 1 << 20  # bytes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
@@ -78,17 +81,10 @@ def write_backup(home: Home, file: Path, plan: BackupPlan, *, now: datetime) -> 
         raise UsageError(
             "the backup needs a new name in a folder that exists", reason="BACKUP_EXISTS", detail=str(file)
         )
-    # The copy is made in the home, which is a local disk and as private as what is copied.
-    with (
-        tempfile.TemporaryDirectory(prefix=".backup-", dir=home.path) as folder,
-        tempfile.TemporaryDirectory(prefix=".backup-", dir=file.absolute().parent) as target,
-    ):
-        copy = Home(Path(folder))
-        _copy_database(home.database, copy.database)
-        for part in plan.parts:
-            _copy_part(home.path / part, copy.path / part)
-        packed = Path(target) / "packed"
-        _pack(copy.path, packed, role=plan.role, now=now)
+    with _workplaces(home, file.absolute().parent) as (folder, target):
+        _copy_home(home, Home(folder), plan)
+        packed = target / "packed"
+        _pack(folder, packed, role=plan.role, now=now)
         packed.rename(file)
         _sync_folder(file.absolute().parent)
     return file.stat().st_size
@@ -129,18 +125,73 @@ def read_backup(file: Path, home: Home, plan: BackupPlan, *, finish: Callable[[H
     return manifest.created
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=30)) as live,
-        closing(sqlite3.connect(target)) as copy,
-    ):
+@contextmanager
+def _workplaces(home: Home, beside: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield two private folders that go at the end: one in the home for the copy, one `beside` the file to come.
+
+    The home is a local disk and as private as what is copied. It also remembers the other folder, so that the next
+    backup clears away both after one that was killed: there are keys in them.
+
+    Raises:
+        StateError: another backup of this home is running.
+    """
+    work = home.path / ".backup"
+    with _alone(home):
+        _clear(work)
+        (work / "copy").mkdir(mode=0o700, parents=True)
         try:
-            live.backup(copy)
-            verdict = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise StateError(f"the database cannot be copied: {error}", detail=str(source)) from error
+            target = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
+            (work / _TARGET).write_text(str(target))
+            yield work / "copy", target
+        finally:
+            _clear(work)
+
+
+def _clear(work: Path) -> None:
+    with suppress(FileNotFoundError):
+        target = Path((work / _TARGET).read_text())
+        if target.name.startswith(_PREFIX):  # nothing else is ever deleted, whatever the file says
+            shutil.rmtree(target, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(work)
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    with (home.path / "backup.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError("another backup of this home is running; wait for it", detail=str(home.path)) from error
+        yield
+
+
+def _copy_home(home: Home, copy: Home, plan: BackupPlan) -> None:
+    """Copy files and database as of one moment.
+
+    Keys and releases change under the database's write lock, together with their rows. So the lock is held while files
+    are copied; the database, which takes longer, is copied afterwards as it was then.
+    """
+    try:
+        with closing(_connect(home.database)) as writer, closing(_connect(home.database)) as reader:
+            writer.execute("BEGIN IMMEDIATE")
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_schema")  # from now on it sees this moment
+            for part in plan.parts:
+                _copy_part(home.path / part, copy.path / part)
+            writer.execute("ROLLBACK")
+            with closing(sqlite3.connect(copy.database)) as target:
+                reader.backup(target)
+                verdict = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise StateError(f"the database cannot be copied: {error}", detail=str(home.database)) from error
     if verdict != "ok":
-        raise StateError(f"the database is damaged: {verdict}; restore an older backup", detail=str(source))
+        raise StateError(f"the database is damaged: {verdict}; restore an older backup", detail=str(home.database))
+
+
+def _connect(database: Path) -> sqlite3.Connection:
+    address = f"{database.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(address, uri=True, timeout=30, isolation_level=None)
 
 
 def _copy_part(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ Only the chosen group's modules are imported, and heavy libraries only inside co
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from importlib.metadata import entry_points
 from typing import NoReturn
@@ -65,6 +66,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors go to standard error in one or two lines."""
     try:
         result = app.main(arguments, prog_name="rsfed", standalone_mode=False)
+        sys.stdout.flush()  # so that a reader who went away is noticed here
     except click.exceptions.Abort:
         return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
@@ -75,7 +77,20 @@ def run(arguments: list[str]) -> int:
     except RsfedError as error:
         click.echo(f"rsfed: {error} [{error.reason}]", err=True)
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        return ExitCode.FAILURE
+    except sqlite3.Error as error:
+        return _failed(f"the state cannot be used: {error}", "try again; if it goes on, check the disk")
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        return _failed(what, "check that the path, its permissions and the free space of the disk will do")
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _failed(what: str, remedy: str) -> ExitCode:
+    click.echo(f"rsfed: {what}; {remedy}", err=True)
+    return ExitCode.FAILURE
 
 
 if __name__ == "__main__":

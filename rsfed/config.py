@@ -162,7 +162,8 @@ def load_config(model: type[Config], home: Path) -> Config:
     """Read and check the configuration of a role.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or has an unknown key or a wrong value.
+        ConfigError: the file is missing, is not TOML, or has an unknown key or a wrong value; an override in the
+            environment names a key below a value.
     """
     path = config_path(model, home)
     try:
@@ -193,6 +194,8 @@ def _apply_environment(raw: dict[str, Any], prefix: str) -> None:
         target = raw
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{variable}: {section} is a value, not a section")
         try:
             target[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

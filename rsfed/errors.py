@@ -97,7 +97,10 @@ class ArchiveError(RsfedError):
 
 
 class RasterRejected(ArchiveError):
-    """One image is refused; the rest of the archive goes on."""
+    """One image is refused; the rest of the archive goes on.
+
+    Its reason is UNREADABLE where the image may be sound and cannot be read just now.
+    """
 
     reason = "RASTER_REJECTED"
     grpc_status = "INVALID_ARGUMENT"

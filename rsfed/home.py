@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +61,9 @@ class Home:
         """Hold the folder for one `serve` process.
 
         Raises:
-            StateError: another process holds it.
+            StateError: another process holds it, or others may enter it and that cannot be changed.
         """
+        keep_private(self.path)
         with (self.path / "serve.lock").open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,8 +89,23 @@ def check_local(path: Path) -> None:
         raise StateError(f"the state folder lies on a network file system ({kind}); use a local disk", detail=str(path))
 
 
+def keep_private(folder: Path) -> None:
+    """Let nobody but the owner enter a state folder, whoever made it: keys and the query ledger lie there.
+
+    Raises:
+        StateError: others may, and only the folder's owner can change that.
+    """
+    try:
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    except PermissionError as error:
+        raise StateError(
+            "others may enter the state folder; let its owner run `chmod 700` on it", detail=str(folder)
+        ) from error
+
+
 def open_database(path: Path, migrations: tuple[str, ...]) -> sqlite3.Connection:
-    """Open a role's database in WAL mode and bring its schema up to date.
+    """Open a role's database in WAL mode and bring its schema up to date; only its owner can read it.
 
     Args:
         path: The SQLite file; its folder exists.
@@ -97,16 +115,30 @@ def open_database(path: Path, migrations: tuple[str, ...]) -> sqlite3.Connection
         StateError: the file was written by newer software, is damaged, or lies on a network file system.
     """
     check_local(path.parent)
+    keep_private(path.parent)
+    _make_private(path)
     try:
         connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
-        path.chmod(0o600)
         _migrate(connection, migrations)
     except sqlite3.OperationalError as error:
         raise StateError(f"{path.name} cannot be opened now: {error}; try again", detail=str(path)) from error
     except sqlite3.DatabaseError as error:
         raise StateError(f"{path.name} is damaged: {error}; restore a backup", detail=str(path)) from error
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """Give the database mode 0600 before SQLite opens it: the files beside it take its mode.
+
+    The file itself is never opened here, since closing it would drop the locks that SQLite holds on it.
+    """
+    handle, empty = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    with suppress(FileExistsError):
+        path.hardlink_to(empty)
+    Path(empty).unlink()
+    path.chmod(0o600)
 
 
 def _migrate(connection: sqlite3.Connection, migrations: tuple[str, ...]) -> None:

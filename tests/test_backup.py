@@ -6,13 +6,17 @@ import io
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
+import rsfed.backup
 from rsfed.backup import BackupPlan, read_backup, write_backup
 from rsfed.errors import StateError, UsageError
 from rsfed.home import Home, open_database
@@ -114,6 +118,75 @@ def test_a_backup_made_while_serve_writes_is_one_consistent_moment(home, tmp_pat
         assert {b for _, b in rows} == {max(a for a, _ in rows)}
 
 
+def test_no_backup_has_a_key_without_its_row_or_a_row_without_its_key(home, tmp_path):
+    stop, added = threading.Event(), []
+
+    def rotate():
+        with closing(open_database(home.database, SCHEMA)) as connection:
+            while not stop.is_set():
+                number = len(added) + 2
+                connection.execute("BEGIN IMMEDIATE")
+                (home.identity / f"{number}.pem").write_text("key")
+                connection.execute("INSERT INTO entry VALUES (?, 0)", (number,))
+                connection.execute("COMMIT")
+                added.append(number)
+                time.sleep(0.001)  # others want the lock, too
+
+    writer = threading.Thread(target=rotate)
+    writer.start()
+    try:
+        for number in range(5):
+            before = len(added)
+            write_backup(home, tmp_path / f"{number}.tar", PLAN, now=NOW)
+            while len(added) == before:
+                time.sleep(0.001)
+    finally:
+        stop.set()
+        writer.join()
+    for number in range(5):
+        restore(tmp_path / f"{number}.tar", tmp_path / f"new{number}")
+        with closing(sqlite3.connect(tmp_path / f"new{number}" / "state.sqlite")) as connection:
+            rows = {a for (a,) in connection.execute("SELECT a FROM entry")} - {1}
+        assert {int(key.stem) for key in (tmp_path / f"new{number}" / "identity").glob("[0-9]*.pem")} == rows
+
+
+def test_what_a_killed_backup_left_is_cleared_by_the_next_one_wherever_that_goes(home, tmp_path):
+    killed = (
+        "import os, sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+        "import rsfed.backup as backup\nfrom rsfed.home import Home\n"
+        "packing = backup._pack\n"
+        "backup._pack = lambda *a, **k: (packing(*a, **k), os._exit(9))\n"
+        "plan = backup.BackupPlan('node', ('node.toml', 'identity'))\n"
+        "backup.write_backup(Home(Path(sys.argv[1])), Path(sys.argv[2]), plan, now=datetime.now(UTC))\n"
+    )
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    command = [sys.executable, "-c", killed, str(home.path), str(tmp_path / "first" / "b.tar")]
+    assert subprocess.run(command, check=False).returncode == 9
+    copies = [p for p in tmp_path.rglob("*") if p.is_file() and b"secret" in p.read_bytes()]
+    assert len(copies) == 3, "the key, its copy and the packed one"
+    write_backup(home, tmp_path / "second" / "b.tar", PLAN, now=NOW)
+    copies = {p for p in tmp_path.rglob("*") if p.is_file() and b"secret" in p.read_bytes()}
+    assert copies == {home.identity / "key.pem", tmp_path / "second" / "b.tar"}
+    assert not list((tmp_path / "first").iterdir())
+
+
+def test_two_backups_of_one_home_at_once_are_refused(home, tmp_path, monkeypatch):
+    packing, refusals = rsfed.backup._pack, []
+
+    def second(*args, **options):
+        if not refusals:
+            refusals.append(True)
+            with pytest.raises(StateError, match="another backup"):
+                write_backup(home, tmp_path / "second.tar", PLAN, now=NOW)
+        packing(*args, **options)
+
+    monkeypatch.setattr(rsfed.backup, "_pack", second)
+    write_backup(home, tmp_path / "first.tar", PLAN, now=NOW)
+    assert refusals
+    assert restore(tmp_path / "first.tar", tmp_path / "new") == NOW
+
+
 def test_a_backup_never_replaces_a_file(home, backup):
     before = backup.read_bytes()
     with pytest.raises(UsageError) as refused:
@@ -124,7 +197,7 @@ def test_a_backup_never_replaces_a_file(home, backup):
 
 def test_a_backup_leaves_nothing_behind(home, backup):
     assert {path.name for path in backup.parent.iterdir()} == {"home", "backup.tar"}
-    assert not list(home.path.glob(".backup-*"))
+    assert not list(home.path.glob(".*backup*"))
 
 
 def test_a_damaged_database_is_said_at_the_backup_not_at_the_restore(home, tmp_path):

@@ -54,7 +54,8 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name of the member.")],
     home: HomeOption = DEFAULT_HOME,
     role: Annotated[
-        MemberRole | None, typer.Option(help="Role of the member, where a node and an analyst share the name.")
+        MemberRole | None,
+        typer.Option(help="Role of the member; needed where two share the name, or where a backup does not know it."),
     ] = None,
 ) -> None:
     """Put a member out of the federation at once; nodes hear of it within 30 seconds."""
@@ -73,8 +74,8 @@ def rotate(
 ) -> None:
     """Change a key of the federation, without interrupting anybody.
 
-    A new CA signs certificates from about a minute later on; the old one stays trusted until the last certificate that
-    it signed has expired. A new release key replaces the old one at once.
+    A new CA signs certificates from about a minute later on; the old one stays trusted until 30 days after the last
+    certificate that it signed has expired. A new release key replaces the old one at once.
     """
     from coordinator.keyring import Keyring  # noqa: PLC0415 - loaded only when used
     from coordinator.releases import Publisher  # noqa: PLC0415 - loaded only when used
@@ -86,7 +87,8 @@ def rotate(
         coordinator = MemberId(config.federation, Role.COORDINATOR, config.name)
         rotation = Rotation(state, Keyring(place), coordinator, utc_now)
         if key is Key.CA:
-            typer.echo(f"new CA {rotation.new_ca()[:16]} added; the old one goes once its certificates have expired")
+            name = rotation.new_ca()
+            typer.echo(f"new CA {name[:16]} added; the old one goes 30 days after its last certificate has expired")
         else:
             name = rotation.new_release_key(Publisher(place, state, config.federation))
             typer.echo(f"releases are signed by {name} from now on, the current one too")

@@ -39,8 +39,14 @@ def train(
 ) -> None:
     """Train the federation's hash network on all archives and publish the result as a release.
 
-    The running `rsfed coordinator serve` does the work and this command follows it: a table of rounds, or with
-    `--output json` one object a line. Ctrl-C stops following, not the run.
+    The running `rsfed coordinator serve` does the work and this command follows it. Ctrl-C stops following, the run
+    goes on.
+
+    With `--output json` each line is one object with `run`, `event`, `at` and what the event says: `started` (`rounds`,
+    `min_nodes`, `based_on`: version of the release whose weights it starts from, or null), `waiting` for nodes
+    (`round`, `present`, `needed`), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether
+    enough nodes gave a result for the weights to change, `loss`, `examples`, `sent_bytes`, `received_bytes`,
+    `seconds`), and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used

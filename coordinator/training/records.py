@@ -49,7 +49,7 @@ class Event:
         id: Number, rising.
         kind: "started", "waiting", "round", "released" or "failed".
         at: When.
-        data: What, as in the documentation of `rsfed coordinator train --output json`.
+        data: What, as `rsfed coordinator train --help` tells.
     """
 
     id: int

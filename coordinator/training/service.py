@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rsfed.transport.server import current_member
-
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.payload import CHUNK_BYTES, MAX_PAYLOAD_BYTES, check_size
+from rsfed.hashing.payload import CHUNK_BYTES
+from rsfed.transport.server import current_member
 from rsfed.v1 import training_pb2 as pb
 from rsfed.v1.training_pb2_grpc import TrainingServiceServicer
 
@@ -62,7 +61,6 @@ class TrainingServicer(TrainingServiceServicer):
         self, request: pb.TrainingServicePushResultRequest, context: Context
     ) -> pb.TrainingServicePushResultResponse:
         """Take part of a result."""
-        check_size(request.total_bytes, MAX_PAYLOAD_BYTES)
         if len(request.chunk) > CHUNK_BYTES or len(request.sha256) not in {0, 32}:
             raise InvalidMessage(f"a chunk has at most {CHUNK_BYTES} bytes, a digest 32", reason="CHUNK_INVALID")
         expected = (request.total_bytes, request.sha256)

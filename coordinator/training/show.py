@@ -56,8 +56,8 @@ def run_object(run: Run) -> dict[str, Any]:
         "state": run.state,
         "rounds": run.rounds,
         "min_nodes": run.min_nodes,
-        "requested": run.requested.isoformat(),
-        "finished": run.finished and run.finished.isoformat(),
+        "requested": run.requested.isoformat(timespec="seconds"),
+        "finished": run.finished and run.finished.isoformat(timespec="seconds"),
         "release_version": run.release_version,
         "error": run.error,
     }

@@ -49,7 +49,7 @@ def doctor(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE)
 
 
 async def _ask_coordinator(home: Home, config: NodeConfig, serve: ControlServiceStatusResponse | None) -> Coordinator:
-    """Announce what `serve` announces and ask to be dialled; without `serve`, ask for the clock alone."""
+    """Announce what `serve` announces, but for its holdings, and ask to be dialled; else ask for the clock alone."""
     from datetime import UTC  # noqa: PLC0415 - loaded only when used
 
     from node.doctor import Coordinator  # noqa: PLC0415 - loaded only when used
@@ -83,7 +83,6 @@ def _announcement(config: NodeConfig, serve: ControlServiceStatusResponse | None
         request.level = LEVELS[config.policy.level]
         request.release_version = serve.release_version
         request.release_digest = serve.release_digest
-        request.held = serve.indexed + serve.pending
         request.dial_back = True
     return request
 

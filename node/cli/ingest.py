@@ -82,7 +82,13 @@ def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
             "gsd": reading.spec.groups[0].gsd,
             "release": reading.release,
             "files": {"seen": report.files, "read": report.read, "withdrawn": report.withdrawn},
-            "patches": {"present": present, "recorded": catalogue.count(state="recorded"), "labelled": labelled},
+            "patches": {
+                "present": present,
+                "recorded": catalogue.count(state="recorded"),
+                "labelled": labelled,
+                "unmapped": catalogue.count_with_labels(report.labels.unmapped),
+                "ambiguous": catalogue.count_with_labels(report.labels.ambiguous),
+            },
             "skipped": [{"reason": reason, "count": count} for reason, count in report.skipped.most_common()],
             "labels": {
                 "mapped": len(report.labels.classes),
@@ -119,7 +125,10 @@ def _label_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     labels = result["labels"]
     if result["release"] is None:
         return [("labels", f"{labels['unmapped']} in the archive; their classes come with the first release")]
-    counts = ", ".join(f"{labels[kind]} {kind}" for kind in ("mapped", "unmapped", "ambiguous"))
+    counts = ", ".join(
+        f"{labels[kind]} {kind} ({_patches(result['patches'][patches])})"
+        for kind, patches in (("mapped", "labelled"), ("unmapped", "unmapped"), ("ambiguous", "ambiguous"))
+    )
     return [("labels", counts), *((f"  {kind}", ", ".join(labels[key])) for kind, key in _LISTED if labels[key])]
 
 
@@ -128,6 +137,10 @@ _LISTED = (
     ("ambiguous", "ambiguous_labels"),
     ("map only", "unused_map_entries"),
 )
+
+
+def _patches(count: int) -> str:
+    return f"{count} patch{'es' * (count != 1)}"
 
 
 def _input(result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes, check_bits
 from rsfed.errors import CodeError
+from rsfed.index.order import mix
 
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -54,6 +55,8 @@ class Buckets:
         starts: Where the items of each bucket start in `ids`, with the end of the last one, int64, shape (n + 1,).
         ids: Item ids, bucket by bucket, rising within a bucket, int64.
         places: Places in `ids` in the order of rising item id, int64.
+        marks: A number below 0 for each bucket that another one, or this one with other items, does not have,
+            int64, shape (n,).
     """
 
     bits: int
@@ -61,6 +64,7 @@ class Buckets:
     starts: NDArray[np.int64]
     ids: Ids
     places: NDArray[np.int64] = field(repr=False)
+    marks: NDArray[np.int64] = field(repr=False)
 
     @classmethod
     def build(cls, bits: int, ids: Ids, codes: Codes) -> Buckets:
@@ -86,7 +90,7 @@ class Buckets:
         places = np.argsort(ids)
         if (np.diff(ids[places]) == 0).any():
             raise CodeError("an item has one code in an index, not two")
-        return cls(bits, np.ascontiguousarray(words[:, first]), starts, ids, places)
+        return cls(bits, np.ascontiguousarray(words[:, first]), starts, ids, places, _marks(ids, starts))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,18 +131,14 @@ class Buckets:
         sizes = self._sizes(keep)
         return [self._nearest(query, sizes, k, radius) for query in queries.T]
 
-    def members(self, row: int, keep: Mask | None = None) -> Ids:
-        """Return the items of one bucket by rising id; with `keep`, only those that count."""
-        place = slice(self.starts[row], self.starts[row + 1])
-        return self.ids[place] if keep is None else self.ids[place][self._in_places(keep)[place]]
+    def members(self, row: int) -> Ids:
+        """Return the items of one bucket by rising id."""
+        return self.ids[self.starts[row] : self.starts[row + 1]]
 
-    def row_led_by(self, item: int) -> int | None:
-        """Return the bucket whose smallest item id this is, or None."""
-        place = np.searchsorted(self.ids, item, sorter=self.places)
-        if place == len(self.ids) or self.ids[self.places[place]] != item:
-            return None
-        row = int(np.searchsorted(self.starts, self.places[place], side="right")) - 1
-        return row if self.starts[row] == self.places[place] else None
+    def row_marked(self, mark: int) -> int | None:
+        """Return the bucket with this mark, or None."""
+        rows = np.flatnonzero(self.marks == mark)
+        return int(rows[0]) if len(rows) else None
 
     def _sizes(self, keep: Mask | None) -> NDArray[np.int64]:
         if keep is None or not len(self):
@@ -230,6 +230,14 @@ def _checked(codes: Codes, bits: int) -> Codes:
     if codes.ndim != 2 or codes.shape[1] != bits // 8:
         raise CodeError(f"the index holds codes of {bits} bits; got {codes.shape[-1] * 8}")
     return codes
+
+
+def _marks(ids: Ids, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sum of the scattered ids of each bucket, below 0: it changes whenever an item comes or goes."""
+    if not len(ids):
+        return np.empty(0, np.int64)
+    sums = np.add.reduceat(mix(ids.astype(np.uint64)), starts[:-1])
+    return (sums | np.uint64(1 << 63)).view(np.int64)
 
 
 def _to_words(codes: Codes, bits: int) -> Words:

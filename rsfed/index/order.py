@@ -69,12 +69,13 @@ def _feistel(seed: Seeds, side: NDArray[np.uint64], values: NDArray[np.uint64]) 
     """Permute values in [0, side * side); the smallest square that covers a bucket leaves little to walk."""
     left, right = values // side, values % side
     for number, step in enumerate(_STEPS):
-        mixed = _mix(right ^ (seed[:, number % 4] + step))
+        mixed = mix(right ^ (seed[:, number % 4] + step))
         left, right = right, (left + mixed % side) % side
     return left * side + right
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scatter numbers over 64 bits, one to one: the finaliser of splitmix64 (Steele et al., 2014)."""
     values = (values ^ (values >> np.uint64(30))) * _MIX[0]
     values = (values ^ (values >> np.uint64(27))) * _MIX[1]
     return values ^ (values >> np.uint64(31))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rsfed.lab.narrator import Narrator
 
 app = typer.Typer(add_completion=False)
-_ROUNDS, _ROUNDS_OF_DATA = 5, 12  # photographs of many classes need more than synthetic patches
+_ROUNDS, _ROUNDS_OF_DATA = 5, 15  # photographs of many classes need more than synthetic patches
 
 
 class Output(StrEnum):
@@ -67,7 +67,10 @@ def demo(  # noqa: PLR0913 - the options of the command
     report.parent.mkdir(parents=True, exist_ok=True)
     settings = Settings(data, nodes, skew, rounds or (_ROUNDS_OF_DATA if data else _ROUNDS), seed, keep)
     narrator = Narrator()
-    told = asyncio.run(_run(settings, narrator, report))
+    try:
+        told = asyncio.run(_run(settings, narrator, report))
+    except asyncio.CancelledError as error:  # SIGTERM; Ctrl-C is a KeyboardInterrupt already
+        raise typer.Abort from error
     seconds = time.monotonic() - started
     if output is Output.JSON:
         typer.echo(json.dumps(summary(told, settings, narrator.phases, seconds=seconds, report=report)))

@@ -46,8 +46,12 @@ class Plan:
     seed: int
 
     def environment(self) -> dict[str, str]:
-        """Return the settings that `coordinator init` has no option for, as overrides of coordinator.toml."""
+        """Return what init has no option for, as overrides of coordinator.toml and node.toml.
+
+        A policy level is what an operator has to choose; here all archives belong to one user.
+        """
         return {
+            "RSFED_NODE__POLICY__LEVEL": "partner",
             "RSFED_COORDINATOR__TRAINING__LOCAL_STEPS": str(self.local_steps),
             "RSFED_COORDINATOR__TRAINING__SEED": str(self.seed),
         }
@@ -71,6 +75,7 @@ class DemoFederation:
 
     async def found(self, plan: Plan) -> None:
         """Make the federation and start its coordinator."""
+        self._processes.configure(plan.environment())
         federation, join = (f"127.0.0.1:{port}" for port in free_ports(2))
         classes = self._folder / "classes.txt"
         classes.write_text("\n".join(plan.classes))
@@ -96,9 +101,8 @@ class DemoFederation:
         return report
 
     async def serve_node(self, name: str) -> None:
-        """Start serving, at the level that an operator has to choose: the demo's archives all belong to one user."""
-        level = {"RSFED_NODE__POLICY__LEVEL": "partner"}
-        await self._processes.start(name, "node", "serve", "--home", self.home(name), environment=level)
+        """Start serving."""
+        await self._processes.start(name, "node", "serve", "--home", self.home(name))
 
     async def admit_analyst(self) -> Home:
         """Invite an analyst, let it join and return its home."""

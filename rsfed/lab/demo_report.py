@@ -29,11 +29,7 @@ def write_report(told: Told, settings: Settings, phases: Mapping[str, float], pa
     data = "rsfed's own synthetic land cover" if settings.data is None else f"the folder {settings.data.name}"
     story = Story(
         source=f"The images come from {data}: {len(told.images.samples):,} of modality {told.images.modality.name}.",
-        split=(
-            f"{QUERY_SHARE:.0%} of the images, at most {MOST_QUERIES}, were held out as queries, "
-            "acquisitions kept whole where they are known; "
-            f"the rest was given to the archives with Dirichlet skew {settings.skew:g}."
-        ),
+        split=_split(told, settings),
         release=told.release,
         bits=BITS,
         rounds=settings.rounds,
@@ -47,6 +43,20 @@ def write_report(told: Told, settings: Settings, phases: Mapping[str, float], pa
         peak_bytes=told.peak,
     )
     path.write_text(render(story), encoding="utf-8")
+
+
+def _split(told: Told, settings: Settings) -> str:
+    known = any(sample.acquisition for sample in told.images.samples)
+    kept = (
+        "whole acquisitions at a time"
+        if known
+        else "one by one: these images do not tell their acquisition, so neighbours of a query may be in an archive, "
+        "which flatters every figure a little"
+    )
+    return (
+        f"{QUERY_SHARE:.0%} of the images, at most {MOST_QUERIES}, were held out as queries, {kept}. "
+        f"The rest was given to the archives with Dirichlet skew {settings.skew:g}."
+    )
 
 
 def methods(told: Told) -> dict[str, Figures]:
@@ -131,6 +141,7 @@ def tables(told: Told, *, seconds: float, report: Path) -> RenderableType:
         parts += [Text(f"query of class {query.label}: nearest {_NEAREST}", style="bold"), _hits(told, position), ""]
     parts += [outcome_table(told.outcomes), "", _figures(told), ""]
     parts.append(
+        "trained and untrained: the rankings as served; hyperplanes and chance: expected over the order of ties\n"
         f"nearest mean colour gives the class of {told.plain.colour_accuracy:.0%} of the queries\n"
         f"release {told.release[0]} ({told.release[1][:16]}), {BITS} bits, {sum(told.indexed.values())} patches, "
         f"{len(told.division.queries)} queries\n"

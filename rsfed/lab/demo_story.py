@@ -26,7 +26,7 @@ from rsfed.lab.split import Sample
 NODE_NAMES = ("alps", "baltic", "crete", "danube", "elbe", "fjord", "gascony", "harz")
 BITS = 64
 _BATCH = 64  # patches; the coordinator's default
-_LEAST_STEPS, _MOST_STEPS = 16, 40  # of a node in one round
+_LEAST_STEPS, _MOST_STEPS = 40, 60  # of a node in one round
 _SYNTHETIC_PATCHES = 1200
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one core for each process
 Placed = dict[Path, Sample]
@@ -218,9 +218,9 @@ class _Storyteller:
 
 
 def local_steps(archives: Mapping[str, Sized]) -> int:
-    """Return how many optimiser steps a node makes in one round: two passes over an average archive, within limits."""
+    """Return how many optimiser steps a node makes in one round: four passes over an average archive, within limits."""
     mean = sum(map(len, archives.values())) / len(archives)
-    return max(_LEAST_STEPS, min(_MOST_STEPS, round(2 * mean / _BATCH)))
+    return max(_LEAST_STEPS, min(_MOST_STEPS, round(4 * mean / _BATCH)))
 
 
 @contextmanager

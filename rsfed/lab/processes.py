@@ -40,7 +40,7 @@ class Processes:
 
     Args:
         logs: Folder for what they print to standard error.
-        environment: Variables that are added to this process's own.
+        environment: Variables that are added to this process's own; `configure` adds more.
 
     Attributes:
         servers: Ids of the running servers by name.
@@ -48,7 +48,7 @@ class Processes:
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self._logs = logs
-        self._environment = {**os.environ, **environment}
+        self._environment = dict(environment)
         self._running: dict[str, _Server] = {}
         self._commands: set[Process] = set()
         self._count = 0
@@ -69,6 +69,10 @@ class Processes:
     def servers(self) -> dict[str, int]:
         """Process ids of the servers by name."""
         return {name: server.process.pid for name, server in self._running.items()}
+
+    def configure(self, environment: Mapping[str, str]) -> None:
+        """Add variables for whatever is started from now on."""
+        self._environment |= environment
 
     async def run(self, *arguments: str | Path) -> str:
         """Run one command to its end and return its standard output.
@@ -100,11 +104,11 @@ class Processes:
         if code:
             raise CommandFailed(f"`rsfed {' '.join(map(str, arguments[:2]))}` failed", detail=_tail(log))
 
-    async def start(self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    async def start(self, name: str, *arguments: str | Path) -> None:
         """Start a server."""
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
-            process = await self._spawn(arguments, stdout=output.fileno(), stderr=output.fileno(), extra=environment)
+            process = await self._spawn(arguments, stdout=output.fileno(), stderr=output.fileno())
         self._running[name] = _Server(process, log)
 
     def check(self) -> None:
@@ -117,16 +121,14 @@ class Processes:
             if server.process.returncode is not None:
                 raise CommandFailed(f"the server {name} ended by itself", detail=_tail(server.log))
 
-    async def _spawn(
-        self, arguments: tuple[str | Path, ...], *, stdout: int, stderr: int, extra: Mapping[str, str] | None = None
-    ) -> Process:
+    async def _spawn(self, arguments: tuple[str | Path, ...], *, stdout: int, stderr: int) -> Process:
         return await asyncio.create_subprocess_exec(
             *RSFED,
             *map(str, arguments),
             stdin=DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env={**self._environment, **(extra or {})},
+            env={**os.environ, **self._environment},
             limit=_MAX_LINE_BYTES,
             start_new_session=True,  # Ctrl-C reaches the demo alone, which ends the others in order
         )

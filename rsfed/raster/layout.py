@@ -59,10 +59,14 @@ def walk(root: Path, labels: str = "folders") -> Iterator[Candidate | Skipped]:
             several labels, separated by semicolons or in several rows.
 
     Raises:
-        ArchiveError: there is no such folder, or the label file cannot be read.
+        ArchiveError: there is no such folder, it cannot be listed, or the label file cannot be read.
     """
-    if not root.is_dir():
-        raise ArchiveError("there is no archive folder; check [archive] path", detail=str(root))
+    try:
+        os.scandir(root).close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArchiveError("there is no archive folder; check [archive] path", detail=str(root)) from error
+    except OSError as error:
+        raise ArchiveError("the archive folder cannot be listed; let this user read it", detail=str(root)) from error
     root = root.resolve()
     listed: Labels | None = None
     if labels not in {"folders", "none"}:
@@ -96,9 +100,9 @@ def _files(folder: Path, root: Path, label_file: str | None) -> Iterator[Candida
         name = path.relative_to(root).as_posix()
         if entry.name.startswith(".") or name == label_file:
             continue
-        if reason := _refused(path, name, root):
+        if reason := _refused(entry, name, root):
             yield Skipped(_printable(name), reason)
-        elif path.is_dir():
+        elif entry.is_dir():
             yield from _files(path, root, label_file)
         elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
             yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
@@ -108,13 +112,13 @@ def _files(folder: Path, root: Path, label_file: str | None) -> Iterator[Candida
             yield Skipped(name, _not_an_image(path))
 
 
-def _refused(path: Path, name: str, root: Path) -> str | None:
+def _refused(entry: os.DirEntry[str], name: str, root: Path) -> str | None:
     """Return why an entry is not looked at at all; None for one that is."""
-    if not path.name.isprintable():
+    if not entry.name.isprintable():
         return "its name has characters that cannot be printed; rename it"
     if name.count("/") >= _MAX_DEPTH:
         return "it lies too many folders deep; move it up"
-    return _refused_link(path, root) if path.is_symlink() else None
+    return _refused_link(Path(entry.path), root) if entry.is_symlink() else None
 
 
 def _refused_link(path: Path, root: Path) -> str | None:

@@ -39,6 +39,7 @@ _OPTIONS: dict[str, Any] = {
 }
 _DAMAGED = "its pixels cannot be decoded, it is truncated or damaged; copy it again from its origin"
 _NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image; convert it, or take it out of the archive"
+_READ_BYTES = 1 << 20
 _warnings_lock = threading.Lock()
 logging.getLogger("rasterio").propagate = False  # GDAL's messages carry paths, which belong in no log
 
@@ -112,11 +113,28 @@ def refusing(path: Path) -> Iterator[None]:
         raise RasterRejected(
             "it takes more memory than there is; cut it into smaller files", detail=str(path)
         ) from error
-    except OSError as error:
-        public = _DAMAGED if isinstance(error, RasterioIOError) else f"it cannot be read: {_cause(error)}"
-        raise RasterRejected(public, detail=str(path)) from error
     except Exception as error:  # decoders raise what they like; nothing of it may stop an ingest
-        raise RasterRejected(_DAMAGED, detail=str(path)) from error
+        if isinstance(error, OSError) and not isinstance(error, RasterioIOError):
+            raise unreadable(error, path) from error
+        raise _undecodable(path) from error
+
+
+def unreadable(error: OSError, path: Path) -> RasterRejected:
+    """Return the refusal of a file that cannot be read; its reason is UNREADABLE unless the file is gone."""
+    gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    reason = None if gone else "UNREADABLE"
+    return RasterRejected(f"it cannot be read: {_cause(error)}", reason=reason, detail=str(path))
+
+
+def _undecodable(path: Path) -> RasterRejected:
+    """Return the refusal of a file that a decoder failed at: damaged, unless its bytes cannot be read at all."""
+    try:
+        with path.open("rb") as file:
+            while file.read(_READ_BYTES):
+                pass
+    except OSError as error:
+        return unreadable(error, path)
+    return RasterRejected(_DAMAGED, detail=str(path))
 
 
 def _cause(error: OSError) -> str:

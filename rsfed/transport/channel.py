@@ -13,7 +13,7 @@ import grpc
 
 from rsfed.clock import Deadline
 from rsfed.errors import DeadlineExceeded, InvalidAnswer
-from rsfed.transport.limits import KEEPALIVE_MS, SIZE_OPTIONS
+from rsfed.transport.limits import KEEPALIVE_MS, MAX_MESSAGE_BYTES, size_options
 from rsfed.transport.status import to_error
 from rsfed.trust.access import RULES
 from rsfed.trust.certificates import to_pem
@@ -36,16 +36,19 @@ _RETRIES = {
 _THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
-def open_channel(address: str, identity: Identity, expect: MemberId) -> grpc.aio.Channel:
+def open_channel(
+    address: str, identity: Identity, expect: MemberId, *, receive: int = MAX_MESSAGE_BYTES
+) -> grpc.aio.Channel:
     """Open an mTLS channel to a member; whoever answers under another name is not believed.
 
     Args:
         address: host:port.
         identity: Who dials, and which CAs it believes.
         expect: Who must answer.
+        receive: Bytes of an answer that are taken at most.
     """
     credentials = grpc.ssl_channel_credentials(to_pem(identity.bundle.cas), identity.key_pem, identity.chain_pem)
-    return grpc.aio.secure_channel(address, credentials, options=_options(address, expect.dns))
+    return grpc.aio.secure_channel(address, credentials, options=_options(address, expect.dns, receive))
 
 
 def open_join_channel(address: str, ca_pem: bytes, server_name: str) -> grpc.aio.Channel:
@@ -63,7 +66,7 @@ def open_join_channel(address: str, ca_pem: bytes, server_name: str) -> grpc.aio
 
 def open_control_channel(socket_path: Path) -> grpc.aio.Channel:
     """Open a channel to a running `serve` of the same home."""
-    return grpc.aio.insecure_channel(f"unix:{socket_path}", options=[*SIZE_OPTIONS, ("grpc.enable_http_proxy", 0)])
+    return grpc.aio.insecure_channel(f"unix:{socket_path}", options=[*size_options(), ("grpc.enable_http_proxy", 0)])
 
 
 async def call(
@@ -109,9 +112,9 @@ def service_config() -> str:
     return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _RETRIES}], "retryThrottling": _THROTTLE})
 
 
-def _options(address: str, server_name: str) -> list[tuple[str, Any]]:
+def _options(address: str, server_name: str, receive: int = MAX_MESSAGE_BYTES) -> list[tuple[str, Any]]:
     return [
-        *SIZE_OPTIONS,
+        *size_options(receive),
         ("grpc.ssl_target_name_override", server_name),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),  # an idle channel stays warm behind firewalls

@@ -7,10 +7,11 @@ Servicers raise errors of `rsfed.errors`; nothing else ever reaches the wire.
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,20 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from rsfed.clock import Deadline, Now, utc_now
-from rsfed.errors import InvalidMessage, NotAdmitted, RsfedError, StateError
+from rsfed.errors import DeadlineExceeded, InvalidMessage, NotAdmitted, RsfedError, StateError
 from rsfed.telemetry import log
-from rsfed.transport.limits import CONNECTION_GRACE_MS, MAX_CONNECTION_AGE_MS, MIN_KEEPALIVE_MS, SIZE_OPTIONS
+from rsfed.transport.limits import (
+    CONNECTION_GRACE_MS,
+    MAX_CALL_S,
+    MAX_CONNECTION_AGE_MS,
+    MAX_MESSAGE_BYTES,
+    MIN_KEEPALIVE_MS,
+    SMALL_MESSAGE_BYTES,
+    size_options,
+)
 from rsfed.transport.rate import RateLimit
 from rsfed.transport.status import to_status
-from rsfed.trust.access import UNNAMED_PORTS, Port, authorize
+from rsfed.trust.access import RULES, UNNAMED_PORTS, Port, authorize
 from rsfed.trust.bundle import Bundle, check_member
 from rsfed.trust.certificates import load_chain, to_pem
 from rsfed.trust.identity import Identity
@@ -37,6 +46,7 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _member: ContextVar[MemberId] = ContextVar("member")
+_certificate: ContextVar[x509.Certificate] = ContextVar("certificate")
 _MAX_SOCKET_PATH = 100  # bytes; the system allows 107
 
 
@@ -49,10 +59,19 @@ def current_member() -> MemberId:
     return _member.get()
 
 
+def current_certificate() -> x509.Certificate:
+    """Return the certificate with which the call is made that is being served.
+
+    Raises:
+        LookupError: no call is being served, or its port asks for no certificate.
+    """
+    return _certificate.get()
+
+
 def deadline_of(context: _Context) -> Deadline:
     """Return by when the call that is being served must be answered."""
     remaining = context.time_remaining()
-    return Deadline.after(remaining if remaining is not None else 0.0)
+    return Deadline.after(min(remaining, MAX_CALL_S) if remaining is not None else 0.0)
 
 
 def make_server(
@@ -80,7 +99,7 @@ def make_server(
     if port is Port.JOIN and rate is None:
         rate = RateLimit(burst=60, per_second=1, monotonic=time.monotonic)
     options = [
-        *SIZE_OPTIONS,
+        *size_options(SMALL_MESSAGE_BYTES if port in UNNAMED_PORTS else MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
         ("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
@@ -190,8 +209,10 @@ class _Guard(grpc.aio.ServerInterceptor):
             raise InvalidMessage("every call needs a deadline", reason="NO_DEADLINE")
         member = None
         if self.trust is not None and self.port not in UNNAMED_PORTS:
-            member = check_member(self.trust(), _peer_chain(context), now=self.now())
+            chain = _peer_chain(context)
+            member = check_member(self.trust(), chain, now=self.now())
             _member.set(member)
+            _certificate.set(chain[0])
         authorize(method, self.port, member)
 
 
@@ -211,29 +232,22 @@ class _Call:
         """Return the handler that grpc shall call instead."""
         if self.handler.request_streaming:
             raise TypeError("no call of the contract streams requests")
-        if not self.handler.response_streaming:
+        if not self.handler.response_streaming or self.method not in RULES:  # without a row there is only the refusal
             return grpc.unary_unary_rpc_method_handler(self._answer)
-        if inspect.isasyncgenfunction(self.handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(self._stream)
-        return grpc.unary_stream_rpc_method_handler(self._write, None, self.handler.response_serializer)
+        return grpc.unary_stream_rpc_method_handler(self._stream)
 
     async def _answer(self, request: bytes, context: _Context) -> bytes:
         try:
-            return self._pack(await self.handler.unary_unary(self._admit(request, context), context))
+            async with _bounded():
+                return self._pack(await self.handler.unary_unary(self._admit(request, context), context))
         except Exception as error:  # noqa: BLE001 - the wire is where every error ends
             await self._refuse(error, context)
 
     async def _stream(self, request: bytes, context: _Context) -> AsyncIterator[bytes]:
         try:
-            async for answer in self.handler.unary_stream(self._admit(request, context), context):
-                yield self._pack(answer)
-        except Exception as error:  # noqa: BLE001 - the wire is where every error ends
-            await self._refuse(error, context)
-
-    async def _write(self, request: bytes, context: _Context) -> None:
-        """Run a servicer that writes its answers to the context, as that of grpc.health.v1 does."""
-        try:
-            await self.handler.unary_stream(self._admit(request, context), context)
+            async with _bounded():
+                async for answer in self.handler.unary_stream(self._admit(request, context), context):
+                    yield self._pack(answer)
         except Exception as error:  # noqa: BLE001 - the wire is where every error ends
             await self._refuse(error, context)
 
@@ -257,6 +271,19 @@ class _Call:
             member = _member.get(None)
             log.info("call.refused", method=self.method, reason=error.reason, member=member.uri if member else "")
         await context.abort_with_status(to_status(error))
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """End a call whose deadline lies beyond what anybody is granted."""
+    limit = asyncio.timeout(MAX_CALL_S)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired():
+            raise DeadlineExceeded("the call took too long") from error
+        raise
 
 
 def _configuration(identity: Identity, *, client_certificates: bool) -> grpc.ServerCertificateConfiguration:

@@ -75,6 +75,8 @@ def to_error(call_error: grpc.aio.AioRpcError, what: str) -> RsfedError:
 
 def _plain(code: grpc.StatusCode, details: str, what: str) -> RsfedError:
     """Return the error for a status that grpc itself made."""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "CLIENT: Received message larger than max" in details:
+        return InvalidAnswer(f"{what} gave an answer that is larger than allowed", reason="MESSAGE_TOO_LARGE")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return InvalidMessage(f"{what}: a message is larger than allowed", reason="MESSAGE_TOO_LARGE")
     if code is grpc.StatusCode.UNIMPLEMENTED:

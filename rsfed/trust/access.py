@@ -73,7 +73,6 @@ RULES: Mapping[str, Rule] = {
     "/rsfed.v1.ControlService/Notify": _AT_CONTROL,
     "/rsfed.v1.ControlService/Status": _AT_CONTROL,
     "/grpc.health.v1.Health/Check": _HEALTH,
-    "/grpc.health.v1.Health/Watch": _HEALTH,
 }
 
 

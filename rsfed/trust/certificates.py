@@ -6,8 +6,10 @@ member is the one URI SAN of its leaf; what a certificate request asks for besid
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -26,6 +28,7 @@ CA_DAYS = 10 * 365
 SERVING_ROLES = frozenset({Role.NODE, Role.COORDINATOR})
 CLOCK_TOLERANCE = timedelta(seconds=60)  # between the clocks of two members
 
+_PARSING = threading.Lock()
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
 _KNOWN_CRITICAL = frozenset({x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage})
 _CA_USAGE = {"key_cert_sign", "crl_sign"}
@@ -198,14 +201,9 @@ def load_chain(pem_or_der: bytes | Sequence[bytes]) -> tuple[x509.Certificate, .
     Raises:
         NotAdmitted: BAD_CERTIFICATE, one of them cannot be read, or there is none.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", CryptographyDeprecationWarning)  # forms that are hardly certificates
-            if isinstance(pem_or_der, bytes):
-                return tuple(x509.load_pem_x509_certificates(pem_or_der))
-            chain = tuple(x509.load_der_x509_certificate(der) for der in pem_or_der)
-    except (CryptographyDeprecationWarning, *_UNREADABLE) as error:
-        raise _bad("a certificate cannot be read") from error
+    if isinstance(pem_or_der, bytes):
+        return _parse_pem(pem_or_der)
+    chain = tuple(_parse_der(der) for der in pem_or_der)
     if not chain:
         raise _bad("no certificate was presented")
     return chain
@@ -264,6 +262,29 @@ def _requested_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
             "the certificate request cannot be used; it needs a P-256 key", reason="BAD_REQUEST"
         ) from error
     raise NotAdmitted("the certificate request is not signed by its own key", reason="BAD_REQUEST")
+
+
+@lru_cache(maxsize=1024)
+def _parse_pem(pem: bytes) -> tuple[x509.Certificate, ...]:
+    with _strictly():
+        return tuple(x509.load_pem_x509_certificates(pem))
+
+
+@lru_cache(maxsize=1024)
+def _parse_der(der: bytes) -> x509.Certificate:
+    with _strictly():
+        return x509.load_der_x509_certificate(der)
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Refuse forms that are hardly certificates; one thread at a time, since warnings belong to the whole process."""
+    try:
+        with _PARSING, warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            yield
+    except (CryptographyDeprecationWarning, *_UNREADABLE) as error:
+        raise _bad("a certificate cannot be read") from error
 
 
 @lru_cache(maxsize=1024)

@@ -6,10 +6,11 @@ Nothing on disk changes before the answer was verified, and then each file is re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
 
@@ -46,6 +47,8 @@ from rsfed.v1.federation_pb2_grpc import FederationServiceStub
 
 if TYPE_CHECKING:
     from rsfed.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+Result = TypeVar("Result")
 
 _CALL_S = 10.0
 _RELEASE_S = 600.0
@@ -141,7 +144,8 @@ async def fetch_release(home: Home, identity: Identity, *, now: Now = utc_now) -
     """Fetch the newest release, verify it and make it current.
 
     Returns:
-        The release, or None when it is the one that is current already.
+        The release, or None when it is the one that is current already; if the federation signed that one anew, the new
+        signature is kept, so that versions are counted for the new key too.
 
     Raises:
         ReleaseRefused: the release is not believed or may not replace the current one, which stays.
@@ -159,13 +163,26 @@ async def fetch_release(home: Home, identity: Identity, *, now: Now = utc_now) -
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidAnswer("the coordinator sent a release without its manifest")
-        if current and first.header.manifest == current.header.manifest:
+        header, bundle, federation = first.header, identity.bundle, identity.member.federation
+        if current and header.manifest == current.header.manifest:
+            if header.key_id != current.header.key_id:
+                files = current.chunks()
+                await _to_its_end(partial(store.admit, header, files, bundle, federation=federation, now=now()))
             return None
-        federation = identity.member.federation
-        with store.receive(first.header, identity.bundle, federation=federation, now=now()) as intake:
+        with store.receive(header, bundle, federation=federation, now=now()) as intake:
             async for part in parts:
-                await asyncio.to_thread(intake.write, part.chunk)
-            return await asyncio.to_thread(intake.finish)
+                await _to_its_end(partial(intake.write, part.chunk))
+            return await _to_its_end(intake.finish)
+
+
+async def _to_its_end(step: Callable[[], Result]) -> Result:
+    """Do a step in a thread; who is cancelled meanwhile waits for its end, lest it be tidied away half done."""
+    work = asyncio.ensure_future(asyncio.to_thread(step))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.gather(work, return_exceptions=True)
+        raise
 
 
 def _check_token(home: Home, token: Token, role: Role, now: datetime) -> None:

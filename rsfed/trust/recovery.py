@@ -43,8 +43,8 @@ def verify_recovery(request: FederationServiceRecoverRequest, bundle: Bundle, *,
     """Return who asks, if the certificate was genuine, is not revoked and expired not too long ago.
 
     Raises:
-        NotAdmitted: CLOCK_SKEW (an old request, or clocks apart), CERT_EXPIRED (too long ago), RECOVER_SIGNATURE,
-            or the reasons of `check_member`.
+        NotAdmitted: CERT_EXPIRED (too long ago), RECOVER_SIGNATURE, BAD_REQUEST (no time is named), CLOCK_SKEW (an old
+            request, or clocks apart), or the reasons of `check_member`.
     """
     (leaf,) = load_chain([request.certificate])
     if now > leaf.not_valid_after_utc + GRACE:
@@ -53,7 +53,7 @@ def verify_recovery(request: FederationServiceRecoverRequest, bundle: Bundle, *,
             reason="CERT_EXPIRED",
         )
     _check_signature(request)
-    if abs(request.created.ToDatetime(UTC) - now) > MAX_AGE:
+    if abs(_created(request) - now) > MAX_AGE:
         raise NotAdmitted("the request was not made now; check this machine's clock and try again", reason="CLOCK_SKEW")
     last_valid = leaf.not_valid_after_utc - timedelta(seconds=1)
     return check_member(bundle, [leaf], now=min(now, last_valid))
@@ -67,6 +67,13 @@ def _check_signature(request: FederationServiceRecoverRequest) -> None:
         )
     except (InvalidSignature, ValueError, OverflowError) as error:
         raise NotAdmitted("the request is not signed by the certificate's key", reason="RECOVER_SIGNATURE") from error
+
+
+def _created(request: FederationServiceRecoverRequest) -> datetime:
+    try:
+        return request.created.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise NotAdmitted("the request does not say when it was made", reason="BAD_REQUEST") from error
 
 
 def _statement(csr: bytes, created: Timestamp) -> bytes:

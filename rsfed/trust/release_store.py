@@ -93,14 +93,15 @@ class ReleaseStore:
             return None
 
     def get(self, digest: bytes) -> Release:
-        """Return a release by its digest; its files are checked once for each store.
+        """Return a release by its digest; its files are checked once for each store and signature.
 
         Raises:
             ReleaseRefused: RELEASE_UNKNOWN (not here) or RELEASE_DIGEST (damaged on disk).
         """
-        if digest not in self._verified:
-            self._verified[digest] = self._load(digest)
-        return self._verified[digest]
+        known = self._verified.get(digest)
+        if known is None or known.header.key_id != self._signer(digest):
+            known = self._verified[digest] = self._load(digest)
+        return known
 
     def receive(self, header: ReleaseHeader, bundle: Bundle, *, federation: str, now: datetime) -> Intake:
         """Check everything about a release that its header says, and return what takes its files.
@@ -215,6 +216,13 @@ class ReleaseStore:
         with (self._folder / _LOCK).open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    def _signer(self, digest: bytes) -> str:
+        """Return by whose key a release is signed; the federation, or another process here, may have changed it."""
+        try:
+            return (self._folder / digest.hex() / KEY_ID).read_text()
+        except FileNotFoundError:
+            return ""
 
     def _load(self, digest: bytes) -> Release:
         folder = self._folder / digest.hex()

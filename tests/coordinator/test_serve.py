@@ -207,6 +207,16 @@ async def test_this_protocol_and_the_one_before_are_spoken_others_refused_by_nam
     assert reason(caught) == "PROTOCOL_TOO_NEW"
 
 
+async def test_a_node_that_only_asks_to_be_dialled_keeps_its_announced_holdings(federation, serving, cast, soon):
+    bern = await federation.join(cast.folder, "bern")
+    address = f"127.0.0.1:{free_port()}"
+    await federation.announce(bern, address, held=7)
+    await federation.announce(bern, address, held=None, dial_back=True)
+    assert serving._live.registry.get("bern").held == 7
+    await federation.announce(bern, address, held=None)
+    assert serving._live.registry.get("bern").held is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"address": "no port"}, {"level": 0}, {"release_digest": b"short"}, {"software": "a b"}, {"held": 2**60}],

@@ -97,13 +97,14 @@ def test_progress_goes_to_standard_error_alone(told):
     assert len(told[0].stdout.splitlines()) == 1
 
 
-def test_interrupting_the_demo_stops_every_process_and_removes_every_file(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_the_demo_stops_every_process_and_removes_every_file(data, tmp_path, number):
     demo = subprocess.Popen(
         [*RSFED, "demo", "--data", str(data), "--nodes", "2", "--out", str(tmp_path / "out")],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(tmp_path),
     )  # fmt: skip
     family = wait_until(lambda: serving(demo.pid), what="the coordinator runs", seconds=120)
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     assert demo.wait(60) == 130
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -114,6 +115,6 @@ def serving(pid):
     return family if any("serve" in process.cmdline() for process in family) else None
 
 
-@pytest.mark.parametrize(("images", "steps"), [(10, 16), (640, 20), (100_000, 40)])
+@pytest.mark.parametrize(("images", "steps"), [(10, 40), (800, 50), (100_000, 60)])
 def test_steps_of_a_round_grow_with_the_archives_and_are_bounded(images, steps):
     assert local_steps({"alps": [None] * images, "baltic": [None] * images}) == steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import closing
 
 import numpy as np
@@ -56,11 +57,54 @@ def test_a_code_stored_again_replaces_the_first(catalogue):
     assert catalogue.codes(RELEASE, "rgb")[1].tolist() == [[9, 9, 9, 9]]
 
 
-def test_missing_codes_are_those_of_exactly_this_release_and_encoder(catalogue):
-    catalogue.put_codes(RELEASE, "rgb", [2, 4], np.zeros((2, 4), np.uint8))
-    assert [item.id for item in catalogue.missing_codes(RELEASE, "rgb", "rgb")] == [1, 3, 5]
-    assert [item.id for item in catalogue.missing_codes(OTHER, "rgb", "rgb")] == [1, 2, 3, 4, 5]
-    assert catalogue.missing_codes(RELEASE, "sar", "sentinel-1-grd") == []
+def test_coded_items_are_those_of_exactly_this_release_and_encoder(catalogue, monkeypatch):
+    monkeypatch.setattr("node.catalogue._PAGE", 2)
+    catalogue.put_codes(RELEASE, "rgb", [2, 4, 5], np.zeros((3, 4), np.uint8))
+    assert catalogue.coded(RELEASE, "rgb").tolist() == [2, 4, 5]
+    for release, encoder in ((OTHER, "rgb"), (RELEASE, "sar")):
+        ids = catalogue.coded(release, encoder)
+        assert (ids.shape, ids.dtype) == ((0,), np.int64)
+
+
+def test_chosen_patches_come_by_rising_id_without_those_that_are_gone(home, catalogue):
+    (catalogue.root / "2.png").unlink()
+    run(home)
+    assert [item.id for item in catalogue.present([5, 3, 1, 77])] == [1, 5]
+    assert catalogue.present(np.array([2])) == [catalogue.item(2)]
+
+
+def test_reading_all_codes_takes_little_more_memory_than_they_do(home, catalogue):
+    count = 20_000
+    with transaction(catalogue.connection) as connection:
+        connection.execute(
+            """
+            WITH RECURSIVE number(n) AS (SELECT 6 UNION ALL SELECT n + 1 FROM number WHERE n < :count)
+            INSERT INTO item SELECT n, source, col, row, width, height, modality, digest, state, nodata, acquisition,
+              acquired_start, acquired_end, west, south, east, north, place FROM item, number WHERE id = 1
+            """,
+            {"count": count},
+        )
+    ids = np.arange(1, count + 1)
+    catalogue.put_codes(RELEASE, "rgb", ids, np.tile(np.arange(8, dtype=np.uint8), (count, 1)))
+    tracemalloc.start()
+    try:
+        found, codes = catalogue.codes(RELEASE, "rgb")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found == ids).all()
+    assert peak < 3 * (found.nbytes + codes.nbytes)
+
+
+def test_codes_of_old_releases_are_dropped_in_steps_between_which_others_may_write(catalogue, monkeypatch):
+    monkeypatch.setattr("node.catalogue._PAGE", 2)
+    catalogue.put_codes(RELEASE, "rgb", [1, 2, 3, 4, 5], np.zeros((5, 4), np.uint8))
+    seen = []
+    catalogue.connection.set_trace_callback(seen.append)
+    catalogue.keep_codes([OTHER])
+    assert catalogue.connection.execute("SELECT count(*) FROM code").fetchone() == (0,)
+    assert catalogue.connection.execute("SELECT count(*) FROM code_set").fetchone() == (0,)
+    assert seen.count("BEGIN IMMEDIATE") >= 3
 
 
 def test_a_code_for_a_patch_that_was_withdrawn_meanwhile_is_not_kept(home, catalogue):

@@ -10,6 +10,7 @@ import pytest
 from members import World
 from node_archives import configure, give_release, make_node
 
+from node.cli.doctor import _announcement
 from node.doctor import Coordinator, Verdict, coordinator_findings, local_findings
 from rsfed import home as home_module
 from rsfed.config import NodeConfig, load_config
@@ -17,6 +18,7 @@ from rsfed.errors import NotAdmitted, Unreachable
 from rsfed.trust.certificates import issue_leaf, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate
 from rsfed.trust.names import Role
+from rsfed.v1.control_pb2 import ControlServiceStatusResponse
 
 
 @pytest.fixture
@@ -124,6 +126,13 @@ def test_an_archive_that_is_not_mounted_is_a_failure(node, world, tmp_path):
     assert only(look(node, world), Verdict.FAIL).check == "archive"
 
 
+def test_an_archive_that_may_not_be_read_is_not_called_unmounted(node, world, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    finding = only(look(node, world), Verdict.FAIL)
+    assert finding.check == "archive"
+    assert finding.remedy == "let this user read it"
+
+
 def test_more_threads_than_cores_are_a_warning(node, world):
     configure(node, "threads = 1\n", "threads = 256\n")
     assert only(look(node, world), Verdict.WARN).check == "threads"
@@ -173,3 +182,10 @@ def test_a_coordinator_that_cannot_be_reached_is_a_failure_with_its_reason():
 
     (finding,) = coordinator_findings(ask)
     assert (finding.check, finding.verdict, finding.reason) == ("coordinator", Verdict.FAIL, "UNREACHABLE")
+
+
+def test_who_only_asks_to_be_dialled_says_nothing_about_holdings(node):
+    serve = ControlServiceStatusResponse(indexed=7, pending=5, release_version=1, release_digest=b"d" * 32)
+    request = _announcement(load_config(NodeConfig, node.path), serve)
+    assert request.dial_back
+    assert not request.HasField("held")

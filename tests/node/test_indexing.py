@@ -2,17 +2,19 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
 from members import World
 from serving import add_patches, make_home, publish, withdraw
 
+import node.catalogue
 import node.indexing
 from node.catalogue import Catalogue
 from node.indexing import BATCH, Indexer
 from node.served import Shelf
+from node.state import open_state
 from rsfed.errors import RasterRejected
 
 PATIENCE_S = 30.0
@@ -202,6 +204,19 @@ def test_after_a_restart_nothing_is_hashed_again(scene):
     assert scene.encoders.asked == []
 
 
+def test_without_a_current_release_the_one_that_was_served_before_is_served_and_kept_up_to_date(scene):
+    ids = add_patches(scene.home, 10)
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, ids)
+    scene.shelf.served = None
+    (scene.home.releases / "current").unlink()
+    with scene.running():
+        scene.wait_for(1, ids)
+        late = add_patches(scene.home, 3)
+        scene.wait_for(1, ids + late)
+
+
 def test_patches_of_a_running_ingest_are_added_and_withdrawn_ones_leave_at_once(scene):
     first = add_patches(scene.home, 10)
     scene.publish(1)
@@ -311,3 +326,55 @@ def test_an_archive_without_patches_is_served_empty(scene):
     with scene.running():
         scene.wait_for(1, [])
         assert scene.shelf.served.held == {"rgb": 0}
+
+
+def test_patches_that_wait_are_read_from_the_catalogue_a_batch_at_a_time(scene, monkeypatch):
+    built, build = [], Catalogue._item
+
+    def count(self, row):
+        built.append(row[0])
+        return build(self, row)
+
+    monkeypatch.setattr(Catalogue, "_item", count)
+    ids = add_patches(scene.home, 3 * BATCH)
+    scene.encoders.go.clear()
+    scene.publish(1)
+    with scene.running() as indexer:
+        scene.wait(lambda: indexer.pending == 3 * BATCH)
+        time.sleep(0.05)
+        assert len(built) <= BATCH
+        scene.encoders.go.set()
+        scene.wait_for(1, ids)
+    assert built == ids
+
+
+def test_one_new_patch_does_not_make_all_stored_codes_be_looked_at_again(scene, monkeypatch):
+    seen, opening = [], node.catalogue.open_state
+
+    def traced(home):
+        connection = opening(home)
+        connection.set_trace_callback(seen.append)
+        return connection
+
+    monkeypatch.setattr(node.catalogue, "open_state", traced)
+    first = add_patches(scene.home, 5)
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, first)
+        seen.clear()
+        late = add_patches(scene.home, 1)
+        scene.wait_for(1, first + late)
+    assert [each for each in seen if "INTO code " in each]
+    assert not [each for each in seen if "FROM code " in each]
+
+
+def test_a_patch_that_is_searched_again_after_it_was_not_gets_its_code_again(scene):
+    ids = add_patches(scene.home, 5)
+    scene.publish(1)
+    with scene.running():
+        scene.wait_for(1, ids)
+        withdraw(scene.home, ids[1:2])
+        scene.wait_for(1, ids[:1] + ids[2:])
+        with closing(open_state(scene.home)) as connection:
+            connection.execute("UPDATE item SET state = 'present' WHERE id = ?", (ids[1],))
+        scene.wait_for(1, ids)

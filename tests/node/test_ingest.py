@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,83 @@ def test_a_good_file_that_was_replaced_by_a_bad_one_is_withdrawn(node_and_archiv
     assert set(items(home)) == {"b.png"}
 
 
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """Make calls on files of some names fail, as `failing_disk("stat", errno.EIO, "a.png")`."""
+    failures = {}
+
+    def fail(call, code, name):
+        if call not in failures:
+            real = getattr(Path, call)
+
+            def replaced(path, *args, **options):
+                if (call, path.name) in codes:
+                    raise OSError(codes[call, path.name], os.strerror(codes[call, path.name]), str(path))
+                return real(path, *args, **options)
+
+            codes = failures[call] = {}
+            monkeypatch.setattr(Path, call, replaced)
+        failures[call][call, name] = code
+
+    return fail
+
+
+@pytest.mark.parametrize("call", ["stat", "open"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_file_that_cannot_be_read_just_now_keeps_its_patch(node_and_archive, failing_disk, call, code):
+    home, archive = node_and_archive
+    for name in ("a", "b", "gone"):
+        png(archive / f"{name}.png", ord(name[0]))
+    run(home)
+    before = items(home)
+    os.utime(archive / "a.png", ns=(1, 1))  # so that it is read again
+    (archive / "gone.png").unlink()
+    failing_disk(call, code, "a.png")
+    report, skipped = run(home)
+    assert set(skipped) == {"a.png"}
+    assert ";" in skipped["a.png"]
+    assert (report.read, report.withdrawn, sum(report.skipped.values())) == (0, 1, 1)
+    assert items(home) == {name: before[name] for name in ("a.png", "b.png")}
+
+
+def test_a_file_that_fails_while_it_is_decoded_is_not_taken_for_damaged(node_and_archive, monkeypatch):
+    from rasterio.errors import RasterioIOError
+
+    home, archive = node_and_archive
+    path = png(archive / "a.png", 1)
+    run(home)
+    before = items(home)
+    os.utime(path, ns=(1, 1))
+
+    def fail(*_, **__):
+        raise RasterioIOError("read failed")
+
+    opens = Path.open
+
+    def fail_later(path, *args, **options):
+        file = opens(path, *args, **options)
+        if path.name == "a.png" and path.exists():
+            monkeypatch.setattr(Path, "open", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+        return file
+
+    monkeypatch.setattr("rasterio.open", fail)
+    monkeypatch.setattr(Path, "open", fail_later)
+    _, skipped = run(home)
+    monkeypatch.undo()
+    assert "i/o error" in skipped["a.png"]
+    assert items(home) == before
+
+
+def test_a_file_that_vanishes_during_the_run_is_withdrawn(node_and_archive, failing_disk):
+    home, archive = node_and_archive
+    png(archive / "a.png", 1)
+    png(archive / "b.png", 2)
+    run(home)
+    failing_disk("stat", errno.ENOENT, "a.png")
+    assert run(home)[0].withdrawn == 1
+    assert set(items(home)) == {"b.png"}
+
+
 def test_patches_with_too_much_nodata_are_recorded_but_not_searched(tmp_path):
     home, archive = make_node(tmp_path, kind="rgbn-reflectance")
     scene(archive / "full.tif", 1)
@@ -225,6 +304,49 @@ def test_independent_files_are_acquisitions_of_their_own_and_equal_content_count
     with Catalogue(home) as catalogue:
         assert catalogue.acquisitions() == 3
     assert items(home)["copy.png"].acquisition == items(home)["0.png"].acquisition
+    configure(home, "independent_files = true", "independent_files = false")
+    run(home)
+    with Catalogue(home) as catalogue:
+        assert catalogue.acquisitions() == 1
+
+
+def statements(monkeypatch):
+    """Collect the SQL that the next ingests run."""
+    seen, opening = [], node.ingest.open_state
+
+    def traced(home):
+        connection = opening(home)
+        connection.set_trace_callback(seen.append)
+        return connection
+
+    monkeypatch.setattr(node.ingest, "open_state", traced)
+    return seen
+
+
+def test_a_run_without_news_updates_no_patch(node_and_archive, monkeypatch):
+    home, archive = node_and_archive
+    for number in range(3):
+        png(archive / f"{number}.png", number)
+    run(home)
+    seen = statements(monkeypatch)
+    run(home)
+    assert seen
+    assert not [each for each in seen if each.lstrip().startswith("UPDATE item")]
+
+
+def test_acquisitions_follow_the_configuration_also_after_a_run_that_was_broken_off(node_and_archive):
+    home, archive = node_and_archive
+    png(archive / "a.png", 1)
+    run(home)
+    configure(home, "independent_files = false", "independent_files = true")
+    png(archive / "b.png", 2)
+
+    def stop(done, total):
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(home, Listener(stop, lambda problem: None))
     configure(home, "independent_files = true", "independent_files = false")
     run(home)
     with Catalogue(home) as catalogue:
@@ -404,6 +526,22 @@ def test_a_folder_that_cannot_be_listed_just_now_loses_nothing(node_and_archive,
     assert set(skipped) == {"a"}
     assert report.withdrawn == 1
     assert set(items(home)) == {"a/1.png", "b/3.png"}
+
+
+def test_an_archive_folder_that_cannot_be_listed_loses_nothing_and_says_so(node_and_archive, monkeypatch):
+    home, archive = node_and_archive
+    png(archive / "a.png", 1)
+    run(home)
+
+    def refuse(folder):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for accept_empty in (False, True):
+        with pytest.raises(ArchiveError, match="let this user read it") as refused:
+            run(home, accept_empty=accept_empty)
+        assert "mount" not in refused.value.public
+    assert set(items(home)) == {"a.png"}
 
 
 def test_an_empty_archive_is_no_error(node_and_archive):

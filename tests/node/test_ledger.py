@@ -7,9 +7,11 @@ import pytest
 from members import World
 from serving import Asker, make_home, publish, random_codes
 
-from node.ledger import Ledger
+import node.ledger
+from node.ledger import KEPT, Ledger
 from node.state import open_state
-from rsfed.errors import EnvelopeRefused
+from rsfed.errors import Busy, EnvelopeRefused
+from rsfed.home import transaction
 from rsfed.trust.envelope import verify_envelope
 
 
@@ -62,6 +64,20 @@ def test_another_process_sees_the_entry_as_soon_as_the_query_may_be_answered(wor
     assert other.by_salt(entry.salt, now=world.clock()) == entry
     assert other.by_query(asked.envelope.query_id, now=world.clock()) == entry
     assert (entry.requester, entry.envelope_digest) == ("spiffe://alps/analyst/ada", asked.digest)
+
+
+def test_while_another_process_writes_a_query_is_told_to_come_again_and_old_entries_stay(
+    world, home, query, monkeypatch
+):
+    monkeypatch.setattr(node.ledger, "PATIENCE_MS", 50)
+    ledger, other = Ledger(open_state(home)), open_state(home)
+    entry, asked = ledger.record(query(), now=world.clock()), query()
+    with transaction(other):
+        with pytest.raises(Busy):
+            ledger.record(asked, now=world.clock())
+        ledger.prune(now=world.clock() + 2 * KEPT)
+    assert ledger.by_salt(entry.salt, now=world.clock()) == entry
+    ledger.record(asked, now=world.clock())
 
 
 def test_entries_are_forgotten_after_90_days(world, home, query):

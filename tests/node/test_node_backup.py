@@ -12,7 +12,8 @@ from node.backup import back_up, restore
 from node.catalogue import Catalogue
 from node.ingest import reading_of
 from node.keys import handle_key, tie_key
-from node.state import RESTORE_JUMP, open_state, restored_at
+from node.presence import Presence
+from node.state import open_state, restored_at
 from rsfed.backup import BackupPlan, write_backup
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import StateError
@@ -58,16 +59,50 @@ def test_a_restored_node_never_repeats_an_item_id(lost, tmp_path):
     restore(file, new, now=RESTORED)
     run(new)
     assert ids(home) == {"a.png": 1, "after.png": 2}
-    assert ids(new) == {"a.png": 1, "after.png": 2 + RESTORE_JUMP}
+    assert ids(new)["a.png"] == 1
+    assert 1 << 40 < ids(new)["after.png"] < 1 << 62
 
 
-def test_restoring_a_restored_node_jumps_again(lost, tmp_path):
+def new_id(home):
+    """The id that a patch gets in a restored home."""
+    run(home)
+    return ids(home)["after.png"]
+
+
+@pytest.mark.parametrize("later", [timedelta(seconds=1), timedelta(hours=1), timedelta(days=3650)])
+def test_one_backup_restored_at_two_moments_gives_different_ids(lost, tmp_path, later):
+    _, _, file = lost
+    restore(file, Home(tmp_path / "one"), now=RESTORED)
+    restore(file, Home(tmp_path / "two"), now=RESTORED + later)
+    first, second = new_id(Home(tmp_path / "one")), new_id(Home(tmp_path / "two"))
+    assert first + (1 << 20) * later.total_seconds() <= second < 1 << 62
+
+
+@pytest.mark.parametrize("behind", [timedelta(), timedelta(days=1), timedelta(days=3650)])
+def test_restoring_a_restored_node_gives_higher_ids_even_when_the_clock_is_behind(lost, tmp_path, behind):
     _, _, file = lost
     restore(file, Home(tmp_path / "one"), now=RESTORED)
     back_up(Home(tmp_path / "one"), tmp_path / "second.tar", now=RESTORED)
-    restore(tmp_path / "second.tar", Home(tmp_path / "two"), now=RESTORED)
-    run(Home(tmp_path / "two"))
-    assert ids(Home(tmp_path / "two"))["after.png"] == 2 + 2 * RESTORE_JUMP
+    restore(tmp_path / "second.tar", Home(tmp_path / "two"), now=RESTORED - behind)
+    assert new_id(Home(tmp_path / "two")) >= new_id(Home(tmp_path / "one")) + (1 << 20)
+
+
+def test_patches_with_the_highest_ids_come_and_go_as_any_others(lost):
+    home, archive, _ = lost
+    with closing(open_state(home)) as connection:
+        connection.execute("UPDATE meta SET value = (1 << 62) - 9 WHERE key = 'next_item'")
+    for number in range(4):
+        png(archive / f"high{number}.png", 10 + number)
+    run(home)
+    with closing(open_state(home)) as connection:
+        presence = Presence(connection)
+        assert presence.changed()
+        assert presence.ids("rgb").tolist() == [1, 2, *range((1 << 62) - 9, (1 << 62) - 5)]
+        (archive / "high3.png").unlink()
+        png(archive / "high4.png", 14)
+        run(home)
+        assert presence.changed()
+        assert presence.ids("rgb").tolist()[-2:] == [(1 << 62) - 7, (1 << 62) - 5]
 
 
 def test_a_restored_node_knows_from_when_on_queries_may_be_answered(lost, tmp_path):

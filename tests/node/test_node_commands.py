@@ -43,7 +43,7 @@ def test_ingest_prints_its_result_as_json_and_nothing_else_on_standard_output(no
         "gsd": None,
         "release": 1,
         "files": {"seen": 4, "read": 4, "withdrawn": 0},
-        "patches": {"present": 4, "recorded": 0, "labelled": 3},
+        "patches": {"present": 4, "recorded": 0, "labelled": 3, "unmapped": 1, "ambiguous": 0},
         "skipped": [],
         "labels": {
             "mapped": 2,
@@ -94,8 +94,9 @@ def test_the_summary_points_out_labels_that_need_the_operator(node_and_archive, 
     configure(home, "[labels.map]", '[labels.map]\nForrest = "Forest"')
     png(archive / "SeaLake" / "a.png", 1)
     png(archive / "clouds" / "b.png", 2)
+    png(archive / "clouds" / "c.png", 3)
     _, out, _ = rsfed(capsys, "node", "ingest", "--home", home.path)
-    assert "0 mapped, 1 unmapped, 1 ambiguous" in out
+    assert "0 mapped (0 patches), 1 unmapped (2 patches), 1 ambiguous (1 patch)" in out
     assert [line.split() for line in out.splitlines() if line.startswith("  ")] == [
         ["unmapped", "clouds"],
         ["ambiguous", "SeaLake"],

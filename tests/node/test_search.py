@@ -157,9 +157,41 @@ def test_a_bucket_of_another_query_or_a_made_up_one_cannot_be_expanded(tmp_path)
     old = archive.search(np.zeros((1, 4), np.uint8)).answers[0]
     new = archive.search(np.zeros((1, 4), np.uint8)).answers[0]
     for handle in (old.bucket_handles, b"x" * 16, new.item_handles[:16], b""):
-        with pytest.raises(UnknownHandle):
+        with pytest.raises(UnknownHandle) as refused:
             archive.expand(handle)
+        assert refused.value.reason == "UNKNOWN_HANDLE"
     assert archive.expand(new.bucket_handles).size == 50
+
+
+@pytest.mark.parametrize("now_held", [slice(49), slice(1, None), slice(51)], ids=["lost one", "lost its first", "grew"])
+def test_a_bucket_that_changed_since_the_answer_is_refused_and_not_continued_wrongly(tmp_path, now_held):
+    archive = Archive(tmp_path, np.zeros((50, 4), np.uint8))
+    handle = archive.search(np.zeros((1, 4), np.uint8)).answers[0].bucket_handles
+    ids = np.append(archive.ids, add_patches(archive.home, 1))[now_held]
+    archive.searcher.shelf.served = serve_codes(archive.home, archive.release, ids, np.zeros((len(ids), 4), np.uint8))
+    with pytest.raises(UnknownHandle, match="search again") as refused:
+        archive.expand(handle, offset=10)
+    assert refused.value.reason == "BUCKET_CHANGED"
+
+
+def test_a_bucket_that_lost_one_patch_and_got_another_has_changed(tmp_path):
+    archive = Archive(tmp_path, np.zeros((50, 4), np.uint8))
+    handle = archive.search(np.zeros((1, 4), np.uint8)).answers[0].bucket_handles
+    ids = np.append(np.delete(archive.ids, 20), add_patches(archive.home, 1))
+    archive.searcher.shelf.served = serve_codes(archive.home, archive.release, ids, archive.codes)
+    with pytest.raises(UnknownHandle) as refused:
+        archive.expand(handle, offset=10)
+    assert refused.value.reason == "BUCKET_CHANGED"
+
+
+def test_a_change_elsewhere_leaves_a_bucket_open(tmp_path):
+    archive = Archive(tmp_path, np.zeros((50, 4), np.uint8))
+    answer = archive.search(np.zeros((1, 4), np.uint8), k=5).answers[0]
+    codes = np.append(archive.codes, np.full((1, 4), 255, np.uint8), axis=0)
+    ids = np.append(archive.ids, add_patches(archive.home, 1))
+    archive.searcher.shelf.served = serve_codes(archive.home, archive.release, ids, codes)
+    page = archive.expand(answer.bucket_handles, limit=5)
+    assert archive.open(page.item_handles) == archive.open(answer.item_handles)
 
 
 @pytest.mark.parametrize("parameters", [{"limit": 0}, {"limit": 1001}, {"code": 1}])

@@ -1,8 +1,10 @@
 """A running node: starts in any order with its coordinator, follows releases and trust, stops cleanly."""
 
 import asyncio
+import json
 import os
 import signal
+import sqlite3
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -42,7 +44,7 @@ class Coordinator(federation_pb2_grpc.FederationServiceServicer):
 
     def __init__(self, world):
         self.world, self.release, self.heard, self.offered, self.polled = world, None, [], 0, 0
-        self.skew = timedelta()
+        self.skew, self.nonsense, self.refusal = timedelta(), False, None
 
     @asynccontextmanager
     async def listening(self, address=None):
@@ -55,8 +57,12 @@ class Coordinator(federation_pb2_grpc.FederationServiceServicer):
     async def Announce(self, request, context):  # noqa: N802 - named by the wire
         assert current_member().name == "berne"
         self.heard.append(request)
+        if self.refusal:
+            raise self.refusal
         answer = federation_pb2.FederationServiceAnnounceResponse(bundle_version=self.world.version)
         answer.clock.FromDatetime(self.world.clock() + self.skew)
+        if self.nonsense:
+            answer.clock.seconds = 2**62
         if self.release:
             answer.release_version = self.release.manifest.version
             answer.release_digest = self.release.digest
@@ -285,6 +291,58 @@ async def test_clocks_that_are_too_far_apart_are_reported(scene, monkeypatch):
     ]
 
 
+async def test_a_coordinator_that_answers_nonsense_does_not_end_the_node(scene, monkeypatch):
+    lines = []
+    monkeypatch.setattr(log, "info", lambda event, **fields: lines.append((event, fields.get("reason"))), raising=False)
+    scene.coordinator.nonsense = True
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server:
+            await scene.until(lambda: len(scene.coordinator.heard) > 2)
+            assert not server._uplink.connected
+            scene.coordinator.nonsense = False
+            await scene.until(lambda: server._uplink.connected)
+    assert ("coordinator.waiting", "INVALID_ANSWER") in lines
+
+
+async def test_old_releases_that_cannot_be_deleted_do_not_end_the_node(scene, monkeypatch):
+    tries = []
+
+    def prune(self, keep=2):
+        tries.append(keep)
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("rsfed.trust.release_store.ReleaseStore.prune", prune)
+    release = scene.coordinator.release = scene.world.release(1)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server, scene.asked_by_coordinator(server) as channel:
+            await scene.until(lambda: len(tries) > 2)
+            assert (await search(channel, release, Asker(scene.world))).answers[0].examined == 20
+
+
+async def test_a_revoked_node_announces_itself_no_more(scene, monkeypatch):
+    monkeypatch.setattr(node.membership, "POLL_S", 3600.0)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server:
+            await scene.until(lambda: server._uplink.connected)
+            scene.coordinator.refusal = NotAdmitted("revoked", reason="REVOKED")
+            await scene.until(lambda: not server._uplink.connected)
+            heard = len(scene.coordinator.heard)
+            await asyncio.sleep(0.5)
+            assert len(scene.coordinator.heard) == heard
+
+
+async def test_the_log_says_which_policy_level_is_served(scene, capsys):
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node():
+            pass
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "node.listening" in line]
+    assert [line["policy"] for line in lines] == ["partner"]
+
+
 async def test_the_control_socket_is_the_owners_and_goes_with_the_process(scene):
     async with scene.coordinator.listening() as address:
         scene.join(address)
@@ -369,13 +427,32 @@ async def test_a_revoked_node_does_not_start(scene):
     assert refused.value.reason == "REVOKED"
 
 
-async def test_training_that_fails_does_not_end_the_search(scene, monkeypatch):
+async def test_a_ledger_that_cannot_be_pruned_does_not_end_the_search(scene, monkeypatch):
+    tries = []
+
+    def fail(self, *, now):
+        tries.append(now)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(node.serve.Ledger, "prune", fail)
+    monkeypatch.setattr(node.serve, "_PRUNE_S", 0.02)
+    scene.coordinator.release = scene.world.release(1)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server, scene.asked_by_coordinator(server) as channel:
+            await scene.until(lambda: scene.announced() == 1 and len(tries) > 2)
+            answer = await search(channel, scene.coordinator.release, Asker(scene.world))
+            assert answer.answers[0].examined == 20
+
+
+@pytest.mark.parametrize("error", [TrainingError("no memory"), OSError("no disk"), ValueError("a bug")])
+async def test_training_that_fails_does_not_end_the_search(scene, monkeypatch, error):
     tries = []
 
     async def fail(self):
         tries.append(self.busy)
         self.busy = True
-        raise TrainingError("no memory")
+        raise error
 
     monkeypatch.setattr(node.serve.Puller, "run", fail)
     monkeypatch.setattr(node.serve, "_TRAINING_PAUSE_S", 0.05)

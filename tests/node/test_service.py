@@ -13,6 +13,7 @@ from coordinator.validate import validate
 from node.service import ArchiveService
 from rsfed.clock import Deadline
 from rsfed.errors import DeadlineExceeded, InvalidMessage, RsfedError, StaleRelease
+from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import make_server
 from rsfed.trust.access import Port
@@ -141,6 +142,19 @@ async def test_pages_of_a_bucket_come_over_the_wire(scene):
             await call(stub.ExpandBucket, request, Deadline.after(20), what="the node")
     assert page.item_handles.startswith(answer.item_handles[:16])
     assert len(page.item_handles) == 16 * page.size
+
+
+async def test_pages_leave_a_line_in_the_log_as_answers_do(scene, monkeypatch):
+    lines = []
+    monkeypatch.setattr(log, "info", lambda event, **fields: lines.append((event, fields["query"])), raising=False)
+    signed = scene.ask(k=3)
+    async with scene.stub() as stub:
+        answer = await search(stub, signed)
+        request = pb.ArchiveServiceExpandBucketRequest(
+            query=signed, bucket_handle=answer.answers[0].bucket_handles[:16], limit=5, remaining_ms=20_000
+        )
+        await call(stub.ExpandBucket, request, Deadline.after(20), what="the node")
+    assert lines == [("query.answered", answer.query_id.hex()), ("bucket.expanded", answer.query_id.hex())]
 
 
 async def test_after_a_swap_pages_of_the_old_release_are_stale(scene):

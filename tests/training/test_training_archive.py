@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -80,11 +81,13 @@ def test_a_round_sends_weights_patches_loss_and_seconds_and_nothing_else(home):
     assert any((after[name] != before[name]).any() for name in before)
 
 
-def test_the_same_task_gives_the_same_weights_and_another_round_others(home):
+def test_the_same_task_gives_the_same_weights_and_another_round_or_seed_others(home):
     patches, plan = load_patches(home, small_plan(), 16), small_plan()
     one, same, other = (train_round(plan, n, start_weights(), patches, threads=1).arrays for n in (1, 1, 2))
+    reseeded = train_round(small_plan(seed=8), 1, start_weights(), patches, threads=1).arrays
     assert all(one[name].tobytes() == same[name].tobytes() for name in one)
-    assert any(one[name].tobytes() != other[name].tobytes() for name in one)
+    for changed in (other, reseeded):
+        assert any(one[name].tobytes() != changed[name].tobytes() for name in one)
 
 
 def test_two_archives_train_together_with_the_same_result_every_time(home, make):
@@ -245,16 +248,19 @@ async def test_a_cancelled_task_ends_its_child_process(home):
     assert process.returncode is not None
 
 
-async def test_the_child_ends_when_its_parent_is_gone(home):
-    worker = Worker(home, 1)
-    work = asyncio.create_task(worker.run(task(plan=small_plan(local_steps=9000))))
-    await until(lambda: worker._process)
-    process = worker._process
-    process.stdin.close()
-    async with asyncio.timeout(60):
-        assert await process.wait() == 0
-        with pytest.raises(TrainingError):
-            await work
+async def test_the_child_ends_in_the_middle_of_a_task_when_its_parent_is_gone(home):
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "node.training.worker", str(home.path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    endless = task(plan=small_plan(local_steps=9999))
+    child.stdin.write(len(endless).to_bytes(8) + endless)
+    assert b"training.reading" in await child.stderr.readline()
+    child.stdin.close()
+    out, _ = await child.communicate()
+    assert (child.returncode, out) == (0, b"")
 
 
 def node(home, capsys, *arguments):

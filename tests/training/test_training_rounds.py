@@ -5,11 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from training_fakes import answer_tasks, deliver, result_of, small_plan, weights
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from training_fakes import answer_tasks, deliver, result_of, small_plan, until, weights
 
 from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
@@ -211,3 +213,29 @@ async def test_a_node_that_comes_late_takes_part_from_the_next_round():
     joined[0].cancel()
     assert rounds[0]["nodes"] == ["early"]
     assert rounds[-1]["nodes"] == ["early", "late"]
+
+
+async def test_the_grid_serves_strategies_that_push_and_pull_themselves():
+    board = TaskBoard()
+    node = asyncio.create_task(answer_tasks(board, "a", moved(1)))
+    await until(board.present)
+
+    def exchange():
+        grid = BoardGrid(board, 6)
+        [number] = grid.get_node_ids()
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({name: Array(array) for name, array in weights().items()}),
+                "config": ConfigRecord({"server-round": 1}),
+            }
+        )
+        message = grid.create_message(content, "train", number, "1")
+        [task_id] = grid.push_messages([message])
+        while not (replies := list(grid.pull_messages([task_id]))):
+            grid.wait(0.01)
+        return message, replies[0]
+
+    message, reply = await asyncio.to_thread(exchange)
+    node.cancel()
+    assert reply.metadata.src_node_id == message.metadata.dst_node_id
+    assert float(reply.content["metrics"]["num-examples"]) == 10

@@ -224,6 +224,24 @@ async def test_an_upload_goes_on_after_the_connection_broke(service, tmp_path):
     assert -1 in offsets
 
 
+async def test_an_upload_starts_again_where_the_coordinator_lost_it(service, tmp_path):
+    start = {"w": np.zeros((900, 1000), np.float32)}
+    receive, lost = service.board.receive, []
+
+    def forgetting(node, task_id, expected, offset, chunk):
+        if offset and not lost:
+            lost.append(offset)
+            service.board.task(node, task_id).upload.clear()
+            return 0
+        return receive(node, task_id, expected, offset, chunk)
+
+    service.board.receive = forgetting
+    async with pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=0))):
+        _, rounds = await rounds_of(service, plan=small_plan(rounds=1), start=start)
+    assert lost
+    assert rounds[0]["nodes"] == ["a"]
+
+
 async def test_a_node_that_is_not_admitted_waits_and_takes_part_again_later(members, tmp_path):
     service = Service(members, TaskBoard())
     revoked = replace(members.bundle, revoked_names=frozenset({members.nodes["a"].member.uri}))
@@ -262,6 +280,19 @@ async def stub(service):
 
 def push(stub, **fields):
     return call(stub.PushResult, pb.TrainingServicePushResultRequest(**fields), Deadline.after(10), what="it")
+
+
+async def test_a_task_is_handed_out_in_chunks_of_a_mebibyte(service, stub):
+    payload = bytes(range(256)) * 10_000
+    task = service.board.offer("a", payload)
+    got = b""
+    while len(got) < len(payload):
+        request = pb.TrainingServicePullTaskRequest(task_id=task.id, offset=len(got))
+        part = await call(stub.PullTask, request, Deadline.after(10), what="it")
+        assert (part.total_bytes, part.sha256) == (len(payload), digest(payload))
+        assert 0 < len(part.chunk) <= CHUNK_BYTES
+        got += part.chunk
+    assert got == payload
 
 
 async def test_a_foreign_task_is_unknown_on_the_wire(service, stub):

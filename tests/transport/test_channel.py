@@ -35,13 +35,18 @@ from rsfed.transport.channel import call, open_channel, service_config, stream
 from rsfed.transport.status import to_error, to_status
 from rsfed.trust.access import RULES
 from rsfed.trust.names import Role
-from rsfed.v1.federation_pb2 import FederationServiceGetReleaseRequest, FederationServiceGetTrustBundleRequest
+from rsfed.v1.federation_pb2 import (
+    FederationServiceGetReleaseRequest,
+    FederationServiceGetTrustBundleRequest,
+    FederationServiceGetTrustBundleResponse,
+)
 from rsfed.v1.federation_pb2_grpc import FederationServiceStub
 
 READ = "/rsfed.v1.FederationService/GetTrustBundle"
 WRITE = "/rsfed.v1.FederationService/Announce"
 STREAM = "/rsfed.v1.FederationService/GetRelease"
-REASONS = [(cls, reason) for cls in errors.error_classes() for reason in (None, "SOME_REASON_OF_ONE_CASE")]
+WIRED = [cls for cls in errors.error_classes() if cls.__module__ == errors.__name__]  # not those of a loaded package
+REASONS = [(cls, reason) for cls in WIRED for reason in (None, "SOME_REASON_OF_ONE_CASE")]
 
 
 @pytest.fixture
@@ -354,3 +359,12 @@ async def test_who_stops_listening_stops_the_server(world):
 )
 def test_a_proxy_of_the_environment_is_not_used_on_the_own_machine(address, loopback):
     assert channel_module._is_loopback(address) == loopback
+
+
+async def test_an_answer_that_is_larger_than_taken_is_an_invalid_one(world):
+    async with serving(world) as running:
+        running.script.answer = lambda *_: FederationServiceGetTrustBundleResponse(bundle={"bundle": bytes(3000)})
+        coordinator = world.member(Role.COORDINATOR)
+        async with open_channel(running.address, world.identity(Role.NODE), coordinator, receive=2000) as channel:
+            error = await failure(channel, kind=InvalidAnswer)
+            assert error.reason == "MESSAGE_TOO_LARGE"

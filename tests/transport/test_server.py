@@ -21,19 +21,20 @@ from members import CLIENT, SERVER, START, Authority, World, forge
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, InvalidMessage, NotAdmitted, RsfedError, StateError, Unreachable
 from rsfed.transport.channel import call, open_channel, open_control_channel, open_join_channel
-from rsfed.transport.limits import MAX_MESSAGE_BYTES
+from rsfed.transport.limits import MAX_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
 from rsfed.transport.rate import RateLimit
 from rsfed.transport.server import (
     add_health,
     bind,
     bind_control,
+    current_certificate,
     current_member,
     deadline_of,
     make_server,
     server_credentials,
 )
 from rsfed.trust.access import RULES, UNNAMED_PORTS, Port
-from rsfed.trust.certificates import to_der, to_pem
+from rsfed.trust.certificates import member_of, to_der, to_pem
 from rsfed.trust.names import Role
 from rsfed.v1.federation_pb2 import FederationServiceGetTrustBundleRequest as BundleRequest
 from rsfed.v1.federation_pb2_grpc import FederationServiceStub
@@ -123,13 +124,14 @@ async def test_a_servicer_learns_who_calls_and_how_long_it_has(world):
     seen = []
     async with serving(world) as running:
         running.script.answer = lambda _m, _r, context: seen.append(
-            (current_member(), deadline_of(context).remaining())
+            (current_member(), current_certificate(), deadline_of(context).remaining())
         )
         for role, name in ((Role.NODE, "dlr"), (Role.ANALYST, "ada")):
             async with dial(world, running, world.identity(role, name)) as channel:
                 await ask(channel, seconds=30)
-    assert [member.uri for member, _ in seen] == ["spiffe://alps/node/dlr", "spiffe://alps/analyst/ada"]
-    assert all(20 < remaining <= 30 for _, remaining in seen)
+    assert [member.uri for member, _, _ in seen] == ["spiffe://alps/node/dlr", "spiffe://alps/analyst/ada"]
+    assert [member_of(certificate) for _, certificate, _ in seen] == [member for member, _, _ in seen]
+    assert all(20 < remaining <= 30 for _, _, remaining in seen)
     with pytest.raises(LookupError):
         current_member()
 
@@ -457,7 +459,42 @@ async def test_a_flood_of_metadata_is_refused(world):
         await ask(channel)
 
 
+@pytest.mark.parametrize("port", sorted(UNNAMED_PORTS, key=str))
+async def test_who_shows_no_certificate_sends_small_messages_only(world, port, tmp_path):
+    method = ENROLL if port is Port.JOIN else "/rsfed.v1.ControlService/Notify"
+    async with serving(world, port, folder=tmp_path) as running:
+        ca = to_pem([world.cas[0].cert])
+        open_it = {
+            Port.JOIN: lambda: open_join_channel(running.address, ca, world.member(Role.COORDINATOR).dns),
+            Port.CONTROL: lambda: open_control_channel(tmp_path / "control.sock"),
+        }[port]
+        async with open_it() as channel:
+            with pytest.raises(InvalidMessage) as caught:
+                await call(channel.unary_unary(method), bytes(SMALL_MESSAGE_BYTES + 1), Deadline.after(5), what="it")
+            assert caught.value.reason == "MESSAGE_TOO_LARGE"
+            assert running.script.seen == []
+            await ask(channel, method)
+
+
 # Too much at once
+
+
+@pytest.mark.parametrize("method", [GET_BUNDLE, "/rsfed.v1.FederationService/GetRelease"])
+async def test_nobody_is_served_longer_than_allowed_whatever_the_deadline(world, monkeypatch, method):
+    monkeypatch.setattr("rsfed.transport.server.MAX_CALL_S", 0.2)
+    left = []
+
+    async def wait(_method, _request, context):
+        left.append(deadline_of(context).remaining())
+        await asyncio.sleep(60)
+
+    async with serving(world) as running, dial(world, running, world.identity(Role.NODE)) as channel:
+        running.script.answer = wait
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, method, seconds=50)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "too long" in caught.value.details()
+        assert left[0] <= 0.2
 
 
 async def test_more_calls_than_allowed_at_once_are_told_to_come_again(world):
@@ -544,14 +581,13 @@ async def test_health_says_not_serving_until_told_otherwise(world):
         async with dial(world, running, world.identity(Role.COORDINATOR), role=Role.NODE) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             assert (await stub.Check(request, timeout=5)).status == status.NOT_SERVING
-            watch = stub.Watch(request, timeout=20)
-            assert (await watch.read()).status == status.NOT_SERVING
             await switches[0](True)
-            assert (await watch.read()).status == status.SERVING
             assert (await stub.Check(request, timeout=5)).status == status.SERVING
             await switches[0](False)
-            assert (await watch.read()).status == status.NOT_SERVING
-            watch.cancel()
+            assert (await stub.Check(request, timeout=5)).status == status.NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:  # it would hold a place of the server for ever
+                await stub.Watch(request, timeout=5).read()
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
         async with dial(world, running, world.identity(Role.ANALYST), role=Role.NODE) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)

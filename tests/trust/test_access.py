@@ -35,7 +35,6 @@ EXPECTED = {
     "ControlService/Notify": {Port.CONTROL: "any"},
     "ControlService/Status": {Port.CONTROL: "any"},
     "Health/Check": {Port.NODE: {C, N}, Port.FEDERATION: {C, N, A}},
-    "Health/Watch": {Port.NODE: {C, N}, Port.FEDERATION: {C, N, A}},
 }
 
 
@@ -56,7 +55,8 @@ def allowed(method, port, member):
 
 
 def test_every_call_of_the_contract_has_a_row_and_no_row_is_left_over():
-    assert sorted(RULES) == [m for m in methods() if m != "/grpc.health.v1.Health/List"]
+    unused = {"/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch"}  # one reads much, one never ends
+    assert sorted(RULES) == [m for m in methods() if m not in unused]
 
 
 @pytest.mark.parametrize("method", methods())

@@ -1,12 +1,14 @@
 """Joining, renewing, recovering, and hearing what is new, against a coordinator of the wire contract."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
-from members import START, Authority, World
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from members import START, Authority, World, sign
 
 from rsfed.errors import InvalidAnswer, NotAdmitted, ReleaseRefused, RsfedError, Unreachable, UsageError
 from rsfed.home import Home
@@ -406,3 +408,47 @@ async def test_a_release_without_its_manifest_is_an_invalid_answer(world, home):
         for first in ([], [pb.FederationServiceGetReleaseResponse(chunk=b"x")]):
             coordinator.opening = first
             assert await refusal(fetch_release(home, identity, now=world.clock), InvalidAnswer) == "INVALID_ANSWER"
+
+
+async def test_after_a_change_of_the_release_key_the_versions_before_stay_refused(world, home):
+    async with coordinating(world) as coordinator:
+        identity = await joined(world, home, coordinator)
+        coordinator.release = world.release(2)
+        await fetch_release(home, identity, now=world.clock)
+        reader = ReleaseStore(home.releases)
+        assert reader.current().header == coordinator.release.header
+        world.release_key = Ed25519PrivateKey.generate()
+        world.version = 2
+        await refresh_bundle(home, identity, now=world.clock)
+        identity = load_identity(home.identity)
+        coordinator.release = replace(
+            coordinator.release, header=sign(coordinator.release.header.manifest, world.release_key)
+        )
+        assert await fetch_release(home, identity, now=world.clock) is None
+        assert reader.current().header == coordinator.release.header
+        coordinator.release = world.release(1)
+        assert await refusal(fetch_release(home, identity, now=world.clock), ReleaseRefused) == "RELEASE_ROLLBACK"
+        assert ReleaseStore(home.releases).current().manifest.version == 2
+
+
+async def test_who_is_stopped_in_the_last_step_of_a_fetch_keeps_a_whole_release(world, home, monkeypatch):
+    at_work, go_on = threading.Event(), threading.Event()
+    commit = ReleaseStore.commit
+
+    def slowly(store, staged, *rest):
+        at_work.set()
+        go_on.wait(20)
+        return commit(store, staged, *rest)
+
+    monkeypatch.setattr(ReleaseStore, "commit", slowly)
+    async with coordinating(world) as coordinator:
+        identity = await joined(world, home, coordinator)
+        coordinator.release = world.release(2)
+        fetching = asyncio.create_task(fetch_release(home, identity, now=world.clock))
+        await asyncio.to_thread(at_work.wait, 20)
+        fetching.cancel()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+        assert ReleaseStore(home.releases).current().manifest.version == 2

@@ -4,12 +4,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from members import START, Authority, World
 
 from rsfed.errors import NotAdmitted
 from rsfed.trust.certificates import make_csr
 from rsfed.trust.names import Role
-from rsfed.trust.recovery import recovery_request, verify_recovery
+from rsfed.trust.recovery import _statement, recovery_request, verify_recovery
 
 EXPIRY = START + timedelta(days=30)
 
@@ -81,6 +83,14 @@ def test_old_requests_and_clocks_far_apart_are_refused(world, node, minutes):
     now = EXPIRY + timedelta(days=1)
     stale = request(node, now + timedelta(minutes=minutes))
     assert refusal(stale, current(world, now), now) == "CLOCK_SKEW"
+
+
+def test_a_time_beyond_the_calendar_is_refused_by_name(world, node):
+    now = EXPIRY + timedelta(days=1)
+    odd = recovery_request(node, csr := make_csr(node.key), now=now)
+    odd.created.seconds = 10**15
+    odd.signature = node.key.sign(_statement(csr, odd.created), ec.ECDSA(hashes.SHA256()))
+    assert refusal(odd, current(world, now), now) == "BAD_REQUEST"
 
 
 def test_strangers_do_not_recover(world):

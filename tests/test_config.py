@@ -1,0 +1,80 @@
+"""Configuration: the file, what the environment lays over it, and problems named with their place."""
+
+import pytest
+
+from rsfed.config import CoordinatorConfig, NodeConfig, load_config
+from rsfed.errors import ConfigError, ExitCode
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path):
+    (tmp_path / "node.toml").write_text('[serve]\nbind = "127.0.0.1:7443"\n')
+    (tmp_path / "coordinator.toml").write_text('federation = "alps"\n')
+    return tmp_path
+
+
+def problem(model, home):
+    with pytest.raises(ConfigError) as refused:
+        load_config(model, home)
+    assert refused.value.exit_code is ExitCode.CONFIGURATION
+    return refused.value.public
+
+
+def test_the_environment_overrides_the_file_and_leaves_the_rest(home, monkeypatch):
+    monkeypatch.setenv("RSFED_NODE__SERVE__MAX_CONCURRENT", "7")
+    monkeypatch.setenv("RSFED_NODE__POLICY__LEVEL", "partner")
+    monkeypatch.setenv("RSFED_NODE__TRAINING__ENABLED", "false")
+    monkeypatch.setenv("RSFED_NODE__ARCHIVE__PATH", '"7"')
+    monkeypatch.setenv("RSFED_COORDINATOR__SERVE__MAX_CONCURRENT", "9")
+    config = load_config(NodeConfig, home)
+    assert (config.serve.max_concurrent, config.serve.bind) == (7, "127.0.0.1:7443")
+    assert (config.policy.level, config.training.enabled, config.archive.path) == ("partner", False, "7")
+    assert load_config(CoordinatorConfig, home).serve.max_concurrent == 9
+
+
+@pytest.mark.parametrize("variable", ["RSFED_COORDINATOR__FEDERATION__X", "RSFED_COORDINATOR__FEDERATION__X__Y"])
+def test_an_override_below_a_value_is_refused_by_its_name(home, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert problem(CoordinatorConfig, home) == f"{variable}: federation is a value, not a section"
+
+
+def test_an_override_below_another_override_is_refused_by_its_name(home, monkeypatch):
+    monkeypatch.setenv("RSFED_NODE__SERVE", "1")
+    monkeypatch.setenv("RSFED_NODE__SERVE__BIND", "127.0.0.1:1")
+    assert "serve" in problem(NodeConfig, home)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[serve]\nprot = 1\n", "node.toml: serve.prot: unknown key"),
+        ("[server]\n", "node.toml: server: unknown key"),
+        ('[serve]\nbind = "nowhere"\n', "node.toml: serve.bind: "),
+        ("[serve]\nmax_concurrent = 0\n", "node.toml: serve.max_concurrent: "),
+        ('[policy]\nlevel = "open"\n', "node.toml: policy.level: "),
+        ("[serve\n", "node.toml is not valid TOML"),
+    ],
+)
+def test_problems_of_a_file_are_named_with_their_place(home, text, said):
+    (home / "node.toml").write_text(text)
+    assert said in problem(NodeConfig, home)
+
+
+def test_every_problem_is_named_at_once(home):
+    (home / "node.toml").write_text("[serve]\nprot = 1\nmax_concurrent = 0\n")
+    assert all(place in problem(NodeConfig, home) for place in ("serve.prot", "serve.max_concurrent"))
+
+
+def test_unknown_and_wrong_overrides_are_named_with_their_place(home, monkeypatch):
+    monkeypatch.setenv("RSFED_NODE__SERVE__PROT", "1")
+    monkeypatch.setenv("RSFED_NODE__TRAINING__THREADS", "many")
+    said = problem(NodeConfig, home)
+    assert "serve.prot: unknown key" in said
+    assert "training.threads" in said
+
+
+def test_a_missing_key_and_a_missing_file_are_named(home):
+    (home / "coordinator.toml").write_text("")
+    assert "federation" in problem(CoordinatorConfig, home)
+    (home / "coordinator.toml").unlink()
+    assert "rsfed coordinator init" in problem(CoordinatorConfig, home)
