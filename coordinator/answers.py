@@ -7,10 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-HANDLE_BYTES = 16
-NO_FOOTPRINT = -(2**31)
-NO_TIME = -(2**63)
-
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -23,6 +23,7 @@ from rsfed.trust.certificates import CLOCK_TOLERANCE, to_der
 from rsfed.v1 import federation_pb2 as pb
 from rsfed.v1 import outcome_pb2
 from rsfed.v1.federation_pb2_grpc import FederationServiceServicer
+from rsfed.wire import MAX_HELD, PROTOCOL
 
 if TYPE_CHECKING:
     import grpc
@@ -33,10 +34,8 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-PROTOCOL = 1
 PROTOCOLS = range(max(1, PROTOCOL - 1), PROTOCOL + 1)  # versions of the wire that are spoken here
 _DIAL_BACK_S = 5.0
-_MAX_HELD = 10**12  # items
 _ADDRESS = re.compile(r"\[?[A-Za-z0-9.:_-]{1,253}\]?:[0-9]{1,5}")
 _SOFTWARE = re.compile(r"[A-Za-z0-9.+-]{1,32}")
 
@@ -185,7 +184,7 @@ def _announcement(request: pb.FederationServiceAnnounceRequest, name: str, now: 
     known_level = request.level in outcome_pb2.PolicyLevel.values() and request.level
     if not _ADDRESS.fullmatch(request.address) or not _SOFTWARE.fullmatch(request.software) or not known_level:
         raise InvalidMessage("an announcement has an address host:port, a software version and a policy level")
-    if len(request.release_digest) != (32 if request.release_version else 0) or (held or 0) > _MAX_HELD:
+    if len(request.release_digest) != (32 if request.release_version else 0) or (held or 0) > MAX_HELD:
         raise InvalidMessage("an announcement names release and holdings as they are")
     return Announcement(
         name=name,

@@ -101,7 +101,7 @@ class LinkPool:
         """Return the link to a node."""
         identity = self._identity()
         entry = self._links.get(node.name)
-        if entry and entry[0] == node.address and _same(entry[1], identity):
+        if entry and entry[0] == node.address and identity.fits_channel_of(entry[1]):
             return entry[2]
         self.drop(node.name)
         link = GrpcLink(MemberId(identity.member.federation, Role.NODE, node.name), node.address, identity)
@@ -137,8 +137,3 @@ class LinkPool:
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
-
-
-def _same(used: Identity, identity: Identity) -> bool:
-    """Say whether a channel of one identity is as good as one of the other: same certificate, same CAs."""
-    return used is identity or (used.chain, used.bundle.cas) == (identity.chain, identity.bundle.cas)

@@ -18,16 +18,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.answers import HANDLE_BYTES, NO_FOOTPRINT, NO_TIME, BucketColumns, NodeAnswer, Question
+from coordinator.answers import BucketColumns, NodeAnswer, Question
 from rsfed.errors import InvalidAnswer
 from rsfed.privacy.policy import Ask
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2
+from rsfed.wire import DEGREE, HANDLE_BYTES, MAX_HELD, NO_FOOTPRINT, NO_TIME
 
-MAX_HELD = 10**12  # items
 Scalar = TypeVar("Scalar", bound=np.generic)
 _Listed = pb.BucketAnswer | pb.ArchiveServiceExpandBucketResponse
-_DEGREE = 10**7  # units of a footprint in one degree
 _LEVELS = {outcome_pb2.POLICY_LEVEL_PARTNER}
 _WITHHELD = {outcome_pb2.WITHHELD_REASON_NOTHING, outcome_pb2.WITHHELD_REASON_LIMIT}
 
@@ -130,8 +129,8 @@ def _footprints(answer: _Listed, items: int) -> NDArray[np.int32] | None:
     column = _rows(answer.footprints, np.int32, 4, items)
     west, south, east, north = column.astype(np.int64).T
     unknown = (column == NO_FOOTPRINT).all(axis=1)
-    inside = (abs(west) <= 180 * _DEGREE) & (abs(east) <= 180 * _DEGREE)
-    inside &= (south >= -90 * _DEGREE) & (south <= north) & (north <= 90 * _DEGREE)
+    inside = (abs(west) <= 180 * DEGREE) & (abs(east) <= 180 * DEGREE)
+    inside &= (south >= -90 * DEGREE) & (south <= north) & (north <= 90 * DEGREE)
     _require(bool((inside | unknown).all()), "a footprint does not lie on the Earth")
     return column
 

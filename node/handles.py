@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from numpy.typing import NDArray
 
 from rsfed.errors import UnknownHandle
+from rsfed.wire import HANDLE_BYTES
 
-HANDLE_BYTES = 16
 SALT_BYTES = 8
 
 
@@ -31,7 +31,7 @@ class Handles:
         self._cipher = Cipher(AES256(key), ECB())  # noqa: S305
 
     def seal(self, ids: NDArray[np.int64], salt: bytes) -> bytes:
-        """Return the handles of items, or with the marks of buckets as ids of these, one after the other, 16 bytes each."""
+        """Return the handles of items, or of buckets by their marks, one after the other, 16 bytes each."""
         blocks = np.empty((len(ids), 2), dtype="<i8")
         blocks[:, 0] = ids
         blocks[:, 1] = np.frombuffer(salt, dtype="<i8")

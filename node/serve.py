@@ -24,7 +24,7 @@ from node.ledger import Ledger
 from node.membership import Membership
 from node.search import Searcher
 from node.served import Shelf
-from node.service import PROTOCOL, ArchiveService
+from node.service import ArchiveService
 from node.shaping import LEVELS
 from node.state import open_state, restored_at
 from node.training.puller import Puller
@@ -40,6 +40,7 @@ from rsfed.trust.access import Port
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2_grpc, control_pb2, control_pb2_grpc, federation_pb2
 from rsfed.v1.training_pb2_grpc import TrainingServiceStub
+from rsfed.wire import PROTOCOL
 
 DRAIN_S = 10.0  # for calls in progress
 _PRUNE_S = 24 * 3600.0

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from rsfed.index.buckets import Ids, Snapshot
 from rsfed.trust.release_store import Release
+from rsfed.wire import DEGREE, NO_FOOTPRINT, NO_TIME
 
-NO_FOOTPRINT = np.int32(-(2**31))
-NO_TIME = np.int64(-(2**63))
-_DEGREE = 10**7  # units of a footprint in one degree
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -108,12 +106,12 @@ class Shelf:
 
 def _footprint(west: float | None, south: float, east: float, north: float) -> list[int]:
     if west is None:
-        return [int(NO_FOOTPRINT)] * 4
-    return [round(edge * _DEGREE) for edge in (west, south, east, north)]
+        return [NO_FOOTPRINT] * 4
+    return [round(edge * DEGREE) for edge in (west, south, east, north)]
 
 
 def _acquired(start: str | None, end: str) -> list[int]:
     if start is None:
-        return [int(NO_TIME)] * 2
+        return [NO_TIME] * 2
     first, last = ((datetime.fromisoformat(moment) - _EPOCH) / _MILLISECOND for moment in (start, end))
     return [math.floor(first), math.ceil(last)]

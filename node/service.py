@@ -18,11 +18,11 @@ from rsfed.transport.server import deadline_of
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import archive_pb2_grpc
 from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.wire import PROTOCOL
 
 if TYPE_CHECKING:
     import grpc
 
-PROTOCOL = 1
 _THREADS = min(4, os.cpu_count() or 1)
 Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
 Response = TypeVar("Response")

@@ -7,10 +7,10 @@ import numpy as np
 from node.guard import Admitted
 from node.handles import Handles
 from node.ranking import Ranking
-from node.served import NO_FOOTPRINT, NO_TIME
 from rsfed.index.buckets import Hits, Ids
 from rsfed.privacy.policy import Policy, Withheld
 from rsfed.v1 import archive_pb2, outcome_pb2
+from rsfed.wire import NO_FOOTPRINT, NO_TIME
 
 LEVELS = {"partner": outcome_pb2.POLICY_LEVEL_PARTNER}
 _WITHHELD = {

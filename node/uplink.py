@@ -82,7 +82,7 @@ class Uplink:
         """
         identity = self._membership.identity()
         check_identity(identity, now=self._now())
-        if self._channel and _same(self._channel[0], identity):
+        if self._channel and identity.fits_channel_of(self._channel[0]):
             return self._channel[1]
         self._drop_channel()
         federation = load_federation(self._home.identity)
@@ -199,11 +199,6 @@ class Uplink:
         task = asyncio.get_running_loop().create_task(channel.close(grace))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _same(used: Identity, identity: Identity) -> bool:
-    """Say whether a channel of one identity is as good as one of the other: same certificate, same CAs."""
-    return used is identity or (used.chain, used.bundle.cas) == (identity.chain, identity.bundle.cas)
 
 
 def _clock_of(answer: pb.FederationServiceAnnounceResponse) -> datetime:

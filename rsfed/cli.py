@@ -67,9 +67,7 @@ def run(arguments: list[str]) -> int:
     try:
         result = app.main(arguments, prog_name="rsfed", standalone_mode=False)
         sys.stdout.flush()  # so that a reader who went away is noticed here
-    except click.exceptions.Abort:
-        return ExitCode.INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -77,20 +75,21 @@ def run(arguments: list[str]) -> int:
     except RsfedError as error:
         click.echo(f"rsfed: {error} [{error.reason}]", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    except (sqlite3.Error, OSError) as error:
+        _say_what_failed(error)
         return ExitCode.FAILURE
-    except sqlite3.Error as error:
-        return _failed(f"the state cannot be used: {error}", "try again; if it goes on, check the disk")
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        return _failed(what, "check that the path, its permissions and the free space of the disk will do")
     return result if isinstance(result, int) else ExitCode.DONE
 
 
-def _failed(what: str, remedy: str) -> ExitCode:
-    click.echo(f"rsfed: {what}; {remedy}", err=True)
-    return ExitCode.FAILURE
+def _say_what_failed(error: sqlite3.Error | OSError) -> None:
+    """Say in one line what the machine refused and what to do; a reader of the results who went away needs no line."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        click.echo(f"rsfed: {what}; check that path, permissions and free space of the disk will do", err=True)
+    else:
+        click.echo(f"rsfed: the state cannot be used: {error}; try again, and if it goes on check the disk", err=True)
 
 
 if __name__ == "__main__":

@@ -133,11 +133,12 @@ def _make_private(path: Path) -> None:
 
     The file itself is never opened here, since closing it would drop the locks that SQLite holds on it.
     """
-    handle, empty = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    with suppress(FileExistsError):
-        path.hardlink_to(empty)
-    Path(empty).unlink()
+    if not path.exists():
+        handle, empty = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        with suppress(FileExistsError):  # another process was faster
+            path.hardlink_to(empty)
+        Path(empty).unlink()
     path.chmod(0o600)
 
 

@@ -102,6 +102,7 @@ def test_a_backup_made_while_serve_writes_is_one_consistent_moment(home, tmp_pat
                 connection.execute("UPDATE entry SET b = ?", (number,))
                 connection.execute("COMMIT")
                 number += 1
+                time.sleep(0.001)  # others want the lock, too
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -13,11 +13,8 @@ from rsfed.analyst.results import Box, Bucket, Hit, Interval, Outcome, SearchRes
 from rsfed.errors import InvalidAnswer, UsageError
 from rsfed.trust.names import check_label
 from rsfed.v1 import archive_pb2, outcome_pb2, query_pb2
+from rsfed.wire import DEGREE, HANDLE_BYTES, NO_FOOTPRINT, NO_TIME
 
-HANDLE_BYTES = 16
-_DEGREE = 10_000_000  # units of a footprint in one degree
-_NO_PLACE = -(2**31)
-_NO_TIME = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REASON = re.compile(r"[A-Z0-9_]{0,63}")
 
@@ -149,11 +146,11 @@ def _places(column: bytes | None, count: int) -> list[Box | None]:
 
 
 def _place(west: int, south: int, east: int, north: int) -> Box | None:
-    if west == south == east == north == _NO_PLACE:
+    if west == south == east == north == NO_FOOTPRINT:
         return None
-    inside = max(abs(west), abs(east)) <= 180 * _DEGREE and -90 * _DEGREE <= south <= north <= 90 * _DEGREE
+    inside = max(abs(west), abs(east)) <= 180 * DEGREE and -90 * DEGREE <= south <= north <= 90 * DEGREE
     _check(inside, "has a footprint outside the world")
-    return west / _DEGREE, south / _DEGREE, east / _DEGREE, north / _DEGREE
+    return west / DEGREE, south / DEGREE, east / DEGREE, north / DEGREE
 
 
 def _times(column: bytes | None, count: int) -> list[Interval | None]:
@@ -165,7 +162,7 @@ def _times(column: bytes | None, count: int) -> list[Interval | None]:
 
 
 def _interval(start: int, end: int) -> Interval | None:
-    if start == end == _NO_TIME:
+    if start == end == NO_TIME:
         return None
     _check(start <= end, "has an acquisition that ends before it starts")
     try:

@@ -218,9 +218,9 @@ class _Storyteller:
 
 
 def local_steps(archives: Mapping[str, Sized]) -> int:
-    """Return how many optimiser steps a node makes in one round: four passes over an average archive, within limits."""
+    """Return how many optimiser steps a node makes in one round: six passes over an average archive, within limits."""
     mean = sum(map(len, archives.values())) / len(archives)
-    return max(_LEAST_STEPS, min(_MOST_STEPS, round(4 * mean / _BATCH)))
+    return max(_LEAST_STEPS, min(_MOST_STEPS, round(6 * mean / _BATCH)))
 
 
 @contextmanager

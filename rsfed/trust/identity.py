@@ -58,6 +58,10 @@ class Identity:
         """The certificates as PEM text, the leaf first."""
         return to_pem(self.chain)
 
+    def fits_channel_of(self, used: Identity) -> bool:
+        """Say whether a channel that another identity opened serves this one: same certificate, same CAs."""
+        return used is self or (used.chain, used.bundle.cas) == (self.chain, self.bundle.cas)
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

@@ -1,1 +1,5 @@
-"""Generated stubs of the wire contract in protos/; `make protos` writes them, nobody edits them."""
+"""Generated stubs of the wire contract in protos/; `make protos` writes them, nobody edits them.
+
+Rules on messages do not live here: see `rsfed.trust.envelope`, `coordinator.validate` and `rsfed.analyst.decode`; what
+the messages do not say themselves is in `rsfed.wire`.
+"""

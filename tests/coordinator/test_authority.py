@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from founded import SEALING_KEY, member
 
 from coordinator import audit
-from rsfed.errors import InvalidMessage, NotAdmitted, UsageError
+from coordinator.authority import ISSUED_PER_HOUR
+from coordinator.registry import Announcement, Registry
+from rsfed.errors import Busy, InvalidMessage, NotAdmitted, UsageError
 from rsfed.trust.bundle import check_member
 from rsfed.trust.certificates import is_issued_by, make_csr
 from rsfed.trust.identity import Identity
@@ -120,7 +122,7 @@ def test_a_revoked_member_is_out_by_name_and_may_be_invited_again(federation):
     waiting = federation.authority.invite("bern", Role.NODE, hours=1)
     federation.authority.revoke("bern")
     refused("REVOKED", lambda: check_member(federation.bundle(), admission.chain, now=federation.clock()))
-    refused("REVOKED", lambda: federation.authority.renew(member("bern"), csr()))
+    refused("REVOKED", lambda: federation.authority.renew(member("bern"), admission.chain[0], csr()))
     refused("TOKEN_WITHDRAWN", lambda: redeem(federation, waiting))
     assert member("bern").uri not in federation.bundle().members
     again = redeem(federation, federation.authority.invite("bern", Role.NODE, hours=1))
@@ -151,9 +153,47 @@ def test_only_plain_names_are_invited(federation, name):
 
 def test_renewal_keeps_the_name_and_takes_the_new_key(federation):
     before, _ = federation.enroll("bern")
-    after = federation.authority.renew(member("bern"), csr())
+    after = federation.authority.renew(member("bern"), before.chain[0], csr())
     assert check_member(federation.bundle(), after.chain, now=federation.clock()) == member("bern")
     assert after.chain[0].public_key() != before.chain[0].public_key()
+
+
+def test_who_was_replaced_while_its_renewal_was_on_its_way_gets_nothing(federation):
+    lost, _ = federation.enroll("bern")
+    federation.enroll("bern")
+    refused("REVOKED", lambda: federation.authority.renew(member("bern"), lost.chain[0], csr()))
+
+
+def test_a_member_gets_a_few_certificates_an_hour(federation):
+    present = federation.enroll("bern")[0].chain[0]
+    for _ in range(ISSUED_PER_HOUR - 1):
+        present = federation.authority.renew(member("bern"), present, csr()).chain[0]
+    with pytest.raises(Busy) as caught:
+        federation.authority.renew(member("bern"), present, csr())
+    assert caught.value.reason == "RENEWED_TOO_OFTEN"
+    federation.enroll("graz")
+    federation.clock.move(hours=1)
+    federation.authority.renew(member("bern"), present, csr())
+
+
+def test_the_bundle_lists_serials_only_of_members_that_are_not_out_by_name(federation):
+    lost, _ = federation.enroll("bern")
+    federation.authority.revoke("bern")
+    assert federation.bundle().revoked_serials == frozenset()
+    federation.enroll("bern")
+    assert federation.bundle().revoked_serials == {lost.chain[0].serial_number}
+
+
+def test_joining_again_forgets_where_the_former_holder_was_reached(federation):
+    registry = Registry(federation.state, federation.clock)
+    federation.enroll("bern")
+    registry.announce(Announcement("bern", "localhost:1", "0.1.0", 1, 1, b"d" * 32, 1, 1, federation.clock()))
+    federation.enroll("bern", Role.ANALYST)
+    registry.reload()
+    assert [node.name for node in registry.nodes()] == ["bern"]
+    federation.enroll("bern")
+    registry.reload()
+    assert registry.nodes() == []
 
 
 def recovery(federation, days, *, key=None, created_off=0.0):

@@ -1,6 +1,7 @@
 """One node slow, dead, busy or lying never spoils the answers of the others."""
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,6 +9,7 @@ from honest_archives import Archive, question
 
 from coordinator.breaker import Breaker
 from coordinator.fanout import FanOut
+from coordinator.validate import validate
 from rsfed.clock import Deadline
 from rsfed.errors import (
     Busy,
@@ -208,3 +210,18 @@ async def test_when_the_analyst_goes_away_the_nodes_are_not_waited_for():
     search.cancel()
     with pytest.raises(asyncio.CancelledError):
         await search
+
+
+async def test_a_long_answer_is_checked_beside_the_loop_and_a_short_one_in_it(monkeypatch):
+    threads = []
+
+    def noted(response, asked):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return validate(response, asked)
+
+    monkeypatch.setattr("coordinator.fanout.validate", noted)
+    await ask({"short": honest("short")})
+    monkeypatch.setattr("coordinator.offload.MANY_ROWS", 1)
+    gathered = await ask({"long": honest("long")})
+    assert statuses(gathered) == {"long": "COMPLETE"}
+    assert threads == [True, False]

@@ -11,14 +11,18 @@ from coordinator import audit
 from coordinator.backup import back_up, restore
 from coordinator.bundles import current_bundle
 from coordinator.founding import Choices, found
+from coordinator.keyring import Keyring
 from coordinator.registry import MAX_VERSION_LEAD, Announcement, Registry
+from coordinator.rotation import add_release_key
 from rsfed.config import CoordinatorConfig, load_config
 from rsfed.errors import ConfigError, NotAdmitted, ReleaseRefused, StateError, UsageError
 from rsfed.home import Home
 from rsfed.trust.bundle import admit_bundle, check_member
 from rsfed.trust.certificates import is_issued_by, make_csr
+from rsfed.trust.identity import Identity
 from rsfed.trust.manifest import Provenance
 from rsfed.trust.names import Role
+from rsfed.trust.recovery import recovery_request
 from rsfed.trust.release_rules import verify_header
 from rsfed.trust.release_store import ReleaseStore
 
@@ -68,14 +72,19 @@ def test_the_coordinator_stays_known_to_members_that_have_not_heard_of_the_new_c
     assert is_issued_by(own_identity(federation).chain[0], old)
 
 
-def test_the_old_ca_goes_when_its_last_leaf_has_expired(federation):
+def test_the_old_ca_goes_when_its_last_leaf_can_no_longer_be_recovered(federation):
     old = federation.bundle().cas[0]
-    admission, _ = federation.enroll("bern")
+    admission, key = federation.enroll("bern")
     federation.rotation.new_ca()
     federation.clock.move(days=29)
     federation.upkeep.once()
     assert check_member(federation.bundle(), admission.chain, now=federation.clock())
-    federation.clock.move(days=1.1)
+    federation.clock.move(days=30.9)
+    federation.upkeep.once()
+    identity = Identity(member("bern"), key, admission.chain, None, None)
+    again = federation.authority.recover(recovery_request(identity, csr(), now=federation.clock()))
+    assert check_member(federation.bundle(), again.chain, now=federation.clock()) == member("bern")
+    federation.clock.move(days=0.2)
     federation.upkeep.once()
     assert old not in federation.bundle().cas
     leaf = own_identity(federation).chain
@@ -116,14 +125,90 @@ def test_a_new_release_key_takes_over_the_current_release(federation):
 def test_a_change_of_the_release_key_that_was_cut_short_is_completed(federation):
     from unittest import mock
 
-    cut = mock.patch.object(federation.publisher, "renew_signature", side_effect=KeyboardInterrupt)
+    cut = mock.patch.object(federation.publisher, "discard_retired_keys", side_effect=KeyboardInterrupt)
     with cut, pytest.raises(KeyboardInterrupt):
         federation.rotation.new_release_key(federation.publisher)
-    assert federation.upkeep.once()
+    assert not federation.upkeep.once()
     release = federation.publisher.current()
     assert release.header.key_id in federation.bundle().release_keys
     assert not federation.upkeep.once()
     assert len(list((federation.home.path / "secrets").glob("release-*"))) == 1
+
+
+def test_a_change_of_the_release_key_that_failed_at_its_end_is_undone(federation):
+    from unittest import mock
+
+    sign_anew = federation.publisher.sign_anew
+
+    def fail(connection, now):
+        sign_anew(connection, now)
+        raise OSError("disk full")
+
+    before = federation.bundle().release_keys
+    with mock.patch.object(federation.publisher, "sign_anew", fail), pytest.raises(OSError, match="disk"):
+        federation.rotation.new_release_key(federation.publisher)
+    assert set(federation.bundle().release_keys) == set(before)
+    assert federation.upkeep.once()
+    assert federation.publisher.current().header.key_id in before
+
+
+def test_the_release_key_is_not_changed_while_the_release_is_expired_and_the_coordinator_starts(federation):
+    federation.clock.move(days=366)
+    federation.upkeep.once()
+    before = federation.bundle().version
+    with pytest.raises(ReleaseRefused, match="train") as caught:
+        federation.rotation.new_release_key(federation.publisher)
+    assert caught.value.reason == "RELEASE_EXPIRED"
+    assert federation.bundle().version == before
+    federation.upkeep.once()
+
+
+def test_a_release_that_expired_before_it_was_signed_anew_does_not_stop_the_start(federation, capsys):
+    with federation.state.writing() as connection:  # as an earlier version left it
+        connection.execute("UPDATE release_key SET retired = 1")
+        add_release_key(connection, Keyring(federation.home), federation.clock())
+    federation.clock.move(days=366)
+    federation.upkeep.once()
+    assert "release.not_signed" in capsys.readouterr().err
+
+
+def test_a_release_that_expires_soon_is_warned_of_once_a_day(federation, capsys):
+    def warnings():
+        federation.upkeep.once()
+        return capsys.readouterr().err.count("release.expires_soon")
+
+    federation.clock.move(days=334)
+    assert warnings() == 0
+    federation.clock.move(days=2)
+    assert [warnings(), warnings()] == [1, 0]
+    federation.clock.move(days=1)
+    assert warnings() == 1
+
+
+def test_who_joined_after_the_backup_is_revoked_by_name_and_role(federation, tmp_path):
+    back_up(federation.home, tmp_path / "backup", now=federation.clock())
+    lyon, _ = federation.enroll("lyon")
+    restore(tmp_path / "backup", Home(tmp_path / "again"), now=federation.clock())
+    again = Founded(Home(tmp_path / "again"), federation.clock)
+    with closing(again.state):
+        assert check_member(again.bundle(), lyon.chain, now=again.clock()) == member("lyon")
+        with pytest.raises(UsageError, match="--role"):
+            again.authority.revoke("lyon")
+        again.authority.revoke("lyon", Role.NODE)
+        with pytest.raises(NotAdmitted) as caught:
+            check_member(again.bundle(), lyon.chain, now=again.clock())
+        assert caught.value.reason == "REVOKED"
+        again.enroll("lyon")
+
+
+def test_a_certificate_issued_after_the_backup_is_renewed_by_the_restored_federation(federation, tmp_path):
+    admission, _ = federation.enroll("bern")
+    back_up(federation.home, tmp_path / "backup", now=federation.clock())
+    later = federation.authority.renew(member("bern"), admission.chain[0], csr())
+    restore(tmp_path / "backup", Home(tmp_path / "again"), now=federation.clock())
+    again = Founded(Home(tmp_path / "again"), federation.clock)
+    with closing(again.state):
+        again.authority.renew(member("bern"), later.chain[0], csr())
 
 
 def test_bundles_are_published_again_before_they_expire(federation):

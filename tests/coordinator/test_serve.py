@@ -15,7 +15,9 @@ from honest_archives import Archive
 
 from coordinator import audit
 from coordinator.authority import Authority
+from coordinator.breaker import FAILURES
 from coordinator.cli.options import notify_serve
+from coordinator.live import Live
 from coordinator.state import State
 from coordinator.training.engine import Trained
 from coordinator.training.runs import make_plan
@@ -24,6 +26,7 @@ from rsfed.errors import (
     Busy,
     CodeError,
     EnvelopeRefused,
+    InvalidAnswer,
     InvalidMessage,
     NoNodeReachable,
     NotAdmitted,
@@ -35,6 +38,7 @@ from rsfed.errors import (
 )
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_control_channel, open_join_channel
+from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.certificates import make_csr
 from rsfed.trust.enrolment import fetch_release, refresh_bundle, renew
 from rsfed.trust.identity import create_keys, load_identity, save_certificate
@@ -198,13 +202,22 @@ async def test_a_clock_more_than_a_minute_off_is_refused_with_the_difference(fed
     await federation.announce(bern, "localhost:1", clock=clock)
 
 
-async def test_this_protocol_and_the_one_before_are_spoken_others_refused_by_name(federation, cast):
+async def test_this_protocol_is_spoken_and_others_refused_by_name(federation, cast):
     bern = await federation.join(cast.folder, "bern")
-    for spoken in (1, 0):
-        await federation.announce(bern, "localhost:1", protocol=spoken)
-    with pytest.raises(NotAdmitted, match="update the coordinator") as caught:
-        await federation.announce(bern, "localhost:1", protocol=2)
-    assert reason(caught) == "PROTOCOL_TOO_NEW"
+    await federation.announce(bern, "localhost:1", protocol=1)
+    for protocol, remedy, name in ((0, "update the node", "OLD"), (2, "update the coordinator", "NEW")):
+        with pytest.raises(NotAdmitted, match=remedy) as caught:
+            await federation.announce(bern, "localhost:1", protocol=protocol)
+        assert reason(caught) == f"PROTOCOL_TOO_{name}"
+
+
+async def test_a_node_that_moves_again_and_again_has_to_wait(federation, cast):
+    bern = await federation.join(cast.folder, "bern")
+    for number in range(4):
+        await federation.announce(bern, f"localhost:{number + 1}")
+    with pytest.raises(Busy):
+        await federation.announce(bern, "localhost:9")
+    await federation.announce(bern, "localhost:4")
 
 
 async def test_a_node_that_only_asks_to_be_dialled_keeps_its_announced_holdings(federation, serving, cast, soon):
@@ -407,6 +420,74 @@ async def test_queries_are_in_the_audit_record_without_their_codes(federation, t
         line = audit.entries(connection)[-1]
     assert (line.kind, line.subject) == ("query.answered", analyst.member.uri)
     assert line.data == {"query": (b"q" * 16).hex(), "outcomes": {"bern": "COMPLETE"}}
+
+
+async def test_more_of_a_bucket_is_in_the_audit_record_also_when_it_failed(federation, tmp_path):
+    async with federation.serving(), AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst = await cast.analyst()
+        await cast.node("bern")
+        inner = archive_pb2.ArchiveServiceExpandBucketRequest(
+            query=federation.query(analyst, [0xABCDEF01], query_id=b"q" * 16), bucket_handle=b"b" * 16, limit=5
+        )
+        request = query_pb2.QueryServiceExpandBucketRequest(node="bern", request=inner)
+        await cast.ask("ExpandBucket", request, analyst)
+        request.request.offset = 3
+        with pytest.raises(InvalidAnswer):
+            await cast.ask("ExpandBucket", request, analyst)
+    with federation.state.reading() as connection:
+        lines = audit.entries(connection)[-2:]
+    assert {(line.kind, line.subject) for line in lines} == {("bucket.expanded", analyst.member.uri)}
+    query = {"query": (b"q" * 16).hex(), "node": "bern"}
+    assert [line.data for line in lines] == [query | {"outcome": o} for o in ("COMPLETE", "INVALID_ANSWER")]
+
+
+async def test_who_takes_a_name_over_is_asked_and_the_former_holder_no_more(cast):
+    analyst = await cast.analyst()
+    lost = await cast.node("bern")
+    assert statuses(await cast.search(analyst, query_id=b"1" * 16)) == {"bern": "COMPLETE"}
+    found = await cast.node("bern")
+    assert statuses(await cast.search(analyst, query_id=b"2" * 16)) == {"bern": "COMPLETE"}
+    assert (len(lost.asked), len(found.asked)) == (1, 1)
+    await cast.federation.join(cast.folder, "bern")
+    with pytest.raises(NoNodeReachable):
+        await cast.search(analyst, query_id=b"3" * 16)
+    assert (len(lost.asked), len(found.asked)) == (1, 1)
+
+
+async def test_an_answer_larger_than_any_node_may_give_is_invalid(cast):
+    analyst = await cast.analyst()
+    await cast.node("bern")
+    await cast.node("liar", spoil=lambda response: setattr(response.answers[0], "item_handles", bytes(ANSWER_BYTES)))
+    for number in range(FAILURES):
+        found = await cast.search(analyst, query_id=bytes([number]) * 16)
+        assert statuses(found) == {"bern": "COMPLETE", "liar": "INVALID"}
+    assert statuses(await cast.search(analyst, query_id=b"z" * 16)) == {"bern": "COMPLETE", "liar": "EJECTED"}
+
+
+async def test_a_change_made_while_the_coordinator_started_is_noticed(federation, monkeypatch):
+    federation.enroll("bern")
+    read = Live.__init__
+
+    def interrupted(live, *arguments, **options):
+        read(live, *arguments, **options)
+        with closing(State(federation.home)) as state:  # as another process would
+            Authority(federation.home, state, federation.config).revoke("bern")
+
+    monkeypatch.setattr(Live, "__init__", interrupted)
+    async with federation.serving() as serving:
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            if serving._live.bundle.revoked_names:
+                break
+        assert serving._live.bundle.revoked_names == {member("bern").uri}
+
+
+async def test_a_coordinator_whose_certificate_no_node_will_believe_says_why(federation, capsys):
+    federation.clock.move(days=-1)
+    async with federation.serving():
+        pass
+    assert '"event": "certificate.unfit", "level": "error", "reason": "CERT_NOT_YET_VALID"' in capsys.readouterr().err
 
 
 async def test_a_new_ca_and_renewals_interrupt_nobody(cast, federation):

@@ -117,6 +117,21 @@ def test_a_lying_answer_is_dropped_and_the_breach_named(lie, breach):
         validate(response, ASKED)
 
 
+@pytest.mark.parametrize("column", ["bucket_handles", "item_handles"])
+def test_a_flood_of_rows_is_dropped_before_any_is_looked_at(monkeypatch, column):
+    monkeypatch.setattr("coordinator.validate._rows", lambda *_: pytest.fail("looked at"))
+    response = honest()
+    setattr(response.answers[0], column, bytes(16 * 16_385))
+    with pytest.raises(InvalidAnswer, match="more than a node may"):
+        validate(response, ASKED)
+
+
+def test_handles_that_differ_in_one_half_only_are_distinct():
+    halves = [bytes([1]) * 8 + bytes([n]) * 8 for n in range(3)] + [bytes([n]) * 8 + bytes([1]) * 8 for n in (0, 2)]
+    request = pb.ArchiveServiceExpandBucketRequest(limit=5)
+    validate_expansion(pb.ArchiveServiceExpandBucketResponse(size=5, item_handles=b"".join(halves)), request)
+
+
 def test_a_sample_larger_than_k_is_dropped():
     with pytest.raises(InvalidAnswer):
         validate(ARCHIVE.response([0], question(k=4)), question(k=2))

@@ -236,10 +236,12 @@ async def test_an_upload_starts_again_where_the_coordinator_lost_it(service, tmp
         return receive(node, task_id, expected, offset, chunk)
 
     service.board.receive = forgetting
-    async with pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=0))):
+    fake = Fake(lambda t: result_of(t, step=0))
+    async with pulling(service, tmp_path, "a", fake):
         _, rounds = await rounds_of(service, plan=small_plan(rounds=1), start=start)
     assert lost
     assert rounds[0]["nodes"] == ["a"]
+    assert len(fake.tasks) == 1  # sent again, not trained again
 
 
 async def test_a_node_that_is_not_admitted_waits_and_takes_part_again_later(members, tmp_path):

@@ -1,4 +1,7 @@
-"""Objectives: what a hash network is trained for. Each says which patches form a batch and what their loss is."""
+"""Objectives: what a hash network is trained for. Each says which patches form a batch and what their loss is.
+
+Networks and the loop that takes the steps are in `rsfed.hashing`; here is no state and no IO.
+"""
 
 from __future__ import annotations
 
