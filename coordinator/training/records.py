@@ -70,6 +70,9 @@ def request_run(state: State, rounds: int, min_nodes: int, now: datetime) -> int
 
 def claim_next(state: State) -> Run | None:
     """Take the oldest queued run, if there is one; it is running from now on."""
+    with state.reading() as connection:  # usually there is none, and looking must not wait for whoever writes
+        if connection.execute("SELECT 1 FROM run WHERE state = 'queued'").fetchone() is None:
+            return None
     with state.writing() as connection:
         row = connection.execute(
             "UPDATE run SET state = 'running' "

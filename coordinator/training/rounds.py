@@ -20,7 +20,7 @@ from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
 
-MAX_EXAMPLES = 1e8  # patches that a node may claim: one liar must not outweigh all others
+MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
 _POLL_S = 0.5
 

@@ -6,7 +6,6 @@ Used by the node's worker, by tests over a `Grid` in one process, and on the sto
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -49,11 +48,17 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict(content), reply_to=message)
 
 
-@lru_cache(maxsize=1)
+_kept: dict[tuple[Home, TrainingPlan, int, int], PatchSet] = {}
+
+
 def _patches(home: Home, plan: TrainingPlan, memory_mib: int, run_id: int) -> PatchSet:
-    """Read the patches once for each run."""
-    log.info("training.reading", run=run_id)
-    return load_patches(home, plan, memory_mib)
+    """Read the patches once for each run; those of another run are given back first, memory is for one set."""
+    key = (home, plan, memory_mib, run_id)
+    if key not in _kept:
+        _kept.clear()
+        log.info("training.reading", run=run_id)
+        _kept[key] = load_patches(home, plan, memory_mib)
+    return _kept[key]
 
 
 app.train()(train)

@@ -31,6 +31,7 @@ from rsfed.trust.manifest import Architecture
 from rsfed.trust.release_store import ReleaseStore
 
 HELD_OUT = 0.2  # of the patches, at least, where acquisitions are held out whole
+MOST_HELD_OUT = 0.5  # of the patches: training on the rest must still mean something
 _SEED = 0
 _ENCODED_AT_ONCE = 64  # patches
 _BITS = 64  # while there is no release to say it
@@ -156,14 +157,22 @@ def split(items: Sequence[Item]) -> tuple[list[Item], list[Item], Literal["acqui
     groups: dict[object, list[Item]] = defaultdict(list)
     for item in items:
         groups[item.acquisition].append(item)
-    several = len(groups) > 1
-    parts = [groups[key] for key in sorted(groups, key=str)] if several else [[item] for item in items]
+    by_acquisition = _hold_out([groups[key] for key in sorted(groups, key=str)], len(items))
+    if by_acquisition is not None:
+        return *by_acquisition, "acquisition"
+    by_patch = _hold_out([[item] for item in items], len(items))
+    return *(by_patch or (list(items[1:]), list(items[:1]))), "patch"
+
+
+def _hold_out(parts: list[list[Item]], count: int) -> tuple[list[Item], list[Item]] | None:
+    """Hold out whole parts until there are enough; None where the parts are too few or too large for that."""
     random.Random(_SEED).shuffle(parts)  # noqa: S311 - repeatable, keeps no secret
+    trained_on: list[Item] = []
     held_out: list[Item] = []
-    while len(parts) > 1 and len(held_out) < HELD_OUT * len(items):
-        held_out += parts.pop()
-    trained_on = [item for part in parts for item in part]
-    return trained_on, held_out, "acquisition" if several else "patch"
+    for part in parts:
+        fits = len(held_out) < HELD_OUT * count and len(held_out) + len(part) <= MOST_HELD_OUT * count
+        (held_out if fits else trained_on).extend(part)
+    return (trained_on, held_out) if held_out and trained_on else None
 
 
 def _network(home: Home, modality: str, spec: InputSpec) -> _Network:

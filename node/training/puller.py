@@ -36,6 +36,8 @@ HEARTBEAT_S = 5.0  # between two signs of life while a task is worked on
 IDLE_S = 120.0  # after which the child process is ended
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 REFUSED_PAUSE_S = 60.0
+MOST_REWINDS = 3  # times that a coordinator may ask for a part of a result again
+JOURNAL_WAIT_MS = 2000  # for the database; the search of the node waits meanwhile
 Answer = TypeVar("Answer")
 
 
@@ -91,6 +93,7 @@ class Puller:
     async def run(self) -> None:
         """Take tasks for ever; the child process is ended when this is cancelled."""
         connection = open_state(self._home)
+        connection.execute(f"PRAGMA busy_timeout = {JOURNAL_WAIT_MS}")
         journal.close_interrupted(connection)
         idle_since = time.monotonic()
         try:
@@ -189,7 +192,7 @@ class Puller:
             await asyncio.wait({work})
 
     async def _send(self, job: _Job, result: bytes) -> None:
-        sha256, position = digest(result), 0
+        sha256, position, rewinds = digest(result), 0, 0
         while position < len(result):
             request = pb.TrainingServicePushResultRequest(
                 task_id=job.id,
@@ -199,8 +202,11 @@ class Puller:
                 chunk=result[position : position + CHUNK_BYTES],
             )
             answer = await self._insist(lambda request=request: self._push(request))  # type: ignore[misc]
-            position = answer.next_offset
             job.sent += len(request.chunk)
+            rewinds += answer.next_offset <= position
+            if rewinds > MOST_REWINDS:
+                raise InvalidMessage("the coordinator does not take the result", reason="UPLOAD_STUCK")
+            position = answer.next_offset
 
     async def _push(self, request: pb.TrainingServicePushResultRequest) -> pb.TrainingServicePushResultResponse:
         return await call(self._connect().PushResult, request, Deadline.after(CALL_S), what="the coordinator")

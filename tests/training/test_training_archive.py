@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -209,6 +210,18 @@ def test_whole_acquisitions_are_held_out_where_there_are_several():
     with pytest.raises(TrainingError) as refused:
         split(items(1, 1))
     assert refused.value.reason == "TOO_FEW_PATCHES"
+
+
+def test_most_of_the_archive_is_trained_on_however_large_one_acquisition_is():
+    sizes = {"a": 30, "b": 20, "large": 950}
+    mixed = [replace(i, acquisition=name) for name, size in sizes.items() for i in items(size, 1)]
+    for large in ("large", "a", "b"):  # wherever the order of names puts the large one
+        renamed = [
+            replace(i, acquisition={"large": large, large: "large"}.get(i.acquisition, i.acquisition)) for i in mixed
+        ]
+        trained_on, held_out, _ = split(renamed)
+        assert len(trained_on) >= len(renamed) / 2
+        assert held_out
 
 
 def test_a_round_number_that_the_plan_does_not_have_is_refused(home):
