@@ -126,6 +126,13 @@ def test_a_flood_of_rows_is_dropped_before_any_is_looked_at(monkeypatch, column)
         validate(response, ASKED)
 
 
+def test_a_handle_is_found_twice_among_others_that_share_its_first_half():
+    handles = [bytes([1]) * 8 + bytes([n]) * 8 for n in (0, 2, 0)]
+    request = pb.ArchiveServiceExpandBucketRequest(limit=5)
+    with pytest.raises(InvalidAnswer, match="twice"):
+        validate_expansion(pb.ArchiveServiceExpandBucketResponse(size=5, item_handles=b"".join(handles)), request)
+
+
 def test_handles_that_differ_in_one_half_only_are_distinct():
     halves = [bytes([1]) * 8 + bytes([n]) * 8 for n in range(3)] + [bytes([n]) * 8 + bytes([1]) * 8 for n in (0, 2)]
     request = pb.ArchiveServiceExpandBucketRequest(limit=5)
