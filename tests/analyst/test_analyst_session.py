@@ -5,10 +5,11 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from fake_coordinator import FakeCoordinator, serving
-from members import World
+from members import Clock, World
 from PIL import Image
 
 from rsfed.analyst.session import AnalystSession
+from rsfed.clock import utc_now
 from rsfed.errors import DeadlineExceeded, InvalidAnswer, NotAdmitted, RasterRejected, ReleaseRefused, Unreachable
 from rsfed.trust.envelope import MAX_CODES
 from rsfed.v1 import outcome_pb2
@@ -22,7 +23,7 @@ def codes(count, seed=0):
 
 @pytest.fixture
 def world():
-    return World()
+    return World(clock=Clock(utc_now()))  # an analyst reads the real clock, however long other tests took before
 
 
 @pytest.fixture

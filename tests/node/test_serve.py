@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from members import World
+from members import World, sign
 from serving import Asker, add_patches, disclose, join, listening, make_home
 
 import node.indexing
@@ -32,6 +34,7 @@ from rsfed.trust.access import Port
 from rsfed.trust.certificates import issue_leaf, to_der
 from rsfed.trust.identity import load_identity
 from rsfed.trust.names import Role
+from rsfed.trust.release_store import ReleaseStore
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, federation_pb2_grpc
 from rsfed.v1.archive_pb2_grpc import ArchiveServiceStub
 from rsfed.v1.control_pb2_grpc import ControlServiceStub
@@ -231,6 +234,19 @@ async def test_a_new_release_replaces_the_old_one_and_a_rollback_does_not(scene)
             assert scene.coordinator.offered == offered + 1  # refused once, not asked for again
             assert scene.announced() == 2
             assert (await search(channel, newer, Asker(scene.world))).answers[0].examined == 20
+
+
+async def test_a_release_that_was_signed_anew_by_a_new_key_is_looked_at_again(scene):
+    release = scene.coordinator.release = scene.world.release(1)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node():
+            await scene.until(lambda: scene.announced() == 1)
+            scene.world.release_key = Ed25519PrivateKey.generate()
+            header = sign(release.header.manifest, scene.world.release_key)
+            scene.coordinator.release = replace(release, header=header)
+            scene.world.version += 1
+            await scene.until(lambda: ReleaseStore(scene.home.releases).current().header == header)
 
 
 async def test_a_revocation_arrives_with_the_next_announcement(scene, monkeypatch):
