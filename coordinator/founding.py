@@ -87,7 +87,7 @@ bits = {bits}
 size = {size}  # pixels
 
 [training]
-local_steps = 60  # optimiser steps of a node in one round
+local_steps = 40  # optimiser steps of a node in one round
 batch = 64  # patches
 learning_rate = 0.001
 round_timeout_s = 600.0

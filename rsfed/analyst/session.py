@@ -163,7 +163,8 @@ class AnalystSession:
         Args:
             codes: Packed codes of this session's release, uint8, shape (n, bits // 8).
             k: How many items are wanted for each code; with a radius, how many of each bucket are listed at once.
-            radius: When given, everything within this distance in bits is wanted instead of the nearest k.
+            radius: When given, everything within this distance in bits is wanted instead of the nearest k; more than
+                the width of the codes means everything.
             on_outcome: Told how each node took part as soon as it is known.
 
         Returns:
@@ -225,8 +226,9 @@ class AnalystSession:
     async def _search(
         self, codes: Codes, k: int, radius: int | None, on_outcome: Callable[[Outcome], None]
     ) -> list[SearchResult]:
+        reach = None if radius is None else min(radius, self.bits)
         envelope = make_query(
-            codes, self.release, self._identity, encoder=self.encoder, k=k, radius=radius, now=self._now()
+            codes, self.release, self._identity, encoder=self.encoder, k=k, radius=reach, now=self._now()
         )
         signed = self._asked[envelope.query_id] = sign_envelope(envelope, self._identity)
         request = QueryServiceWatchSearchRequest(query=signed)

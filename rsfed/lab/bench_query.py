@@ -66,7 +66,7 @@ async def _prepare(
     federation: DemoFederation, folder: Path, centres: NDArray[np.bool_], rng: np.random.Generator
 ) -> Home:
     """Start the federation with full catalogues and return the analyst's home."""
-    await federation.found(Plan("rgb", 32, BITS, ("anything",), local_steps=1, seed=0))
+    await federation.found(Plan("rgb", 32, BITS, ("anything",), width=16, local_steps=1, seed=0))
     home = await federation.admit_analyst()
     for node in NODES:
         archive = folder / "archives" / node / "anything"

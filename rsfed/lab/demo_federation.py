@@ -34,6 +34,7 @@ class Plan:
         size: Width and height in pixels of the encoder's input.
         bits: Width of the codes.
         classes: Classes of the federation.
+        width: Channels of the first stage of the network.
         local_steps: Optimiser steps of a node in one round.
         seed: Seed of the training.
     """
@@ -42,6 +43,7 @@ class Plan:
     size: int
     bits: int
     classes: Sequence[str]
+    width: int
     local_steps: int
     seed: int
 
@@ -52,6 +54,7 @@ class Plan:
         """
         return {
             "RSFED_NODE__POLICY__LEVEL": "partner",
+            "RSFED_COORDINATOR__ENCODER__WIDTH": str(self.width),
             "RSFED_COORDINATOR__TRAINING__LOCAL_STEPS": str(self.local_steps),
             "RSFED_COORDINATOR__TRAINING__SEED": str(self.seed),
         }

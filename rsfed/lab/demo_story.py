@@ -25,6 +25,7 @@ from rsfed.lab.split import Sample
 
 NODE_NAMES = ("alps", "baltic", "crete", "danube", "elbe", "fjord", "gascony", "harz")
 BITS = 64
+_WIDTH, _WIDTH_OF_DATA = 16, 32  # channels; real images need a larger network than synthetic ones
 _BATCH = 64  # patches; the coordinator's default
 _LEAST_STEPS, _MOST_STEPS = 40, 60  # of a node in one round
 _SYNTHETIC_PATCHES = 1200
@@ -170,9 +171,9 @@ class _Storyteller:
         told, settings = self.told, self._settings
         classes = sorted({sample.label for sample in told.images.samples})
         modality = told.images.modality.name
-        await federation.found(
-            Plan(modality, told.images.size, BITS, classes, local_steps(told.division.archives), settings.seed)
-        )
+        width = _WIDTH if settings.data is None else _WIDTH_OF_DATA
+        steps = local_steps(told.division.archives)
+        await federation.found(Plan(modality, told.images.size, BITS, classes, width, steps, settings.seed))
         placed: Placed = {}
         for name, samples in told.division.archives.items():
             placed |= lay_out(samples, told.images.root, self._archive(name))

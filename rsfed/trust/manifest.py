@@ -35,7 +35,7 @@ class Architecture(_Part):
     """How to build an encoder's network before its weights are loaded."""
 
     kind: Literal["compact-resnet"] = "compact-resnet"
-    width: int = Field(default=32, ge=8, le=256)  # channels of the first stage
+    width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
 
 

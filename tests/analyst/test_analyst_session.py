@@ -49,6 +49,12 @@ async def test_a_query_is_signed_by_the_analyst_for_the_newest_release(coordinat
     assert (query.envelope.k, query.envelope.HasField("radius"), query.envelope.codes) == (7, False, codes(1).tobytes())
 
 
+async def test_a_radius_wider_than_the_codes_means_everything(coordinator, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        await session.search(codes(1), radius=200)
+    assert coordinator.asked[0].envelope.radius == session.bits
+
+
 async def test_more_codes_than_a_query_may_have_travel_in_several_queries(coordinator, tmp_path):
     async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
         results = await session.search(codes(MAX_CODES + 1), k=1)
