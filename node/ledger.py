@@ -57,6 +57,11 @@ class Ledger:
         self._restored_at = restored_at
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Close the database once no thread uses it; SQLite crashes when it is closed in the middle of a call."""
+        with self._lock:
+            self._connection.close()
+
     def record(self, query: VerifiedQuery, *, now: datetime) -> Entry:
         """Write a query down; it may be answered once this returns.
 

@@ -99,8 +99,8 @@ class NodeServer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then let calls in progress end."""
-        with closing(open_state(self._home)) as connection:
-            ledger = Ledger(connection, restored_at=restored_at(connection))
+        connection = open_state(self._home)
+        with closing(Ledger(connection, restored_at=restored_at(connection))) as ledger:
             async with self._controlled(), self._listening(ledger) as serving, self._indexing() as indexing:
                 await _until(stop, [*self._loops(ledger, serving), asyncio.shield(indexing)])
                 self._draining = True
