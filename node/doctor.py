@@ -84,7 +84,7 @@ def local_findings(
         _threads(config),
         _certificate(home, now()),
         _trust_bundle(home, now()),
-        _release(home, now()),
+        _release(home, config, now()),
         _serve(serve_connected),
     ]
 
@@ -188,7 +188,7 @@ def _trust_bundle(home: Home, now: datetime) -> Finding:
     return Finding("trust bundle", Verdict.OK, f"version {bundle.version}")
 
 
-def _release(home: Home, now: datetime) -> Finding:
+def _release(home: Home, config: NodeConfig, now: datetime) -> Finding:
     release = ReleaseStore(home.releases).current()
     if release is None:
         return Finding("release", Verdict.WARN, "none", "`rsfed node serve` fetches it once the coordinator has one")
@@ -197,6 +197,10 @@ def _release(home: Home, now: datetime) -> Finding:
         return Finding(
             "release", Verdict.FAIL, found, "ask the coordinator's operator for a new one", "RELEASE_EXPIRED"
         )
+    searched = {encoder.modality for encoder in release.manifest.encoders.values()}
+    if (own := config.archive.modality) not in searched:
+        found = f"this archive is {own}, the federation searches {', '.join(sorted(searched))}"
+        return Finding("release", Verdict.WARN, found, "set archive.modality in node.toml, then `rsfed node ingest`")
     return Finding("release", Verdict.OK, f"release {release.manifest.version}, {release.manifest.bits} bits")
 
 

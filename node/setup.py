@@ -19,7 +19,7 @@ from rsfed.raster.modality import modality
 from rsfed.trust.identity import create_keys, write_atomically
 
 _TEMPLATE = """\
-# Configuration of one archive. `rsfed config schema` lists every key; RSFED_NODE__<SECTION>__<KEY> overrides one.
+# Configuration of one archive. `rsfed config schema node` lists every key; RSFED_NODE__<SECTION>__<KEY> overrides one.
 
 [serve]
 # Where this node listens, and how the coordinator reaches it; they differ behind a firewall or on several networks.

@@ -153,6 +153,11 @@ _FILES: dict[type[BaseModel], str] = {
 }
 
 
+def listening(advertised: str) -> str:
+    """Return where to listen for calls to an advertised address: the same port, on every interface."""
+    return f"0.0.0.0:{advertised.rpartition(':')[2]}"
+
+
 def config_path(model: type[Config], home: Path) -> Path:
     """Return where the configuration of a role lies in its home."""
     return home / _FILES[model]
@@ -182,7 +187,7 @@ def load_config(model: type[Config], home: Path) -> Config:
 
 
 def _remedy(kind: str, message: str) -> str:
-    return "unknown key; `rsfed config schema` lists the known ones" if kind == "extra_forbidden" else message
+    return "unknown key; `rsfed config schema ROLE` lists the known ones" if kind == "extra_forbidden" else message
 
 
 def _apply_environment(raw: dict[str, Any], prefix: str) -> None:

@@ -32,18 +32,26 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     join_advertise: Annotated[
         str, typer.Option(help="How newcomers reach this coordinator, host:port.")
     ] = "localhost:7441",
-    bind: Annotated[str, typer.Option(help="Where the port for members listens.")] = "0.0.0.0:7440",
-    join_bind: Annotated[str, typer.Option(help="Where the port for newcomers listens.")] = "0.0.0.0:7441",
+    bind: Annotated[
+        str, typer.Option(help="Where the port for members listens; the advertised port when left out.")
+    ] = "",
+    join_bind: Annotated[
+        str, typer.Option(help="Where the port for newcomers listens; the advertised port when left out.")
+    ] = "",
 ) -> None:
     """Make a federation: configuration, keys, and a first release with an untrained network."""
     from coordinator.founding import Choices, found, read_classes  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import listening  # noqa: PLC0415 - loaded only when used
 
     if classes and classes_file:
         raise UsageError("give --classes or --classes-file, not both")
     named = read_classes(classes_file) if classes_file else tuple(c.strip() for c in classes.split(",") if c.strip())
     place = coordinator_home(home)
-    release = found(place, Choices(federation, modality, bits, size, named, advertise, join_advertise, bind, join_bind))
+    binds = bind or listening(advertise), join_bind or listening(join_advertise)
+    release = found(place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds))
     typer.echo(f"federation {federation} made; its configuration is {place.path / 'coordinator.toml'}")
     typer.echo(f"release {release.manifest.version}: {bits} bits, {len(named)} classes, an untrained network")
+    if not named:
+        typer.echo("without classes it can be searched but not trained: add some to coordinator.toml", err=True)
     typer.echo("next: `rsfed coordinator serve`, then `rsfed coordinator invite NAME --role node`", err=True)
     typer.echo("keep the folder safe: whoever has its keys is the federation", err=True)

@@ -34,12 +34,15 @@ def init(
     advertise: Annotated[
         str, typer.Option(help="How the coordinator reaches this node, host:port.")
     ] = "localhost:7443",
-    bind: Annotated[str, typer.Option(help="Where this node listens, host:port.")] = "0.0.0.0:7443",
+    bind: Annotated[
+        str, typer.Option(help="Where this node listens, host:port; the advertised port when left out.")
+    ] = "",
 ) -> None:
     """Make a node: a commented node.toml, keys that never leave, and an empty catalogue."""
     from node.setup import Choices, init_node  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import listening  # noqa: PLC0415 - loaded only when used
 
-    path = init_node(node_home(home), Choices(archive, modality, bind, advertise))
+    path = init_node(node_home(home), Choices(archive, modality, bind or listening(advertise), advertise))
     typer.echo(f"node made; its configuration is {path}")
     typer.echo("next: `rsfed node join TOKEN` with the token that the coordinator's operator sent you", err=True)
 
@@ -53,7 +56,7 @@ def join(
     from rsfed.trust.tokens import decode_token  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
-    load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
+    config = load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
     identity, release = asyncio.run(_join(place, token=decode_token(token)))
     leaf = identity.chain[0]
     typer.echo(f"joined federation {identity.member.federation} as node {identity.member.name}")
@@ -62,13 +65,21 @@ def join(
         typer.echo("the federation has no release yet; `serve` fetches it once there is one")
     else:
         classes = len(release.manifest.nomenclature.classes)
-        typer.echo(f"release {release.manifest.version} fetched: {release.manifest.bits} bits, {classes} classes")
+        searched = ", ".join(sorted({encoder.modality for encoder in release.manifest.encoders.values()}))
+        typer.echo(f"release {release.manifest.version}: {searched}, {release.manifest.bits} bits, {classes} classes")
+        if config.archive.modality not in searched.split(", "):
+            typer.echo(
+                f"this archive is {config.archive.modality}, but the federation searches {searched}: "
+                "set archive.modality in node.toml before `rsfed node ingest`",
+                err=True,
+            )
     typer.echo("next: `rsfed node ingest`", err=True)
 
 
 async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
     from rsfed.trust import enrolment  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
     identity = await enrolment.join(home, token, role=Role.NODE)
-    return identity, await enrolment.fetch_release(home, identity)
+    return identity, await enrolment.fetch_release(home, identity) or ReleaseStore(home.releases).current()

@@ -64,7 +64,7 @@ def join(
     if release is None:
         typer.echo("the federation has no release yet; a query fetches it once there is one")
     else:
-        typer.echo(f"release {release.manifest.version} fetched: {release.manifest.bits} bits")
+        typer.echo(f"release {release.manifest.version}: {release.manifest.bits} bits")
     typer.echo("next: `rsfed query IMAGE`", err=True)
 
 
@@ -72,6 +72,7 @@ async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
     from rsfed.trust.enrolment import fetch_release  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.enrolment import join as enrol  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
     identity = await enrol(home, token, role=Role.ANALYST)
-    return identity, await fetch_release(home, identity)
+    return identity, await fetch_release(home, identity) or ReleaseStore(home.releases).current()
