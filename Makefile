@@ -26,7 +26,7 @@ demo: $(READY) ## The whole story on one machine; writes demo/report.html
 	$(BIN)/rsfed demo
 
 test: $(DEV_READY) ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: $(DEV_READY) ## Style, types, import rules, wire contract
 	$(BIN)/ruff check .
