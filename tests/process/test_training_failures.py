@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 def train(federation, rounds):
     command = [*RSFED, "coordinator", "train", "--rounds", str(rounds), "--output", "json"]
     home = ["--home", str(federation.home("coordinator"))]
-    log = (federation.folder / "train.out").open("wb")
-    return subprocess.Popen([*command, *home], stdout=log, stderr=log, env=federation.environment)
+    with (federation.folder / "train.out").open("wb") as log:
+        return subprocess.Popen([*command, *home], stdout=log, stderr=log, env=federation.environment)
 
 
 def rounds_done(federation):
