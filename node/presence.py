@@ -6,6 +6,7 @@ import sqlite3
 
 import numpy as np
 
+from node.state import get_meta
 from rsfed.index.buckets import Ids
 
 
@@ -13,30 +14,20 @@ class Presence:
     """The ids of the present patches.
 
     Args:
-        connection: A connection to the node's database through which no patch is added or withdrawn.
+        connection: A connection to the node's database.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._version: object = None
-        self._mark: object = None
+        self._seen: object = self  # equal to no number of changes
         self._ids: dict[str, Ids] = {}
 
     def changed(self) -> bool:
-        """Say whether patches came or went since this was last asked; their number and the sums of their ids tell."""
-        version = self._connection.execute("PRAGMA data_version").fetchone()
-        if version == self._version:
+        """Say whether patches may have come or gone since this was last asked."""
+        changes = get_meta(self._connection, "changes")
+        if changes == self._seen:
             return False
-        self._version = version
-        # The sum of whole ids might be more than SQLite's integers hold: ids jump far at a restore.
-        query = """
-            SELECT modality, count(*), sum(id >> 32), sum(id & 0xffffffff) FROM item
-            WHERE state = 'present' GROUP BY modality
-        """
-        mark = self._connection.execute(query).fetchall()
-        if mark == self._mark:
-            return False
-        self._mark, self._ids = mark, {}
+        self._seen, self._ids = changes, {}
         return True
 
     def ids(self, modality: str) -> Ids:

@@ -119,7 +119,15 @@ CREATE TABLE training_log (        -- what the coordinator asked of this node, a
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1,)
+_SCHEMA_2 = """
+INSERT INTO meta VALUES ('changes', 0);  -- how often a patch came or went; the indexer looks often, so it must be quick
+CREATE TRIGGER item_came AFTER INSERT ON item
+BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
+CREATE TRIGGER item_went AFTER UPDATE OF state ON item
+BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2)
 
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
