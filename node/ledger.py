@@ -20,6 +20,7 @@ from rsfed.telemetry import log
 from rsfed.trust.envelope import VerifiedQuery
 
 KEPT = timedelta(days=90)
+_COLUMNS = "salt, requester, query_id, envelope_digest, release, created"
 PATIENCE_MS = 2000  # for another process that writes; whoever asks has a deadline
 
 
@@ -77,8 +78,7 @@ class Ledger:
             if self._find("query_id", asked.query_id):
                 raise EnvelopeRefused("this query was answered before; ask again with a new id", reason="REPLAY")
             self._connection.execute(
-                "INSERT INTO query_ledger (salt, requester, query_id, envelope_digest, release, created)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO query_ledger ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a fixed text
                 (*row, _text(now)),
             )
         return Entry(*row, now)
@@ -119,13 +119,24 @@ class Ledger:
 
     def _find(self, column: str, value: bytes) -> Entry | None:
         row = self._connection.execute(
-            f"SELECT salt, requester, query_id, envelope_digest, release, created FROM query_ledger WHERE {column} = ?",  # noqa: S608 - one of two fixed names
+            f"SELECT {_COLUMNS} FROM query_ledger WHERE {column} = ?",  # noqa: S608 - one of two fixed names
             (value,),
         ).fetchone()
-        if row is None:
-            return None
-        salt, requester, query, digest, release, created = row
-        return Entry(salt, requester, query, digest, release, datetime.fromisoformat(created))
+        return None if row is None else _entry(row)
+
+
+def newest(connection: sqlite3.Connection, limit: int) -> list[Entry]:
+    """Return the queries that were answered last, the newest first, for the node's operator."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM query_ledger ORDER BY created DESC, salt LIMIT ?",  # noqa: S608 - a fixed text
+        (limit,),
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: tuple[bytes, str, bytes, bytes, bytes, str]) -> Entry:
+    salt, requester, query, digest, release, created = row
+    return Entry(salt, requester, query, digest, release, datetime.fromisoformat(created))
 
 
 def _text(moment: datetime) -> str:

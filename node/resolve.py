@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,6 +36,25 @@ class Resolved:
     query: Entry
 
 
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """The note of one look-up.
+
+    Attributes:
+        at: When.
+        operator: Who looked it up, a user of the operating system.
+        handle: The handle, 16 bytes.
+        requester: SPIFFE id of whom it was given to.
+        query_id: The query in whose answer it was given, 16 bytes.
+    """
+
+    at: datetime
+    operator: str
+    handle: bytes
+    requester: str
+    query_id: bytes
+
+
 def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime) -> list[Resolved]:
     """Say what handles mean, after the look-ups were noted.
 
@@ -57,6 +77,14 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
                 [(now.isoformat(), operator, r.handle, r.query.requester, r.query.query_id, r.item.id) for r in found],
             )
     return found
+
+
+def look_ups(connection: sqlite3.Connection, limit: int) -> list[LookUp]:
+    """Return the last look-ups, the newest first."""
+    rows = connection.execute(
+        "SELECT at, operator, handle, requester, query_id FROM resolved ORDER BY id DESC LIMIT ?", (limit,)
+    )
+    return [LookUp(datetime.fromisoformat(at), *rest) for at, *rest in rows]
 
 
 def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, text: str, now: datetime) -> Resolved:

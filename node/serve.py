@@ -210,6 +210,7 @@ class NodeServer:
     def _notified(self) -> None:
         self._membership.reload()
         self._indexer.notify()
+        self._puller.notify()
 
     def _announcement(self) -> federation_pb2.FederationServiceAnnounceRequest:
         request = federation_pb2.FederationServiceAnnounceRequest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from node.cli.audit import register as register_audit
 from node.cli.backup import register as register_backup
 from node.cli.doctor import register as register_doctor
 from node.cli.ingest import register as register_ingest
@@ -19,6 +20,7 @@ for _register in (
     register_serve,
     register_training,
     register_status,
+    register_audit,
     register_doctor,
     register_backup,
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from rsfed.home import Home
 
 DEFAULT_HOME = Path("~/.rsfed/node")
+_UNCUT = 1000  # columns of a table that goes to a file or pipe
 
 
 class Output(StrEnum):
@@ -29,3 +31,18 @@ OutputOption = Annotated[Output, typer.Option("--output", help="How the result i
 def node_home(path: Path) -> Home:
     """Return the node's home; `~` is the user's folder."""
     return Home(path.expanduser().absolute())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of texts on standard output."""
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+    from rich.table import Table  # noqa: PLC0415 - loaded only when used
+    from rich.text import Text  # noqa: PLC0415 - loaded only when used
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=_UNCUT)).print(table)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
+from node.cli.control import notify_serve
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
 from node.cli.progress import progress
 from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
     from node.training.journal import Entry
     from node.training.local import LocalReport
 
 _MIB = 1 << 20
 _CURVE_ROWS = 10
-_UNCUT = 1000  # columns of a table that goes to a file or pipe
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
     train = typer.Typer()
     train.callback(invoke_without_command=True)(train_here)
-    train.command("status")(status)
+    for command in (status, pause, resume, refuse):
+        train.command()(command)
     app.add_typer(train, name="train")
 
 
@@ -66,22 +72,74 @@ def status(
     limit: Annotated[int, typer.Option(min=1, help="How many tasks to show, the newest first.")] = 20,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what training asked of this node and what the node sent."""
-    from contextlib import closing  # noqa: PLC0415 - loaded only when used
-
+    """Show whether this node takes part in training, what was asked of it and what it sent."""
     from node.state import open_state  # noqa: PLC0415 - loaded only when used
-    from node.training import journal  # noqa: PLC0415 - loaded only when used
+    from node.training import consent, journal  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
     enabled = load_config(NodeConfig, place.path).training.enabled
     with closing(open_state(place)) as connection:
+        paused, refused = consent.is_paused(connection), consent.refused_runs(connection)
         entries = journal.entries(connection, limit)
     if output is Output.JSON:
         tasks = [asdict(entry) | {"time": entry.time.isoformat()} for entry in entries]
-        typer.echo(json.dumps({"enabled": enabled, "tasks": tasks}, indent=1))
+        told = {"enabled": enabled, "paused": paused, "refused_runs": refused, "tasks": tasks}
+        typer.echo(json.dumps(told, indent=1))
     else:
-        _print_tasks(enabled, entries)
+        typer.echo(_consent(enabled, paused, refused))
+        _print_tasks(entries)
+
+
+def pause(home: HomeOption = DEFAULT_HOME) -> None:
+    """Take no new training task until `resume`; search goes on.
+
+    A task in progress is finished and its result sent: `refuse` its run to stop that as well. Rounds go on without this
+    node. It holds after a restart, too.
+    """
+    from node.training import consent  # noqa: PLC0415 - loaded only when used
+
+    with _deciding(home) as connection:
+        consent.set_paused(connection, True)
+    typer.echo("training is paused: no new task is taken; one in progress is finished and its result sent")
+
+
+def resume(home: HomeOption = DEFAULT_HOME) -> None:
+    """Take training tasks again after `pause`; runs that were refused stay refused."""
+    from node.training import consent  # noqa: PLC0415 - loaded only when used
+
+    with _deciding(home) as connection:
+        consent.set_paused(connection, False)
+    typer.echo("training is not paused: tasks are taken, but for those of refused runs")
+
+
+def refuse(
+    run: Annotated[int, typer.Argument(min=1, help="Number of the run, as `rsfed node train status` shows it.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Give no further result to one run of the coordinator, for good.
+
+    A task of it that is in progress is given up; the coordinator is told RUN_REFUSED and goes on without this node.
+    Updates that were sent before cannot be taken back.
+    """
+    from node.training import consent  # noqa: PLC0415 - loaded only when used
+
+    with _deciding(home) as connection:
+        consent.refuse_run(connection, run)
+    typer.echo(f"run {run} is refused: it gets no further result from this node")
+
+
+@contextmanager
+def _deciding(home: Path) -> Iterator[sqlite3.Connection]:
+    """Open the node's state for a decision, and tell a running `serve` of it."""
+    from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    load_config(NodeConfig, place.path)  # says what to do where there is no node
+    with closing(open_state(place)) as connection:
+        yield connection
+    notify_serve(place)
 
 
 def _report(report: LocalReport) -> str:
@@ -115,29 +173,36 @@ def _curve(losses: tuple[float, ...]) -> str:
     return "  ".join(f"{losses[n]:.3f}" for n in shown) + f"  (epochs {', '.join(str(n + 1) for n in shown)})"
 
 
-def _print_tasks(enabled: bool, entries: list[Entry]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - loaded only when used
-    from rich.table import Table  # noqa: PLC0415 - loaded only when used
+def _consent(enabled: bool, paused: bool, refused: Sequence[int]) -> str:
+    """Return in words what the operator said about training."""
+    lines = [f"this node takes {'part' if enabled and not paused else 'no part'} in training"]
+    if not enabled:
+        lines.append("node.toml says training.enabled = false")
+    if paused:
+        lines.append("paused: no new task is taken until `rsfed node train resume`")
+    if refused:
+        lines.append(f"refused runs: {', '.join(map(str, refused))}")
+    return "\n".join(lines)
 
-    taking_part = "takes part in training" if enabled else "takes no part in training (training.enabled = false)"
-    typer.echo(f"this node {taking_part}")
+
+def _print_tasks(entries: Sequence[Entry]) -> None:
     if not entries:
         typer.echo("nothing was asked of it yet")
         return
-    table = Table()
-    for column in ("UTC", "run", "round", "task", "MiB in", "MiB out", "seconds", "loss", "state"):
-        table.add_column(column, overflow="fold")
-    for entry in entries:
-        table.add_row(
-            f"{entry.time:%m-%d %H:%M:%S}",
-            str(entry.run),
-            str(entry.round),
-            entry.kind,
-            f"{entry.received_bytes / _MIB:.2f}",
-            f"{entry.sent_bytes / _MIB:.2f}",
-            f"{entry.seconds:.1f}",
-            "" if entry.loss is None else f"{entry.loss:.4f}",
-            entry.state,
-        )
-    console = Console()
-    (console if console.is_terminal else Console(width=_UNCUT)).print(table)
+    print_table(
+        ("UTC", "run", "round", "task", "MiB in", "MiB out", "seconds", "loss", "state"),
+        [
+            (
+                f"{entry.time:%m-%d %H:%M:%S}",
+                str(entry.run),
+                str(entry.round),
+                entry.kind,
+                f"{entry.received_bytes / _MIB:.2f}",
+                f"{entry.sent_bytes / _MIB:.2f}",
+                f"{entry.seconds:.1f}",
+                "" if entry.loss is None else f"{entry.loss:.4f}",
+                entry.state,
+            )
+            for entry in entries
+        ],
+    )

@@ -1,7 +1,8 @@
 """Fetches training tasks from the coordinator, has them worked on in the child process and sends the results.
 
 Only outgoing calls, so training needs no open port. While the coordinator is away everything is tried again, later and
-later; a transfer goes on where it stopped.
+later; a transfer goes on where it stopped. What the operator said (`node.training.consent`) is looked up before every
+step: a paused node waits for no task, and nothing more is sent to a run that was refused.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from node.state import open_state
-from node.training import journal
+from node.training import consent, journal
 from node.training.worker import Worker
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 POLL_S = 25.0  # how long the coordinator may hold a request for the next task
 CALL_S = 30.0  # deadline of a transfer's step
-HEARTBEAT_S = 5.0  # between two signs of life while a task is worked on
+HEARTBEAT_S = 5.0  # between two signs of life while a task is worked on, and two looks at what the operator said
 IDLE_S = 120.0  # after which the child process is ended
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 REFUSED_PAUSE_S = 60.0
@@ -58,6 +61,7 @@ class _Job:
     id: str
     task: Payload
     started: float
+    check: Callable[[], None] = lambda: None  # raises once the operator refused the run
     sent: int = 0  # bytes
 
 
@@ -88,7 +92,12 @@ class Puller:
         self._connect = connect
         self._trainer = trainer or Worker(home, limits.threads)
         self._sleep = sleep
+        self._told = asyncio.Event()
         self.busy = False
+
+    def notify(self) -> None:
+        """Look at once at what the operator said; without it that happens every few seconds."""
+        self._told.set()
 
     async def run(self) -> None:
         """Take tasks for ever; the child process is ended when this is cancelled."""
@@ -98,7 +107,7 @@ class Puller:
         idle_since = time.monotonic()
         try:
             while True:
-                first = await self._insist(self._next_task)
+                first = await self._insist(partial(self._next_task, connection))
                 if first.task_id:
                     self.busy = True
                     await self._take(connection, first)
@@ -109,13 +118,22 @@ class Puller:
             connection.close()
             await self._trainer.stop()
 
-    async def _next_task(self) -> pb.TrainingServicePullTaskResponse:
+    async def _next_task(self, connection: sqlite3.Connection) -> pb.TrainingServicePullTaskResponse:
+        """Wait for a task, which may not come; a node that is paused hangs up, so that no round counts on it."""
         asked = time.monotonic()
         request = pb.TrainingServicePullTaskRequest(wait_ms=int(POLL_S * 1000))
+
+        async def may_go_on() -> None:
+            consent.check_not_paused(connection)
+
         try:
-            answer = await call(
-                self._connect().PullTask, request, Deadline.after(POLL_S + CALL_S), what="the coordinator"
-            )
+            await may_go_on()
+            polling = call(self._connect().PullTask, request, Deadline.after(POLL_S + CALL_S), what="the coordinator")
+            answer = await self._while(may_go_on, polling)
+        except consent.TrainingPaused:
+            await self._trainer.stop()
+            await self._moment()
+            return pb.TrainingServicePullTaskResponse()
         except (Unreachable, DeadlineExceeded, Busy):
             raise
         except RsfedError as error:  # for example until a certificate is renewed; search goes on without training
@@ -137,8 +155,10 @@ class Puller:
     async def _do(self, connection: sqlite3.Connection, first: pb.TrainingServicePullTaskResponse) -> None:
         """Fetch a task, have it worked on and send the result."""
         try:
+            consent.check_not_paused(connection)  # it was paused while the task was on its way
             data = await self._fetch(first)
-            job = _Job(first.task_id, decode(data), time.monotonic())
+            task = decode(data)
+            job = _Job(first.task_id, task, time.monotonic(), partial(consent.check_run, connection, task.run_id))
         except RsfedError as error:
             log.warning("training.task_refused", reason=error.reason)
             await self._refuse(first.task_id, error.reason)
@@ -146,6 +166,7 @@ class Puller:
         row = journal.begin(connection, job.task.run_id, job.task.round, job.task.kind, len(data))
         state, loss = journal.INTERRUPTED, None
         try:
+            job.check()
             result = await self._work(job, data)
             await self._send(job, result)
             answer = decode(result)
@@ -178,18 +199,36 @@ class Puller:
         return bytes(data)
 
     async def _work(self, job: _Job, data: bytes) -> bytes:
-        """Return the result; give up where the coordinator no longer wants it."""
-        work = asyncio.create_task(self._trainer.run(data))
+        """Return the result; give up where the coordinator no longer wants it, or the operator refuses the run."""
+
+        async def still_wanted() -> None:
+            job.check()
+            with suppress(Unreachable, DeadlineExceeded, Busy):  # the work may be done before the coordinator is back
+                await self._push(pb.TrainingServicePushResultRequest(task_id=job.id))
+
+        return await self._while(still_wanted, self._trainer.run(data))
+
+    async def _while(self, check: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Return what work gives; an error of the check, which is made again and again meanwhile, ends the work."""
+        task = asyncio.create_task(work)
         try:
-            while not (await asyncio.wait({work}, timeout=HEARTBEAT_S))[0]:
-                try:
-                    await self._push(pb.TrainingServicePushResultRequest(task_id=job.id))
-                except (Unreachable, DeadlineExceeded, Busy):
-                    continue  # the work may be done before the coordinator is back
-            return work.result()
+            await self._moment(task)
+            while not task.done():
+                await check()
+                await self._moment(task)
+            return task.result()
         finally:
-            work.cancel()
-            await asyncio.wait({work})
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _moment(self, *work: asyncio.Task[Any]) -> None:
+        """Let time pass until it is time to look again: the work is done, the operator said something, or some time."""
+        told = asyncio.create_task(self._told.wait())
+        try:
+            await asyncio.wait({told, *work}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+        self._told.clear()
 
     async def _send(self, job: _Job, result: bytes) -> None:
         sha256, position, rewinds = digest(result), 0, 0
@@ -201,12 +240,18 @@ class Puller:
                 offset=position,
                 chunk=result[position : position + CHUNK_BYTES],
             )
-            answer = await self._insist(lambda request=request: self._push(request))  # type: ignore[misc]
+            answer = await self._insist(partial(self._push_part, job, request))
             job.sent += len(request.chunk)
             rewinds += answer.next_offset <= position
             if rewinds > MOST_REWINDS:
                 raise InvalidMessage("the coordinator does not take the result", reason="UPLOAD_STUCK")
             position = answer.next_offset
+
+    async def _push_part(
+        self, job: _Job, request: pb.TrainingServicePushResultRequest
+    ) -> pb.TrainingServicePushResultResponse:
+        job.check()  # before every try: the coordinator may have been away when the operator refused
+        return await self._push(request)
 
     async def _push(self, request: pb.TrainingServicePushResultRequest) -> pb.TrainingServicePushResultResponse:
         return await call(self._connect().PushResult, request, Deadline.after(CALL_S), what="the coordinator")

@@ -9,7 +9,7 @@ from members import World
 from serving import Asker, make_home, publish, random_codes
 
 import node.ledger
-from node.ledger import KEPT, Ledger
+from node.ledger import KEPT, Ledger, newest
 from node.state import open_state
 from rsfed.errors import Busy, EnvelopeRefused
 from rsfed.home import transaction
@@ -92,6 +92,14 @@ def test_entries_are_forgotten_after_90_days(world, home, query):
     ledger.prune(now=world.clock())
     world.clock.move(days=-10)
     assert ledger.by_salt(entry.salt, now=world.clock()) is None
+
+
+def test_the_operator_sees_the_newest_queries_first(world, home, query):
+    ledger, recorded = Ledger(open_state(home)), []
+    for _ in range(4):
+        recorded.append(ledger.record(query(), now=world.clock()))
+        world.clock.move(seconds=1.5)
+    assert newest(open_state(home), 3) == recorded[:0:-1]
 
 
 def test_a_restored_node_answers_no_query_that_it_may_have_answered_before(world, home, query):
