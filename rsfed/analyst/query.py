@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LISTED_AT_MOST = 10_000  # items of one picture, with --radius alone
 SHEET_PICTURES = 20  # more queries would make a picture that nobody can open
 _NEAREST = 20
+_TABLE_WIDTH = 80  # columns at least, so that every handle is whole; a narrower terminal wraps the lines itself
 
 app = typer.Typer(add_completion=False)
 
@@ -190,6 +191,7 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     answers = [each.answer for each in found]
     if output is Output.TABLE:
         screen = Console()
+        screen.width = max(screen.width, _TABLE_WIDTH)
         for answer in answers:
             screen.print(outputs.hit_table(asked, answer))
     elif output is Output.CSV:

@@ -86,6 +86,13 @@ def test_the_table_goes_to_stdout_and_the_outcomes_to_stderr(session, image, cap
     assert "UNREACHABLE" in printed.err
 
 
+@pytest.mark.parametrize("columns", ["20", "60", "80", "200"])
+def test_handles_can_be_copied_from_a_terminal_of_any_width(session, image, result, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["query", image]) == ExitCode.DONE
+    assert {hit.handle for hit in result.hits} <= set(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("output", ["json", "geojson"])
 def test_stdout_is_one_json_document_and_outcomes_are_on_stderr_too(session, image, capsys, output):
     assert run(["query", image, image, "--output", output]) == ExitCode.DONE
