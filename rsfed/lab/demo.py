@@ -77,7 +77,7 @@ def demo(  # noqa: PLR0913 - the options of the command
     method and with chance.
 
     Nothing needs to be set up before, nothing is downloaded, and all processes and files but the report are gone in the
-    end. It takes a minute or two; with --data longer.
+    end. It takes about two minutes on two cores; with --data longer.
     """
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
 
