@@ -118,7 +118,7 @@ def hit_table(asked: Asked, answer: Answer) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     dated = any(hit.acquired for hit in result.hits)
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("node", overflow="ellipsis", max_width=24)
+    table.add_column("node", overflow="fold", max_width=24)
     table.add_column("dist", justify="right", no_wrap=True)
     table.add_column("bucket", justify="right", no_wrap=True)
     if dated:
@@ -143,7 +143,7 @@ def _how_many(asked: Asked, result: SearchResult) -> str:
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     """Return how each node took part, as a table that fits 80 columns."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("node", overflow="ellipsis", max_width=24)
+    table.add_column("node", overflow="fold", max_width=24)
     table.add_column("outcome", overflow="fold")
     table.add_column("searched", justify="right", no_wrap=True)
     table.add_column("held", justify="right", no_wrap=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
-from rsfed.errors import ExitCode, NoNodeReachable, Unreachable, UsageError
+from rsfed.errors import ExitCode, NoNodeReachable, RasterRejected, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from rsfed.analyst.outputs import Answer, Asked
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LISTED_AT_MOST = 10_000  # items of one picture, with --radius alone
 SHEET_PICTURES = 20  # more queries would make a picture that nobody can open
 _NEAREST = 20
+_TABLE_WIDTH = 80  # columns at least, so that every handle is whole; a narrower terminal wraps the lines itself
 
 app = typer.Typer(add_completion=False)
 
@@ -57,26 +58,58 @@ class _Found:
 @app.command()
 def query(  # noqa: PLR0913 - the options of the command
     images: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, help="Images to search by; they stay here.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", exists=True, dir_okay=False, help="Images to search by, files on this machine."
+        ),
     ],
     *,
     k: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Items wanted for each image; 20 unless --radius is given.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="INTEGER",
+            help="How many of the most similar items to list for each image.",
+            show_default=f"{_NEAREST}; all with --radius",
+        ),
     ] = None,
     radius: Annotated[
         int | None,
-        typer.Option(min=0, max=256, help="Largest distance in bits; without --k, all items within it are listed."),
+        typer.Option(
+            min=0,
+            max=256,
+            metavar="INTEGER",
+            help="List only items whose code differs from the image's in at most this many bits; without --k all of "
+            f"them, up to {LISTED_AT_MOST:,}.",
+        ),
     ] = None,
-    output: Annotated[Output, typer.Option(help="How the result is printed.")] = Output.TABLE,
-    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet to this PNG file.")] = None,
+    output: Annotated[
+        Output, typer.Option(help="Form of the result on standard output; all but the table are for programs.")
+    ] = Output.TABLE,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also draw each image and what was found for it into this picture."),
+    ] = None,
     require_all: Annotated[
-        bool, typer.Option("--require-all", help="Exit with 3 unless every node searched its whole archive.")
+        bool,
+        typer.Option(
+            "--require-all", help="Exit with 3 unless every archive was searched whole; the result is printed anyway."
+        ),
     ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> int:
-    """Search all archives for what looks like IMAGES. Codes are computed here; only the codes leave.
+    """Search the archives of the federation for what looks like each IMAGE.
 
-    Exit codes: 0 done, 3 not every archive was searched whole (--require-all), 4 not admitted, 5 no node reachable.
+    The image stays on this machine: only a short code that is computed from it leaves. Each line of the result is one
+    item of an archive with its distance from the image (0 is closest), the number of items with the very same code
+    (bucket) and its handle: the archive's operator learns by `rsfed node resolve HANDLE` which file it is. An image
+    that cannot be used is skipped and named, and the others are searched.
+
+    Needs `rsfed analyst init` and `rsfed analyst join TOKEN` first.
+
+    Exit codes: 0 done, 1 failed or an image was skipped, 2 wrong call or no such file, 3 not every archive was searched
+    whole (--require-all), 4 not admitted, 5 no archive reachable, 6 configuration.
     """
     if sheet is not None and not sheet.absolute().parent.is_dir():
         raise UsageError("the folder of --sheet does not exist; make it first", detail=str(sheet))
@@ -87,6 +120,8 @@ def query(  # noqa: PLR0913 - the options of the command
         _draw(sheet, answers)
     if not any(found.answer.result.answered() for found in answers):
         raise NoNodeReachable("no node of the federation answered; try again, or ask its coordinator")
+    if not set(images) <= {found.image for found in answers}:
+        return ExitCode.FAILURE
     complete = all(found.answer.result.complete() for found in answers)
     return ExitCode.PARTIAL if require_all and not complete else ExitCode.DONE
 
@@ -98,7 +133,9 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
 
     try:
         async with AnalystSession(home) as session:
-            encoded = session.encode(wanted.images)
+            encoded = session.encode(wanted.images, on_refused=_tell_skipped)
+            if not encoded.images:
+                raise RasterRejected("no image is left to search by; nothing was sent")
             results = await _search(session, encoded.codes, wanted)
     except Unreachable as error:
         raise NoNodeReachable(
@@ -113,6 +150,10 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
     ]
     digest = session.release.digest.hex()
     return Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius), answers
+
+
+def _tell_skipped(image: Path, refusal: RasterRejected) -> None:
+    typer.echo(f"skipped {image}: {refusal.public}", err=True)
 
 
 async def _search(session: AnalystSession, codes: Codes, wanted: _Wanted) -> list[SearchResult]:
@@ -150,6 +191,7 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     answers = [each.answer for each in found]
     if output is Output.TABLE:
         screen = Console()
+        screen.width = max(screen.width, _TABLE_WIDTH)
         for answer in answers:
             screen.print(outputs.hit_table(asked, answer))
     elif output is Output.CSV:

@@ -96,7 +96,7 @@ class SearchResult:
 
     @property
     def matched(self) -> int:
-        """Items of all listed buckets, listed one by one or not."""
+        """Items of all buckets as near as the answer reaches, listed one by one or not."""
         return sum(bucket.size for bucket in self.buckets)
 
     def first(self, count: int) -> SearchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from rsfed.v1.query_pb2_grpc import QueryServiceStub
 
 if TYPE_CHECKING:
     from rsfed.hashing.encoder import Encoder
+    from rsfed.raster.reader import Content
     from rsfed.v1.query_pb2_grpc import QueryServiceAsyncStub
 
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
@@ -130,25 +131,43 @@ class AnalystSession:
         self.release = release
         self.encoder = min(release.manifest.encoders)
 
-    def encode(self, images: Sequence[Path]) -> EncodedImages:
-        """Make the codes of images, on this machine.
+    def encode(
+        self, images: Sequence[Path], *, on_refused: Callable[[Path, RasterRejected], None] | None = None
+    ) -> EncodedImages:
+        """Make the codes of images, on this machine; few of their patches are in memory at once.
+
+        Args:
+            images: The images.
+            on_refused: Told of each image that will not do, which then has no code; without it the first such image is
+                an error.
 
         Raises:
-            RasterRejected: an image will not do; nothing is sent.
+            RasterRejected: an image will not do, and `on_refused` was not given.
         """
         from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
         from rsfed.raster.reader import read_image  # noqa: PLC0415 - loaded only when used
 
         entry = self.release.manifest.encoders[self.encoder]
-        contents, origins = [], []
-        for position, image in enumerate(images):
-            try:
-                _, patches = read_image(image, modality(entry.modality), entry.input)
-            except RasterRejected as error:
-                raise RasterRejected(error.public, reason=error.reason, detail=error.detail or str(image)) from error
-            contents.extend(patches)
-            origins.extend([position] * len(patches))
-        return EncodedImages(self._load_encoder().encode(contents), tuple(origins))
+        kind = modality(entry.modality)
+        origins: list[int] = []
+        refused: set[int] = set()
+
+        def contents() -> Iterator[Content]:
+            for position, image in enumerate(images):
+                try:
+                    for content in read_image(image, kind, entry.input)[1]:
+                        origins.append(position)
+                        yield content
+                except RasterRejected as error:
+                    if on_refused is None:
+                        raise
+                    refused.add(position)
+                    on_refused(image, error)
+
+        codes = self._load_encoder().encode(contents())
+        # A scene may be refused after some of its tiles were hashed: all of it is left out.
+        kept = [row for row, position in enumerate(origins) if position not in refused]
+        return EncodedImages(codes[kept], tuple(origins[row] for row in kept))
 
     async def search(
         self,

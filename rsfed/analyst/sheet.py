@@ -1,7 +1,7 @@
 """Contact sheet: each query picture with its ranked hits as tiles, coloured by node.
 
-Images of an archive stay in their archive, so a hit is a tile of what the answer discloses: node, distance, the first
-digits of its handle, coarse date and place. Who owns the archives passes the pictures in.
+Images of an archive stay in their archive, so a hit is a tile of what the answer discloses: node, distance, handle,
+coarse date and place. Who owns the archives passes the pictures in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ MARGIN, GAP = 28, 12  # pixels
 COLUMNS = 7
 MAX_TILES = 10 * COLUMNS  # of one section; more would make a picture that nobody can open
 TILE = 132  # side of a tile's picture
-CAPTION = 38  # height of the two lines below it
+CAPTION = 52  # height of the three lines below it
+_DIGITS, _DIGIT, _HANDLE_LINE = 16, 7.5, 14  # of a handle: digits in a line; pixels of a digit and from line to line
 QUERY = 264  # side of the query picture
 LEGEND = 52  # height of the line of nodes above each ranking
 WIDTH = 2 * MARGIN + QUERY + 2 * GAP + COLUMNS * (TILE + GAP) - GAP
@@ -95,7 +96,7 @@ def _draw_section(sheet: Image.Image, section: Section, top: int, colours: Mappi
     sheet.paste(_fit(section.query.pixels, QUERY), (MARGIN, top))
     draw.rectangle((MARGIN, top, MARGIN + QUERY - 1, top + QUERY - 1), outline=_INK, width=2)
     _write(draw, (MARGIN, top + QUERY + 8), section.name, _Pen(18, _INK), QUERY)
-    note = section.query.caption or f"nearest {len(result.hits)} of {result.matched} items listed"
+    note = section.query.caption or f"nearest {len(result.hits)} of {result.matched} items found"
     _write(draw, (MARGIN, top + QUERY + 34), note, _Pen(14, _MUTED), QUERY)
     _draw_legend(draw, section, top, colours)
     for position, hit in enumerate(result.hits):
@@ -137,7 +138,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], colour: str, caption: str) -> None:
-    """Draw the rank of a hit on its tile and its node, distance and caption, or else handle, around it."""
+    """Draw the rank of a hit on its tile and its node, distance and caption, or else whole handle, around it."""
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), outline=colour, width=3)
     width = int(_font(13).getlength(str(hit.rank))) + 10
@@ -147,7 +148,20 @@ def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     room = TILE - int(_font(14).getlength(distance)) - 6
     _write(draw, (left, top + TILE + 4), hit.node, _Pen(14, _dark(colour)), room)
     draw.text((left + TILE, top + TILE + 4), distance, font=_font(14), fill=_INK, anchor="ra")
-    _write(draw, (left, top + TILE + 21), caption or hit.handle[:8], _Pen(12, _MUTED), TILE)
+    if caption:
+        _write(draw, (left, top + TILE + 21), caption, _Pen(12, _MUTED), TILE)
+    else:
+        _draw_handle(draw, hit.handle, (left, top + TILE + 21))
+
+
+def _draw_handle(draw: ImageDraw.ImageDraw, handle: str, corner: tuple[int, int]) -> None:
+    """Write all digits of a handle, for people to type: in lines as wide as a tile, evenly spaced in fours."""
+    left, top = corner
+    space = (TILE - _DIGITS * _DIGIT) / (_DIGITS // 4 - 1)
+    for place, digit in enumerate(handle):
+        line, column = divmod(place, _DIGITS)
+        middle = left + (column + 0.5) * _DIGIT + column // 4 * space
+        draw.text((middle, top + line * _HANDLE_LINE), digit, font=_font(12), fill=_INK, anchor="ma")
 
 
 def _bits(distance: int) -> str:

@@ -8,7 +8,8 @@ How many threads are used is the caller's choice: `torch.set_num_threads`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -77,11 +78,12 @@ class Encoder:
         set_state(network, state)
         return cls(network, spec)
 
-    def encode(self, contents: Sequence[Content]) -> Codes:
+    def encode(self, contents: Iterable[Content]) -> Codes:
         """Return the code of each patch; it does not depend on the other patches or their order.
 
         Args:
-            contents: Patches as `raster.read` gives them for this encoder's input.
+            contents: Patches as `raster.read` gives them for this encoder's input; taken a batch at a time, so that as
+                many as wanted may be read on the way.
 
         Returns:
             Packed codes, uint8, shape (n, bits // 8).
@@ -89,20 +91,20 @@ class Encoder:
         Raises:
             TrainingError: ENCODER_INPUT, a patch has other bands or another size than the encoder takes.
         """
-        bits = self._network.head.out_features
-        binary = np.zeros((len(contents), bits), dtype=np.bool_)
+        codes = [pack(np.zeros((0, self._network.head.out_features), np.bool_))]
         with torch.inference_mode():
-            for start, batch in self._batches(contents):
-                rows = binary[start : start + _BATCH]
-                rows[:] = (self._network(torch.from_numpy(batch)) > 0.5).numpy()[: len(rows)]
-        return pack(binary)
+            for count, batch in self._batches(contents):
+                binary = (self._network(torch.from_numpy(batch)) > 0.5).numpy()
+                codes.append(pack(binary[:count]))
+        return np.concatenate(codes)
 
-    def _batches(self, contents: Sequence[Content]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the patches in batches of one shape, each with the position of its first patch."""
+    def _batches(self, contents: Iterable[Content]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the patches in batches of one shape, each with the number of its rows that are patches."""
         shape = (len(self._group.bands), self._group.size, self._group.size)
-        for start in range(0, len(contents), _BATCH):
+        waiting = iter(contents)
+        while taken := list(islice(waiting, _BATCH)):
             batch = np.zeros((_BATCH, *shape), dtype=np.float32)
-            for row, content in zip(batch, contents[start : start + _BATCH], strict=False):
+            for row, content in zip(batch, taken, strict=False):
                 patch = content.get(self._group.name)
                 if patch is None or patch.shape != shape:
                     bands, height, width = shape
@@ -112,4 +114,4 @@ class Encoder:
                         reason="ENCODER_INPUT",
                     )
                 row[:] = patch
-            yield start, batch
+            yield len(taken), batch

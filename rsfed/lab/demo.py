@@ -32,29 +32,52 @@ def demo(  # noqa: PLR0913 - the options of the command
     *,
     data: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder with class sub-folders; synthetic when left out."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Your own images: a folder with one sub-folder for each class, at least two.",
+            show_default="made-up images",
+        ),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, max=8, help="Number of archives.")] = 3,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=8, help="Number of archives among which the images are divided.")
+    ] = 3,
     skew: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="How alike the archives are: 0.1 hardly, 100 very (Dirichlet).")
+        float,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            help="How alike the mixes of classes of the archives are: with 0.1 almost every class lies in one archive, "
+            "with 100 all have about the same (concentration of a Dirichlet distribution).",
+        ),
     ] = 0.5,
     rounds: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1000,
-            help="Rounds of federated training.",
+            help="Rounds of federated training; more take longer and find better.",
             show_default=f"{_ROUNDS}; {_ROUNDS_OF_DATA} with --data",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for report.html.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder to write report.html to; it is made when needed.")
+    ] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images, split and training.")] = 0,
-    output: Annotated[Output, typer.Option(help="How the result is printed.")] = Output.TABLE,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave homes, archives and logs behind to look at.")] = False,
+    output: Annotated[Output, typer.Option(help="Form of the result on standard output.")] = Output.TABLE,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave configurations, archives and logs behind, and say where.")
+    ] = False,
 ) -> None:
-    """Start a coordinator and private archives as separate processes, train, publish, index, search and report.
+    """Show on this machine what a federation does, from the first image to a report with pictures and figures.
 
-    Everything runs on this machine over mutually authenticated TLS and is stopped and removed in the end.
+    The images are divided among several archives (nodes), some held out as queries. A coordinator and the nodes start
+    as separate processes that talk over mutually authenticated TLS; they train a network together, turn their images
+    into codes and answer the queries. The report compares what was found with the untrained network, with a plain
+    method and with chance.
+
+    Nothing needs to be set up before, nothing is downloaded, and all processes and files but the report are gone in the
+    end. It takes about two minutes on two cores; with --data longer.
     """
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
 

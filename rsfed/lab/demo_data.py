@@ -120,7 +120,8 @@ def _kind_of(found: Sequence[Candidate]) -> tuple[Modality, SourceInfo]:
 
 def _is_sound(path: Path, images: Images) -> bool:
     try:
-        read_image(path, images.modality, default_spec(images.modality, images.size))
+        for _ in read_image(path, images.modality, default_spec(images.modality, images.size))[1]:
+            pass
     except RasterRejected:
         return False
     return True

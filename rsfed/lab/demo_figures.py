@@ -104,7 +104,7 @@ def _read(samples: Sequence[Sample], images: Images) -> Iterator[tuple[NDArray[n
         pixels, read = [], []
         for sample in samples[start : start + _AT_ONCE]:
             with suppress(RasterRejected):
-                pixels.append(read_image(sample.path, images.modality, spec)[1][0][spec.groups[0].name])
+                pixels.append(next(read_image(sample.path, images.modality, spec)[1])[spec.groups[0].name])
                 read.append(sample)
         if read:
             yield np.stack(pixels), read

@@ -1,7 +1,8 @@
 """A synthetic multispectral archive: GeoTIFF patches in class folders, with acquisitions, places and times.
 
-Patches of one acquisition share its light, haze and season; acquisitions differ in them, and each is mostly of one
-class and partly of others, as a scene is. File names say nothing.
+Every place is looked at twice, by two acquisitions of the same scene at different dates: its patches share place,
+footprint and class. Patches of one acquisition share its light, haze and season; acquisitions differ in them, and each
+is mostly of one class and partly of others, as a scene is. File names say nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rsfed.raster.writer import Grid, write_geotiff
 MODALITY = "rgbn-reflectance"
 GSD = 10.0  # metres
 LEAST_CLASSES = 8
-_PER_ACQUISITION, _PER_SITE = 16, 4  # patches
+_VISITS = 2  # acquisitions that look at a place
+_PER_SCENE, _PER_SITE = 16, 4  # places
 _OWN_SHARE = 0.5  # of an acquisition that is of its main class
 _HAZE = np.array([0.030, 0.040, 0.060, 0.015], np.float32)  # reflectance added by the thickest haze
 _NOISE = 0.004  # reflectance
@@ -35,7 +37,7 @@ class Acquisition:
     """One overpass.
 
     Attributes:
-        number: Place in the order of time.
+        number: Position in the order of time.
         gain: Factor on every band, shape (4,).
         haze: Reflectance added to every band, shape (4,).
         season: How green vegetation is, 0 to 1.
@@ -63,12 +65,14 @@ class Archive:
 
     Attributes:
         patches: Number of files of each class.
+        places: Number of places, each with a patch of every visit; of an odd number of patches, one has a single one.
         acquisitions: Number of overpasses.
         bytes: Size of all files.
         modality: What the files are.
     """
 
     patches: dict[str, int]
+    places: int
     acquisitions: int
     bytes: int
     modality: str = MODALITY
@@ -87,7 +91,7 @@ def generate(  # noqa: PLR0913 - what decides the bytes, and who is told of prog
 
     Args:
         out: Folder that does not exist yet or is empty.
-        patches: Number of patches, about equally many of each class.
+        patches: Number of patches, about equally many of each class: two of every place.
         size: Width and height of a patch in pixels of 10 m.
         classes: Number of classes, 8 or more; None for all there are.
         seed: Seed of everything.
@@ -101,19 +105,20 @@ def generate(  # noqa: PLR0913 - what decides the bytes, and who is told of prog
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the output folder is not empty; name a new one", detail=str(out))
     rng = np.random.default_rng(seed)
-    acquisitions = [_acquisition(number, rng) for number in range(-(-patches // _PER_ACQUISITION))]
-    labels = assign(patches, len(names), rng)
-    images = render(labels, names, acquisitions, size, rng)
+    places, place, owner = visits(patches)
+    acquisitions = [_acquisition(number, rng) for number in range(owner[-1] + 1)]
+    labels = assign(places, len(names), rng)[place]
+    images = render(labels, names, [acquisitions[number] for number in owner], size, rng)
     written = 0
     for number, (label, image) in enumerate(zip(labels, images, strict=True)):
         path = out / names[label] / f"p{number:06d}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        acquisition = acquisitions[number // _PER_ACQUISITION]
-        write_geotiff(path, image, _grid(number, size), _tags(number, acquisition))
+        tags = _tags(int(place[number]), acquisitions[owner[number]])
+        write_geotiff(path, image, _grid(int(place[number]), size), tags)
         written += path.stat().st_size
         progress(number + 1)
     counts = Counter(names[label] for label in labels)
-    return Archive(dict(sorted(counts.items())), len(acquisitions), written)
+    return Archive(dict(sorted(counts.items())), places, len(acquisitions), written)
 
 
 def check_request(patches: int, size: int, classes: int) -> None:
@@ -126,22 +131,38 @@ def check_request(patches: int, size: int, classes: int) -> None:
         raise UsageError(f"there are {LEAST_CLASSES} to {len(CLASSES)} classes to choose from")
     if not 16 <= size <= 256:
         raise UsageError("patches are 16 to 256 pixels wide")
-    if not classes <= patches <= 100_000:
-        raise UsageError(f"an archive has {classes} (one for each class) to 100,000 patches")
+    if not _VISITS * classes <= patches <= 100_000:
+        raise UsageError(
+            f"an archive has {_VISITS * classes} (a place of each class, seen {_VISITS} times) to 100,000 patches"
+        )
 
 
-def assign(patches: int, classes: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Give every patch a class: half of each acquisition is of its main class, the rest a draw from all others.
+def visits(patches: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    """Say which place each patch shows and which acquisition it is of.
+
+    All scenes are looked at in turn before the first of them is looked at again, so that visits lie far apart.
 
     Returns:
-        Classes in the order of acquisitions, int64, shape (patches,); every class occurs equally often, or once more.
+        Number of places; place of each patch and its acquisition, never falling, both int64, shape (patches,).
     """
-    pool = Counter(number % classes for number in range(patches))
-    labels = np.full(patches, -1, np.int64)
+    places = -(-patches // _VISITS)
+    visit, place = np.divmod(np.arange(patches), places)
+    scenes = -(-places // _PER_SCENE)
+    return places, place, visit * scenes + place // _PER_SCENE
+
+
+def assign(places: int, classes: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Give every place a class: half of each scene is of its main class, the rest a draw from all others.
+
+    Returns:
+        Classes in the order of scenes, int64, shape (places,); every class has equally many places, or one more.
+    """
+    pool = Counter(number % classes for number in range(places))
+    labels = np.full(places, -1, np.int64)
     main = rng.permutation(classes)
-    for number, first in enumerate(range(0, patches, _PER_ACQUISITION)):
+    for number, first in enumerate(range(0, places, _PER_SCENE)):
         label = int(main[number % classes])
-        count = min(round(_OWN_SHARE * min(_PER_ACQUISITION, patches - first)), pool[label])
+        count = min(round(_OWN_SHARE * min(_PER_SCENE, places - first)), pool[label])
         labels[first : first + count] = label
         pool[label] -= count
     rest = np.array(sorted(pool.elements()), np.int64)
@@ -150,13 +171,16 @@ def assign(patches: int, classes: int, rng: np.random.Generator) -> NDArray[np.i
 
 
 def render(
-    labels: NDArray[np.int64], names: list[str], acquisitions: list[Acquisition], size: int, rng: np.random.Generator
+    labels: NDArray[np.int64], names: list[str], seen_by: list[Acquisition], size: int, rng: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """Paint the patches as their acquisitions see them: uint16 reflectance x 10,000, shape (patches, 4, size, size)."""
-    owner = np.arange(len(labels)) // _PER_ACQUISITION
-    season = np.array([each.season for each in acquisitions], np.float32)[owner]
-    gain = np.stack([each.gain for each in acquisitions])[owner][:, :, None, None]
-    haze = np.stack([each.haze for each in acquisitions])[owner][:, :, None, None]
+    """Paint the patches, each as its acquisition sees it: uint16 reflectance x 10,000, shape (patches, 4, size, size).
+
+    The ground is drawn anew for every patch, also where a place is looked at again: no query may have its twin in an
+    archive, or finding it would pass for finding its class.
+    """
+    season = np.array([each.season for each in seen_by], np.float32)
+    gain = np.stack([each.gain for each in seen_by])[:, :, None, None]
+    haze = np.stack([each.haze for each in seen_by])[:, :, None, None]
     images = np.zeros((len(labels), 4, size, size), np.uint16)
     for label, name in enumerate(names):
         chosen = np.flatnonzero(labels == label)
@@ -175,21 +199,21 @@ def _acquisition(number: int, rng: np.random.Generator) -> Acquisition:
     return Acquisition(number, gain, haze, float(rng.uniform(0, 1)))
 
 
-def _grid(number: int, size: int) -> Grid:
-    """Return where a patch lies: neighbours of a site side by side, sites and acquisitions apart."""
-    acquisition, within = divmod(number, _PER_ACQUISITION)
+def _grid(place: int, size: int) -> Grid:
+    """Return where a place lies: neighbours of a site side by side, sites and scenes apart."""
+    scene, within = divmod(place, _PER_SCENE)
     site, cell = divmod(within, _PER_SITE)
     span = size * GSD
-    west = 300_000.0 + (acquisition % 8) * 40_000 + site * 8_000 + (cell % 2) * span
-    north = 4_700_000.0 + (acquisition // 8 % 200) * 20_000 - (cell // 2) * span
-    zone = _ZONES[(acquisition + acquisition // 1600) % len(_ZONES)]  # 1,600 acquisitions fill the grid of a zone
+    west = 300_000.0 + (scene % 8) * 40_000 + site * 8_000 + (cell % 2) * span
+    north = 4_700_000.0 + (scene // 8 % 200) * 20_000 - (cell // 2) * span
+    zone = _ZONES[(scene + scene // 1600) % len(_ZONES)]  # 1,600 scenes fill the grid of a zone
     return Grid(zone, west, north, GSD)
 
 
-def _tags(number: int, acquisition: Acquisition) -> dict[str, str]:
+def _tags(place: int, acquisition: Acquisition) -> dict[str, str]:
     end = acquisition.start + timedelta(seconds=12)
     return {
         "ACQUISITION": acquisition.id,
         "ACQUIRED": f"{acquisition.start.isoformat()}/{end.isoformat()}",
-        "PLACE": f"syn-{number // _PER_SITE:05d}-{number % _PER_SITE}",
+        "PLACE": f"syn-{place // _PER_SITE:05d}-{place % _PER_SITE}",
     }

@@ -29,22 +29,31 @@ class Output(StrEnum):
 
 @app.command()
 def synth(  # noqa: PLR0913, PLR0917 - the options of the command
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must be new or empty.", show_default=False)],
-    patches: Annotated[int, typer.Option(help="Number of patches.")] = 960,
-    size: Annotated[int, typer.Option(help="Width and height of a patch in pixels of 10 m.")] = 48,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write the archive to; it must be new or empty.", show_default=False)
+    ],
+    patches: Annotated[
+        int, typer.Option(help="Number of images in all: two of each place, taken at different dates.")
+    ] = 960,
+    size: Annotated[int, typer.Option(help="Width and height of an image in pixels of 10 m, 16 to 256.")] = 48,
     classes: Annotated[
-        int | None, typer.Option(help="Number of classes, 8 or more.", show_default="all", metavar="INTEGER")
+        int | None,
+        typer.Option(help="Number of land-cover classes, 8 to 11.", show_default="all 11", metavar="INTEGER"),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same archive.", min=0)] = 0,
     preview: Annotated[
-        Path | None, typer.Option(help="Also draw some patches of every class into this PNG.", metavar="FILE.png")
+        Path | None, typer.Option(help="Also draw some images of every class into this picture.", metavar="FILE.png")
     ] = None,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
 ) -> None:
-    """Write a synthetic archive: GeoTIFF patches of land cover with four bands, in class folders.
+    """Write made-up satellite images to try things with: no download and no licence needed.
 
-    Every patch has a place, a time and an acquisition. Acquisitions differ in light, haze and season, classes in
-    texture and shape rather than colour. The modality is rgbn-reflectance.
+    The images (patches) are small GeoTIFFs of land cover in four bands: red, green, blue and near infrared. Each lies
+    in the sub-folder of its class, as an archive of rsfed does, and carries a place, a time and the overpass
+    (acquisition) that it was taken in. Overpasses differ in light, haze and season; classes differ in texture and shape
+    rather than in colour.
+
+    To use them: `rsfed demo --data OUT`, or `rsfed node init --archive OUT --modality rgbn-reflectance`.
     """
     from rsfed.lab.synth import generate  # noqa: PLC0415 - loaded only when used
 
@@ -66,6 +75,7 @@ def _print(archive: Archive, out: Path, seconds: float, output: Output) -> None:
             "modality": archive.modality,
             "patches": total,
             "classes": archive.patches,
+            "places": archive.places,
             "acquisitions": archive.acquisitions,
             "bytes": archive.bytes,
             "seconds": round(seconds, 3),
@@ -76,8 +86,8 @@ def _print(archive: Archive, out: Path, seconds: float, output: Output) -> None:
     for name, count in archive.patches.items():
         typer.echo(f"{name:{width}}  {count:6d}")
     typer.echo(
-        f"{total} patches of {len(archive.patches)} classes from {archive.acquisitions} acquisitions, "
-        f"{archive.bytes / 1e6:.1f} MB, modality {archive.modality}, in {seconds:.1f} s: {out}"
+        f"{total} patches of {len(archive.patches)} classes, {archive.places} places and {archive.acquisitions} "
+        f"acquisitions, {archive.bytes / 1e6:.1f} MB, modality {archive.modality}, in {seconds:.1f} s: {out}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,22 +39,29 @@ def read(item: Item, spec: InputSpec) -> Content:
         return _content(source, item.window, known, spec)
 
 
-def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceInfo, list[Content]]:
+def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceInfo, Iterator[Content]]:
     """Read an image that is no item, such as a query: one content for each patch that it gives.
 
     Returns:
-        What is known of the image, with only those windows that have enough data, and their contents.
+        What is known of the image, with only those windows that have enough data, and their contents: each is read
+        when it is taken, so that a scene is never in memory as a whole.
 
     Raises:
-        RasterRejected: as for `inspect`, or every patch has too much nodata.
+        RasterRejected: as for `inspect`, or every patch has too much nodata; for what `read` refuses, when the content
+            is taken.
     """
     with opened(path, modality) as source:
         info = survey(source, path, modality, spec)
         usable = tuple(each for each in info.windows if each.nodata <= spec.max_nodata)
         if not usable:
             raise RasterRejected(f"more than {spec.max_nodata:.0%} of it has no data; choose another image")
-    with opened(path, modality, reduction=spec.reduction) as source:
-        return replace(info, windows=usable), [_content(source, each.window, modality, spec) for each in usable]
+    return replace(info, windows=usable), _contents(path, [each.window for each in usable], modality, spec)
+
+
+def _contents(path: Path, windows: Sequence[Window], known: Modality, spec: InputSpec) -> Iterator[Content]:
+    with opened(path, known, reduction=spec.reduction) as source:
+        for window in windows:
+            yield _content(source, window, known, spec)
 
 
 def _content(source: Source, window: Window, known: Modality, spec: InputSpec) -> Content:

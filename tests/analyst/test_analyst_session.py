@@ -1,9 +1,12 @@
 """An analyst's session against a coordinator that is real up to its answers."""
 
+import hashlib
+import tracemalloc
 from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
 from fake_coordinator import FakeCoordinator, serving
 from members import Clock, World
 from PIL import Image
@@ -11,7 +14,12 @@ from PIL import Image
 from rsfed.analyst.session import AnalystSession
 from rsfed.clock import utc_now
 from rsfed.errors import DeadlineExceeded, InvalidAnswer, NotAdmitted, RasterRejected, ReleaseRefused, Unreachable
+from rsfed.hashing.weights import init_weights
+from rsfed.raster import reader
+from rsfed.raster.input_spec import BandGroup, InputSpec
+from rsfed.raster.writer import Grid, write_geotiff
 from rsfed.trust.envelope import MAX_CODES
+from rsfed.trust.manifest import Architecture, EncoderEntry, FileEntry
 from rsfed.v1 import outcome_pb2
 
 BUCKETS = [("danube", 0, 2), ("alps", 2, 5), ("danube", 2, 3)]
@@ -29,6 +37,30 @@ def world():
 @pytest.fixture
 def coordinator(world):
     return FakeCoordinator(world, BUCKETS)
+
+
+@pytest.fixture
+def encoder_of_tiles(coordinator, world):
+    """A release whose encoder is real and cuts images into tiles."""
+    spec = InputSpec(
+        groups=(BandGroup(bands=("red", "green", "blue"), gsd=10.0, size=32, offset=(0.0,) * 3, scale=(255.0,) * 3),),
+        fit="tile",
+    )
+    small = Architecture(width=8, blocks=1)
+    weights = init_weights(small, spec, 32, 0)
+    file = FileEntry(name="weights.safetensors", size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
+    entry = EncoderEntry(modality="rgb", input=spec, architecture=small, weights=file)
+    coordinator.release = world.release(weights=weights, encoders={"rgb": entry})
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads of several tests would wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
+def scene(path, tiles, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (3, 32, 32 * tiles)).astype(np.uint8)
+    write_geotiff(path, values, Grid(32632, 400_000, 5_000_000, 10), {})
+    return path
 
 
 async def test_a_search_returns_one_ranking_for_each_code_and_every_nodes_outcome(coordinator, tmp_path):
@@ -117,7 +149,7 @@ async def test_nothing_of_an_image_but_its_code_is_in_what_is_sent(coordinator, 
 
     class Encoder:
         def encode(self, contents):
-            assert contents[0]["all"].shape == (3, 32, 32)
+            assert [content["all"].shape for content in contents] == [(3, 32, 32)]
             return made
 
     monkeypatch.setattr(AnalystSession, "_load_encoder", lambda _: Encoder())
@@ -133,6 +165,7 @@ async def test_nothing_of_an_image_but_its_code_is_in_what_is_sent(coordinator, 
     assert all(canary[start : start + 6] not in sent for start in range(len(canary) - 6))
 
 
+@pytest.mark.usefixtures("encoder_of_tiles")
 async def test_an_image_that_will_not_do_is_named_and_nothing_is_sent(coordinator, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
@@ -142,6 +175,58 @@ async def test_an_image_that_will_not_do_is_named_and_nothing_is_sent(coordinato
     assert str(bad) in str(refusal.value)
     assert str(bad) not in refusal.value.public
     assert not coordinator.requests
+
+
+@pytest.mark.usefixtures("encoder_of_tiles")
+async def test_images_that_will_not_do_are_told_and_the_others_have_the_codes_they_have_alone(coordinator, tmp_path):
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"not an image")
+    good = [scene(tmp_path / f"{seed}.tif", 3, seed) for seed in range(2)]
+    told = []
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        encoded = session.encode([bad, good[0], bad, good[1]], on_refused=lambda *refusal: told.append(refusal))
+        alone = [session.encode([image]).codes for image in good]
+        none = session.encode([bad], on_refused=lambda *_: None)
+    assert encoded.images == (1, 1, 1, 3, 3, 3)
+    assert (encoded.codes == np.concatenate(alone)).all()
+    assert [image for image, _ in told] == [bad, bad]
+    assert "convert it" in told[0][1].public
+    assert (none.images, none.codes.shape) == ((), (0, 4))
+
+
+@pytest.mark.usefixtures("encoder_of_tiles")
+async def test_a_scene_that_breaks_off_has_no_code_at_all(coordinator, tmp_path, monkeypatch):
+    first, broken, last = (scene(tmp_path / f"{seed}.tif", 12, seed) for seed in range(3))
+    read = reader._content
+
+    def break_off(source, window, *rest):
+        if source.dataset.name == str(broken) and window.col >= 32 * 10:
+            raise RasterRejected("it breaks off; copy it again")
+        return read(source, window, *rest)
+
+    monkeypatch.setattr(reader, "_content", break_off)
+    told = []
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        encoded = session.encode([first, broken, last], on_refused=lambda image, _: told.append(image))
+        alone = [session.encode([image]).codes for image in (first, last)]
+    assert told == [broken]
+    assert encoded.images == (0,) * 12 + (2,) * 12
+    assert (encoded.codes == np.concatenate(alone)).all()
+
+
+@pytest.mark.usefixtures("encoder_of_tiles")
+async def test_memory_does_not_grow_with_the_number_of_images(coordinator, tmp_path):
+    image = scene(tmp_path / "a.tif", 10)
+    peaks = []
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        session.encode([image])  # what is loaded only once
+        for count in (2, 12):
+            tracemalloc.start()
+            session.encode([image] * count)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    patch_bytes = 3 * 32 * 32 * 4
+    assert peaks[1] - peaks[0] < 20 * patch_bytes, "ten more images of ten patches each"
 
 
 async def test_an_answer_that_breaks_a_rule_is_not_used(coordinator, tmp_path):

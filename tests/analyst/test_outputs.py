@@ -70,6 +70,17 @@ def test_tables_fit_80_columns_and_show_whole_handles(asked, answer):
     assert "UNKNOWN_HANDLE" in text
 
 
+def test_archives_whose_long_names_begin_alike_can_be_told_apart(asked, answer):
+    names = [f"agency-of-the-northern-territories-{part}" for part in ("east", "west")]
+    hits = [replace(hit, node=name) for hit, name in zip(answer.result.hits, names, strict=False)]
+    outcomes = [Outcome(name, "COMPLETE", 1.0) for name in names]
+    result = replace(answer.result, hits=tuple(hits))
+    for table in (outputs.hit_table(asked, replace(answer, result=result)), outputs.outcome_table(outcomes)):
+        text = printed(table)
+        assert "…" not in text
+        assert text.index("east") < text.index("west")
+
+
 def test_a_file_name_cannot_style_the_terminal(asked, answer):
     assert "[red]x[/red].tif" in printed(outputs.hit_table(asked, replace(answer, query="[red]x[/red].tif")))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rsfed.analyst.results import Outcome
 from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
-from rsfed.errors import ExitCode, NotAdmitted, Unreachable
+from rsfed.errors import ExitCode, NotAdmitted, RasterRejected, Unreachable
 
 
 class ScriptedSession:
@@ -21,6 +21,7 @@ class ScriptedSession:
     result = None
     error = None
     tiles = 1
+    bad: frozenset[str] = frozenset()  # images that are refused
     asked: list = []  # noqa: RUF012 - one script for the test
     encoder, bits = "rgb", 32
 
@@ -36,8 +37,12 @@ class ScriptedSession:
     async def __aexit__(self, *_):
         pass
 
-    def encode(self, images):
-        origins = tuple(position for position in range(len(images)) for _ in range(self.tiles))
+    def encode(self, images, *, on_refused):
+        good = [position for position, image in enumerate(images) if str(image) not in self.bad]
+        for image in images:
+            if str(image) in self.bad:
+                on_refused(image, RasterRejected("it is empty; copy it again", detail=str(image)))
+        origins = tuple(position for position in good for _ in range(self.tiles))
         return EncodedImages(np.zeros((len(origins), 4), np.uint8), origins)
 
     async def search(self, codes, *, k, radius, on_outcome):
@@ -79,6 +84,13 @@ def test_the_table_goes_to_stdout_and_the_outcomes_to_stderr(session, image, cap
     assert "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a" in printed.out
     assert "UNREACHABLE" not in printed.out
     assert "UNREACHABLE" in printed.err
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "80", "200"])
+def test_handles_can_be_copied_from_a_terminal_of_any_width(session, image, result, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["query", image]) == ExitCode.DONE
+    assert {hit.handle for hit in result.hits} <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("output", ["json", "geojson"])
@@ -151,6 +163,28 @@ def test_a_session_that_cannot_be_opened_says_why_by_its_exit_code(session, imag
 
 def test_an_image_that_is_not_there_is_a_usage_error(session, tmp_path):
     assert run(["query", str(tmp_path / "none.tif")]) == ExitCode.USAGE
+
+
+def test_an_image_that_will_not_do_is_skipped_and_the_others_are_printed(session, image, tmp_path, monkeypatch, capsys):
+    bad, other = tmp_path / "bad.png", tmp_path / "other.png"
+    bad.touch()
+    other.write_bytes((tmp_path / "query.png").read_bytes())
+    monkeypatch.setattr(session, "bad", {str(bad)})
+    arguments = ["query", image, str(bad), str(other), "--output", "json", "--require-all"]
+    assert run(arguments) == ExitCode.FAILURE
+    printed = capsys.readouterr()
+    assert [query["query"] for query in json.loads(printed.out)["queries"]] == [image, str(other)]
+    assert printed.err.splitlines()[0] == f"skipped {bad}: it is empty; copy it again"
+
+
+def test_when_every_image_is_skipped_nothing_is_asked(session, image, monkeypatch, capsys):
+    monkeypatch.setattr(session, "bad", {image})
+    assert run(["query", image, image]) == ExitCode.FAILURE
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.count(f"skipped {image}: it is empty") == 2
+    assert "nothing was sent" in printed.err
+    assert not session.asked
 
 
 def test_a_home_that_was_never_made_is_a_configuration_error(image, tmp_path, capsys):

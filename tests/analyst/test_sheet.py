@@ -53,6 +53,21 @@ def test_a_hit_is_a_labelled_tile_in_the_colour_of_its_node_unless_its_picture_i
     assert borders[0] == borders[2] != borders[1]
 
 
+def test_every_digit_of_a_handle_can_be_read_below_its_tile(result):
+    def drawn(handle):
+        hits = (replace(result.hits[0], handle=handle), result.hits[1])
+        return np.asarray(sheet.contact_sheet([section(replace(result, hits=hits))])).astype(int)
+
+    plain, seen = drawn("1" * 32), set()
+    left, top = sheet.tile_corner(0, sheet.MARGIN)
+    for place in range(32):
+        rows, columns, _ = np.nonzero(drawn("1" * place + "8" + "1" * (31 - place)) - plain)
+        assert top + sheet.TILE <= rows.min() <= rows.max() < top + sheet.TILE + sheet.CAPTION
+        assert left <= columns.min() <= columns.max() < left + sheet.TILE
+        seen.add((rows.min(), columns.min()))
+    assert len(seen) == 32, "each in a place of its own"
+
+
 def test_a_very_long_ranking_does_not_make_a_picture_that_nobody_can_open(result):
     image = sheet.contact_sheet([section(many(result, 10_000))])
     assert image.height == sheet.MARGIN + sheet.section_height(sheet.MAX_TILES)

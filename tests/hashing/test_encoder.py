@@ -1,5 +1,6 @@
 """Encoders: the code of a patch depends on the patch alone."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,22 @@ def test_codes_are_the_outputs_above_one_half(encoder):
 
 def test_no_patches_give_no_codes(encoder):
     assert encoder.encode([]).shape == (0, BITS // 8)
+
+
+def test_patches_are_taken_as_they_are_hashed_and_few_are_held_at_once(encoder):
+    taken, alive = [], []
+
+    def read():
+        for patch in range(200):
+            content = contents(1, seed=patch)[0]
+            taken.append(weakref.ref(content["all"]))
+            yield content
+            del content
+            alive.append(sum(each() is not None for each in taken))
+
+    codes = encoder.encode(read())
+    assert (codes == encoder.encode([contents(1, seed=patch)[0] for patch in range(200)])).all()
+    assert max(alive) <= 16, "the batch in hand and the one before"
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
+from datetime import timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from rsfed.cli import run
 from rsfed.errors import UsageError
 from rsfed.hashing.colour import NearestMeanColour
 from rsfed.lab.landcover import CLASSES, Canvas
-from rsfed.lab.synth import MODALITY, _acquisition, _grid, assign, generate
+from rsfed.lab.synth import LEAST_CLASSES, MODALITY, _acquisition, _grid, assign, generate, visits
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.inspect import inspect
 from rsfed.raster.item import Item
@@ -70,11 +73,59 @@ def test_patches_have_place_time_and_acquisition(archive):
     assert len(acquisitions) == 30
     assert {len(each) for each in acquisitions.values()} == {16}
     assert all(len({info.acquired for info in each}) == 1 for each in acquisitions.values())
-    assert len({info.place for info in infos}) == len(infos)
 
 
-def test_no_two_patches_show_the_same_ground(archive):
-    _, infos = archive
+def _by_place(archive):
+    looks = defaultdict(list)
+    for candidate, info in zip(*archive, strict=True):
+        looks[info.place].append((candidate, info))
+    return looks
+
+
+def test_every_place_is_looked_at_twice_at_different_dates_and_keeps_its_footprint_and_class(archive):
+    places = _by_place(archive)
+    assert len(places) == 240
+    for looks in places.values():
+        (first, then), (again, later) = sorted(looks, key=lambda look: look[1].acquired)
+        assert later.acquired[0] - then.acquired[0] > timedelta(days=30)
+        assert later.acquisition != then.acquisition
+        assert later.footprint == then.footprint
+        assert first.own_labels == again.own_labels
+    scenes = {tuple(sorted({info.acquisition for _, info in looks})) for looks in places.values()}
+    assert len(scenes) == 15, "the same two acquisitions look at all places of a scene"
+
+
+def test_a_second_look_is_no_twin_of_the_first(archive):
+    """No more like it than two patches of its class are: else a query would find its place, not its class."""
+    candidates, infos = archive
+    contents = _contents(candidates, infos)
+    flat = (contents - contents.mean(axis=(2, 3), keepdims=True)).reshape(len(contents), -1)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    likeness = np.abs(flat @ flat.T)
+    place = np.array([info.place for info in infos])
+    label = np.array([each.own_labels[0] for each in candidates])
+    twins = (place[:, None] == place) & ~np.eye(len(place), dtype=bool)
+    others = (label[:, None] == label) & (place[:, None] != place)
+    assert likeness[twins].mean() < likeness[others].mean() + 0.02
+    assert likeness[twins].max() < 0.95
+
+
+@given(st.integers(LEAST_CLASSES * 2, 5000))
+def test_visits_share_out_all_patches_whatever_their_number(patches):
+    places, place, owner = visits(patches)
+    looks = defaultdict(list)
+    for where, acquisition in zip(place.tolist(), owner.tolist(), strict=True):
+        looks[where].append(acquisition)
+    assert sorted(looks) == list(range(places))
+    assert sum(len(each) != 2 for each in looks.values()) == patches % 2
+    assert all(len(set(each)) == len(each) for each in looks.values())
+    assert max(Counter(owner.tolist()).values()) <= 16
+    assert (np.diff(owner) >= 0).all()
+    assert set(owner.tolist()) == set(range(owner[-1] + 1))
+
+
+def test_no_two_places_show_the_same_ground(archive):
+    infos = [looks[0][1] for looks in _by_place(archive).values()]
     west, south, east, north = np.array([info.footprint for info in infos]).T
     shared_across = np.minimum(east[:, None], east) - np.maximum(west[:, None], west)
     shared_down = np.minimum(north[:, None], north) - np.maximum(south[:, None], south)
@@ -82,8 +133,8 @@ def test_no_two_patches_show_the_same_ground(archive):
     assert overlapping.sum() == len(infos), "each overlaps with itself alone"
 
 
-def test_largest_archive_has_no_two_patches_in_one_place():
-    assert len({_grid(number, 256) for number in range(100_000)}) == 100_000
+def test_largest_archive_has_no_two_places_on_one_ground():
+    assert len({_grid(place, 256) for place in range(50_000)}) == 50_000
 
 
 def test_acquisitions_differ_in_light_haze_and_season():
@@ -100,7 +151,7 @@ def test_classes_are_even_and_acquisitions_are_mostly_of_one(archive):
     labels = [each.own_labels[0] for each in candidates]
     counts = Counter(labels)
     assert set(counts) == set(CLASSES)
-    assert max(counts.values()) - min(counts.values()) <= 1
+    assert max(counts.values()) - min(counts.values()) in {0, 2}, "a place more is two patches more"
     mixes = defaultdict(Counter)
     for label, info in zip(labels, infos, strict=True):
         mixes[info.acquisition][label] += 1
@@ -142,15 +193,15 @@ def test_patches_of_a_class_vary_and_are_reflectances(name):
     assert ground.mean(axis=(2, 3)).std(axis=0).min() > 0.004, "no two patches are of one colour"
 
 
-@pytest.mark.parametrize(("patches", "classes"), [(11, 11), (16, 8), (17, 11), (960, 9)])
-def test_every_class_occurs_whatever_the_numbers(patches, classes):
-    labels = assign(patches, classes, np.random.default_rng(0))
+@pytest.mark.parametrize(("places", "classes"), [(11, 11), (16, 8), (17, 11), (960, 9)])
+def test_every_class_occurs_whatever_the_numbers(places, classes):
+    labels = assign(places, classes, np.random.default_rng(0))
     assert labels.min() >= 0
     counts = np.bincount(labels, minlength=classes)
     assert counts.max() - counts.min() <= 1
 
 
-@pytest.mark.parametrize("numbers", [{"classes": 7}, {"classes": 99}, {"size": 8}, {"patches": 5}, {"patches": 10**6}])
+@pytest.mark.parametrize("numbers", [{"classes": 7}, {"classes": 99}, {"size": 8}, {"patches": 21}, {"patches": 10**6}])
 def test_impossible_numbers_are_refused_and_nothing_is_written(tmp_path, numbers):
     with pytest.raises(UsageError):
         generate(tmp_path / "new", **numbers)
@@ -159,7 +210,7 @@ def test_impossible_numbers_are_refused_and_nothing_is_written(tmp_path, numbers
 
 def test_folder_in_use_is_never_written_into(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    assert run(["synth", str(tmp_path), "--patches", "16"]) == 2
+    assert run(["synth", str(tmp_path), "--patches", "22"]) == 2
     assert "not empty; name a new one" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -171,6 +222,7 @@ def test_command_prints_one_object_and_draws_the_classes(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["patches"] == sum(printed["classes"].values()) == len(list(out.rglob("*.tif"))) == 40
     assert len(printed["classes"]) == 8
+    assert (printed["places"], printed["acquisitions"]) == (20, 4)
     assert printed["modality"] == MODALITY
     assert printed["bytes"] == sum(path.stat().st_size for path in out.rglob("*.tif"))
     drawn = np.asarray(Image.open(picture))
@@ -179,5 +231,5 @@ def test_command_prints_one_object_and_draws_the_classes(tmp_path, capsys):
 
 
 def test_picture_that_cannot_be_written_is_told(tmp_path, capsys):
-    assert run(["synth", str(tmp_path / "new"), "--patches", "16", "--preview", str(tmp_path / "no" / "a.png")]) == 2
+    assert run(["synth", str(tmp_path / "new"), "--patches", "22", "--preview", str(tmp_path / "no" / "a.png")]) == 2
     assert "picture cannot be written" in capsys.readouterr().err

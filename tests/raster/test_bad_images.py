@@ -314,4 +314,4 @@ def test_source_that_makes_too_many_patches_is_refused(tmp_path, monkeypatch):
 def test_encoder_that_wants_an_unknown_band_is_refused(tmp_path):
     path = write_image(tmp_path / "a.tif", photo())
     with pytest.raises(RasterRejected, match="modality rgb has no band nir"):
-        read_image(path, modality("rgb"), spec("red nir"))
+        next(read_image(path, modality("rgb"), spec("red nir"))[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -155,7 +157,7 @@ def test_share_of_nodata_decides_whether_an_image_is_searched(tmp_path, rows, us
     wanted = spec("band1", size=16)
     assert look(path, "float32-1", wanted).windows[0].nodata == rows / 100
     if usable:
-        assert len(read_image(path, modality("float32-1"), wanted)[1]) == 1
+        assert len(list(read_image(path, modality("float32-1"), wanted)[1])) == 1
     else:
         with pytest.raises(RasterRejected, match="more than 10% of it has no data; choose another image"):
             read_image(path, modality("float32-1"), wanted)
@@ -210,10 +212,12 @@ def test_large_images_are_read_in_pieces_with_the_same_result(tmp_path_factory, 
     values = np.random.default_rng(seed).integers(0, 3000, (4, height, width)).astype(np.uint16)
     write_image(path, values, **UTM, nodata=0)
     wanted = spec(BANDS, size=24, gsd=7.0, fit=fit, max_nodata=1.0)
-    info, whole = read_image(path, modality(REFLECTANCE), wanted)
+    info, contents = read_image(path, modality(REFLECTANCE), wanted)
+    whole = list(contents)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(limits, "STRIP_BYTES", 1)
-        info_in_pieces, pieces = read_image(path, modality(REFLECTANCE), wanted)
+        info_in_pieces, contents = read_image(path, modality(REFLECTANCE), wanted)
+        pieces = list(contents)
     assert info == info_in_pieces
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one["all"], other["all"], rtol=1e-4, atol=1e-2)
@@ -247,7 +251,18 @@ def test_tiles_of_a_query_without_enough_data_are_left_out(tmp_path):
     path = write_image(tmp_path / "a.tif", values, **UTM, nodata=0)
     info, contents = read_image(path, modality(REFLECTANCE), spec(BANDS, size=16, gsd=10.0, fit="tile"))
     assert [(w.window.col, w.window.row) for w in info.windows] == [(16, 0), (0, 16), (16, 16)]
-    assert (contents[0]["all"] == values[:, :16, 16:]).all()
+    assert (next(contents)["all"] == values[:, :16, 16:]).all()
+
+
+def test_tiles_of_a_query_are_read_one_at_a_time(tmp_path):
+    path = write_image(tmp_path / "a.tif", reflectance(size=96), **UTM)
+    info, contents = read_image(path, modality(REFLECTANCE), spec(BANDS, size=16, gsd=10.0, fit="tile"))
+    taken, alive = [], []
+    for content in contents:
+        taken.append(weakref.ref(content["all"]))
+        alive.append(sum(each() is not None for each in taken))
+    assert len(alive) == len(info.windows) == 36
+    assert max(alive) <= 2, "the one in hand and the one before"
 
 
 def test_reading_twice_gives_the_same_bytes(tmp_path):
