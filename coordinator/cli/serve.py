@@ -22,13 +22,12 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
 ) -> None:
     """Serve the federation until interrupted; logs go to standard error, one JSON object a line."""
-    import asyncio  # noqa: PLC0415 - loaded only when used
-
     from coordinator import serve as serving  # noqa: PLC0415 - loaded only when used
     from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
+    from rsfed.transport.loop import run  # noqa: PLC0415 - loaded only when used
 
     configure_logs(verbose=verbose)
-    asyncio.run(serving.serve(coordinator_home(home), ready=_tell))
+    run(serving.serve(coordinator_home(home), ready=_tell))
 
 
 def _tell(listening: Listening) -> None:

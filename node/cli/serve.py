@@ -27,8 +27,6 @@ def serve(
     The node.toml has to name a policy level; what it gives away is printed at the start. SIGTERM lets calls in
     progress end.
     """
-    import asyncio  # noqa: PLC0415 - loaded only when used
-
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
     from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
@@ -38,9 +36,10 @@ def serve(
     typer.echo(policy(config.policy.level).explanation, err=True)
     configure_logs(verbose=verbose)
 
-    from node.serve import serve as run  # noqa: PLC0415 - grpc, only once the configuration will do
+    from node.serve import serve as serving  # noqa: PLC0415 - grpc, only once the configuration will do
+    from rsfed.transport.loop import run  # noqa: PLC0415 - as above
 
-    return asyncio.run(run(place, config))
+    return run(serving(place, config))
 
 
 def resolve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -111,10 +110,12 @@ def query(  # noqa: PLR0913 - the options of the command
     Exit codes: 0 done, 1 failed or an image was skipped, 2 wrong call or no such file, 3 not every archive was searched
     whole (--require-all), 4 not admitted, 5 no archive reachable, 6 configuration.
     """
+    from rsfed.transport.loop import run  # noqa: PLC0415 - loaded only when used
+
     if sheet is not None and not sheet.absolute().parent.is_dir():
         raise UsageError("the folder of --sheet does not exist; make it first", detail=str(sheet))
     wanted = _Wanted(images, k if k or radius is not None else _NEAREST, radius)
-    asked, answers = asyncio.run(_ask(analyst_home(home), wanted))
+    asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
         _draw(sheet, answers)

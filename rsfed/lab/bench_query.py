@@ -7,7 +7,6 @@ the coordinator over the same kind of channel is timed in turn with it, as the f
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import sys
 import time
@@ -27,6 +26,7 @@ from rsfed.home import Home
 from rsfed.lab.demo_federation import DemoFederation, Plan
 from rsfed.lab.processes import Processes
 from rsfed.transport.channel import open_channel
+from rsfed.transport.loop import run
 from rsfed.trust.identity import load_federation, load_identity
 from rsfed.trust.release_store import ReleaseStore
 
@@ -45,7 +45,7 @@ acquired_start, acquired_end, west, south, east, north, place FROM item WHERE id
 def main() -> None:
     """Run the benchmark and print what it found."""
     with TemporaryDirectory(prefix="rsfed-bench-") as name:
-        asyncio.run(_run(Path(name).resolve()))
+        run(_run(Path(name).resolve()))
 
 
 async def _run(folder: Path) -> None:
