@@ -4,6 +4,7 @@ import tomllib
 from contextlib import closing
 
 import pytest
+import time_machine
 from cryptography.hazmat.primitives.asymmetric import ec
 from founded import SEALING_KEY, Founded, free_port, member, own_identity
 
@@ -14,6 +15,7 @@ from coordinator.founding import Choices, found
 from coordinator.keyring import Keyring
 from coordinator.registry import MAX_VERSION_LEAD, Announcement, Registry
 from coordinator.rotation import add_release_key
+from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, load_config
 from rsfed.errors import ConfigError, NotAdmitted, ReleaseRefused, StateError, UsageError
 from rsfed.home import Home
@@ -102,6 +104,19 @@ def test_the_old_ca_stays_for_who_was_invited_before_the_new_one(federation):
     federation.clock.move(hours=1)
     federation.upkeep.once()
     assert old not in federation.bundle().cas
+
+
+def test_an_invitation_of_the_same_millisecond_as_the_new_ca_keeps_the_old_one_too(federation):
+    old = federation.bundle().cas[0]
+    with time_machine.travel(utc_now(), tick=False):
+        federation.authority.invite("bern", Role.NODE, hours=48)
+        federation.rotation.new_ca()
+        federation.clock.move(hours=47)
+        federation.upkeep.once()
+        assert old in federation.bundle().cas
+        federation.clock.move(hours=1)
+        federation.upkeep.once()
+        assert old not in federation.bundle().cas
 
 
 def test_a_second_new_ca_waits_for_the_end_of_the_first_change(federation):
