@@ -51,7 +51,7 @@ def invite(
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(help="Name of the member.")],
+    name: Annotated[str, typer.Argument(help="Name of the member, from `members`.")],
     home: HomeOption = DEFAULT_HOME,
     role: Annotated[
         MemberRole | None,
