@@ -96,7 +96,7 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
 
 def show_audit(
     home: HomeOption = DEFAULT_HOME,
-    last: Annotated[int, typer.Option(min=1, help="How many lines, the newest.")] = 100,
+    last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""

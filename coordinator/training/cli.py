@@ -35,7 +35,8 @@ def register(app: typer.Typer) -> None:
 def train(
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Nodes that every round needs; training.min_nodes when left out.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Nodes that every round needs; training.min_nodes when left out."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from rsfed.clock import Now, utc_now
-from rsfed.errors import ConfigError, RsfedError
+from rsfed.errors import RsfedError
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.raster.input_spec import default_spec
@@ -156,32 +154,23 @@ class RunDriver:
 
 
 def make_plan(config: CoordinatorConfig, rounds: int) -> TrainingPlan:
-    """Return what coordinator.toml says a run shall train.
-
-    Raises:
-        UsageError: the modality is unknown.
-        ConfigError: the settings do not fit each other.
-    """
+    """Return what coordinator.toml says a run shall train."""
     bands = modality(config.encoder.modality)
     names = sorted(config.nomenclature.classes.items(), key=lambda entry: entry[1])
-    try:
-        return TrainingPlan(
-            modality=bands.name,
-            input=default_spec(bands, config.encoder.size, config.encoder.fit),
-            architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
-            bits=config.encoder.bits,
-            objective=config.objective,
-            nomenclature=Nomenclature(
-                name=config.nomenclature.name,
-                version=config.nomenclature.version,
-                classes=tuple(FederationClass(id=number, name=name) for name, number in names),
-            ),
-            rounds=rounds,
-            local_steps=config.training.local_steps,
-            batch=config.training.batch,
-            learning_rate=config.training.learning_rate,
-            seed=config.training.seed,
-        )
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigError(f"coordinator.toml cannot be trained: {where}: {error.errors()[0]['msg']}") from error
+    return TrainingPlan(
+        modality=bands.name,
+        input=default_spec(bands, config.encoder.size, config.encoder.fit),
+        architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
+        bits=config.encoder.bits,
+        objective=config.objective,
+        nomenclature=Nomenclature(
+            name=config.nomenclature.name,
+            version=config.nomenclature.version,
+            classes=tuple(FederationClass(id=number, name=name) for name, number in names),
+        ),
+        rounds=rounds,
+        local_steps=config.training.local_steps,
+        batch=config.training.batch,
+        learning_rate=config.training.learning_rate,
+        seed=config.training.seed,
+    )

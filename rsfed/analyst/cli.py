@@ -29,7 +29,7 @@ def init(home: HomeOption = DEFAULT_HOME) -> None:
     """Make the analyst's home: a commented analyst.toml and keys that never leave."""
     from rsfed.config import AnalystConfig, config_path  # noqa: PLC0415 - loaded only when used
     from rsfed.errors import ConfigError  # noqa: PLC0415 - loaded only when used
-    from rsfed.home import check_local  # noqa: PLC0415 - loaded only when used
+    from rsfed.home import check_local, make_folder  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.identity import create_keys, write_atomically  # noqa: PLC0415 - loaded only when used
 
     place = analyst_home(home)
@@ -38,8 +38,8 @@ def init(home: HomeOption = DEFAULT_HOME) -> None:
         raise ConfigError(
             "this home is an analyst's already; choose another --home", reason="ALREADY_INITIALISED", detail=str(path)
         )
-    place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_local(place.path)
+    make_folder(place.path, mode=0o700)
     create_keys(place.identity)
     write_atomically(path, _TEMPLATE.encode())
     typer.echo(f"analyst made; the configuration is {path}")

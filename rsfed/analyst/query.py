@@ -68,7 +68,7 @@ def query(  # noqa: PLR0913 - the options of the command
         typer.Option(min=0, max=256, help="Largest distance in bits; without --k, all items within it are listed."),
     ] = None,
     output: Annotated[Output, typer.Option(help="How the result is printed.")] = Output.TABLE,
-    sheet: Annotated[Path | None, typer.Option(help="Draw a contact sheet to this PNG file.")] = None,
+    sheet: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw a contact sheet to this PNG file.")] = None,
     require_all: Annotated[
         bool, typer.Option("--require-all", help="Exit with 3 unless every node searched its whole archive.")
     ] = False,

@@ -176,8 +176,3 @@ def test_command_prints_one_object_and_draws_the_classes(tmp_path, capsys):
     drawn = np.asarray(Image.open(picture))
     assert drawn.shape[0] == 8 * 100
     assert all(drawn[row * 100 : row * 100 + 96, 110:].std() > 10 for row in range(8))
-
-
-def test_picture_that_cannot_be_written_is_told(tmp_path, capsys):
-    assert run(["synth", str(tmp_path / "new"), "--patches", "16", "--preview", str(tmp_path / "no" / "a.png")]) == 2
-    assert "picture cannot be written" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
-from rsfed.errors import ConfigError, StateError, TrainingError, UsageError
+from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home
 
 
@@ -266,9 +266,3 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
     assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
     assert json.loads(plan.model_dump_json())["objective"]["name"] == "milan"
-
-
-def test_settings_that_cannot_be_trained_are_refused_by_name():
-    with pytest.raises(ConfigError) as refused:
-        make_plan(config(encoder=EncoderSection(bits=63)), 4)
-    assert "bits" in refused.value.public
