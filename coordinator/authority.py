@@ -234,7 +234,7 @@ class Authority:
         roles = {Role(row["role"]) for row in found} - {Role.COORDINATOR}
         if not roles:
             raise UsageError(
-                f"no member named {name!r} is known here; `rsfed coordinator nodes` lists nodes. One that joined after"
+                f"no member named {name!r} is known here; `rsfed coordinator members` lists all. One that joined after"
                 " the backup that was restored is revoked with --role"
             )
         if len(roles) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,9 @@ from coordinator.releases import Publisher
 from coordinator.rotation import add_ca, add_release_key
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
-from rsfed.codes import check_bits
-from rsfed.config import CoordinatorConfig, config_path, load_config
+from rsfed.config import CoordinatorConfig, check_options, config_path, load_config, toml_text
 from rsfed.errors import StateError, UsageError
-from rsfed.home import Home, check_local
-from rsfed.raster.modality import modality
+from rsfed.home import Home, check_local, make_folder
 from rsfed.trust.certificates import make_ca, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate, write_atomically
 from rsfed.trust.manifest import Provenance
@@ -66,15 +64,15 @@ class Choices:
 
 
 _TOML = """\
-# {federation}: configuration of the coordinator. `rsfed config schema coordinator` lists every key.
-federation = "{federation}"
+# Configuration of the coordinator. `rsfed config schema coordinator` lists every key.
+federation = {federation}
 
 [serve]
 # Where this machine listens, and how others reach it: the federation port for members, the join port for newcomers.
-bind = "{bind}"
-advertise = "{advertise}"
-join_bind = "{join_bind}"
-join_advertise = "{join_advertise}"
+bind = {bind}
+advertise = {advertise}
+join_bind = {join_bind}
+join_advertise = {join_advertise}
 
 [query]
 # Seconds that nodes have at most to answer one query.
@@ -82,7 +80,7 @@ deadline_s = 5.0
 
 # What the federation trains. A change counts from the next training run on.
 [encoder]
-modality = "{modality}"
+modality = {modality}
 bits = {bits}
 size = {size}  # pixels
 
@@ -96,12 +94,24 @@ seed = 0
 
 # The federation's classes with their ids. Ids stay: give a new class a new one, never one that was used before.
 [nomenclature]
-name = "{federation}"
+name = {federation}
 version = 1
 
 [nomenclature.classes]
 {classes}
 """
+
+
+_OPTIONS = {
+    "modality": "--modality",
+    "bits": "--bits",
+    "size": "--size",
+    "classes": "--classes",
+    "advertise": "--advertise",
+    "join_advertise": "--join-advertise",
+    "bind": "--bind",
+    "join_bind": "--join-bind",
+}
 
 
 def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
@@ -111,31 +121,44 @@ def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
         UsageError: a choice will not do.
         StateError: the home holds a federation already, or lies on a network file system.
     """
-    _check(home, choices)
-    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = _configuration(choices)
+    if any((home.path / part).exists() for part in PARTS):
+        raise StateError("this home holds a federation already; choose another --home", detail=str(home.path))
     check_local(home.path)
+    made = [folder for folder in (home.path, *home.path.parents) if not folder.exists()]
+    make_folder(home.path, mode=0o700)
     try:
-        write_atomically(config_path(CoordinatorConfig, home.path), _toml(choices).encode())
+        write_atomically(config_path(CoordinatorConfig, home.path), text.encode())
         config = load_config(CoordinatorConfig, home.path)
         with closing(State(home)) as state:
             _make_trust(home, state, config, now)
             return _first_release(home, state, config, now)
     except BaseException:
         _remove(home)  # half a federation would be in the way of the next try
+        for folder in made:
+            with suppress(OSError):  # another process may use it by now
+                folder.rmdir()
         raise
 
 
-def _check(home: Home, choices: Choices) -> None:
+def _configuration(choices: Choices) -> str:
+    """Return the text of coordinator.toml.
+
+    Raises:
+        UsageError: a choice will not do.
+    """
     check_label(choices.federation, "a federation's name")
-    check_bits(choices.bits)
-    modality(choices.modality)
     if len(set(choices.classes)) != len(choices.classes):
         raise UsageError("a class is named twice")
     for name in choices.classes:
         if not 1 <= len(name) <= 64 or not name.isprintable():
             raise UsageError(f"a class needs a name of 1 to 64 printable characters; got {name!r}")
-    if any((home.path / part).exists() for part in PARTS):
-        raise StateError("this home holds a federation already; choose another --home", detail=str(home.path))
+    classes = "\n".join(f"{toml_text(name)} = {number}" for number, name in enumerate(choices.classes, start=1))
+    fields = {name: getattr(choices, name) for name in choices.__slots__}
+    quoted = {name: toml_text(value) if isinstance(value, str) else value for name, value in fields.items()}
+    text = _TOML.format(**{**quoted, "classes": classes or "# water = 1"})
+    check_options(CoordinatorConfig, text, _OPTIONS)
+    return text
 
 
 def _remove(home: Home) -> None:
@@ -185,14 +208,3 @@ def read_classes(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("the file of classes cannot be read", detail=str(path)) from error
     return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-
-
-def _toml(choices: Choices) -> str:
-    classes = "\n".join(f"{_quoted(name)} = {number}" for number, name in enumerate(choices.classes, start=1))
-    fields = {name: getattr(choices, name) for name in choices.__slots__}
-    return _TOML.format(**{**fields, "classes": classes or "# water = 1"})
-
-
-def _quoted(text: str) -> str:
-    """Return a text as a TOML string."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

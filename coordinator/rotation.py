@@ -98,7 +98,8 @@ class Rotation:
     def _is_awaited(connection: sqlite3.Connection, newest: Ca, now: datetime) -> bool:
         """Say whether somebody still holds an open invitation that does not name the newest CA."""
         row = connection.execute(
-            "SELECT 1 FROM invitation WHERE used IS NULL AND withdrawn IS NULL AND expires > ? AND created < ? LIMIT 1",
+            "SELECT 1 FROM invitation WHERE used IS NULL AND withdrawn IS NULL"
+            " AND expires > ? AND created <= ? LIMIT 1",  # of one millisecond either may have come first
             (to_ms(now), to_ms(newest.added)),
         ).fetchone()
         return row is not None

@@ -107,7 +107,6 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
 
     Raises:
         StateError: RELEASE_DAMAGED, there is a release, and it cannot be read.
-        UsageError: there is no modality of the configured name.
     """
     root, kind = archive_root(home, config).resolve(), modality(config.archive.modality)
     store = ReleaseStore(home.releases)

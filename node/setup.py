@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from node.keys import handle_key, tie_key
 from node.state import open_state
-from rsfed.config import NodeConfig, config_path
+from rsfed.config import NodeConfig, check_options, config_path, toml_text
 from rsfed.errors import ConfigError, UsageError
-from rsfed.home import Home
-from rsfed.raster.modality import modality
+from rsfed.home import Home, check_local, make_folder
 from rsfed.trust.identity import create_keys, write_atomically
 
 _TEMPLATE = """\
@@ -57,6 +52,8 @@ threads = 1
 memory_mib = 1024
 """
 
+_OPTIONS = {"modality": "--modality", "advertise": "--advertise", "bind": "--bind", "path": "--archive"}
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
@@ -91,7 +88,8 @@ def init_node(home: Home, choices: Choices) -> Path:
             detail=str(path),
         )
     text = _configuration(choices)
-    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_local(home.path)
+    make_folder(home.path, mode=0o700)
     open_state(home).close()
     create_keys(home.identity)
     handle_key(home)
@@ -103,14 +101,10 @@ def init_node(home: Home, choices: Choices) -> Path:
 
 
 def _configuration(choices: Choices) -> str:
-    modality(choices.modality)
     if choices.archive is not None and not choices.archive.is_dir():
         raise UsageError("--archive must be a folder that exists", detail=os.fspath(choices.archive))
     archive = "archive" if choices.archive is None else str(choices.archive.resolve())
     values = {"bind": choices.bind, "advertise": choices.advertise, "path": archive, "modality": choices.modality}
-    text = _TEMPLATE.format(**{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()})
-    try:
-        NodeConfig.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        raise UsageError(f"--{error.errors()[0]['loc'][-1]} must read host:port, for example 0.0.0.0:7443") from error
+    text = _TEMPLATE.format(**{key: toml_text(value) for key, value in values.items()})
+    check_options(NodeConfig, text, _OPTIONS)
     return text

@@ -6,17 +6,41 @@ the operator can know.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from rsfed.errors import ConfigError
+from rsfed.codes import MAX_BITS, MIN_BITS
+from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import Fit
+from rsfed.raster.modality import modality
 
-Address = Annotated[str, Field(pattern=r"^\[?[A-Za-z0-9.:_-]+\]?:\d{1,5}$")]
+_ADDRESS = re.compile(r"\[?[A-Za-z0-9.:_-]+\]?:([0-9]{1,5})")
+_OUR_WORDS = "Value error, "  # which pydantic puts before them
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if found is None or int(found[1]) > 65535:
+        raise ValueError("must read host:port, for example 0.0.0.0:7443")
+    return value
+
+
+def _modality(value: str) -> str:
+    try:
+        return modality(value).name
+    except UsageError as error:
+        raise ValueError(error.public) from error
+
+
+Address = Annotated[str, AfterValidator(_address)]
+ModalityName = Annotated[str, AfterValidator(_modality)]
 
 
 class _Section(BaseModel):
@@ -35,7 +59,7 @@ class ArchiveSection(_Section):
     """The images of the node."""
 
     path: str = "archive"  # relative to the home
-    modality: str = "rgb"
+    modality: ModalityName = "rgb"
     labels: str = "folders"  # "folders", "none", or the name of a CSV file with the columns path,label
     independent_files: bool = False  # every file without metadata is an acquisition of its own
 
@@ -90,8 +114,8 @@ class QuerySection(_Section):
 class EncoderSection(_Section):
     """The hash network that the federation trains."""
 
-    modality: str = "rgb"
-    bits: int = 64
+    modality: ModalityName = "rgb"
+    bits: int = Field(default=64, ge=MIN_BITS, le=MAX_BITS, multiple_of=8)
     size: int = Field(default=64, ge=16, le=512)  # pixels
     fit: Fit | None = None  # chosen by the modality when left out
     width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
@@ -112,18 +136,18 @@ class NomenclatureSection(_Section):
 
     name: str = "classes"
     version: int = Field(default=1, ge=1)
-    classes: dict[str, Annotated[int, Field(ge=0, lt=65536)]] = {}
+    classes: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[int, Field(ge=0, lt=65536)]] = {}
 
 
 class CoordinatorTraining(_Section):
     """How federated runs are driven."""
 
-    local_steps: int = Field(default=40, ge=1)  # optimiser steps of a node in one round
-    batch: int = Field(default=64, ge=4)  # patches
-    learning_rate: float = Field(default=1e-3, gt=0)
+    local_steps: int = Field(default=40, ge=1, le=100_000)  # optimiser steps of a node in one round
+    batch: int = Field(default=64, ge=4, le=4096)  # patches
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
 class CoordinatorConfig(_Section):
@@ -163,6 +187,30 @@ def config_path(model: type[Config], home: Path) -> Path:
     return home / _FILES[model]
 
 
+def toml_text(value: str) -> str:
+    """Return a text as a TOML string."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def check_options(model: type[Config], text: str, options: Mapping[str, str]) -> None:
+    """Check the configuration that a command makes of its options, before it is written.
+
+    Args:
+        model: The role's configuration.
+        text: What its file would hold.
+        options: The option that each key comes from; one whose value others follow stands before them.
+
+    Raises:
+        UsageError: an option has a value that will not do.
+    """
+    try:
+        model.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        problems = {str(part): _remedy(e["type"], e["msg"]) for e in error.errors() for part in e["loc"]}
+        key = next(key for key in options if key in problems)
+        raise UsageError(f"{options[key]}: {problems[key]}") from error
+
+
 def load_config(model: type[Config], home: Path) -> Config:
     """Read and check the configuration of a role.
 
@@ -173,7 +221,7 @@ def load_config(model: type[Config], home: Path) -> Config:
     path = config_path(model, home)
     try:
         raw = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         role = path.stem
         raise ConfigError(f"there is no {path.name}; run `rsfed {role} init` first", detail=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -187,7 +235,9 @@ def load_config(model: type[Config], home: Path) -> Config:
 
 
 def _remedy(kind: str, message: str) -> str:
-    return "unknown key; `rsfed config schema ROLE` lists the known ones" if kind == "extra_forbidden" else message
+    if kind == "extra_forbidden":
+        return "unknown key; `rsfed config schema ROLE` lists the known ones"
+    return message.removeprefix(_OUR_WORDS)
 
 
 def _apply_environment(raw: dict[str, Any], prefix: str) -> None:

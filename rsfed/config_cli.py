@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,29 +22,55 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check config
 def check(
     home: Annotated[
         list[Path] | None,
-        typer.Option(help="Home to check, of any role; may be given several times. The default homes when left out."),
+        typer.Option(
+            file_okay=False,
+            help="Home to check, of any role; may be given several times. The default homes when left out.",
+        ),
     ] = None,
 ) -> None:
     """Check the configuration of homes: syntax, unknown keys, values, environment overrides.
 
-    Every problem is named with its file and key; the exit code is 6 when there is any.
+    Every problem is named with its file and key; the exit code is 6 when there is any. A home that is named, by --home
+    or RSFED_<ROLE>_HOME, and has no configuration is a problem, too; a default home that does not exist is not.
     """
-    from rsfed.config import AnalystConfig, CoordinatorConfig, NodeConfig  # noqa: PLC0415 - loaded only when used
     from rsfed.errors import ConfigError  # noqa: PLC0415 - loaded only when used
 
-    homes = home or [Path("~/.rsfed") / role for role in Role]
-    found, problems = 0, []
-    for place in (path.expanduser().absolute() for path in homes):
-        results = [_check(NodeConfig, place), _check(CoordinatorConfig, place), _check(AnalystConfig, place)]
-        found += sum(result is not None for result in results)
+    named, usual = _places(home or [])
+    problems, found = [], 0
+    for place in [*named, *usual]:
+        results = _check(place)
+        found += len(results)
         problems += [result for result in results if result]
+        if not results and place in usual:
+            typer.echo(f"{place}: {'no configuration' if place.exists() else 'does not exist'}, not checked")
+        elif not results:
+            problems.append(f"there is no configuration in {place}; run `rsfed ROLE init` first, or name another home")
     if problems:
         raise ConfigError("; ".join(problems))
     if not found:
         raise ConfigError("there is no configuration to check; name a home with --home")
 
 
-def _check(model: type[Config], home: Path) -> str | None:
+def _places(homes: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the homes that somebody named, and the default ones of roles whose home nobody did."""
+    usual = []
+    if not homes:
+        places = {role: os.environ.get(f"RSFED_{role.upper()}_HOME") for role in Role}
+        homes = [Path(place) for place in places.values() if place]
+        usual = [Path("~/.rsfed") / role for role, place in places.items() if not place]
+    named, usual = ([path.expanduser().absolute() for path in paths] for paths in (homes, usual))
+    return named, usual
+
+
+def _check(home: Path) -> list[str]:
+    """Check every configuration in a home; return for each what is wrong with it, "" where nothing is."""
+    from rsfed.config import AnalystConfig, CoordinatorConfig, NodeConfig  # noqa: PLC0415 - loaded only when used
+
+    results = [_problem(NodeConfig, home), _problem(CoordinatorConfig, home), _problem(AnalystConfig, home)]
+    return [result for result in results if result is not None]
+
+
+def _problem(model: type[Config], home: Path) -> str | None:
     """Return the problems of a configuration, "" where there are none, None where there is no such file."""
     from rsfed.config import config_path, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.errors import ConfigError  # noqa: PLC0415 - loaded only when used

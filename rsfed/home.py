@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from rsfed.errors import StateError
+from rsfed.errors import StateError, UsageError
 
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
@@ -87,6 +87,18 @@ def check_local(path: Path) -> None:
     """
     if (kind := file_system(path)) in _NETWORK_FILE_SYSTEMS:
         raise StateError(f"the state folder lies on a network file system ({kind}); use a local disk", detail=str(path))
+
+
+def make_folder(path: Path, *, mode: int = 0o777) -> None:
+    """Make a folder that the user named, and those above it; one that exists stays as it is.
+
+    Raises:
+        UsageError: there is a file on the way.
+    """
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError("no folder can be made here: a part of its path is a file", detail=str(path)) from error
 
 
 def keep_private(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from coordinator.training.runs import make_plan
 from rsfed.config import CoordinatorConfig, NodeConfig, load_config
 from rsfed.errors import ConfigError, ExitCode
+from rsfed.hashing.plan import parse_plan
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,38 @@ def test_an_override_below_another_override_is_refused_by_its_name(home, monkeyp
 def test_problems_of_a_file_are_named_with_their_place(home, text, said):
     (home / "node.toml").write_text(text)
     assert said in problem(NodeConfig, home)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[encoder]\nbits = 17\n", "encoder.bits: "),
+        ("[encoder]\nbits = 300\n", "encoder.bits: "),
+        ("[encoder]\nsize = 8\n", "encoder.size: "),
+        ('[encoder]\nmodality = "infrared"\n', "encoder.modality: unknown modality 'infrared'"),
+        ('[serve]\nadvertise = "hub"\n', "serve.advertise: must read host:port"),
+        ('[serve]\njoin_bind = "0.0.0.0:65536"\n', "serve.join_bind: must read host:port"),
+        ("[training]\nbatch = 5000\n", "training.batch: "),
+        ("[training]\nlearning_rate = 2.0\n", "training.learning_rate: "),
+        ("[training]\nlocal_steps = 1000000\n", "training.local_steps: "),
+        ("[training]\nseed = -1\n", "training.seed: "),
+        ('[nomenclature.classes]\n"" = 1\n', "nomenclature.classes."),
+        ("[nomenclature.classes]\nwater = 65536\n", "nomenclature.classes.water: "),
+    ],
+)
+def test_what_cannot_be_trained_or_served_is_a_problem_of_the_file(home, text, said):
+    (home / "coordinator.toml").write_text(f'federation = "alps"\n{text}')
+    assert f"coordinator.toml: {said}" in problem(CoordinatorConfig, home)
+
+
+def test_a_federation_at_the_limits_of_its_configuration_can_be_trained(home):
+    (home / "coordinator.toml").write_text(
+        'federation = "alps"\n[encoder]\nbits = 256\nsize = 512\nwidth = 256\nblocks = 4\n'
+        "[training]\nbatch = 4096\nlearning_rate = 1\nlocal_steps = 100000\nseed = 4611686018427387903\n"
+        f'[nomenclature.classes]\n"{"x" * 64}" = 65535\n'
+    )
+    plan = make_plan(load_config(CoordinatorConfig, home), rounds=10_000)
+    assert parse_plan(plan.model_dump_json()) == plan
 
 
 def test_every_problem_is_named_at_once(home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from coordinator.cli.options import (
     open_authority,
     open_federation,
 )
+from rsfed.errors import UsageError
 
 
 class Key(StrEnum):
@@ -44,6 +46,8 @@ def invite(
     """
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
 
+    if math.isnan(hours):  # which is within any bounds
+        raise UsageError("--hours must be a number")
     with open_authority(home) as (_, authority):
         token = authority.invite(name, Role(role), hours=hours)
     typer.echo(token.encode())
@@ -51,7 +55,7 @@ def invite(
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(help="Name of the member.")],
+    name: Annotated[str, typer.Argument(help="Name of the member, from `members`.")],
     home: HomeOption = DEFAULT_HOME,
     role: Annotated[
         MemberRole | None,

@@ -41,7 +41,10 @@ class MemberRole(StrEnum):
 HomeOption = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="RSFED_COORDINATOR_HOME", help="Folder with the coordinator's configuration, keys and state."
+        "--home",
+        envvar="RSFED_COORDINATOR_HOME",
+        file_okay=False,
+        help="Folder with the coordinator's configuration, keys and state.",
     ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="How the result is printed.")]

@@ -24,7 +24,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     ] = "rgb",
     bits: Annotated[int, typer.Option(help="Width of the codes: 16 to 256, a multiple of 8.")] = 64,
     size: Annotated[int, typer.Option(help="Width and height in pixels that the network sees.")] = 64,
-    classes: Annotated[str, typer.Option(help="Classes of the federation, separated by commas.")] = "",
+    classes: Annotated[str | None, typer.Option(help="Classes of the federation, separated by commas.")] = None,
     classes_file: Annotated[
         Path | None, typer.Option(help="File with one class on each line, in place of --classes.")
     ] = None,
@@ -43,9 +43,10 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     from coordinator.founding import Choices, found, read_classes  # noqa: PLC0415 - loaded only when used
     from rsfed.config import listening  # noqa: PLC0415 - loaded only when used
 
-    if classes and classes_file:
+    if classes is not None and classes_file:
         raise UsageError("give --classes or --classes-file, not both")
-    named = read_classes(classes_file) if classes_file else tuple(c.strip() for c in classes.split(",") if c.strip())
+    listed = () if classes is None else tuple(name.strip() for name in classes.split(","))
+    named = read_classes(classes_file) if classes_file else listed
     place = coordinator_home(home)
     binds = bind or listening(advertise), join_bind or listening(join_advertise)
     release = found(place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds))

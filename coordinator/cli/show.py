@@ -1,4 +1,4 @@
-"""`rsfed coordinator nodes`, `releases` and `audit`: what there is and what happened."""
+"""`rsfed coordinator members`, `nodes`, `releases` and `audit`: who and what there is and what happened."""
 
 from __future__ import annotations
 
@@ -12,9 +12,34 @@ from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOpti
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
+    app.command("members")(members)
     app.command("nodes")(nodes)
     app.command("releases")(releases)
     app.command("audit")(show_audit)
+
+
+def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
+    """List who belongs to the federation, who was put out, and who is invited and has not joined yet.
+
+    `expires` is the end of the newest certificate, which renews itself, or of the invitation.
+    """
+    from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (_, state, _config), state.reading() as connection:
+        listed = roster(connection, utc_now())
+    rows: list[dict[str, object]] = [
+        {
+            "name": each.name,
+            "role": each.role,
+            "state": each.state,
+            "joined": each.joined and each.joined.isoformat(timespec="seconds"),
+            "expires": each.expires and each.expires.isoformat(timespec="seconds"),
+            "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
+        }
+        for each in listed
+    ]
+    print_result(output, "members", rows, ("name", "role", "state", "joined", "expires", "revoked"))
 
 
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
@@ -71,7 +96,7 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
 
 def show_audit(
     home: HomeOption = DEFAULT_HOME,
-    last: Annotated[int, typer.Option(min=1, help="How many lines, the newest.")] = 100,
+    last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""

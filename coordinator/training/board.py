@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from coordinator.training.records import RunCancelled
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import check_size, digest
@@ -67,6 +68,7 @@ class TaskBoard:
         self._heard: dict[str, float] = {}  # node -> moment
         self._waiting: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._stopped = False
+        self._cancelled = False
         self._monotonic = monotonic
 
     def present(self) -> list[str]:
@@ -81,6 +83,7 @@ class TaskBoard:
 
         Raises:
             RunStopped: the coordinator stops.
+            RunCancelled: the run was cancelled.
         """
         task = Task(node, payload)
         with self._changed:
@@ -98,6 +101,7 @@ class TaskBoard:
 
         Raises:
             RunStopped: the coordinator stops.
+            RunCancelled: the run was cancelled.
         """
         tasks = list(tasks)
         with self._changed:
@@ -114,10 +118,25 @@ class TaskBoard:
 
         Raises:
             RunStopped: the coordinator stops.
+            RunCancelled: the run was cancelled.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped, seconds)
+            self._changed.wait_for(lambda: self._stopped or self._cancelled, seconds)
             self._check_running()
+
+    def begin(self) -> None:
+        """Be ready for the next run, whatever became of the last one."""
+        with self._changed:
+            self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the run that is in progress: it raises `RunCancelled`, and its tasks are no longer wanted."""
+        with self._changed:
+            self._cancelled = True
+            for task in self._tasks.values():
+                self._close(task)
+            self._tasks.clear()
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End what waits here: runs raise `RunStopped`, nodes are sent away empty-handed."""
@@ -223,6 +242,8 @@ class TaskBoard:
     def _check_running(self) -> None:
         if self._stopped:
             raise RunStopped("the coordinator stopped")
+        if self._cancelled:
+            raise RunCancelled
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from coordinator.training.records import Event
     from rsfed.home import Home
 
+RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the run, from `runs list`.")]
+
 _LOOK_S = 0.3
 _ASK_EVERY = 20  # looks between two questions whether serve still runs
 
@@ -23,16 +25,18 @@ _ASK_EVERY = 20  # looks between two questions whether serve still runs
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
     app.command("train")(train)
-    runs = typer.Typer(no_args_is_help=True, help="Training runs: list, show.")
+    runs = typer.Typer(no_args_is_help=True, help="Training runs: list, show, cancel.")
     runs.command("list")(list_runs)
     runs.command("show")(show_run)
+    runs.command("cancel")(cancel_run)
     app.add_typer(runs, name="runs")
 
 
 def train(
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Nodes that every round needs; training.min_nodes when left out.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Nodes that every round needs; training.min_nodes when left out."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,
@@ -40,7 +44,7 @@ def train(
     """Train the federation's hash network on all archives and publish the result as a release.
 
     The running `rsfed coordinator serve` does the work and this command follows it. Ctrl-C stops following, the run
-    goes on.
+    goes on; `rsfed coordinator runs cancel RUN` ends it.
 
     With `--output json` each line is one object with `run`, `event`, `at` and what the event says: `started` (`rounds`,
     `min_nodes`, `based_on`: version of the release whose weights it starts from, or null), `waiting` for nodes
@@ -62,7 +66,10 @@ def train(
         try:
             last = _follow(place, state, run, output)
         except KeyboardInterrupt:
-            typer.echo(f"run {run} goes on; `rsfed coordinator runs show {run}` says how it ends", err=True)
+            typer.echo(
+                f"run {run} goes on; `rsfed coordinator runs show {run}` says how it ends, `runs cancel {run}` ends it",
+                err=True,
+            )
             raise
     if last.kind == "failed":
         raise TrainingError(str(last.data["message"]), reason=str(last.data["reason"]))
@@ -79,7 +86,7 @@ def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TAB
 
 
 def show_run(
-    run: Annotated[int, typer.Argument(help="Number of the run, from `runs list`.")],
+    run: RunArgument,
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -93,6 +100,20 @@ def show_run(
         typer.echo(json.dumps(show.run_object(found) | {"events": told}))
     else:
         show.print_run(found, events)
+
+
+def cancel_run(run: RunArgument, home: HomeOption = DEFAULT_HOME) -> None:
+    """Cancel a run that waits or goes on: it fails as RUN_CANCELLED, nothing is published, and nodes stop working.
+
+    It holds from this moment on, also while `rsfed coordinator serve` is not running.
+    """
+    from coordinator.training import records  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+
+    with open_federation(home) as (place, state, _):
+        records.cancel(state, run, utc_now())
+    notify_serve(place)
+    typer.echo(f"run {run} is cancelled; the release that is served stays")
 
 
 def _follow(home: Home, state: State, run: int, output: Output) -> Event:

@@ -42,7 +42,7 @@ def train(  # noqa: PLR0913 - what a run is made of
     """Run all rounds of a plan; blocks until they are done.
 
     Raises:
-        TrainingError: TOO_FEW_NODES, NO_RESULT or COORDINATOR_STOPPED.
+        TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
     grid = BoardGrid(board, run_id)

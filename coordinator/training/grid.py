@@ -109,6 +109,7 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
 
         Raises:
             RunStopped: the coordinator stops.
+            RunCancelled: the run was cancelled.
         """
         self._board.pause(seconds)
 

@@ -9,11 +9,20 @@ from datetime import datetime
 from typing import Any, Literal
 
 from coordinator.state import State, from_ms, to_ms
-from rsfed.errors import UsageError
+from rsfed.errors import TrainingError, UsageError
 
-RunState = Literal["queued", "running", "done", "failed"]
+RunState = Literal["queued", "running", "publishing", "done", "failed"]
 Data = dict[str, Any]
-OPEN: tuple[RunState, ...] = ("queued", "running")
+OPEN: tuple[RunState, ...] = ("queued", "running", "publishing")
+
+
+class RunCancelled(TrainingError):
+    """The operator cancelled the run; it ends without a release."""
+
+    reason = "RUN_CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("the run was cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,7 @@ class Run:
 
     Attributes:
         id: Its number.
-        state: "queued", "running", "done" or "failed".
+        state: "queued", "running", "publishing" (its release; it can no longer be cancelled), "done" or "failed".
         rounds: Rounds that were asked for.
         min_nodes: Nodes that every round needs.
         requested: When it was asked for.
@@ -82,9 +91,27 @@ def claim_next(state: State) -> Run | None:
 
 
 def add_event(state: State, run: int, kind: str, data: Data, now: datetime) -> None:
-    """Note what happened in a run."""
+    """Note what happened in a run.
+
+    Raises:
+        RunCancelled: it has ended already; nothing may follow the end.
+    """
     with state.writing() as connection:
+        if get_run(state, run).state not in OPEN:
+            raise RunCancelled
         _add_event(connection, run, kind, data, now)
+
+
+def begin_publishing(state: State, run: int) -> None:
+    """Note that a run publishes its release; from now on it cannot be cancelled.
+
+    Raises:
+        RunCancelled: it was cancelled before.
+    """
+    with state.writing() as connection:
+        connection.execute("UPDATE run SET state = 'publishing' WHERE id = ? AND state = 'running'", (run,))
+        if get_run(state, run).state != "publishing":
+            raise RunCancelled
 
 
 def finish(state: State, run: int, version: int, digest: bytes, now: datetime) -> None:
@@ -97,15 +124,29 @@ def finish(state: State, run: int, version: int, digest: bytes, now: datetime) -
 
 
 def fail(state: State, run: int, reason: str, message: str, now: datetime) -> None:
-    """Note that a run failed."""
+    """Note that a run failed, unless it has ended already."""
     with state.writing() as connection:
-        _fail(connection, run, reason, message, now)
+        if get_run(state, run).state in OPEN:
+            _fail(connection, run, reason, message, now)
+
+
+def cancel(state: State, run: int, now: datetime) -> None:
+    """End a run at once as failed: by this alone it publishes nothing, whether or not `serve` runs and is told.
+
+    Raises:
+        UsageError: RUN_ENDED, it has ended or is being published; or UNKNOWN_RUN.
+    """
+    with state.writing() as connection:
+        found = get_run(state, run)
+        if found.state not in {"queued", "running"}:
+            raise UsageError(_ending(found), reason="RUN_ENDED")
+        _fail(connection, run, RunCancelled.reason, RunCancelled().public, now)
 
 
 def fail_interrupted(state: State, now: datetime) -> None:
     """Note the end of runs that an earlier process was driving when it ended."""
     with state.writing() as connection:
-        for row in connection.execute("SELECT id FROM run WHERE state = 'running'").fetchall():
+        for row in connection.execute("SELECT id FROM run WHERE state IN ('running', 'publishing')").fetchall():
             _fail(connection, row["id"], "COORDINATOR_STOPPED", "the coordinator stopped", now)
 
 
@@ -149,6 +190,14 @@ def _fail(connection: sqlite3.Connection, run: int, reason: str, message: str, n
         "UPDATE run SET state = 'failed', finished = ?, error = ? WHERE id = ?",
         (to_ms(now), f"{message} [{reason}]", run),
     )
+
+
+def _ending(run: Run) -> str:
+    """Say how a run ended or ends that can no longer be cancelled."""
+    if run.state == "publishing":
+        return f"run {run.id} is publishing its release just now; it can no longer be cancelled"
+    how = f"published release {run.release_version}" if run.state == "done" else f"failed: {run.error}"
+    return f"run {run.id} has ended already: it {how}"
 
 
 def _run(row: sqlite3.Row) -> Run:

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from rsfed.clock import Now, utc_now
-from rsfed.errors import ConfigError, RsfedError
+from rsfed.errors import RsfedError
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.raster.input_spec import default_spec
@@ -83,7 +82,7 @@ class RunDriver:
         self.running: int | None = None
 
     def wake(self) -> None:
-        """Look at once whether a run was queued."""
+        """Look at once whether a run was queued or cancelled."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -92,17 +91,32 @@ class RunDriver:
         while True:
             self._wake.clear()
             if (run := records.claim_next(self._state)) is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
-                        await self._wake.wait()
+                await self._woken()
                 continue
+            self._board.begin()
             work = asyncio.create_task(asyncio.to_thread(self._drive, run))
             try:
-                await asyncio.shield(work)
+                await self._watch(run, work)
             except asyncio.CancelledError:
                 self._board.stop()
                 await asyncio.wait({work})
                 raise
+
+    async def _watch(self, run: records.Run, work: asyncio.Task[None]) -> None:
+        """Wait until the run's thread is done; when the run was cancelled meanwhile, tell the thread."""
+        work.add_done_callback(lambda _: self._wake.set())
+        while not work.done():
+            self._wake.clear()
+            with suppress(sqlite3.Error):  # looked at again in a moment; the thread must not be left alone for it
+                if (await asyncio.to_thread(records.get_run, self._state, run.id)).state not in records.OPEN:
+                    self._board.cancel()
+            await self._woken()
+        work.result()
+
+    async def _woken(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                await self._wake.wait()
 
     def _drive(self, run: records.Run) -> None:
         """Do one run from start to end; in its own thread."""
@@ -132,6 +146,7 @@ class RunDriver:
         rules = Rules(run.min_nodes, self._config.training.round_timeout_s)
         note = partial(self._note, run.id)
         trained = train(self._board, plan, start.weights, run_id=run.id, rules=rules, note=note)
+        records.begin_publishing(self._state, run.id)
         return self._publish(plan, trained, start)
 
     def _note(self, run: int, kind: str, data: records.Data) -> None:
@@ -139,32 +154,23 @@ class RunDriver:
 
 
 def make_plan(config: CoordinatorConfig, rounds: int) -> TrainingPlan:
-    """Return what coordinator.toml says a run shall train.
-
-    Raises:
-        UsageError: the modality is unknown.
-        ConfigError: the settings do not fit each other.
-    """
+    """Return what coordinator.toml says a run shall train."""
     bands = modality(config.encoder.modality)
     names = sorted(config.nomenclature.classes.items(), key=lambda entry: entry[1])
-    try:
-        return TrainingPlan(
-            modality=bands.name,
-            input=default_spec(bands, config.encoder.size, config.encoder.fit),
-            architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
-            bits=config.encoder.bits,
-            objective=config.objective,
-            nomenclature=Nomenclature(
-                name=config.nomenclature.name,
-                version=config.nomenclature.version,
-                classes=tuple(FederationClass(id=number, name=name) for name, number in names),
-            ),
-            rounds=rounds,
-            local_steps=config.training.local_steps,
-            batch=config.training.batch,
-            learning_rate=config.training.learning_rate,
-            seed=config.training.seed,
-        )
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigError(f"coordinator.toml cannot be trained: {where}: {error.errors()[0]['msg']}") from error
+    return TrainingPlan(
+        modality=bands.name,
+        input=default_spec(bands, config.encoder.size, config.encoder.fit),
+        architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
+        bits=config.encoder.bits,
+        objective=config.objective,
+        nomenclature=Nomenclature(
+            name=config.nomenclature.name,
+            version=config.nomenclature.version,
+            classes=tuple(FederationClass(id=number, name=name) for name, number in names),
+        ),
+        rounds=rounds,
+        local_steps=config.training.local_steps,
+        batch=config.training.batch,
+        learning_rate=config.training.learning_rate,
+        seed=config.training.seed,
+    )

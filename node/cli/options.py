@@ -23,7 +23,13 @@ class Output(StrEnum):
 
 
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="RSFED_NODE_HOME", help="Folder with the node's configuration, keys and state.")
+    Path,
+    typer.Option(
+        "--home",
+        envvar="RSFED_NODE_HOME",
+        file_okay=False,
+        help="Folder with the node's configuration, keys and state.",
+    ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="How the result is printed.")]
 

@@ -48,16 +48,22 @@ def init(
 
 
 def join(
-    token: Annotated[str, typer.Argument(help="What `rsfed coordinator invite NAME --role node` printed.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            help="What `rsfed coordinator invite NAME --role node` printed; - reads it from standard input, out of "
+            "sight of the process list."
+        ),
+    ],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Join a federation: exchange the one-time token for a certificate, and fetch the current release."""
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
-    from rsfed.trust.tokens import decode_token  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.tokens import read_token  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
-    identity, release = asyncio.run(_join(place, token=decode_token(token)))
+    identity, release = asyncio.run(_join(place, token=read_token(token)))
     leaf = identity.chain[0]
     typer.echo(f"joined federation {identity.member.federation} as node {identity.member.name}")
     typer.echo(f"certificate until {leaf.not_valid_after_utc:%Y-%m-%d}, renewed by `serve` before")

@@ -29,7 +29,7 @@ def init(home: HomeOption = DEFAULT_HOME) -> None:
     """Make the analyst's home: a commented analyst.toml and keys that never leave."""
     from rsfed.config import AnalystConfig, config_path  # noqa: PLC0415 - loaded only when used
     from rsfed.errors import ConfigError  # noqa: PLC0415 - loaded only when used
-    from rsfed.home import check_local  # noqa: PLC0415 - loaded only when used
+    from rsfed.home import check_local, make_folder  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.identity import create_keys, write_atomically  # noqa: PLC0415 - loaded only when used
 
     place = analyst_home(home)
@@ -38,8 +38,8 @@ def init(home: HomeOption = DEFAULT_HOME) -> None:
         raise ConfigError(
             "this home is an analyst's already; choose another --home", reason="ALREADY_INITIALISED", detail=str(path)
         )
-    place.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_local(place.path)
+    make_folder(place.path, mode=0o700)
     create_keys(place.identity)
     write_atomically(path, _TEMPLATE.encode())
     typer.echo(f"analyst made; the configuration is {path}")
@@ -48,16 +48,22 @@ def init(home: HomeOption = DEFAULT_HOME) -> None:
 
 @app.command()
 def join(
-    token: Annotated[str, typer.Argument(help="What `rsfed coordinator invite NAME --role analyst` printed.")],
+    token: Annotated[
+        str,
+        typer.Argument(
+            help="What `rsfed coordinator invite NAME --role analyst` printed; - reads it from standard input, out of "
+            "sight of the process list."
+        ),
+    ],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Join a federation: exchange the one-time token for a certificate, and fetch the current release."""
     from rsfed.config import AnalystConfig, load_config  # noqa: PLC0415 - loaded only when used
-    from rsfed.trust.tokens import decode_token  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.tokens import read_token  # noqa: PLC0415 - loaded only when used
 
     place = analyst_home(home)
     load_config(AnalystConfig, place.path)  # a home that `init` has not made is said before the token is spent
-    identity, release = asyncio.run(_join(place, decode_token(token)))
+    identity, release = asyncio.run(_join(place, read_token(token)))
     until = identity.chain[0].not_valid_after_utc
     typer.echo(f"joined federation {identity.member.federation} as analyst {identity.member.name}")
     typer.echo(f"certificate until {until:%Y-%m-%d}, renewed by the first query after two thirds of its life")

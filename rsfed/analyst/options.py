@@ -13,7 +13,12 @@ DEFAULT_HOME = Path("~/.rsfed/analyst")
 
 HomeOption = Annotated[
     Path,
-    typer.Option("--home", envvar="RSFED_ANALYST_HOME", help="Folder with the analyst's configuration and keys."),
+    typer.Option(
+        "--home",
+        envvar="RSFED_ANALYST_HOME",
+        file_okay=False,
+        help="Folder with the analyst's configuration and keys.",
+    ),
 ]
 
 

@@ -88,7 +88,9 @@ def query(  # noqa: PLR0913 - the options of the command
     ] = Output.TABLE,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Also draw each image and what was found for it into this picture."),
+        typer.Option(
+            dir_okay=False, metavar="FILE.png", help="Also draw each image and what was found for it into this picture."
+        ),
     ] = None,
     require_all: Annotated[
         bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import time
 from enum import StrEnum
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
     from rsfed.lab.demo_story import Settings, Told
@@ -63,7 +66,9 @@ def demo(  # noqa: PLR0913 - the options of the command
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder to write report.html to; it is made when needed.")
     ] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images, split and training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62 - 1, help="The same seed gives the same images, split and training.")
+    ] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result on standard output.")] = Output.TABLE,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave configurations, archives and logs behind, and say where.")
@@ -81,13 +86,16 @@ def demo(  # noqa: PLR0913 - the options of the command
     """
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
 
+    from rsfed.home import make_folder  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.demo_report import summary, tables  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.demo_story import Settings  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.narrator import Narrator  # noqa: PLC0415 - loaded only when used
 
+    if math.isnan(skew):  # which is within any bounds
+        raise UsageError("--skew must be a number")
     started = time.monotonic()
     report = out.absolute() / "report.html"
-    report.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(report.parent)
     settings = Settings(data, nodes, skew, rounds or (_ROUNDS_OF_DATA if data else _ROUNDS), seed, keep)
     narrator = Narrator()
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import UsageError
+from rsfed.home import make_folder
 from rsfed.lab.landcover import CLASSES, Canvas, Floats
 from rsfed.raster.writer import Grid, write_geotiff
 
@@ -104,6 +105,7 @@ def generate(  # noqa: PLR0913 - what decides the bytes, and who is told of prog
     check_request(patches, size, len(CLASSES) if classes is None else classes)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the output folder is not empty; name a new one", detail=str(out))
+    make_folder(out)
     rng = np.random.default_rng(seed)
     places, place, owner = visits(patches)
     acquisitions = [_acquisition(number, rng) for number in range(owner[-1] + 1)]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsfed.errors import UsageError
+
 if TYPE_CHECKING:
     from rsfed.lab.synth import Archive
 
@@ -42,7 +44,10 @@ def synth(  # noqa: PLR0913, PLR0917 - the options of the command
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same archive.", min=0)] = 0,
     preview: Annotated[
-        Path | None, typer.Option(help="Also draw some images of every class into this picture.", metavar="FILE.png")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Also draw some images of every class into this picture.", metavar="FILE.png"
+        ),
     ] = None,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
 ) -> None:
@@ -57,6 +62,8 @@ def synth(  # noqa: PLR0913, PLR0917 - the options of the command
     """
     from rsfed.lab.synth import generate  # noqa: PLC0415 - loaded only when used
 
+    if preview is not None and not preview.absolute().parent.is_dir():
+        raise UsageError("the folder of --preview does not exist; make it first", detail=str(preview))
     start = time.monotonic()
     with _progress(patches) as progressed:
         archive = generate(out, patches=patches, size=size, classes=classes, seed=seed, progress=progressed)

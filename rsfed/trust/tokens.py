@@ -1,13 +1,14 @@
 """Invitation tokens: everything a new member needs so that already its first connection is verified.
 
 A token is text to paste: a prefix and one base64url word. It holds a secret, so it is given to one person, and it is
-worth nothing once it was used or has expired.
+worth nothing once it was used or has expired. Others can read the arguments of a process, so it may also be piped in.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -64,6 +65,18 @@ class Token:
             "expires": int(self.expires.timestamp()),
         }
         return _PREFIX + _to_text(json.dumps(fields, separators=(",", ":")).encode())
+
+
+def read_token(argument: str) -> Token:
+    """Read the token that a command was given, where `-` means the next line of standard input.
+
+    Raises:
+        NotAdmitted: BAD_TOKEN, there is no whole token.
+    """
+    if argument != "-":
+        return decode_token(argument)
+    line = sys.stdin.buffer.readline() if sys.stdin else b""  # None where the caller closed it
+    return decode_token(line.decode("ascii", "replace"))
 
 
 def decode_token(text: str) -> Token:

@@ -72,6 +72,53 @@ def test_checking_a_folder_without_configuration_is_an_error(tmp_path):
     assert run(["config", "check", "--home", str(tmp_path)]) == ExitCode.CONFIGURATION
 
 
+def test_a_named_home_without_configuration_is_a_problem_beside_good_ones(tmp_path, capsys):
+    run(["analyst", "init", "--home", str(tmp_path / "ada")])
+    capsys.readouterr()
+    homes = ["--home", str(tmp_path / "ada"), "--home", str(tmp_path / "typo")]
+    assert run(["config", "check", *homes]) == ExitCode.CONFIGURATION
+    said = capsys.readouterr()
+    assert "analyst.toml: good" in said.out
+    assert f"there is no configuration in {tmp_path / 'typo'}" in said.err
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """A user's folder, and no home named elsewhere."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for role in ("NODE", "COORDINATOR", "ANALYST"):
+        monkeypatch.delenv(f"RSFED_{role}_HOME", raising=False)
+    return tmp_path
+
+
+def test_the_default_homes_are_checked_where_they_exist_and_the_others_named(user, capsys):
+    run(["analyst", "init"])
+    capsys.readouterr()
+    assert run(["config", "check"]) == ExitCode.DONE
+    said = capsys.readouterr()
+    assert f"{user}/.rsfed/analyst/analyst.toml: good" in said.out
+    for role in ("node", "coordinator"):
+        assert f"{user}/.rsfed/{role}: does not exist, not checked" in said.out
+    (user / ".rsfed" / "analyst" / "analyst.toml").write_text("colour = 1")
+    assert run(["config", "check"]) == ExitCode.CONFIGURATION
+
+
+def test_without_any_home_there_is_nothing_to_check(user):
+    assert run(["config", "check"]) == ExitCode.CONFIGURATION
+
+
+def test_a_home_that_the_environment_names_is_checked_in_place_of_the_default_one(user, capsys, monkeypatch):
+    run(["analyst", "init"])
+    monkeypatch.setenv("RSFED_ANALYST_HOME", str(user / "elsewhere"))
+    capsys.readouterr()
+    assert run(["config", "check"]) == ExitCode.CONFIGURATION
+    assert f"no configuration in {user / 'elsewhere'}" in capsys.readouterr().err
+    run(["analyst", "init"])
+    capsys.readouterr()
+    assert run(["config", "check"]) == ExitCode.DONE
+    assert "elsewhere/analyst.toml: good" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("role", ["node", "coordinator", "analyst"])
 def test_the_schema_of_a_role_is_json_schema_that_refuses_unknown_keys(capsys, role):
     assert run(["config", "schema", role]) == ExitCode.DONE

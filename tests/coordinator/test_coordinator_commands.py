@@ -12,6 +12,7 @@ from founded import free_port
 from coordinator.registry import Announcement, Registry
 from rsfed.cli import run
 from rsfed.errors import ExitCode
+from rsfed.trust.certificates import make_csr
 from rsfed.trust.names import Role
 from rsfed.trust.tokens import decode_token
 
@@ -89,6 +90,45 @@ def test_nodes_are_listed_with_what_they_serve(typed, federation):
     (node,) = as_json(typed, "nodes")["nodes"]
     assert (node["name"], node["online"], node["held"], node["level"]) == ("bern", True, 1200, "partner")
     assert "localhost:7443" in typed("nodes")[1]
+
+
+def test_members_and_open_invitations_are_one_list_to_revoke_from(typed, federation):
+    assert "no members yet" in typed("members")[1]
+    federation.enroll("bern")
+    federation.enroll("ada", Role.ANALYST)
+    federation.authority.revoke("bern")
+    for name in ("bern", "chur"):
+        federation.authority.invite(name, Role.NODE, hours=2)
+    federation.authority.invite("late", Role.NODE, hours=-1)
+    rows = as_json(typed, "members")["members"]
+    assert [(row["name"], row["role"], row["state"]) for row in rows] == [
+        ("ada", "analyst", "member"),
+        ("bern", "node", "revoked"),
+        ("bern", "node", "invited"),
+        ("chur", "node", "invited"),
+    ]
+    ada, out, _, invited = rows
+    assert ada["joined"] < ada["expires"]
+    assert ada["revoked"] is None
+    assert out["joined"] <= out["revoked"]
+    assert out["expires"] is None
+    assert (invited["joined"], invited["revoked"]) == (None, None)
+    assert invited["expires"] > ada["joined"]
+    assert "revoked" in typed("members")[1]
+    assert "rsfed coordinator members" in typed("revoke", "nobody")[2]
+
+
+def test_a_member_is_listed_with_its_newest_certificate_and_who_was_put_out_before_joining_with_no_join(
+    typed, federation
+):
+    admission, key = federation.enroll("bern")
+    federation.clock.move(days=20)
+    renewed = federation.authority.renew(admission.member, admission.chain[0], make_csr(key))
+    federation.authority.invite("chur", Role.NODE, hours=2)
+    assert typed("revoke", "chur")[0] == ExitCode.DONE
+    bern, chur = as_json(typed, "members")["members"]
+    assert bern["expires"] == renewed.chain[0].not_valid_after_utc.isoformat(timespec="seconds")
+    assert (chur["state"], chur["joined"], chur["expires"]) == ("revoked", None, None)
 
 
 def test_the_release_that_is_served_is_listed(typed, federation):

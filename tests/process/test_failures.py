@@ -36,6 +36,16 @@ def hits_by_node(federation, answer, nodes):
     return found
 
 
+def all_complete(federation, image):
+    """Whether every node answers a query in full."""
+    answer = federation.query(image, check=False)
+    return answer["exit"] == 0 and statuses(answer) == dict.fromkeys(NODES, "COMPLETE")
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def log_events(federation, name):
     """The log lines of a server, as far as they are JSON."""
     lines = federation.servers[name].log.read_text().splitlines()
@@ -73,7 +83,7 @@ def test_a_node_killed_during_a_query_spoils_nobody_elses_hits(federation, image
     assert hits_by_node(federation, broken, others) == hits_by_node(federation, whole, others)
     assert federation.query(image, "--require-all", check=False)["exit"] == 3
     federation.serve("node", "coast")
-    federation.wait_serving("coast")
+    federation.wait_serving("coast", release=whole["release"]["version"])
     assert set(statuses(federation.query(image)).values()) == {"COMPLETE"}
 
 
@@ -120,24 +130,36 @@ async def test_a_revoked_node_is_refused_on_the_channel_it_holds_open(federation
     assert "revoked" in refused.value.details()
 
 
+def serve_releases(federation, files):
+    """Stop the coordinator, put files into its folder of releases, start it again, and return how it had ended."""
+    ended = federation.servers["coordinator"].stop()
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    federation.serve("coordinator", "coordinator")
+    return ended
+
+
 def test_a_coordinator_that_serves_an_older_release_rolls_nobody_back(federation, image):
     """The coordinator's folder is put back to release 1 after release 2 was out, as a thief of a backup would."""
     home, releases = federation.home("coordinator"), federation.home("coordinator") / "releases"
-    kept = {p.relative_to(home): p.read_bytes() for p in releases.rglob("*") if p.is_file()}
+    older = files_below(releases)
     federation.rsfed("coordinator", "train", "--rounds", "1", "--home", home, "--output", "json", timeout=300)
     federation.wait_serving(*NODES, release=2)
     before = federation.query(image)
     assert before["release"]["version"] == 2
-    assert federation.servers["coordinator"].stop() == 0
-    for path, content in kept.items():
-        (home / path).parent.mkdir(parents=True, exist_ok=True)
-        (home / path).write_bytes(content)
-    federation.serve("coordinator", "coordinator")
-    wait_until(
-        lambda: any(e.get("reason") == "RELEASE_ROLLBACK" for e in log_events(federation, "alps")),
-        what="alps refuses the older release",
-    )
-    assert {federation.nodes()[name]["release_version"] for name in NODES} == {2}
-    refused = federation.query(image, check=False)
-    assert refused["exit"] == 4
-    assert "RELEASE_ROLLBACK" in refused["stderr"]
+    newer = files_below(releases)
+    try:
+        assert serve_releases(federation, older) == 0
+        wait_until(
+            lambda: any(e.get("reason") == "RELEASE_ROLLBACK" for e in log_events(federation, "alps")),
+            what="alps refuses the older release",
+        )
+        assert {federation.nodes()[name]["release_version"] for name in NODES} == {2}
+        refused = federation.query(image, check=False)
+        assert refused["exit"] == 4
+        assert "RELEASE_ROLLBACK" in refused["stderr"]
+    finally:  # the federation is shared
+        serve_releases(federation, newer)
+        wait_until(lambda: all_complete(federation, image), what="everybody is back at release 2")
+    federation.wait_serving(*NODES, release=2)

@@ -1,4 +1,4 @@
-"""A killed node costs a training run its share; a killed coordinator costs the run and nothing else. Real processes."""
+"""What the loss of a node, of the coordinator, and a cancellation cost a training run. Real processes."""
 
 import json
 import subprocess
@@ -21,6 +21,12 @@ def rounds_done(federation):
     return [row for row in map(json.loads, (line for line in lines if line.startswith("{"))) if "loss" in row]
 
 
+def runs(federation):
+    home = federation.home("coordinator")
+    listed = federation.rsfed("coordinator", "runs", "list", "--home", home, "--output", "json")
+    return json.loads(listed.stdout)["runs"]
+
+
 def test_a_node_killed_in_training_costs_its_share_and_a_killed_coordinator_only_the_run(federation, image):
     running = train(federation, rounds=3)
     wait_until(lambda: rounds_done(federation), what="a first round is done", seconds=180)
@@ -40,5 +46,11 @@ def test_a_node_killed_in_training_costs_its_share_and_a_killed_coordinator_only
     answer = federation.query(image)
     assert answer["release"]["version"] == 2
     assert {o["status"] for o in answer["queries"][0]["outcomes"]} == {"COMPLETE"}
-    runs = federation.rsfed("coordinator", "runs", "list", "--home", federation.home("coordinator"), "--output", "json")
-    assert [run["state"] for run in json.loads(runs.stdout)["runs"]] == ["failed", "done"]
+    assert [run["state"] for run in runs(federation)] == ["failed", "done"]
+
+    running = train(federation, rounds=50)
+    wait_until(lambda: rounds_done(federation), what="a round of the third run is done", seconds=180)
+    federation.rsfed("coordinator", "runs", "cancel", "3", "--home", federation.home("coordinator"))
+    assert running.wait(60) == 1
+    assert runs(federation)[0]["error"] == "the run was cancelled [RUN_CANCELLED]"
+    assert federation.query(image)["release"]["version"] == 2

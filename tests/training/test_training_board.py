@@ -8,6 +8,7 @@ from training_fakes import deliver
 
 from coordinator.training import board as board_module
 from coordinator.training.board import RunStopped, TaskBoard
+from coordinator.training.records import RunCancelled
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import digest
@@ -179,3 +180,20 @@ async def test_stopping_ends_runs_and_sends_waiting_nodes_away(board):
         await asyncio.wait_for(collecting, 5)
     with pytest.raises(RunStopped):
         board.offer("a", PAYLOAD)
+
+
+async def test_cancelling_ends_the_run_and_its_tasks_and_the_next_run_goes_on(board):
+    task = board.offer("a", PAYLOAD)
+    waiting = asyncio.create_task(board.next_task("b", 30))
+    collecting = asyncio.create_task(asyncio.to_thread(board.collect, [task], Deadline.after(60)))
+    await asyncio.sleep(0.05)
+    board.cancel()
+    with pytest.raises(RunCancelled):
+        await asyncio.wait_for(collecting, 5)
+    for action in (lambda: board.offer("a", PAYLOAD), lambda: board.pause(60)):
+        with pytest.raises(RunCancelled):
+            action()
+    assert reason_of(lambda: push(board, task, 0, RESULT)) == "TASK_EXPIRED"
+    board.begin()
+    board.offer("b", PAYLOAD)
+    assert (await asyncio.wait_for(waiting, 5)).node == "b"

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 from test_training_runs import Coordinator
-from training_fakes import answer_tasks, result_of
+from training_fakes import answer_tasks, result_of, until
 
 from coordinator.state import State
 from coordinator.training import records
@@ -127,6 +127,44 @@ async def test_ctrl_c_stops_following_and_the_run_goes_on(home, serving):
     serving.nodes = asyncio.create_task(answer_tasks(serving.board, "a", result_of))
     assert (await serving.ended(1)).state == "done"
     serving.nodes.cancel()
+
+
+async def test_a_run_is_cancelled_and_train_ends_with_its_reason(home, serving):
+    serving.nodes.cancel()
+    process = await start(home, "train", "--rounds", "1", "--output", "json")
+    assert json.loads(await process.stdout.readline())["event"] == "started"
+    assert await rsfed(home, "runs", "cancel", "1") == (0, "run 1 is cancelled; the release that is served stays\n", "")
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert json.loads(out.splitlines()[-1])["reason"] == "RUN_CANCELLED"
+    assert "[RUN_CANCELLED]" in err.decode()
+    await until(lambda: serving.driver.running is None)
+    assert serving.published == []
+
+
+def test_a_run_is_cancelled_without_a_running_serve_and_an_ended_one_says_how_it_ended(home, capsys):
+    def cancel(number):
+        code = run(["coordinator", "runs", "cancel", number, "--home", str(home.path)])
+        return code, capsys.readouterr().err
+
+    state = State(home)
+    for _ in range(3):
+        records.request_run(state, 3, 1, utc_now())
+    for _ in range(2):
+        claimed = records.claim_next(state)
+    assert [cancel("2"), cancel("3")] == [(0, ""), (0, "")]
+    records.begin_publishing(state, 1)
+    records.finish(state, 1, 7, b"d" * 32, utc_now())
+    states = [(each.id, each.state) for each in records.list_runs(state)]
+    state.close()
+    assert claimed.id == 2
+    assert states == [(3, "failed"), (2, "failed"), (1, "done")]
+    code, said = cancel("1")
+    assert (code, "published release 7" in said, "RUN_ENDED" in said) == (2, True, True)
+    code, said = cancel("2")
+    assert (code, "the run was cancelled" in said) == (2, True)
+    assert [cancel(number)[0] for number in ("9", "0", "x", str(2**63))] == [2, 2, 2, 2]
+    assert "UNKNOWN_RUN" in cancel("9")[1]
 
 
 async def test_train_notices_that_the_coordinator_died(home, serving):

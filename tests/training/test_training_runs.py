@@ -15,7 +15,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
-from rsfed.errors import ConfigError, StateError, UsageError
+from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home
 
 
@@ -130,6 +130,109 @@ async def test_stopping_the_coordinator_fails_the_run_in_progress(state):
     assert "COORDINATOR_STOPPED" in records.get_run(state, run).error
 
 
+@pytest.fixture
+async def driven(state):
+    """A coordinator to which no node comes by itself."""
+    coordinator = Coordinator(state)
+    work = asyncio.create_task(coordinator.driver.run())
+    yield coordinator
+    work.cancel()
+    with suppress(asyncio.CancelledError):
+        await work
+
+
+async def test_a_run_that_waits_for_nodes_is_cancelled_and_the_next_one_goes_on(driven, state):
+    waits, queued = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
+    driven.driver.wake()
+    await until(lambda: [kind for kind, _ in driven.events(waits)] == ["started", "waiting"])
+    records.cancel(state, waits, utc_now())
+    assert records.get_run(state, waits).error == "the run was cancelled [RUN_CANCELLED]"
+    driven.driver.wake()
+    await until(lambda: driven.driver.running == queued)
+    nodes = asyncio.create_task(answer_tasks(driven.board, "a", result_of))
+    assert (await driven.ended(queued)).state == "done"
+    nodes.cancel()
+    assert [kind for kind, _ in driven.events(waits)] == ["started", "waiting", "failed"]
+    assert len(driven.published) == 1
+
+
+async def test_the_task_of_a_cancelled_run_is_no_longer_wanted(driven, state):
+    run = records.request_run(state, 5, 1, utc_now())
+    driven.driver.wake()
+    await driven.board.next_task("a", 0)
+    task = await driven.board.next_task("a", 30)
+    records.cancel(state, run, utc_now())
+    driven.driver.wake()
+    await until(lambda: driven.driver.running is None)
+    with pytest.raises(TrainingError) as refused:
+        driven.board.task("a", task.id)
+    assert refused.value.reason == "TASK_EXPIRED"
+    assert await driven.board.next_task("a", 0) is None
+    assert driven.published == []
+
+
+async def test_a_cancellation_that_nobody_told_of_is_noticed(driven, state):
+    run = records.request_run(state, 1, 1, utc_now())
+    await until(lambda: driven.driver.running == run)
+    records.cancel(state, run, utc_now())
+    await until(lambda: driven.driver.running is None)
+    assert driven.published == []
+
+
+async def test_a_run_that_is_cancelled_in_its_last_moment_publishes_nothing(coordinator, state, monkeypatch):
+    begin = records.begin_publishing
+
+    def cancelled_just_before(state, run):
+        records.cancel(state, run, utc_now())
+        begin(state, run)
+
+    monkeypatch.setattr(records, "begin_publishing", cancelled_just_before)
+    run = records.request_run(state, 1, 1, utc_now())
+    coordinator.driver.wake()
+    ended = await coordinator.ended(run)
+    await until(lambda: coordinator.driver.running is None)
+    assert (ended.state, ended.release_version) == ("failed", None)
+    assert coordinator.published == []
+    assert [kind for kind, _ in coordinator.events(run)] == ["started", "round", "failed"]
+
+
+async def test_a_run_that_publishes_is_not_cancelled_any_more(coordinator, state):
+    refused = []
+    publish = coordinator.driver._publish
+
+    def cancelled_meanwhile(plan, trained, start):
+        with pytest.raises(UsageError) as error:
+            records.cancel(state, 1, utc_now())
+        refused.append((error.value.reason, error.value.public))
+        return publish(plan, trained, start)
+
+    coordinator.driver._publish = cancelled_meanwhile
+    run = records.request_run(state, 1, 1, utc_now())
+    coordinator.driver.wake()
+    assert (await coordinator.ended(run)).state == "done"
+    [(reason, said)] = refused
+    assert (reason, "publishing" in said) == ("RUN_ENDED", True)
+
+
+def test_a_cancelled_run_never_starts_and_stays_cancelled_at_the_next_start(state):
+    queued, crashed = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
+    records.cancel(state, queued, utc_now())
+    assert records.claim_next(state).id == crashed
+    records.cancel(state, crashed, utc_now())
+    assert records.claim_next(state) is None
+    records.fail_interrupted(state, utc_now())
+    assert {run.error for run in records.list_runs(state)} == {"the run was cancelled [RUN_CANCELLED]"}
+
+
+def test_nothing_follows_the_end_of_a_run(state):
+    run = records.request_run(state, 1, 1, utc_now())
+    records.cancel(state, run, utc_now())
+    with pytest.raises(records.RunCancelled):
+        records.add_event(state, run, "round", {}, utc_now())
+    records.fail(state, run, "INTERNAL", "internal error", utc_now())
+    assert [event.data["reason"] for event in records.events(state, run)] == ["RUN_CANCELLED"]
+
+
 async def test_a_run_that_a_crash_left_behind_is_failed_at_the_next_start(state):
     crashed, queued = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
     assert records.claim_next(state).id == crashed
@@ -163,9 +266,3 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
     assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
     assert json.loads(plan.model_dump_json())["objective"]["name"] == "milan"
-
-
-def test_settings_that_cannot_be_trained_are_refused_by_name():
-    with pytest.raises(ConfigError) as refused:
-        make_plan(config(encoder=EncoderSection(bits=63)), 4)
-    assert "bits" in refused.value.public

@@ -11,6 +11,7 @@ from training_fakes import make_members, result_of, small_plan, until, weights
 
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
+from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
 from node.state import open_state
@@ -184,6 +185,33 @@ async def test_a_node_gives_up_work_that_nobody_wants_any_more(service, tmp_path
         await asyncio.wait_for(cancelled.wait(), 10)
         entries = await finished(home, 1)
     assert entries[0].state == "TASK_EXPIRED"
+
+
+async def test_a_node_stops_working_for_a_cancelled_run_and_is_there_for_the_next(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(puller, "HEARTBEAT_S", 0.1)
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def first_endless(task):
+        if begun.is_set():
+            return result_of(task)
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+
+    async with pulling(service, tmp_path, "a", Fake(first_endless)) as home:
+        running = asyncio.create_task(rounds_of(service, plan=small_plan(rounds=1)))
+        await asyncio.wait_for(begun.wait(), 30)
+        service.board.cancel()
+        with pytest.raises(RunCancelled):
+            await running
+        await asyncio.wait_for(stopped.wait(), 10)
+        assert (await finished(home, 1))[0].state == "TASK_EXPIRED"
+        service.board.begin()
+        trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
+    assert trained.nodes == {"a"}
 
 
 async def test_a_node_outlives_a_coordinator_that_is_away(service, tmp_path):

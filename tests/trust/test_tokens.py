@@ -1,7 +1,9 @@
 """Invitation tokens."""
 
 import base64
+import io
 import json
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from members import Authority
 
-from rsfed.errors import NotAdmitted
+from rsfed.cli import run
+from rsfed.errors import ExitCode, NotAdmitted
 from rsfed.trust.certificates import to_pem
 from rsfed.trust.names import MemberId, Role
-from rsfed.trust.tokens import Token, decode_token
+from rsfed.trust.tokens import Token, decode_token, read_token
 
 OLD, NEW = Authority.new(), Authority.new()
 TOKEN = Token(
@@ -100,3 +103,36 @@ def test_a_token_of_a_later_version_with_more_fields_is_read_and_an_endless_one_
 @pytest.mark.parametrize("change", [{"role": "admin"}, {"name": "../x"}, {"federation": "ALPS"}, {"expires": 1e30}])
 def test_tokens_with_impossible_fields_are_refused(change):
     refused(packed(json.dumps({**fields_of(TOKEN), **change})))
+
+
+def piped(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+
+
+def test_a_token_is_read_from_one_line_of_standard_input(monkeypatch):
+    piped(monkeypatch, TOKEN.encode().encode() + b"\r\nwhat comes after it\n")
+    assert read_token("-") == TOKEN
+    assert read_token(TOKEN.encode()) == TOKEN
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"-\n", b"\xff\xfe", b"\n" + TOKEN.encode().encode()])
+def test_standard_input_without_a_token_in_its_first_line_is_refused(monkeypatch, data):
+    piped(monkeypatch, data)
+    with pytest.raises(NotAdmitted) as caught:
+        read_token("-")
+    assert caught.value.reason == "BAD_TOKEN"
+
+
+def test_standard_input_that_is_closed_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(NotAdmitted):
+        read_token("-")
+
+
+@pytest.mark.parametrize(("role", "other"), [("analyst", Role.NODE), ("node", Role.ANALYST)])
+def test_both_commands_take_the_token_from_standard_input(tmp_path, monkeypatch, capsys, role, other):
+    home = str(tmp_path / "home")
+    assert run([role, "init", "--home", home]) == ExitCode.DONE
+    piped(monkeypatch, replace(TOKEN, role=other).encode().encode())
+    assert run([role, "join", "-", "--home", home]) == ExitCode.NOT_ADMITTED
+    assert f"the invitation is for the role {other}" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""Who belongs to the federation, did, or is invited: the list that `rsfed coordinator revoke` takes its names from."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from coordinator.state import from_ms, to_ms
+
+_MEMBERS = (
+    "SELECT role, name, joined, revoked, length(sealing_key) AS enrolled,"
+    " (SELECT max(expires) FROM certificate WHERE member = uri AND certificate.revoked IS NULL) AS expires"
+    " FROM member WHERE role <> 'coordinator'"
+)
+_INVITED = "SELECT role, name, expires FROM invitation WHERE used IS NULL AND withdrawn IS NULL AND expires > ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of the roster; a member that is invited again has two.
+
+    Attributes:
+        name: Its name.
+        role: "node" or "analyst".
+        state: "member", "revoked" or "invited".
+        joined: When it joined last; None for one that never did, or that a restored backup does not know.
+        expires: When its newest unrevoked certificate expires, or its invitation.
+        revoked: When it was put out.
+    """
+
+    name: str
+    role: str
+    state: Literal["member", "revoked", "invited"]
+    joined: datetime | None
+    expires: datetime | None
+    revoked: datetime | None
+
+
+def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
+    """Return members and open invitations by name; the coordinator itself is neither."""
+    members = [
+        Listed(
+            name=row["name"],
+            role=row["role"],
+            state="member" if row["revoked"] is None else "revoked",
+            joined=_moment(row["joined"] if row["enrolled"] else None),  # revoked before it ever joined
+            expires=_moment(row["expires"]),
+            revoked=_moment(row["revoked"]),
+        )
+        for row in connection.execute(_MEMBERS)
+    ]
+    invited = [
+        Listed(row["name"], row["role"], "invited", None, from_ms(row["expires"]), None)
+        for row in connection.execute(_INVITED, (to_ms(now),))
+    ]
+    return sorted(members + invited, key=lambda listed: (listed.name, listed.role, listed.state == "invited"))
+
+
+def _moment(value: int | None) -> datetime | None:
+    return None if value is None else from_ms(value)
