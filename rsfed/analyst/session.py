@@ -29,7 +29,12 @@ from rsfed.trust.preflight import check_identity
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
-from rsfed.v1.query_pb2 import QueryServiceExpandBucketRequest, QueryServiceWatchSearchRequest
+from rsfed.v1.query_pb2 import (
+    QueryServiceExpandBucketRequest,
+    QueryServiceSearchRequest,
+    QueryServiceSearchResponse,
+    QueryServiceWatchSearchRequest,
+)
 from rsfed.v1.query_pb2_grpc import QueryServiceStub
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from rsfed.raster.reader import Content
     from rsfed.v1.query_pb2_grpc import QueryServiceAsyncStub
 
+OnOutcome = Callable[[Outcome], None]
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
 _COORDINATOR = "the coordinator"
 
@@ -175,7 +181,7 @@ class AnalystSession:
         *,
         k: int = 20,
         radius: int | None = None,
-        on_outcome: Callable[[Outcome], None] = lambda _: None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[SearchResult]:
         """Ask all archives for what lies near each code.
 
@@ -184,7 +190,7 @@ class AnalystSession:
             k: How many items are wanted for each code; with a radius, how many of each bucket are listed at once.
             radius: When given, everything within this distance in bits is wanted instead of the nearest k; more than
                 the width of the codes means everything.
-            on_outcome: Told how each node took part as soon as it is known.
+            on_outcome: Told how each node took part as soon as it is known; None costs less.
 
         Returns:
             One ranking for each code.
@@ -200,7 +206,7 @@ class AnalystSession:
         return results
 
     async def search_radius(
-        self, codes: Codes, *, radius: int, limit: int, on_outcome: Callable[[Outcome], None] = lambda _: None
+        self, codes: Codes, *, radius: int, limit: int, on_outcome: OnOutcome | None = None
     ) -> list[SearchResult]:
         """Ask for everything within a radius and page through buckets until all, or `limit` items a code, are listed.
 
@@ -243,20 +249,27 @@ class AnalystSession:
         return decode_page(answer.response, named, bucket, limit=limit)
 
     async def _search(
-        self, codes: Codes, k: int, radius: int | None, on_outcome: Callable[[Outcome], None]
+        self, codes: Codes, k: int, radius: int | None, on_outcome: OnOutcome | None
     ) -> list[SearchResult]:
         reach = None if radius is None else min(radius, self.bits)
         envelope = make_query(
             codes, self.release, self._identity, encoder=self.encoder, k=k, radius=reach, now=self._now()
         )
         signed = self._asked[envelope.query_id] = sign_envelope(envelope, self._identity)
-        request = QueryServiceWatchSearchRequest(query=signed)
-        deadline = Deadline.after(self._deadline_s)
+        result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
+        return decode_response(result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+
+    async def _ask(self, signed: SignedEnvelope) -> QueryServiceSearchResponse:
+        request, deadline = QueryServiceSearchRequest(query=signed), Deadline.after(self._deadline_s)
+        return await call(self._stub.Search, request, deadline, what=_COORDINATOR)
+
+    async def _watch(self, signed: SignedEnvelope, on_outcome: OnOutcome) -> QueryServiceSearchResponse:
+        request, deadline = QueryServiceWatchSearchRequest(query=signed), Deadline.after(self._deadline_s)
         async for event in stream(self._stub.WatchSearch, request, deadline, what=_COORDINATOR):
             if event.HasField("outcome"):
                 on_outcome(decode_outcome(event.outcome))
             if event.HasField("result"):
-                return decode_response(event.result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+                return event.result
         raise InvalidAnswer("the coordinator's answer ended without a ranking; ask again")
 
     async def _list_all(self, result: SearchResult, limit: int) -> SearchResult:

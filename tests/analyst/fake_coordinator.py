@@ -69,15 +69,22 @@ class FakeCoordinator(federation_pb2_grpc.FederationServiceServicer, query_pb2_g
         if request.have_digest != self.release.digest:
             yield federation_pb2.FederationServiceGetReleaseResponse(chunk=self.release.weights)
 
+    async def Search(self, request, context):  # noqa: N802
+        return self._result(request)
+
     async def WatchSearch(self, request, context):  # noqa: N802
+        response = self._result(request)
+        for node in NODES:
+            yield query_pb2.QueryServiceWatchSearchResponse(outcome=self._outcome(node))
+        yield query_pb2.QueryServiceWatchSearchResponse(result=response)
+
+    def _result(self, request) -> query_pb2.QueryServiceSearchResponse:
         self.requests.append(request.SerializeToString())
         query = verify_envelope(request.query, self.world.bundle(refreshed=self.world.clock()), now=self.world.clock())
         self.asked.append(query)
-        for node in NODES:
-            yield query_pb2.QueryServiceWatchSearchResponse(outcome=self._outcome(node))
         response = self._answer(query.envelope)
         self.spoil(response)
-        yield query_pb2.QueryServiceWatchSearchResponse(result=response)
+        return response
 
     async def ExpandBucket(self, request, context):  # noqa: N802
         self.requests.append(request.SerializeToString())

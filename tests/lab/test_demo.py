@@ -115,6 +115,6 @@ def serving(pid):
     return family if any("serve" in process.cmdline() for process in family) else None
 
 
-@pytest.mark.parametrize(("images", "steps"), [(10, 40), (533, 50), (100_000, 60)])
+@pytest.mark.parametrize(("images", "steps"), [(10, 40), (533, 50), (1067, 100), (100_000, 120)])
 def test_steps_of_a_round_grow_with_the_archives_and_are_bounded(images, steps):
     assert local_steps({"alps": [None] * images, "baltic": [None] * images}) == steps
