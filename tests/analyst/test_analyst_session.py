@@ -13,7 +13,15 @@ from PIL import Image
 
 from rsfed.analyst.session import AnalystSession
 from rsfed.clock import utc_now
-from rsfed.errors import DeadlineExceeded, InvalidAnswer, NotAdmitted, RasterRejected, ReleaseRefused, Unreachable
+from rsfed.errors import (
+    DeadlineExceeded,
+    EnvelopeRefused,
+    InvalidAnswer,
+    NotAdmitted,
+    RasterRejected,
+    ReleaseRefused,
+    Unreachable,
+)
 from rsfed.hashing.weights import init_weights
 from rsfed.raster import reader
 from rsfed.raster.input_spec import BandGroup, InputSpec
@@ -139,6 +147,43 @@ async def test_a_bucket_that_cannot_be_listed_to_the_end_makes_its_node_partial_
         ("danube", "COMPLETE", ""),
     ]
     assert sum(hit.node == "danube" for hit in result.hits) == 5
+
+
+async def test_a_node_whose_pages_are_too_short_is_partial_and_not_asked_for_ever(coordinator, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.page = 1
+    coordinator.buckets = [("danube", 0, 2), ("alps", 2, 500)]
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=400)
+    assert [(o.node, o.status, o.reason) for o in result.outcomes] == [
+        ("alps", "PARTIAL", "INVALID_ANSWER"),
+        ("danube", "COMPLETE", ""),
+    ]
+    assert len(coordinator.requests) == 2
+
+
+async def test_of_many_buckets_at_one_distance_no_more_is_listed_than_the_limit_can_show(
+    coordinator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.buckets = [("danube", 2, 3), *[("alps", 2, 50)] * 20]
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=60)
+    assert [hit.node for hit in result.hits[:7]] == ["danube", "alps"] * 3 + ["alps"]
+    assert len(result.hits) == 60
+    assert len(coordinator.requests) == 1 + 3
+
+
+async def test_a_session_that_lasts_keeps_no_query_that_has_expired(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home, now=world.clock) as session:
+        (early,) = await session.search(codes(1))
+        assert len(await session.expand(early, 1, offset=0)) == 5
+        world.clock.move(minutes=6)
+        (late,) = await session.search(codes(1))
+        assert set(session._asked) == {late.query_id}
+        with pytest.raises(EnvelopeRefused) as refusal:
+            await session.expand(early, 1, offset=0)
+    assert refusal.value.reason == "ENVELOPE_EXPIRED"
 
 
 async def test_nothing_of_an_image_but_its_code_is_in_what_is_sent(coordinator, tmp_path, monkeypatch):
