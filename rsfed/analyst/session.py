@@ -131,8 +131,10 @@ class AnalystSession:
         await self._renew_if_due()
         await refresh_bundle(self._home, load_identity(self._home.identity))
         await self._connect(load_identity(self._home.identity))
-        await fetch_release(self._home, self._identity)
-        release = ReleaseStore(self._home.releases).current()
+        store = ReleaseStore(self._home.releases)
+        if await fetch_release(self._home, self._identity):
+            store.prune()
+        release = store.current()
         if release is None:
             raise StaleRelease("the federation has no release yet; ask its coordinator to publish one")
         self.release = release

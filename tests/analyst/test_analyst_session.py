@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,17 @@ async def test_an_older_release_than_the_one_in_hand_is_refused(coordinator, wor
         with pytest.raises(ReleaseRefused) as refusal:
             await AnalystSession(home).refresh()
     assert refusal.value.reason == "RELEASE_ROLLBACK"
+
+
+async def test_an_analyst_keeps_the_release_in_hand_and_the_one_before(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home:
+        for version in (3, 4, 5, 6):
+            coordinator.release = world.release(version=version)
+            async with AnalystSession(home) as session:
+                assert session.release.manifest.version == version
+    kept = [Path(manifest).parent.name for manifest in home.releases.glob("*/manifest.json")]
+    assert len(kept) == 2
+    assert session.release.digest.hex() in kept
 
 
 async def test_a_revoked_analyst_is_told_why(coordinator, world, tmp_path):
