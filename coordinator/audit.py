@@ -33,8 +33,11 @@ def record(connection: sqlite3.Connection, now: datetime, kind: str, subject: st
     )
 
 
-def entries(connection: sqlite3.Connection, *, last: int | None = None) -> list[Entry]:
-    """Return the record, oldest line first; only the newest `last` lines when given."""
-    rows = connection.execute("SELECT * FROM audit ORDER BY id DESC LIMIT ?", (-1 if last is None else last,))
+def entries(connection: sqlite3.Connection, *, last: int | None = None, kind: str | None = None) -> list[Entry]:
+    """Return the record, oldest line first; only lines of a `kind`, and only the newest `last` of them, when given."""
+    rows = connection.execute(
+        "SELECT * FROM audit WHERE kind = coalesce(?, kind) ORDER BY id DESC LIMIT ?",
+        (kind, -1 if last is None else last),
+    )
     found = [Entry(r["id"], from_ms(r["at"]), r["kind"], r["subject"], json.loads(r["data"])) for r in rows]
     return found[::-1]

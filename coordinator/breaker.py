@@ -1,8 +1,8 @@
 """Which nodes are left out of queries for a while because they failed too often. Pure: time is an argument.
 
-Five failures in a row eject a node for 30 s; each further ejection lasts 30 s longer, at most 300 s. Afterwards the
-next query tries it: one success readmits it, one failure ejects it again. A node that then stays well for 300 s starts
-afresh. Never more than half of the nodes are ejected at a time.
+Five failures in a row eject a node for 30 s; each further ejection lasts 30 s longer, at most 300 s. Afterwards, or
+once a health check finds it well, the next query tries it: one success readmits it, one failure ejects it again. A node
+that then stays well for 300 s starts afresh. Never more than half of the nodes are ejected at a time.
 """
 
 from __future__ import annotations
@@ -35,13 +35,22 @@ class Breaker:
         return until is not None and now < until
 
     def succeeded(self, node: str, now: float) -> None:
-        """Note that a node answered, or was found well by a health check."""
+        """Note that a node answered a query."""
         record = self._record(node)
         record.failures = 0
         if record.until is not None:
             record.until, record.readmitted = None, now
         elif record.ejections and now - record.readmitted >= MAX_EJECTION_S:
             record.ejections = 0
+
+    def found_well(self, node: str, now: float) -> None:
+        """Note that a node that may be left out passed a health check: the next query tries it.
+
+        Only a query shows whether it answers queries again, so what it failed at before still counts.
+        """
+        record = self._record(node)
+        if record.until is not None:
+            record.until = min(record.until, now)
 
     def failed(self, node: str, now: float, nodes: int) -> None:
         """Note that a node failed; `nodes` are registered in all."""

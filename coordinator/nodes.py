@@ -66,13 +66,13 @@ class Nodes:
             probe.add_done_callback(lambda _: self._probes.pop(node.name, None))
 
     async def dial(self, node: Announcement, deadline: Deadline) -> bool:
-        """Say whether a node answers under its name at its announced address; if so, it is asked again."""
+        """Say whether a node answers under its name at its announced address; if so, the next query tries it."""
         try:
             await self._pool.link(node).describe(deadline)
         except RsfedError as error:
             log.info("node.unreachable", node=node.name, reason=error.reason)
             return False
-        self._breaker.succeeded(node.name, time.monotonic())
+        self._breaker.found_well(node.name, time.monotonic())
         return True
 
     def reload(self) -> None:

@@ -23,7 +23,7 @@ from rsfed.errors import InvalidAnswer
 from rsfed.privacy.policy import Ask
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2
-from rsfed.wire import DEGREE, HANDLE_BYTES, MAX_HELD, NO_FOOTPRINT, NO_TIME
+from rsfed.wire import DEGREE, EARLIEST, HANDLE_BYTES, LATEST, MAX_HELD, NO_FOOTPRINT, NO_TIME
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 _Listed = pb.BucketAnswer | pb.ArchiveServiceExpandBucketResponse
@@ -142,6 +142,8 @@ def _acquired(answer: _Listed, items: int) -> NDArray[np.int64] | None:
     unknown = (column == NO_TIME).all(axis=1)
     known = (column[:, 0] != NO_TIME) & (column[:, 0] <= column[:, 1])
     _require(bool((known | unknown).all()), "an acquired interval ends before it starts")
+    dated = (column >= EARLIEST) & (column <= LATEST)
+    _require(bool((dated.all(axis=1) | unknown).all()), "an acquired interval lies outside the calendar")
     return column
 
 

@@ -148,6 +148,14 @@ class _Active:
         """Return what an encoder reads."""
         return self.release.manifest.encoders[encoder_id].modality
 
+    def listed(self) -> Ids:
+        """Return the ids of all items that are served, in rising order."""
+        return np.unique(np.concatenate([index.item_ids for index in self.indexes.values()]))
+
+    def forget_gone(self) -> None:
+        """Drop the facts of items that are served no more: a node runs for years, and patches come and go."""
+        self.facts = self.facts.of(np.intersect1d(self.facts.ids, self.listed(), assume_unique=True))
+
 
 class _Work:
     """The indexer's state: what is served, and what is on its way."""
@@ -209,8 +217,10 @@ class _Work:
         started = time.monotonic()
         self._presence.changed()
         indexes = {name: self._load(release, name) for name in release.manifest.encoders}
-        listed = np.unique(np.concatenate([index.item_ids for index in indexes.values()]))
-        self._active = _Active(release, indexes, Facts.read(self._catalogue.connection, listed))
+        active = _Active(release, indexes, Facts.none())
+        listed = active.listed()
+        active.facts = Facts.read(self._catalogue.connection, listed)
+        self._active = active
         self._unpublished = True
         set_meta(self._catalogue.connection, _SERVED, release.digest.hex())
         self._publish()
@@ -298,6 +308,7 @@ class _Work:
         for encoder_id, index in self._active.indexes.items():
             present = self._presence.ids(self._active.modality(encoder_id))
             index.remove(np.setdiff1d(index.item_ids, present))
+        self._active.forget_gone()
         self._unpublished = True
         self._publish()
 

@@ -17,5 +17,8 @@ NO_FOOTPRINT = -(2**31)
 NO_TIME = -(2**63)
 """Both values of an item without acquired interval, in a column that has some."""
 
+EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
+"""Milliseconds since 1970 of the first and the last moment that an acquired interval may name: years 1 to 9999."""
+
 MAX_HELD = 10**12
 """Items; nobody believes that an archive holds more."""

@@ -66,7 +66,7 @@ class TaskBoard:
         self._tasks: dict[str, Task] = {}  # by node
         self._closed: OrderedDict[str, str] = OrderedDict()  # id -> node
         self._heard: dict[str, float] = {}  # node -> moment
-        self._waiting: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}  # by node
         self._stopped = False
         self._cancelled = False
         self._monotonic = monotonic
@@ -76,7 +76,7 @@ class TaskBoard:
         with self._changed:
             since = self._monotonic() - GRACE_S
             recent = {node for node, moment in self._heard.items() if moment > since}
-            return sorted(recent | {node for node, _, _ in self._waiting})
+            return sorted(recent | set(self._waiting))
 
     def offer(self, node: str, payload: bytes) -> Task:
         """Pin a task for a node; one that the node still has is withdrawn.
@@ -91,9 +91,7 @@ class TaskBoard:
             self._close(self._tasks.pop(node, None))
             self._tasks[node] = task
             self._heard.setdefault(node, self._monotonic())
-            for name, loop, event in self._waiting:
-                if name == node:
-                    loop.call_soon_threadsafe(event.set)
+            self._wake(node)
         return task
 
     def collect(self, tasks: Iterable[Task], deadline: Deadline) -> None:
@@ -143,29 +141,41 @@ class TaskBoard:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-            for _, loop, event in self._waiting:
-                loop.call_soon_threadsafe(event.set)
+            for node in self._waiting:
+                self._wake(node)
 
     async def next_task(self, node: str, wait_s: float) -> Task | None:
         """Wait for a node's task; one that the node took and did not finish is handed out again.
 
         A caller that goes away while it waits is no longer present, but it has a moment to come back for its task.
+        One that asks again while it waits is sent away there: no node takes the places of others by waiting twice.
         """
         deadline = Deadline.after(wait_s)
-        entry = (node, asyncio.get_running_loop(), asyncio.Event())
+        entry = asyncio.get_running_loop(), asyncio.Event()
         with self._changed:
-            self._waiting.append(entry)
+            self._wake(node)
+            self._waiting[node] = entry
         try:
-            while (task := self._open_task(node)) is None and deadline.remaining() and not self._stopped:
-                await _wait(entry[2], deadline.remaining())
+            while (task := self._open_task(node)) is None and self._waits(node, entry) and deadline.remaining():
+                await _wait(entry[1], deadline.remaining())
         except asyncio.CancelledError:
             with self._changed:
                 self._heard[node] = self._monotonic() - GRACE_S
             raise
         finally:
             with self._changed:
-                self._waiting.remove(entry)
+                if self._waiting.get(node) is entry:
+                    del self._waiting[node]
         return task
+
+    def _waits(self, node: str, entry: tuple[asyncio.AbstractEventLoop, asyncio.Event]) -> bool:
+        with self._changed:
+            return not self._stopped and self._waiting.get(node) is entry
+
+    def _wake(self, node: str) -> None:
+        if node in self._waiting:
+            loop, event = self._waiting[node]
+            loop.call_soon_threadsafe(event.set)
 
     def task(self, node: str, task_id: str) -> Task:
         """Return an open task of this node.
@@ -230,8 +240,8 @@ class TaskBoard:
 
     def _expected(self, task: Task) -> bool:
         alive = self._heard.get(task.node, float("-inf")) >= self._monotonic() - SILENCE_S
-        polling = any(node == task.node for node, _, _ in self._waiting)
-        return task.result is None and self._tasks.get(task.node) is task and (alive or polling)
+        present = alive or task.node in self._waiting
+        return task.result is None and self._tasks.get(task.node) is task and present
 
     def _close(self, task: Task | None) -> None:
         if task is not None:

@@ -76,16 +76,23 @@ def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
 
 
 def decode_page(
-    page: archive_pb2.ArchiveServiceExpandBucketResponse, bucket: Bucket, position: int, *, limit: int
+    page: archive_pb2.ArchiveServiceExpandBucketResponse, bucket: Bucket, position: int, *, offset: int, limit: int
 ) -> list[Hit]:
     """Return the items of one page of a bucket; their ranks are 0 until they are merged into a ranking.
+
+    Args:
+        page: What the node answered.
+        bucket: The bucket.
+        position: Its place in the ranking.
+        offset: Rank in the bucket of the first item that was asked for.
+        limit: How many were asked for.
 
     Raises:
         InvalidAnswer: the page breaks a rule.
     """
     handles = _handles(page.item_handles)
     _check(page.size == bucket.size, "gives a bucket another size")
-    _check(len(handles) <= min(limit, bucket.size), "lists more items than were asked for")
+    _check(len(handles) == min(limit, max(0, bucket.size - offset)), "lists not as many items as were asked for")
     _check(len(set(handles)) == len(handles), "lists an item twice")
     places = _places(page.footprints if page.HasField("footprints") else None, len(handles))
     times = _times(page.acquired if page.HasField("acquired") else None, len(handles))

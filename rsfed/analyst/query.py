@@ -140,6 +140,8 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
             if not encoded.images:
                 raise RasterRejected("no image is left to search by; nothing was sent")
             results = await _search(session, encoded.codes, wanted)
+    except NoNodeReachable:  # the coordinator was reached, and says so
+        raise
     except Unreachable as error:
         raise NoNodeReachable(
             "the coordinator cannot be reached, and so no node; check the network, or ask its operator",

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,7 +19,7 @@ from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merg
 from rsfed.clock import Deadline, Now, utc_now
 from rsfed.codes import Codes
 from rsfed.config import AnalystConfig, load_config
-from rsfed.errors import InvalidAnswer, RasterRejected, RsfedError, StaleRelease
+from rsfed.errors import EnvelopeRefused, InvalidAnswer, RasterRejected, RsfedError, StaleRelease
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, stream
 from rsfed.trust.certificates import needs_renewal
@@ -102,7 +103,7 @@ class AnalystSession:
         self._deadline_s = load_config(AnalystConfig, home.path).deadline_s
         self._channel: grpc.aio.Channel | None = None
         self._loaded: tuple[bytes, Encoder] | None = None
-        self._asked: dict[bytes, SignedEnvelope] = {}
+        self._asked: dict[bytes, tuple[datetime, SignedEnvelope]] = {}  # query id -> expiry, what was sent
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -130,8 +131,10 @@ class AnalystSession:
         await self._renew_if_due()
         await refresh_bundle(self._home, load_identity(self._home.identity))
         await self._connect(load_identity(self._home.identity))
-        await fetch_release(self._home, self._identity)
-        release = ReleaseStore(self._home.releases).current()
+        store = ReleaseStore(self._home.releases)
+        if await fetch_release(self._home, self._identity):
+            store.prune()
+        release = store.current()
         if release is None:
             raise StaleRelease("the federation has no release yet; ask its coordinator to publish one")
         self.release = release
@@ -230,11 +233,14 @@ class AnalystSession:
             limit: How many are wanted, at most `PAGE`.
 
         Raises:
+            EnvelopeRefused: ENVELOPE_EXPIRED, the query is too old for any node to answer more of it.
             RsfedError: as for `search`, and when the node refuses.
         """
         named = result.buckets[bucket]
+        if result.query_id not in self._asked:
+            raise EnvelopeRefused("the query has expired; ask again", reason="ENVELOPE_EXPIRED")
         request = ArchiveServiceExpandBucketRequest(
-            query=self._asked[result.query_id],
+            query=self._asked[result.query_id][1],
             code_index=result.code_index,
             bucket_handle=named.handle,
             offset=offset,
@@ -246,7 +252,7 @@ class AnalystSession:
             Deadline.after(self._deadline_s),
             what=_COORDINATOR,
         )
-        return decode_page(answer.response, named, bucket, limit=limit)
+        return decode_page(answer.response, named, bucket, offset=offset, limit=limit)
 
     async def _search(
         self, codes: Codes, k: int, radius: int | None, on_outcome: OnOutcome | None
@@ -255,9 +261,17 @@ class AnalystSession:
         envelope = make_query(
             codes, self.release, self._identity, encoder=self.encoder, k=k, radius=reach, now=self._now()
         )
-        signed = self._asked[envelope.query_id] = sign_envelope(envelope, self._identity)
+        signed = sign_envelope(envelope, self._identity)
+        self._remember(envelope, signed)
         result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
         return decode_response(result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+
+    def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:
+        """Keep a query, of whose buckets more may be asked until it expires, and forget those that have expired."""
+        now = self._now()
+        for query in list(takewhile(lambda query: self._asked[query][0] <= now, self._asked)):  # the oldest come first
+            del self._asked[query]
+        self._asked[envelope.query_id] = now + LIFETIME, signed
 
     async def _ask(self, signed: SignedEnvelope) -> QueryServiceSearchResponse:
         request, deadline = QueryServiceSearchRequest(query=signed), Deadline.after(self._deadline_s)
@@ -273,15 +287,17 @@ class AnalystSession:
         raise InvalidAnswer("the coordinator's answer ended without a ranking; ask again")
 
     async def _list_all(self, result: SearchResult, limit: int) -> SearchResult:
-        """Page through the nearest buckets until `limit` items are listed or all are."""
+        """Page through the nearest buckets until `limit` items are listed or all are; no node can show more of its."""
         listed = Counter(hit.bucket for hit in result.hits)
+        room: dict[str, int] = defaultdict(lambda: limit)
         pages: dict[int, list[Hit]] = defaultdict(list)
         failed: dict[str, str] = {}
         reached = distance = 0
         for position, bucket in enumerate(result.buckets):
             if reached >= limit and bucket.distance > distance:  # at equal distance the nodes take turns
                 break
-            wanted = min(bucket.size, limit)
+            wanted = min(bucket.size, room[bucket.node])
+            room[bucket.node] -= wanted
             while bucket.node not in failed and listed[position] < wanted:
                 try:
                     page = await self.expand(result, position, offset=listed[position])
@@ -289,7 +305,7 @@ class AnalystSession:
                     failed[bucket.node] = error.reason
                     break
                 pages[position] += page
-                listed[position] += len(page) or bucket.size
+                listed[position] += len(page)
             reached, distance = reached + bucket.size, bucket.distance
         return mark_partial(merge_pages(result, pages), failed)
 

@@ -153,6 +153,11 @@ class ReleaseStore:
 
     def prune(self, keep: int = 2) -> None:
         """Delete all releases but the newest `keep`, one of which is the current, and what interruptions left."""
+        if self._folder.is_dir():
+            with self._locked():  # other processes of this member tidy up, too
+                self._prune(keep)
+
+    def _prune(self, keep: int) -> None:
         current = self.current()
         others = [f for f in self._folder.glob("[0-9a-f]*") if f.is_dir() and (current is None or f != current.folder)]
         others.sort(key=lambda folder: folder.stat().st_mtime_ns, reverse=True)

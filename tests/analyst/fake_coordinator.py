@@ -55,6 +55,7 @@ class FakeCoordinator(federation_pb2_grpc.FederationServiceServicer, query_pb2_g
     spoil: Callable[[query_pb2.QueryServiceSearchResponse], None] = lambda _: None
     status: dict[str, int] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # nodes that refuse to expand
+    page: int = 1000  # items of a page at most
     asked: list[VerifiedQuery] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
 
@@ -94,7 +95,7 @@ class FakeCoordinator(federation_pb2_grpc.FederationServiceServicer, query_pb2_g
         envelope = verify_envelope(inner.query, self.world.bundle(), now=self.world.clock()).envelope
         number = next(n for n in range(len(self.buckets)) if handle(envelope.query_id, n) == inner.bucket_handle)
         size = self.buckets[number][2]
-        listed = range(inner.offset, min(size, inner.offset + inner.limit))
+        listed = range(inner.offset, min(size, inner.offset + min(inner.limit, self.page)))
         page = archive_pb2.ArchiveServiceExpandBucketResponse(
             size=size, item_handles=b"".join(handle(envelope.query_id, number, n) for n in listed)
         )

@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from PIL import Image
 
 from rsfed.analyst.session import AnalystSession
 from rsfed.clock import utc_now
-from rsfed.errors import DeadlineExceeded, InvalidAnswer, NotAdmitted, RasterRejected, ReleaseRefused, Unreachable
+from rsfed.errors import (
+    DeadlineExceeded,
+    EnvelopeRefused,
+    InvalidAnswer,
+    NotAdmitted,
+    RasterRejected,
+    ReleaseRefused,
+    Unreachable,
+)
 from rsfed.hashing.weights import init_weights
 from rsfed.raster import reader
 from rsfed.raster.input_spec import BandGroup, InputSpec
@@ -141,6 +150,43 @@ async def test_a_bucket_that_cannot_be_listed_to_the_end_makes_its_node_partial_
     assert sum(hit.node == "danube" for hit in result.hits) == 5
 
 
+async def test_a_node_whose_pages_are_too_short_is_partial_and_not_asked_for_ever(coordinator, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.page = 1
+    coordinator.buckets = [("danube", 0, 2), ("alps", 2, 500)]
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=400)
+    assert [(o.node, o.status, o.reason) for o in result.outcomes] == [
+        ("alps", "PARTIAL", "INVALID_ANSWER"),
+        ("danube", "COMPLETE", ""),
+    ]
+    assert len(coordinator.requests) == 2
+
+
+async def test_of_many_buckets_at_one_distance_no_more_is_listed_than_the_limit_can_show(
+    coordinator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    coordinator.buckets = [("danube", 2, 3), *[("alps", 2, 50)] * 20]
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search_radius(codes(1), radius=3, limit=60)
+    assert [hit.node for hit in result.hits[:7]] == ["danube", "alps"] * 3 + ["alps"]
+    assert len(result.hits) == 60
+    assert len(coordinator.requests) == 1 + 3
+
+
+async def test_a_session_that_lasts_keeps_no_query_that_has_expired(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home, now=world.clock) as session:
+        (early,) = await session.search(codes(1))
+        assert len(await session.expand(early, 1, offset=0)) == 5
+        world.clock.move(minutes=6)
+        (late,) = await session.search(codes(1))
+        assert set(session._asked) == {late.query_id}
+        with pytest.raises(EnvelopeRefused) as refusal:
+            await session.expand(early, 1, offset=0)
+    assert refusal.value.reason == "ENVELOPE_EXPIRED"
+
+
 async def test_nothing_of_an_image_but_its_code_is_in_what_is_sent(coordinator, tmp_path, monkeypatch):
     canary = bytes(range(100, 148))  # a row of pixels
     image = tmp_path / "canary-name.png"
@@ -253,6 +299,17 @@ async def test_an_older_release_than_the_one_in_hand_is_refused(coordinator, wor
         with pytest.raises(ReleaseRefused) as refusal:
             await AnalystSession(home).refresh()
     assert refusal.value.reason == "RELEASE_ROLLBACK"
+
+
+async def test_an_analyst_keeps_the_release_in_hand_and_the_one_before(coordinator, world, tmp_path):
+    async with serving(coordinator, tmp_path) as home:
+        for version in (3, 4, 5, 6):
+            coordinator.release = world.release(version=version)
+            async with AnalystSession(home) as session:
+                assert session.release.manifest.version == version
+    kept = [Path(manifest).parent.name for manifest in home.releases.glob("*/manifest.json")]
+    assert len(kept) == 2
+    assert session.release.digest.hex() in kept
 
 
 async def test_a_revoked_analyst_is_told_why(coordinator, world, tmp_path):

@@ -142,24 +142,25 @@ def page(**changes):
 
 
 def test_a_page_of_a_bucket_has_the_buckets_node_and_distance():
-    hits = decode_page(page(), BUCKET, 1, limit=10)
+    hits = decode_page(page(), BUCKET, 1, offset=3, limit=10)
     assert [(h.node, h.distance, h.bucket, int(h.handle, 16)) for h in hits] == [("alps", 2, 1, 7), ("alps", 2, 1, 8)]
 
 
 @pytest.mark.parametrize("change", [{"size": 6}, {"item_handles": handle(7) * 2}, {"item_handles": b"x"}])
 def test_a_page_that_breaks_a_rule_is_refused(change):
     with pytest.raises(InvalidAnswer):
-        decode_page(page(**change), BUCKET, 1, limit=10)
+        decode_page(page(**change), BUCKET, 1, offset=3, limit=10)
 
 
-def test_a_page_longer_than_asked_for_is_refused():
-    with pytest.raises(InvalidAnswer, match="more items"):
-        decode_page(page(), BUCKET, 1, limit=1)
+@pytest.mark.parametrize(("offset", "limit"), [(3, 1), (2, 10), (5, 10), (9, 10)])
+def test_a_page_with_more_or_fewer_items_than_the_bucket_has_there_is_refused(offset, limit):
+    with pytest.raises(InvalidAnswer, match="not as many items"):
+        decode_page(page(), BUCKET, 1, offset=offset, limit=limit)
 
 
 def test_expanded_items_take_the_places_that_a_ranking_of_everything_would_give_them():
     (result,) = decode(response())
-    whole = merge_pages(result, {1: decode_page(page(), BUCKET, 1, limit=10)})
+    whole = merge_pages(result, {1: decode_page(page(), BUCKET, 1, offset=3, limit=10)})
     assert [(h.rank, h.node, int(h.handle, 16)) for h in whole.hits] == [
         (1, "danube", 1),
         (2, "alps", 2),

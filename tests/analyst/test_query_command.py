@@ -12,7 +12,7 @@ from PIL import Image
 from rsfed.analyst.results import Outcome
 from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
-from rsfed.errors import ExitCode, NotAdmitted, RasterRejected, Unreachable
+from rsfed.errors import ExitCode, NoNodeReachable, NotAdmitted, RasterRejected, Unreachable
 
 
 class ScriptedSession:
@@ -159,6 +159,14 @@ def test_when_no_node_answers_the_outcomes_are_printed_and_the_exit_code_is_5(
 def test_a_session_that_cannot_be_opened_says_why_by_its_exit_code(session, image, monkeypatch, error, code):
     monkeypatch.setattr(session, "error", error)
     assert run(["query", image]) == code
+
+
+def test_a_federation_without_nodes_is_not_said_to_be_a_coordinator_that_is_away(session, image, monkeypatch, capsys):
+    monkeypatch.setattr(session, "error", NoNodeReachable("the coordinator: the federation has no node yet"))
+    assert run(["query", image]) == ExitCode.NO_NODE_REACHABLE
+    said = capsys.readouterr().err
+    assert "the federation has no node yet" in said
+    assert "cannot be reached" not in said
 
 
 def test_an_image_that_is_not_there_is_a_usage_error(session, tmp_path):

@@ -250,6 +250,15 @@ def test_everything_is_in_the_audit_record_and_stays_there(federation):
                 connection.execute(statement)
 
 
+def test_a_kind_of_line_is_found_among_any_number_of_others(federation):
+    with federation.state.writing() as connection:
+        for number in range(30):
+            audit.record(connection, federation.clock(), "rare" if number % 10 == 0 else "common", str(number))
+    with federation.state.reading() as connection:
+        assert [e.subject for e in audit.entries(connection, kind="rare")] == ["0", "10", "20"]
+        assert [e.subject for e in audit.entries(connection, kind="rare", last=2)] == ["10", "20"]
+
+
 def test_the_coordinators_own_certificate_is_of_the_ca(federation):
     chain = federation.authority.renew_own(csr())
     assert is_issued_by(chain[0], chain[1])

@@ -48,11 +48,21 @@ def test_after_its_time_one_failure_ejects_again_and_one_success_readmits():
     assert breaker.ejected("a", 90.9)  # the second ejection: 60 s
 
 
-def test_a_health_check_readmits_before_the_time_is_over():
+def test_a_node_that_is_found_well_is_tried_before_its_time_is_over_and_one_more_failure_ejects_it_for_longer():
     breaker = Breaker()
     fail(breaker, "a", 5, now=0.0)
-    breaker.succeeded("a", 3.0)
+    breaker.found_well("a", 3.0)
     assert not breaker.ejected("a", 3.0)
+    fail(breaker, "a", 1, now=3.0)
+    assert breaker.ejected("a", 62.9)
+
+
+def test_health_checks_hide_no_failed_queries():
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.found_well("a", 0.0)
+        fail(breaker, "a", 1, now=0.0)
+    assert breaker.ejected("a", 29.9)
 
 
 def test_a_node_that_stayed_well_for_five_minutes_starts_afresh():

@@ -558,6 +558,21 @@ async def test_an_ejected_node_that_announces_itself_is_tried_at_once(cast):
         assert statuses(await cast.search(analyst, query_id=b"z" * 16))["bern"] == "COMPLETE"
 
 
+async def test_a_node_that_only_looks_well_is_left_out_again_after_one_query(cast):
+    """It answers every health check and spoils every search."""
+    analyst = await cast.analyst()
+    await cast.node("graz")
+    identity = await cast.federation.join(cast.folder, "bern")
+    liar = FakeNode(identity, Archive("bern", [0]), spoil=lambda response: response.ClearField("answers"))
+    found = []
+    async with liar.serving() as address:
+        for number in range(8):
+            await cast.federation.announce(identity, address, dial_back=number >= 5)
+            found.append(statuses(await cast.search(analyst, query_id=bytes([number]) * 16))["bern"])
+        found.append(statuses(await cast.search(analyst, query_id=b"z" * 16))["bern"])
+    assert found == ["INVALID"] * 8 + ["EJECTED"]
+
+
 async def test_the_coordinators_own_renewal_interrupts_nobody_and_is_used_at_once(cast, federation):
     analyst = await cast.analyst()
     node = await cast.node("bern")

@@ -99,6 +99,12 @@ LIES = {
     ("an interval that ends before it starts", "ends before"): lambda r: setattr(
         r.answers[0], "acquired", np.array([[5, 4]] * 4, "<i8").tobytes()
     ),
+    ("an interval after the year 9999", "calendar"): lambda r: setattr(
+        r.answers[0], "acquired", np.array([[0, 253_402_300_800_000]] * 4, "<i8").tobytes()
+    ),
+    ("an interval before the year 1", "calendar"): lambda r: setattr(
+        r.answers[0], "acquired", np.array([[-62_135_596_800_001, 0]] * 4, "<i8").tobytes()
+    ),
 }
 
 

@@ -230,6 +230,18 @@ def test_patches_of_a_running_ingest_are_added_and_withdrawn_ones_leave_at_once(
         scene.wait(lambda: scene.shelf.served.held == {"rgb": 11})
 
 
+def test_nothing_is_kept_of_patches_that_left(scene):
+    kept = add_patches(scene.home, 5)
+    scene.publish(1)
+    with scene.running():
+        for _ in range(2):
+            gone = add_patches(scene.home, 4)
+            scene.wait_for(1, kept + gone)
+            withdraw(scene.home, gone)
+            scene.wait_for(1, kept)
+        assert scene.shelf.served.facts.ids.tolist() == kept
+
+
 def test_a_patch_withdrawn_while_it_is_hashed_never_appears(scene):
     first = add_patches(scene.home, 3)
     scene.publish(1)

@@ -67,6 +67,18 @@ async def test_a_task_that_was_not_finished_is_handed_out_again(board):
     assert await board.next_task("a", 0.01) is None
 
 
+async def test_a_node_waits_once_however_often_it_asks(board):
+    waiting = [asyncio.create_task(board.next_task("a", 30)) for _ in range(50)]
+    other = asyncio.create_task(board.next_task("b", 30))
+    sent_away = [await asyncio.wait_for(each, 5) for each in waiting[:-1]]
+    assert sent_away == [None] * 49
+    assert board.present() == ["a", "b"]
+    task = board.offer("a", PAYLOAD)
+    assert await asyncio.wait_for(waiting[-1], 5) is task
+    assert not other.done()
+    other.cancel()
+
+
 async def test_a_node_that_stops_waiting_is_no_longer_present(board):
     waiting = asyncio.create_task(board.next_task("a", 30))
     await asyncio.sleep(0.01)
