@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rsfed.lab.narrator import Narrator
 
 app = typer.Typer(add_completion=False)
-_ROUNDS, _ROUNDS_OF_DATA = 5, 15  # photographs of many classes need more than synthetic patches
+_ROUNDS, _ROUNDS_OF_DATA = 5, 10  # photographs of many classes need more than synthetic patches
 
 
 class Output(StrEnum):
