@@ -166,6 +166,18 @@ def test_bad_files_of_every_kind_are_skipped_with_reason_and_the_good_ones_stay(
     assert items(home)["before.png"].id == 1
 
 
+def test_a_newcomer_that_differs_in_case_only_does_not_drive_out_what_is_already_in(node_and_archive):
+    home, archive = node_and_archive
+    png(archive / "river" / "b.png", 1)
+    run(home)
+    before = items(home)
+    png(archive / "river" / "B.png", 2)
+    report, skipped = run(home)
+    assert items(home) == before
+    assert report.withdrawn == 0
+    assert "differs from b.png only in upper and lower case" in skipped["river/B.png"]
+
+
 def test_a_good_file_that_was_replaced_by_a_bad_one_is_withdrawn(node_and_archive):
     home, archive = node_and_archive
     png(archive / "a.png", 1)
