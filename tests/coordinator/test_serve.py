@@ -25,6 +25,7 @@ from rsfed.clock import Deadline
 from rsfed.errors import (
     Busy,
     CodeError,
+    ConfigError,
     EnvelopeRefused,
     InvalidAnswer,
     InvalidMessage,
@@ -42,6 +43,7 @@ from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.certificates import make_csr
 from rsfed.trust.enrolment import fetch_release, refresh_bundle, renew
 from rsfed.trust.identity import create_keys, load_identity, save_certificate
+from rsfed.trust.manifest import FederationClass, Nomenclature, Provenance
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, outcome_pb2, query_pb2, training_pb2
 from rsfed.v1.control_pb2_grpc import ControlServiceStub
@@ -615,6 +617,28 @@ async def test_a_run_for_another_width_of_codes_starts_afresh(federation):
     wider = plan.model_copy(update={"bits": 64})
     assert federation.publisher.start(plan).based_on is not None
     assert federation.publisher.start(wider).based_on is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_other_classes_need_a_new_version_of_the_nomenclature(federation, version):
+    plan = make_plan(federation.config, 1)
+    classes = (*plan.nomenclature.classes, FederationClass(id=3, name="dunes"))
+    other = plan.model_copy(update={"nomenclature": Nomenclature(name="alps", version=version, classes=classes)})
+    if version == 2:
+        assert federation.publisher.start(other).based_on is not None
+        return
+    with pytest.raises(ConfigError) as caught:
+        federation.publisher.start(other)
+    assert reason(caught) == "NOMENCLATURE_VERSION"
+    assert "version = 2" in caught.value.public
+
+
+async def test_the_first_classes_of_a_federation_need_no_new_version(federation):
+    plan = make_plan(federation.config, 1)
+    none = plan.model_copy(update={"nomenclature": Nomenclature(name="alps")})
+    weights = b"".join(federation.publisher.current().chunks())
+    federation.publisher.publish(none, weights, Provenance(), {})
+    assert federation.publisher.start(plan).based_on.manifest.version == 2
 
 
 async def test_joining_again_shuts_out_the_lost_certificate_on_its_open_channel(cast):
