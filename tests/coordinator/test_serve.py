@@ -18,6 +18,7 @@ from coordinator.authority import Authority
 from coordinator.breaker import FAILURES
 from coordinator.cli.options import notify_serve
 from coordinator.live import Live
+from coordinator.serve import _every
 from coordinator.state import State
 from coordinator.training.engine import Trained
 from coordinator.training.runs import make_plan
@@ -590,6 +591,21 @@ async def test_a_node_that_waits_for_a_training_task_is_sent_away_when_the_coord
             await asyncio.sleep(0.5)
             assert not waiting.done()
         assert (await waiting).task_id == ""
+
+
+async def test_a_fault_that_nobody_foresaw_does_not_end_what_the_coordinator_does_for_itself():
+    again, tries = asyncio.Event(), []
+
+    async def step():
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError
+        again.set()
+
+    task = asyncio.create_task(_every(0.0, step))
+    await asyncio.wait({task, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert again.is_set()
+    task.cancel()
 
 
 async def test_a_published_release_is_served_at_once(federation, serving, tmp_path):
