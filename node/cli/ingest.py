@@ -79,6 +79,7 @@ def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
             },
             "classes": {names[number]: count for number, count in catalogue.class_counts().items()},
             "acquisitions": catalogue.acquisitions(),
+            "crs": [{"crs": crs, "files": count} for crs, count in catalogue.reference_systems().items()],
             "seconds": round(report.seconds, 3),
         }
 
@@ -90,6 +91,7 @@ def _table(result: dict[str, Any]) -> str:
         ("patches", f"{patches['present']} present, {patches['recorded']} recorded (too much nodata to be searched)"),
         ("input", _input(result)),
         ("acquisitions", str(result["acquisitions"])),
+        ("crs", ", ".join(f"{each['crs'] or 'none'} ({each['files']})" for each in result["crs"]) or "none"),
         *_label_rows(result),
         ("classes", ", ".join(f"{name} {count}" for name, count in result["classes"].items()) or "none"),
         ("unlabelled", f"{patches['present'] - patches['labelled']} patches"),
