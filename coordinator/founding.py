@@ -93,6 +93,7 @@ min_nodes = 1
 seed = 0
 
 # The federation's classes with their ids. Ids stay: give a new class a new one, never one that was used before.
+# A change of the classes needs a higher version.
 [nomenclature]
 name = {federation}
 version = 1

@@ -14,10 +14,10 @@ from coordinator.keyring import Keyring
 from coordinator.registry import highest_announced
 from coordinator.state import State
 from rsfed.clock import Now, utc_now
-from rsfed.errors import ReleaseRefused, StateError
+from rsfed.errors import ConfigError, ReleaseRefused, StateError
 from rsfed.home import Home
 from rsfed.trust.bundle import open_bundle
-from rsfed.trust.manifest import EncoderEntry, FileEntry, Manifest, Provenance
+from rsfed.trust.manifest import EncoderEntry, FileEntry, Manifest, Nomenclature, Provenance
 from rsfed.trust.release_rules import sign_manifest
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.federation_pb2 import ReleaseHeader
@@ -116,6 +116,7 @@ class Publisher:
 
         Raises:
             StateError: there is no release.
+            ConfigError: NOMENCLATURE_VERSION, the plan has other classes than the release under the same version.
         """
         from safetensors.numpy import load  # noqa: PLC0415 - loaded only when used
 
@@ -123,6 +124,7 @@ class Publisher:
         from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loaded only when used
 
         release = self.current()
+        _check_nomenclature(release.manifest.nomenclature, plan.nomenclature)
         encoder = release.manifest.encoders.get(plan.modality)
         wanted = (plan.bits, plan.input, plan.architecture)
         if encoder and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
@@ -197,6 +199,17 @@ def kept_releases(home: Home, state: State) -> tuple[Release, list[Release]]:
         with suppress(ReleaseRefused):
             kept.append(store.get(bytes.fromhex(entry.data["digest"])))
     return current_release(store), kept
+
+
+def _check_nomenclature(before: Nomenclature, after: Nomenclature) -> None:
+    """Check that a version of a nomenclature means the same classes in every release; the first classes are free."""
+    told = before.classes and before.name == after.name
+    if told and before != after and after.version <= before.version:
+        raise ConfigError(
+            f"the classes are not those of nomenclature {before.name} {before.version} any more; write "
+            f"version = {before.version + 1} under [nomenclature] in coordinator.toml",
+            reason="NOMENCLATURE_VERSION",
+        )
 
 
 def _signing_key(connection: sqlite3.Connection) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from coordinator.training.service import TrainingServicer
 from coordinator.upkeep import Upkeep
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig, load_config
-from rsfed.errors import NotAdmitted, RsfedError
+from rsfed.errors import NotAdmitted
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
@@ -209,12 +208,12 @@ class Coordinator:
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
-    """Do a step again and again; one that fails, for example on a full disk, is done again like any other."""
+    """Do a step again and again, whatever becomes of it: without these loops no revocation would be heard of."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await step()
-        except (RsfedError, OSError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - a full disk or a bug of ours; the next try may do better
             log.error("serve.step_failed", error_type=type(error).__name__)
 
 

@@ -124,6 +124,11 @@ class Catalogue:
         query = "SELECT count(DISTINCT acquisition) FROM item WHERE state = 'present'"
         return int(self.connection.execute(query).fetchone()[0])
 
+    def reference_systems(self) -> dict[str | None, int]:
+        """Return how many present files have each coordinate reference system; None for those without a sound one."""
+        query = "SELECT crs, count(*) FROM source WHERE present GROUP BY crs ORDER BY count(*) DESC, crs"
+        return dict(self.connection.execute(query))
+
     def class_counts(self) -> dict[int, int]:
         """Return for each class of the federation how many present patches have it."""
         query = """

@@ -239,6 +239,7 @@ class _Work:
         """Hash every patch that still needs a code; return whether that was finished."""
         entry = release.manifest.encoders[encoder_id]
         missing = self._missing(release, encoder_id, entry.modality)
+        self._owner.pending = len(missing)
         if not len(missing):
             return True
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))

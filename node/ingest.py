@@ -149,11 +149,12 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
         recipe=_recipe(reading),
     )
     with _alone(home), closing(open_state(home)) as connection:
-        entries = list(walk(reading.root, config.archive.labels))
+        held = present_sources(connection)
+        entries = list(walk(reading.root, config.archive.labels, {path for _, path in held}))
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
         run = _Run(connection, reading, rules, listener)
-        run.take(entries, accept_empty=accept_empty)
+        run.take(entries, held, accept_empty=accept_empty)
         run.report.labels = _settle(connection, config, reading)
     run.report.seconds = time.monotonic() - start
     return run.report
@@ -173,11 +174,10 @@ class _Run:
         self._acknowledged = time.monotonic()
         self._good: set[int] = set()  # sources that stay in the catalogue
 
-    def take(self, entries: list[Candidate | Skipped], *, accept_empty: bool) -> None:
-        """Take up what is new, then withdraw what is gone."""
+    def take(self, entries: list[Candidate | Skipped], held: list[tuple[int, str]], *, accept_empty: bool) -> None:
+        """Take up what is new, then withdraw what is gone of the sources that were held before."""
         candidates = [entry for entry in entries if isinstance(entry, Candidate)]
         problems = [entry for entry in entries if isinstance(entry, Skipped)]
-        held = present_sources(self._connection)
         if held and not candidates and not accept_empty:
             raise ArchiveError(
                 "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",

@@ -101,12 +101,13 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     seen, info = read.seen, read.info
     (source,) = connection.execute(
         """
-        INSERT INTO source (path, size, mtime_ns, digest, recipe, present, acquisition) VALUES (?, ?, ?, ?, ?, 1, ?)
+        INSERT INTO source (path, size, mtime_ns, digest, recipe, present, acquisition, crs)
+        VALUES (?, ?, ?, ?, ?, 1, ?, ?)
         ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
-          recipe = excluded.recipe, present = 1, acquisition = excluded.acquisition
+          recipe = excluded.recipe, present = 1, acquisition = excluded.acquisition, crs = excluded.crs
         RETURNING id
         """,
-        (seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe, info.acquisition),
+        (seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe, info.acquisition, info.crs),
     ).fetchone()
     held = dict(
         connection.execute(

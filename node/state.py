@@ -127,7 +127,12 @@ CREATE TRIGGER item_went AFTER UPDATE OF state ON item
 BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2)
+_SCHEMA_3 = """
+ALTER TABLE source ADD COLUMN crs TEXT;  -- for example EPSG:32633; NULL where the file has no sound one
+UPDATE source SET recipe = '';  -- so that files that were taken up before are read once more
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
 
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,6 +38,13 @@ def _modality(value: str) -> str:
         return modality(value).name
     except UsageError as error:
         raise ValueError(error.public) from error
+
+
+def _ids_of_their_own(classes: dict[str, int]) -> dict[str, int]:
+    for number, count in Counter(classes.values()).items():
+        if count > 1:
+            raise ValueError(f"two classes have the id {number}; give each its own")
+    return classes
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -136,7 +144,10 @@ class NomenclatureSection(_Section):
 
     name: str = "classes"
     version: int = Field(default=1, ge=1)
-    classes: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[int, Field(ge=0, lt=65536)]] = {}
+    classes: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[int, Field(ge=0, lt=65536)]],
+        AfterValidator(_ids_of_their_own),
+    ] = {}
 
 
 class CoordinatorTraining(_Section):

@@ -77,6 +77,7 @@ def test_problems_of_a_file_are_named_with_their_place(home, text, said):
         ("[training]\nseed = -1\n", "training.seed: "),
         ('[nomenclature.classes]\n"" = 1\n', "nomenclature.classes."),
         ("[nomenclature.classes]\nwater = 65536\n", "nomenclature.classes.water: "),
+        ("[nomenclature.classes]\nwater = 1\nice = 1\n", "nomenclature.classes: two classes have the id 1"),
     ],
 )
 def test_what_cannot_be_trained_or_served_is_a_problem_of_the_file(home, text, said):

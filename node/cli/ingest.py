@@ -9,14 +9,11 @@ import typer
 
 from node.cli.control import notify_serve
 from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
-from node.cli.progress import Say, progress
+from node.cli.progress import progress
 
 if TYPE_CHECKING:
     from node.ingest import Reading, Report
     from rsfed.home import Home
-    from rsfed.raster.layout import Skipped
-
-_MAX_LINES = 20  # skipped files that are named one by one
 
 
 def register(app: typer.Typer) -> None:
@@ -43,29 +40,11 @@ def ingest(
     place = node_home(home)
     reading = reading_of(place, load_config(NodeConfig, place.path))
     with progress("ingest") as (progressed, say):
-        teller = _Teller(say)
-        report = bring_in_line(place, Listener(progressed, teller.skipped), accept_empty=accept_empty)
-        teller.close()
+        told = Listener(progressed, lambda problem: say(f"skipped {problem.name}: {problem.reason}"))
+        report = bring_in_line(place, told, accept_empty=accept_empty)
     notify_serve(place)
     result = _result(place, reading, report)
     typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
-
-
-class _Teller:
-    """Names the first skipped files one by one and counts the others."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._count = 0
-
-    def skipped(self, problem: Skipped) -> None:
-        self._count += 1
-        if self._count <= _MAX_LINES:
-            self._say(f"skipped {problem.name}: {problem.reason}")
-
-    def close(self) -> None:
-        if self._count > _MAX_LINES:
-            self._say(f"skipped {self._count - _MAX_LINES} more; the summary counts them by reason")
 
 
 def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
@@ -100,6 +79,7 @@ def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
             },
             "classes": {names[number]: count for number, count in catalogue.class_counts().items()},
             "acquisitions": catalogue.acquisitions(),
+            "crs": [{"crs": crs, "files": count} for crs, count in catalogue.reference_systems().items()],
             "seconds": round(report.seconds, 3),
         }
 
@@ -111,6 +91,7 @@ def _table(result: dict[str, Any]) -> str:
         ("patches", f"{patches['present']} present, {patches['recorded']} recorded (too much nodata to be searched)"),
         ("input", _input(result)),
         ("acquisitions", str(result["acquisitions"])),
+        ("crs", ", ".join(f"{each['crs'] or 'none'} ({each['files']})" for each in result["crs"]) or "none"),
         *_label_rows(result),
         ("classes", ", ".join(f"{name} {count}" for name, count in result["classes"].items()) or "none"),
         ("unlabelled", f"{patches['present'] - patches['labelled']} patches"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,8 @@ class Skipped:
     reason: str
 
 
-def walk(root: Path, labels: str = "folders") -> Iterator[Candidate | Skipped]:
-    """List the images of an archive in the order of their names.
+def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset()) -> Iterator[Candidate | Skipped]:
+    """List the images of an archive, folder by folder: those that are known first, then in the order of their names.
 
     Hidden files and known side-cars are passed over without a word; whatever else is no image is reported.
 
@@ -57,6 +57,8 @@ def walk(root: Path, labels: str = "folders") -> Iterator[Candidate | Skipped]:
         labels: `folders` takes the name of the folder that a file lies in, `none` gives no labels; anything else is
             the name of a CSV file in the archive with the columns `path` and `label`, where a file may have
             several labels, separated by semicolons or in several rows.
+        known: Names, as those of candidates, that were taken up before; of two files whose names differ only in case
+            the known one stays.
 
     Raises:
         ArchiveError: there is no such folder, it cannot be listed, or the label file cannot be read.
@@ -73,7 +75,7 @@ def walk(root: Path, labels: str = "folders") -> Iterator[Candidate | Skipped]:
         listed, problems = _read_labels(root, labels)
         yield from problems
     seen: set[str] = set()
-    for entry in _files(root, root, None if listed is None else labels):
+    for entry in _files(root, root, None if listed is None else labels, known):
         seen.add(entry.name)
         yield _labelled(entry, labels, listed) if isinstance(entry, Candidate) else entry
     for name in sorted(set(listed or ()) - seen):
@@ -87,23 +89,24 @@ def _labelled(found: Candidate, labels: str, listed: Labels | None) -> Candidate
     return Candidate(found.path, found.name, tuple(folder) if labels == "folders" else ())
 
 
-def _files(folder: Path, root: Path, label_file: str | None) -> Iterator[Candidate | Skipped]:
-    """Yield what lies in a folder and below, in the order of the names; labels are not looked up yet."""
+def _files(folder: Path, root: Path, label_file: str | None, known: Collection[str]) -> Iterator[Candidate | Skipped]:
+    """Yield what lies in a folder and below, known files first; labels are not looked up yet."""
+    inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in known, entry.name))
     except OSError:
         yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
         return
     folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
     for entry in entries:
         path = Path(entry.path)
-        name = path.relative_to(root).as_posix()
+        name = inside + entry.name
         if entry.name.startswith(".") or name == label_file:
             continue
         if reason := _refused(entry, name, root):
             yield Skipped(_printable(name), reason)
         elif entry.is_dir():
-            yield from _files(path, root, label_file)
+            yield from _files(path, root, label_file, known)
         elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
             yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
         elif path.suffix.lower() in IMAGE_SUFFIXES:

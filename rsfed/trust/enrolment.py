@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cryptography import x509
 
 from rsfed.clock import Deadline, Now, utc_now
-from rsfed.errors import InvalidAnswer, NotAdmitted, UsageError
+from rsfed.errors import InvalidAnswer, NotAdmitted, StateError, UsageError
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, open_join_channel, stream
 from rsfed.trust.bundle import Bundle, admit_bundle, check_member
@@ -71,7 +71,7 @@ async def join(home: Home, token: Token, *, role: Role, now: Now = utc_now) -> I
         Unreachable: the coordinator cannot be reached.
     """
     _check_token(home, token, role, now())
-    keys = create_keys(home.identity)
+    keys = create_keys(home.identity, joining=True)
     request = FederationServiceEnrollRequest(
         invitation=token.invitation,
         secret=token.secret,
@@ -194,14 +194,21 @@ def _check_token(home: Home, token: Token, role: Role, now: datetime) -> None:
         raise NotAdmitted("the invitation has expired; ask for a new one", reason="TOKEN_EXPIRED")
     for ca in load_chain(token.ca_pem):  # otherwise a wrong clock here would look like an absent coordinator
         check_validity(ca, now, "the federation's CA certificate")
+    before = _federation_of(home)
+    if before not in {None, token.federation}:
+        raise UsageError(f"this home belongs to federation {before}; use another --home for {token.federation}")
+
+
+def _federation_of(home: Home) -> str | None:
+    """Return the federation that a home belongs to; None where it has not joined, or nothing says it any more."""
     try:
-        before = load_identity(home.identity).member
+        return load_identity(home.identity).member.federation
     except NotAdmitted:
-        return
-    if before.federation != token.federation:
-        raise UsageError(
-            f"this home belongs to federation {before.federation}; use another --home for {token.federation}"
-        )
+        return None
+    except StateError:  # joining again is the way out of it
+        with suppress(NotAdmitted, StateError):
+            return load_federation(home.identity).coordinator.federation
+    return None
 
 
 @asynccontextmanager

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -28,6 +30,7 @@ from rsfed.v1.federation_pb2 import SignedTrustBundle
 
 _IDENTITY, _NEXT_KEY, _SEALING_KEY = "identity.pem", "next-key.pem", "sealing-key.pem"
 _BUNDLE, _CHECKED, _FEDERATION = "bundle.binpb", "bundle.checked", "federation.json"
+Key = TypeVar("Key", ec.EllipticCurvePrivateKey, X25519PrivateKey)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +88,23 @@ class Federation:
     coordinator: MemberId
 
 
-def create_keys(folder: Path) -> Keys:
-    """Return the keys of the next certificate, making what is missing; nothing that exists is replaced.
+def create_keys(folder: Path, *, joining: bool = False) -> Keys:
+    """Return the keys of the next certificate, making what is missing; no key that can be read is replaced.
 
     The key in use stays in `identity.pem` until `save_certificate` replaces it together with its certificate.
+
+    Args:
+        folder: Folder of the identity.
+        joining: Make a sealing key anew that cannot be read: only joining tells the federation of the new one.
+
+    Raises:
+        StateError: the sealing key cannot be read.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    if not (folder / _NEXT_KEY).exists():
-        write_atomically(folder / _NEXT_KEY, _key_to_pem(ec.generate_private_key(ec.SECP256R1())))
-    if not (folder / _SEALING_KEY).exists():
-        write_atomically(folder / _SEALING_KEY, _key_to_pem(X25519PrivateKey.generate()))
-    return Keys(_parse_key((folder / _NEXT_KEY).read_bytes()), _load_sealing_key(folder))
+    key = _kept_or_made(folder / _NEXT_KEY, _parse_key, lambda: ec.generate_private_key(ec.SECP256R1()), anew=True)
+    sealing = _kept_or_made(folder / _SEALING_KEY, _parse_sealing_key, X25519PrivateKey.generate, anew=joining)
+    return Keys(key, sealing)
 
 
 def load_identity(folder: Path) -> Identity:
@@ -119,7 +127,7 @@ def load_identity(folder: Path) -> Identity:
             member=member_of(chain[0]),
             key=_parse_key(key_and_chain),
             chain=chain,
-            sealing_key=_load_sealing_key(folder),
+            sealing_key=_parse_sealing_key((folder / _SEALING_KEY).read_bytes()),
             bundle=load_bundle(folder),
         )
     except (OSError, NotAdmitted) as error:
@@ -223,6 +231,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _kept_or_made(path: Path, parse: Callable[[bytes], Key], make: Callable[[], Key], *, anew: bool) -> Key:
+    """Return the key in a file; one that is missing is made, and one that cannot be read where it may be made anew."""
+    with suppress(FileNotFoundError):
+        try:
+            return parse(path.read_bytes())
+        except StateError:
+            if not anew:
+                raise
+    key = make()
+    write_atomically(path, _key_to_pem(key))
+    return key
+
+
 def _key_to_pem(key: ec.EllipticCurvePrivateKey | X25519PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -236,8 +257,8 @@ def _parse_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _load_sealing_key(folder: Path) -> X25519PrivateKey:
-    key = _parse_pem((folder / _SEALING_KEY).read_bytes())
+def _parse_sealing_key(pem: bytes) -> X25519PrivateKey:
+    key = _parse_pem(pem)
     if not isinstance(key, X25519PrivateKey):
         raise StateError("the sealing key is of another kind; restore a backup or join again")
     return key

@@ -18,6 +18,7 @@ from coordinator.authority import Authority
 from coordinator.breaker import FAILURES
 from coordinator.cli.options import notify_serve
 from coordinator.live import Live
+from coordinator.serve import _every
 from coordinator.state import State
 from coordinator.training.engine import Trained
 from coordinator.training.runs import make_plan
@@ -25,6 +26,7 @@ from rsfed.clock import Deadline
 from rsfed.errors import (
     Busy,
     CodeError,
+    ConfigError,
     EnvelopeRefused,
     InvalidAnswer,
     InvalidMessage,
@@ -42,6 +44,7 @@ from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.certificates import make_csr
 from rsfed.trust.enrolment import fetch_release, refresh_bundle, renew
 from rsfed.trust.identity import create_keys, load_identity, save_certificate
+from rsfed.trust.manifest import FederationClass, Nomenclature, Provenance
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, outcome_pb2, query_pb2, training_pb2
 from rsfed.v1.control_pb2_grpc import ControlServiceStub
@@ -605,6 +608,21 @@ async def test_a_node_that_waits_for_a_training_task_is_sent_away_when_the_coord
         assert (await waiting).task_id == ""
 
 
+async def test_a_fault_that_nobody_foresaw_does_not_end_what_the_coordinator_does_for_itself():
+    again, tries = asyncio.Event(), []
+
+    async def step():
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError
+        again.set()
+
+    task = asyncio.create_task(_every(0.0, step))
+    await asyncio.wait({task, asyncio.create_task(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert again.is_set()
+    task.cancel()
+
+
 async def test_a_published_release_is_served_at_once(federation, serving, tmp_path):
     bern = await federation.join(tmp_path, "bern")
     first = await fetch_release(Home(tmp_path / "bern"), bern)
@@ -630,6 +648,28 @@ async def test_a_run_for_another_width_of_codes_starts_afresh(federation):
     wider = plan.model_copy(update={"bits": 64})
     assert federation.publisher.start(plan).based_on is not None
     assert federation.publisher.start(wider).based_on is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_other_classes_need_a_new_version_of_the_nomenclature(federation, version):
+    plan = make_plan(federation.config, 1)
+    classes = (*plan.nomenclature.classes, FederationClass(id=3, name="dunes"))
+    other = plan.model_copy(update={"nomenclature": Nomenclature(name="alps", version=version, classes=classes)})
+    if version == 2:
+        assert federation.publisher.start(other).based_on is not None
+        return
+    with pytest.raises(ConfigError) as caught:
+        federation.publisher.start(other)
+    assert reason(caught) == "NOMENCLATURE_VERSION"
+    assert "version = 2" in caught.value.public
+
+
+async def test_the_first_classes_of_a_federation_need_no_new_version(federation):
+    plan = make_plan(federation.config, 1)
+    none = plan.model_copy(update={"nomenclature": Nomenclature(name="alps")})
+    weights = b"".join(federation.publisher.current().chunks())
+    federation.publisher.publish(none, weights, Provenance(), {})
+    assert federation.publisher.start(plan).based_on.manifest.version == 2
 
 
 async def test_joining_again_shuts_out_the_lost_certificate_on_its_open_channel(cast):

@@ -333,6 +333,16 @@ def test_new_patches_whose_hashing_failed_are_hashed_later(scene, monkeypatch):
     assert not failures
 
 
+def test_nothing_is_pending_once_what_could_not_be_hashed_is_withdrawn(scene, monkeypatch):
+    ids = add_patches(scene.home, 2)
+    scene.publish(1)
+    monkeypatch.setattr(_Encoder, "encode", lambda *_: 1 / 0)
+    with scene.running() as indexer:
+        scene.wait(lambda: indexer.pending == 2)
+        withdraw(scene.home, ids)
+        scene.wait(lambda: indexer.pending == 0)
+
+
 def test_an_archive_without_patches_is_served_empty(scene):
     scene.publish(1)
     with scene.running():

@@ -166,6 +166,18 @@ def test_bad_files_of_every_kind_are_skipped_with_reason_and_the_good_ones_stay(
     assert items(home)["before.png"].id == 1
 
 
+def test_a_newcomer_that_differs_in_case_only_does_not_drive_out_what_is_already_in(node_and_archive):
+    home, archive = node_and_archive
+    png(archive / "river" / "b.png", 1)
+    run(home)
+    before = items(home)
+    png(archive / "river" / "B.png", 2)
+    report, skipped = run(home)
+    assert items(home) == before
+    assert report.withdrawn == 0
+    assert "differs from b.png only in upper and lower case" in skipped["river/B.png"]
+
+
 def test_a_good_file_that_was_replaced_by_a_bad_one_is_withdrawn(node_and_archive):
     home, archive = node_and_archive
     png(archive / "a.png", 1)
@@ -280,6 +292,28 @@ def test_place_time_and_acquisition_come_from_the_file(tmp_path):
     west, south, east, north = item.footprint
     assert 10 < west < east < 11
     assert 46 < south < north < 48
+
+
+def test_reference_systems_are_kept_also_of_files_that_an_older_version_took_up(tmp_path):
+    home, archive = make_node(tmp_path, kind="rgbn-reflectance")
+    scene(archive / "a.tif", 1)
+    scene(archive / "b.tif", 2)
+    run(home)
+    before = items(home, kind="rgbn-reflectance")
+    with closing(sqlite3.connect(home.database)) as connection:  # as schema 2 left it
+        connection.executescript("ALTER TABLE source DROP COLUMN crs; PRAGMA user_version = 2;")
+    run(home)
+    with Catalogue(home) as catalogue:
+        assert catalogue.reference_systems() == {"EPSG:32632": 2}
+    assert items(home, kind="rgbn-reflectance") == before
+
+
+def test_files_without_a_reference_system_are_counted_as_such(node_and_archive):
+    home, archive = node_and_archive
+    png(archive / "a.png", 1)
+    run(home)
+    with Catalogue(home) as catalogue:
+        assert catalogue.reference_systems() == {None: 1}
 
 
 def test_files_that_name_no_acquisition_count_as_one(node_and_archive):

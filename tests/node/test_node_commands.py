@@ -55,6 +55,7 @@ def test_ingest_prints_its_result_as_json_and_nothing_else_on_standard_output(no
         },
         "classes": {"Forest": 2, "Sea Lake": 1},
         "acquisitions": 1,
+        "crs": [{"crs": None, "files": 4}],
     }
 
 
@@ -68,13 +69,12 @@ def test_skipped_files_are_named_on_standard_error_counted_in_the_summary_and_no
     assert sum(each["count"] for each in json.loads(out)["skipped"]) == len(words)
 
 
-def test_only_the_first_twenty_skipped_files_are_named_and_all_are_counted(node_and_archive, capsys):
+def test_however_many_files_are_skipped_each_is_named_and_they_are_counted_together(node_and_archive, capsys):
     home, archive = node_and_archive
     for number in range(30):
         (archive / f"{number:02}.png").write_bytes(b"")
     _, out, err = rsfed(capsys, "node", "ingest", "--home", home.path)
-    assert [line.split()[1] for line in err.splitlines()] == [*(f"{number:02}.png:" for number in range(20)), "10"]
-    assert "skipped 10 more" in err
+    assert [line.split()[1] for line in err.splitlines()] == [f"{number:02}.png:" for number in range(30)]
     assert "30 x" in out
     assert "it is empty; copy it again from its origin" in out
 

@@ -219,6 +219,23 @@ async def test_joining_again_with_a_new_token_replaces_the_identity(world, home)
         assert second.chain[0] != first.chain[0]
 
 
+@pytest.mark.parametrize("name", ["identity.pem", "bundle.binpb", "bundle.checked", "sealing-key.pem", "next-key.pem"])
+async def test_joining_again_is_the_way_out_of_a_damaged_identity(world, home, name):
+    async with coordinating(world) as coordinator:
+        await joined(world, home, coordinator)
+        (home.identity / name).write_bytes(b"damaged")
+        assert (await joined(world, home, coordinator)).member == world.member(Role.NODE, "dlr")
+        load_identity(home.identity)
+
+
+async def test_a_home_with_a_damaged_identity_still_belongs_to_its_federation(world, home):
+    async with coordinating(world) as coordinator:
+        await joined(world, home, coordinator)
+        (home.identity / "identity.pem").write_bytes(b"damaged")
+        other = token(world, coordinator, federation="andes")
+        assert await refusal(join(home, other, role=Role.NODE, now=world.clock), UsageError) == "USAGE"
+
+
 LIES = {
     "no certificate": (lambda world: lambda a: a.ClearField("certificate_chain"), "BAD_CERTIFICATE"),
     "a stranger's CA": (
