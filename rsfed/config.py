@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.errors import ConfigError, UsageError
@@ -156,6 +164,7 @@ class CentresSection(_Objective):
 
     name: Literal["centres"] = "centres"
     free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
+    within: Weight = 0.0  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
     quantisation: Weight = 0.1
 
 
