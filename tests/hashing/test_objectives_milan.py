@@ -16,13 +16,13 @@ def losses(outputs, labels, **options):
 
 
 def test_the_published_loss_of_two_triplets():
-    outputs = [[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.6, 0.8], [0.0, 0.5], [0.6, 0.8]]  # a a p p n n
+    outputs = [[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.3, 0.4], [0.0, 0.5], [0.6, 0.8]]  # a a p p n n
     labels = [[True, False]] * 4 + [[False, True]] * 2
-    # |(1,0) - (.8,.6)|^2 = .4 and |(1,0) - (0,1)|^2 = 2, for (0,.5) has length 1 once normalised: .4 - 2 + .2 < 0
-    # |(.6,.8) - (.6,.8)|^2 = 0 for both: 0 - 0 + .2
+    # |(1,0) - (.8,.6)|^2 = .4 and |(1,0) - (0,1)|^2 = 2, for all have length 1 once normalised: .4 - 2 + .2 < 0
+    # |(.6,.8) - (.6,.8)|^2 = 0 for positive, once normalised, and negative: 0 - 0 + .2
     triplet = (0 + 0.2) / 2
-    push = -np.mean([0.25, 0.25, 0.01, 0.09, 0.09, 0.01, 0.01, 0.09, 0.25, 0, 0.01, 0.09])
-    balance = np.mean([0, 0.04, 0.04, 0.04, 0.0625, 0.04])
+    push = -np.mean([0.25, 0.25, 0.01, 0.09, 0.09, 0.01, 0.04, 0.01, 0.25, 0, 0.01, 0.09])
+    balance = np.mean([0, 0.04, 0.04, 0.0225, 0.0625, 0.04])
     found = losses(outputs, labels)
     assert found.compared
     assert found.total.item() == pytest.approx(triplet + 0.001 * push + balance, rel=1e-5)
@@ -37,7 +37,7 @@ def test_triplets_that_keep_the_margin_count_in_the_mean():
 
 
 def test_with_several_labels_a_triplet_needs_a_shared_class_and_a_negative_without():
-    outputs = [[1.0, 0.0]] * 6
+    outputs = [[1.0, 0.0]] * 5 + [[0.0, 1.0]]  # a second triplet would keep the margin
     valid = [[True, False, True], [True, True, False], [False, True, False]]
     shares = [[True, False, True], [True, True, False], [False, False, True]]  # with the anchor
     rows = [valid[0], shares[0], valid[1], shares[1], valid[2], shares[2]]

@@ -54,8 +54,8 @@ def test_pairwise_compares_classes_of_one_image_each():
 
 
 def test_nt_xent_of_two_patches_by_hand():
-    outputs = torch.tensor([[1.0, 1], [1, 0], [1, 1], [0, 1]])  # relaxed: ++ +- ++ -+; the second patch changed sides
-    cosines = [(0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)]  # to the three other views
+    outputs = torch.tensor([[1.0, 1], [1, 0], [1, 1], [1, 0.0]])  # relaxed: ++ +- ++ +-
+    cosines = [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]  # to the three other views
     partner = [1, 2, 0, 1]  # place of the same patch's view among them
     odds = np.exp(2 * np.array(cosines))
     expected = -np.log(odds[range(4), partner] / odds.sum(axis=1)).mean()
