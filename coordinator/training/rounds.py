@@ -190,8 +190,11 @@ class RoundLoop:
         failed: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
             node = reply.metadata.src_node_id
+            if reply.has_error():
+                failed[node] = reply.error.reason or "NODE_ERROR"
+                continue
             try:
-                counts[node] = _counts(reply, self._plan.bits)
+                counts[node] = read_counts(reply.content, self._plan.bits)
             except InvalidMessage as error:
                 failed[node] = error.reason
         calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
@@ -241,15 +244,12 @@ def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dic
     return good, failed
 
 
-def _counts(reply: Message, bits: int) -> PairCounts:
-    """Return what a node counted.
+def read_counts(content: RecordDict, bits: int) -> PairCounts:
+    """Return what a node counted for calibration.
 
     Raises:
-        InvalidMessage: it counted nothing, with the reason why; or what came cannot be right.
+        InvalidMessage: CALIBRATION_FORM or CALIBRATION_COUNTS, what came may not reach the sum.
     """
-    if reply.has_error():
-        raise InvalidMessage("a node counted nothing", reason=reply.error.reason or "NODE_ERROR")
-    content = reply.content
     if set(content) != {ARRAYS, METRICS}:
         raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
     return from_records({name: array.numpy() for name, array in content[ARRAYS].items()}, content[METRICS], bits)
