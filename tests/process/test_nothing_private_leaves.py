@@ -50,8 +50,9 @@ def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
     wire = tmp_path / "wire"
     wire.mkdir()
     recorder = Path(__file__).resolve().parent / "wire_recorder"
+    python_path = os.pathsep.join(filter(None, (str(recorder), os.environ.get("PYTHONPATH"))))
     federation = Federation(tmp_path)
-    federation.environment |= {"RSFED_TEST_WIRE": str(wire), "PYTHONPATH": str(recorder)}
+    federation.environment |= {"RSFED_TEST_WIRE": str(wire), "PYTHONPATH": python_path}
     archive = tmp_path / FOLDER / "archive"
     plant(archive)
     query = tmp_path / FOLDER / f"{FILE}-query.png"
