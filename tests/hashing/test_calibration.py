@@ -257,6 +257,13 @@ def test_counts_that_cannot_be_are_refused(what):
     assert refused.value.reason == reason
 
 
+def test_a_sum_has_the_same_last_digit_in_any_order():
+    one, large = (counts([value], [0], chance=value) for value in (1.0, 1e16))
+    sums = [total(each) for each in ([one, one, large], [large, one, one])]
+    assert sums[0].pairs.tobytes() == sums[1].pairs.tobytes()
+    assert sums[0].chance == sums[1].chance
+
+
 def test_kinds_of_holding_out_are_told_apart():
     whole, single = counts([9], [1]), counts([9], [1], held_out_by="patch")
     assert total([whole, whole]).held_out_by == "acquisition"
