@@ -17,7 +17,15 @@ from rsfed.clock import Now, utc_now
 from rsfed.errors import ConfigError, ReleaseRefused, StateError
 from rsfed.home import Home
 from rsfed.trust.bundle import open_bundle
-from rsfed.trust.manifest import EncoderEntry, FileEntry, Manifest, Nomenclature, Provenance
+from rsfed.trust.manifest import (
+    Calibration,
+    EncoderEntry,
+    FileEntry,
+    Manifest,
+    Nomenclature,
+    Provenance,
+    encoder_pair,
+)
 from rsfed.trust.release_rules import sign_manifest
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.federation_pb2 import ReleaseHeader
@@ -53,7 +61,12 @@ class Publisher:
         self._now = now
 
     def publish(
-        self, plan: TrainingPlan, weights: bytes, training: Provenance, metrics: Mapping[str, float]
+        self,
+        plan: TrainingPlan,
+        weights: bytes,
+        training: Provenance,
+        metrics: Mapping[str, float],
+        calibration: Calibration | None = None,
     ) -> Release:
         """Sign and store a new release, newer than everything that was published here or announced by a node.
 
@@ -62,6 +75,7 @@ class Publisher:
             weights: The weights in safetensors form.
             training: How they came to be.
             metrics: Figures by name.
+            calibration: How likely a hit is relevant, by distance; None where it was not measured.
 
         Raises:
             StateError: the key that signs releases is missing.
@@ -84,6 +98,7 @@ class Publisher:
                 nomenclature=plan.nomenclature,
                 training=training,
                 metrics=dict(metrics),
+                calibration={encoder_pair(plan.modality, plan.modality): calibration} if calibration else {},
             )
             release = self._admit(connection, store, manifest.to_bytes(), weights, now)
             audit.record(
@@ -109,7 +124,7 @@ class Publisher:
             seed=plan.seed,
             based_on=before.digest.hex() if before else None,
         )
-        return self.publish(plan, save(trained.weights), training, {"loss": trained.loss})
+        return self.publish(plan, save(trained.weights), training, {"loss": trained.loss}, trained.calibration)
 
     def start(self, plan: TrainingPlan) -> Start:
         """Return the weights that a run starts from: the current release's, where they fit the plan, else fresh ones.

@@ -50,6 +50,9 @@ enabled = true
 # Processor cores, and memory for patches, that training may use; of more patches a random part is taken.
 threads = 1
 memory_mib = 1024
+# Keep a tenth of the labelled patches out of training, and send after it how many of the items nearest to them are
+# relevant, by distance: what `relevance` in the results of a search is made of. `rsfed node policy` says more.
+calibration = true
 """
 
 _OPTIONS = {"modality": "--modality", "advertise": "--advertise", "bind": "--bind", "path": "--archive"}

@@ -99,6 +99,7 @@ class NodeTraining(_Section):
     threads: int = Field(default=1, ge=1, le=256)
     memory_mib: int = Field(default=1024, ge=16)  # of patches held while a run goes on; more are sampled down
     max_steps: int = Field(default=10_000, ge=1)  # optimiser steps that one round may ask for
+    calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
 
 
 class NodeConfig(_Section):

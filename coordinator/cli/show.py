@@ -88,6 +88,9 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
             "privacy": release.manifest.training.privacy,
             "signed_by": release.header.key_id,
             "metrics": release.manifest.metrics,
+            "calibration": {
+                pair: table.model_dump(mode="json") for pair, table in release.manifest.calibration.items()
+            },
         }
         for release in kept
     ]

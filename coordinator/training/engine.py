@@ -11,9 +11,10 @@ from flwr.app import Array, ArrayRecord, Context, RecordDict
 
 from coordinator.training.board import TaskBoard
 from coordinator.training.grid import BoardGrid, Exchange, node_number
-from coordinator.training.rounds import Hooks, RoundReport, Rules, server_app
+from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
+from rsfed.trust.manifest import Calibration
 
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
@@ -28,12 +29,14 @@ class Trained:
         rounds: Rounds that changed them.
         nodes: Names of the nodes whose results they rest on.
         loss: Mean loss of the last round that counted.
+        calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
     """
 
     weights: Arrays
     rounds: int
     nodes: frozenset[str]
     loss: float
+    calibration: Calibration | None = None
 
 
 def train(  # noqa: PLR0913 - what a run is made of
@@ -58,13 +61,15 @@ def train(  # noqa: PLR0913 - what a run is made of
             "round-timeout-s": rules.timeout_s,
         },
     )
-    server_app(Hooks(on_round=told.round, on_wait=told.waiting, pause=grid.wait))(grid, context)
+    hooks = Hooks(on_round=told.round, on_calibration=told.calibrated, on_wait=told.waiting, pause=grid.wait)
+    server_app(hooks)(grid, context)
     counted = [(report, nodes) for report, nodes in told.rounds if report.counted]
     return Trained(
         weights={name: array.numpy() for name, array in context.state[ARRAYS].items()},
         rounds=len(counted),
         nodes=frozenset().union(*(nodes for _, nodes in counted)),
         loss=next((report.loss for report, _ in reversed(counted) if report.loss is not None), 0.0),
+        calibration=told.calibration,
     )
 
 
@@ -75,6 +80,7 @@ class _Told:
         self._grid, self._plan, self._rules, self._note = grid, plan, rules, note
         self._present = -1
         self.rounds: list[tuple[RoundReport, frozenset[str]]] = []
+        self.calibration: Calibration | None = None
 
     def waiting(self, number: int, present: int) -> None:
         """Say once for each change that nodes are missing."""
@@ -102,5 +108,20 @@ class _Told:
                 "sent_bytes": sum(exchange.sent for exchange in moved.values()),
                 "received_bytes": sum(exchange.received for exchange in moved.values()),
                 "seconds": round(report.seconds, 3),
+            },
+        )
+
+    def calibrated(self, report: CalibrationReport) -> None:
+        """Keep the table and say what it rests on."""
+        names = {node_number(name): name for name in self._grid.exchanges}
+        table = self.calibration = report.calibration
+        self._note(
+            "calibrated",
+            {
+                "nodes": sorted(names[node] for node in report.nodes),
+                "failed": {names[node]: reason for node, reason in report.failed.items()},
+                "queries": None if table is None else table.queries,
+                "prior": None if table is None else table.prior,
+                "error": None if table is None else table.error,
             },
         )

@@ -56,7 +56,7 @@ class Event:
 
     Attributes:
         id: Number, rising.
-        kind: "started", "waiting", "round", "released" or "failed".
+        kind: "started", "waiting", "round", "calibrated", "released" or "failed".
         at: When.
         data: What, as `rsfed coordinator train --help` tells.
     """

@@ -16,9 +16,12 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from rsfed.clock import Deadline
-from rsfed.errors import TrainingError
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.calibration import PairCounts, fit, from_records, total
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
+from rsfed.telemetry import log
+from rsfed.trust.manifest import Calibration
 
 MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
@@ -49,6 +52,21 @@ class RoundReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What the calibration after the last round gave.
+
+    Attributes:
+        calibration: The table; None where the counts are too few for one.
+        nodes: Flower's numbers of the nodes whose counts it rests on.
+        failed: Why the others gave none, by number.
+    """
+
+    calibration: Calibration | None = None
+    nodes: tuple[int, ...] = ()
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """When a round starts and ends.
 
@@ -67,11 +85,13 @@ class Hooks:
 
     Attributes:
         on_round: Called after each round.
+        on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
         pause: Lets seconds pass.
     """
 
     on_round: Callable[[RoundReport], None] = field(default=lambda _: None)
+    on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
     pause: Callable[[float], None] = time.sleep
 
@@ -88,7 +108,9 @@ def server_app(hooks: Hooks) -> ServerApp:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
         rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]))
-        context.state[ARRAYS] = RoundLoop(grid, plan, rules, hooks).run(context.state[ARRAYS])
+        loop = RoundLoop(grid, plan, rules, hooks)
+        context.state[ARRAYS] = loop.run(context.state[ARRAYS])
+        hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
     app.main()(main)
     return app
@@ -118,8 +140,9 @@ class RoundLoop:
         self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
         self._strategy = FedAvg(
             fraction_train=1.0,
-            fraction_evaluate=0.0,
+            fraction_evaluate=1.0,
             min_train_nodes=1,
+            min_evaluate_nodes=1,
             min_available_nodes=1,
             weighted_by_key=EXAMPLES,
         )
@@ -140,6 +163,42 @@ class RoundLoop:
             what = ", ".join(reasons) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
         return arrays
+
+    def calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
+        """Have the nodes that are present count near pairs with the trained weights, and fit what they count.
+
+        Without a table the weights are as good as with one, so only the end of the run is an error.
+
+        Raises:
+            TrainingError: the run was cancelled, or the coordinator stops.
+        """
+        try:
+            return self._calibrate(arrays)
+        except TrainingError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the trained weights are good
+            log.error("training.calibration", error_type=type(error).__name__)
+            return CalibrationReport()
+
+    def _calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
+        nodes = _Nodes(list(self._grid.get_node_ids()))
+        if not nodes.ids:
+            return CalibrationReport()
+        config = ConfigRecord({PLAN: self._plan.model_dump_json()})
+        messages = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
+        counts: dict[int, PairCounts] = {}
+        failed: dict[int, str] = {}
+        for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                failed[node] = reply.error.reason or "NODE_ERROR"
+                continue
+            try:
+                counts[node] = read_counts(reply.content, self._plan.bits)
+            except InvalidMessage as error:
+                failed[node] = error.reason
+        calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
+        return CalibrationReport(calibration, tuple(counts), failed)
 
     def _await_nodes(self, number: int) -> _Nodes:
         deadline = Deadline.after(self._rules.timeout_s)
@@ -183,6 +242,17 @@ def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dic
         else:
             good.append(reply)
     return good, failed
+
+
+def read_counts(content: RecordDict, bits: int) -> PairCounts:
+    """Return what a node counted for calibration.
+
+    Raises:
+        InvalidMessage: CALIBRATION_FORM or CALIBRATION_COUNTS, what came may not reach the sum.
+    """
+    if set(content) != {ARRAYS, METRICS}:
+        raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
+    return from_records({name: array.numpy() for name, array in content[ARRAYS].items()}, content[METRICS], bits)
 
 
 def check_update(content: RecordDict, start: Arrays) -> str:

@@ -115,6 +115,8 @@ class _RunTable:
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
             self._line = f"run {self._run} started from {base}"
+        elif event.kind == "calibrated":
+            self._line = _calibrated(data)
         elif event.kind == "released":
             self._line = f"release {data['version']} published ({data['digest'][:16]})"
         else:
@@ -130,6 +132,13 @@ class _RunTable:
         for row in self._rows:
             table.add_row(*map(Text, row))
         return Group(table, Text(self._line)) if self._rows else Text(self._line)
+
+
+def _calibrated(data: dict[str, Any]) -> str:
+    if data["queries"] is not None:
+        return f"calibrated with {data['queries']} held-out patches of {len(data['nodes'])} nodes"
+    reasons = ", ".join(sorted(set(data["failed"].values())))
+    return "not calibrated: too few pairs were counted" + (f" ({reasons})" if reasons else "")
 
 
 def _row(data: dict[str, Any]) -> tuple[str, ...]:

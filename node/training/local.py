@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,10 +11,10 @@ import torch
 
 from node.catalogue import Catalogue
 from node.ingest import reading_of
-from node.training.patches import read_patches, sample
+from node.training.holdout import split
+from node.training.patches import patch_codes, read_patches, sample
 from rsfed.codes import Codes
 from rsfed.config import DEFAULT_OBJECTIVE, CoordinatorTraining, NodeConfig, ObjectiveSection, recorded_objective
-from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import RetrievalFigures, evaluate
@@ -30,10 +28,7 @@ from rsfed.raster.item import Item
 from rsfed.trust.manifest import Architecture
 from rsfed.trust.release_store import ReleaseStore
 
-HELD_OUT = 0.2  # of the patches, at least, where acquisitions are held out whole
-MOST_HELD_OUT = 0.5  # of the patches: training on the rest must still mean something
 _SEED = 0
-_ENCODED_AT_ONCE = 64  # patches
 _BITS = 64  # while there is no release to say it
 
 Progress = Callable[[str, int, int], None]
@@ -83,10 +78,7 @@ class _Network:
 
     def codes(self, state: State, patches: PatchSet) -> Codes:
         encoder = Encoder.from_state(state, self.architecture, self.spec, self.bits)
-        group = self.spec.groups[0].name
-        starts = range(0, len(patches), _ENCODED_AT_ONCE)
-        batches = (patches.batch(np.arange(n, min(n + _ENCODED_AT_ONCE, len(patches)))) for n in starts)
-        return np.concatenate([encoder.encode([{group: patch} for patch in batch]) for batch in batches])
+        return patch_codes(encoder, patches, self.spec)
 
 
 def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progress) -> LocalReport:
@@ -137,38 +129,6 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
         trained=figures(get_state(model)),
         untrained=figures(untrained),
     )
-
-
-def split(items: Sequence[Item]) -> tuple[list[Item], list[Item], Literal["acquisition", "patch"]]:
-    """Keep a part of the items out of training: whole acquisitions, so that no held-out patch has a twin there.
-
-    Returns:
-        Items to train on, items held out, and what was held out; each part has at least one item.
-
-    Raises:
-        TrainingError: TOO_FEW_PATCHES.
-    """
-    if len(items) < 2:
-        raise TrainingError("training needs at least two labelled patches; ingest more", reason="TOO_FEW_PATCHES")
-    groups: dict[object, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[item.acquisition].append(item)
-    by_acquisition = _hold_out([groups[key] for key in sorted(groups, key=str)], len(items))
-    if by_acquisition is not None:
-        return *by_acquisition, "acquisition"
-    by_patch = _hold_out([[item] for item in items], len(items))
-    return *(by_patch or (list(items[1:]), list(items[:1]))), "patch"
-
-
-def _hold_out(parts: list[list[Item]], count: int) -> tuple[list[Item], list[Item]] | None:
-    """Hold out whole parts until there are enough; None where the parts are too few or too large for that."""
-    random.Random(_SEED).shuffle(parts)  # noqa: S311 - repeatable, keeps no secret
-    trained_on: list[Item] = []
-    held_out: list[Item] = []
-    for part in parts:
-        fits = len(held_out) < HELD_OUT * count and len(held_out) + len(part) <= MOST_HELD_OUT * count
-        (held_out if fits else trained_on).extend(part)
-    return (trained_on, held_out) if held_out and trained_on else None
 
 
 def _network(home: Home, modality: str, spec: InputSpec) -> _Network:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from node.catalogue import Catalogue
+from rsfed.codes import Codes
 from rsfed.errors import RasterRejected, TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
+from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.home import Home
 from rsfed.raster.input_spec import InputSpec
@@ -20,8 +24,14 @@ Progress = Callable[[int, int], None]
 """Called while patches are read, with patches read and patches in all."""
 
 
-def load_patches(home: Home, plan: TrainingPlan, memory_mib: int) -> PatchSet:
+def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()) -> PatchSet:
     """Read the patches that this node trains on; a part drawn by the plan's seed where memory does not hold all.
+
+    Args:
+        home: The node's home.
+        plan: What is trained.
+        memory_mib: Memory for patches.
+        without: Ids of patches that are left out.
 
     Raises:
         TrainingError: NO_LABELLED_PATCHES.
@@ -30,9 +40,16 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int) -> PatchSet:
         items = [
             item
             for item in catalogue.items(plan.modality)
-            if not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels)
+            if item.id not in without
+            and (not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels))
         ]
     return read_patches(sample(items, plan.input, memory_mib, plan.seed), plan.input, plan.class_ids)
+
+
+def patch_codes(encoder: Encoder, patches: PatchSet, spec: InputSpec) -> Codes:
+    """Return the codes of patches that are held in memory, uint8, shape (n, bits // 8)."""
+    group = spec.groups[0].name
+    return encoder.encode({group: patch.astype(np.float32)} for patch in patches.patches)
 
 
 def sample(items: Sequence[Item], spec: InputSpec, memory_mib: int, seed: int) -> list[Item]:

@@ -23,7 +23,7 @@ from node.training.worker import Worker
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
-from rsfed.hashing.plan import CONFIG, LOSS, METRICS, PLAN, parse_plan
+from rsfed.hashing.plan import EVALUATE, LOSS, METRICS
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.channel import call
@@ -178,7 +178,7 @@ class Puller:
             seconds = time.monotonic() - job.started
             journal.end(connection, row, state=state, sent=job.sent, seconds=seconds, loss=loss)
             log.info("training.task", run=job.task.run_id, round=job.task.round, state=state, seconds=round(seconds, 1))
-        if _last_round(job.task):
+        if job.task.kind == EVALUATE:  # the last task of a run
             await self._trainer.stop()
 
     async def _fetch(self, first: pb.TrainingServicePullTaskResponse) -> bytes:
@@ -276,10 +276,3 @@ class Puller:
                 log.debug("training.waiting", reason=error.reason, seconds=pause)
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes, keeps no secret
             pause = min(LONGEST_PAUSE_S, pause * 2)
-
-
-def _last_round(task: Payload) -> bool:
-    try:
-        return task.round >= parse_plan(task.configs.get(CONFIG, {}).get(PLAN)).rounds
-    except InvalidMessage:
-        return False

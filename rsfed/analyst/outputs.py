@@ -19,6 +19,7 @@ from rsfed.analyst.results import Box, Hit, Interval, Outcome, SearchResult
 CSV_COLUMNS = (
     "query", "rank", "node", "handle", "distance", "bucket_size",
     "west", "south", "east", "north", "acquired_start", "acquired_end",
+    "relevance",
 )  # fmt: skip
 
 
@@ -103,7 +104,8 @@ def to_csv(answers: Sequence[Answer]) -> str:
         for hit in answer.result.hits:
             place = hit.footprint or ("",) * 4
             times = [_time(moment) for moment in hit.acquired] if hit.acquired else ("", "")
-            row = (answer.query, hit.rank, hit.node, hit.handle, hit.distance, hit.bucket_size, *place, *times)
+            known = (hit.rank, hit.node, hit.handle, hit.distance, hit.bucket_size)
+            row = (answer.query, *known, *place, *times, "" if hit.relevance is None else hit.relevance)
             writer.writerow(row)
     return text.getvalue()
 
@@ -117,15 +119,21 @@ def hit_table(asked: Asked, answer: Answer) -> RenderableType:
         return heading
     table = Table(box=None, pad_edge=False)
     dated = any(hit.acquired for hit in result.hits)
+    rated = any(hit.relevance is not None for hit in result.hits)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("node", overflow="fold", max_width=24)
     table.add_column("dist", justify="right", no_wrap=True)
+    if rated:
+        table.add_column("relev", justify="right", no_wrap=True)
     table.add_column("bucket", justify="right", no_wrap=True)
     if dated:
         table.add_column("acquired", no_wrap=True)
     table.add_column("handle", no_wrap=True, min_width=32)
     for hit in result.hits:
-        cells = [str(hit.rank), hit.node, str(hit.distance), str(hit.bucket_size)]
+        cells = [str(hit.rank), hit.node, str(hit.distance)]
+        if rated:
+            cells.append("-" if hit.relevance is None else f"{hit.relevance:.2f}")
+        cells.append(str(hit.bucket_size))
         if dated:
             cells.append(hit.acquired[0].strftime("%Y-%m-%d") if hit.acquired else "-")
         table.add_row(*cells, hit.handle)
@@ -192,6 +200,7 @@ def _hit(hit: Hit) -> dict[str, Any]:
         "node": hit.node,
         "handle": hit.handle,
         "distance": hit.distance,
+        "relevance": hit.relevance,
         "bucket_size": hit.bucket_size,
         "footprint": list(hit.footprint) if hit.footprint else None,
         "acquired": [_time(moment) for moment in hit.acquired] if hit.acquired else None,
@@ -208,6 +217,7 @@ def _feature(query: str, hit: Hit) -> dict[str, Any]:
         "rsfed:rank": hit.rank,
         "rsfed:node": hit.node,
         "rsfed:distance": hit.distance,
+        "rsfed:relevance": hit.relevance,
         "rsfed:bucket_size": hit.bucket_size,
     }
     if hit.acquired:

@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsfed.trust.manifest import Calibration
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees of WGS 84; west > east when the box crosses 180 degrees."""
@@ -64,6 +68,8 @@ class Hit:
         bucket_size: Items of that bucket in all.
         footprint: Coarse place; None when undisclosed or unknown.
         acquired: Coarse start and end; None when undisclosed or unknown.
+        relevance: Measured probability that an item at this distance shares a class with the query; None where the
+            release does not say.
     """
 
     rank: int
@@ -74,6 +80,7 @@ class Hit:
     bucket_size: int
     footprint: Box | None = None
     acquired: Interval | None = None
+    relevance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,11 @@ class SearchResult:
     def answered(self) -> bool:
         """Say whether any node answered, be it with a refusal."""
         return any(outcome.status not in UNREACHED for outcome in self.outcomes)
+
+
+def rate(hits: Iterable[Hit], table: Calibration | None) -> tuple[Hit, ...]:
+    """Return hits with the relevance that a release's table gives to their distance."""
+    return tuple(replace(hit, relevance=None if table is None else table.relevance(hit.distance)) for hit in hits)
 
 
 def merge_pages(result: SearchResult, pages: Mapping[int, Sequence[Hit]]) -> SearchResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
-from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages
+from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
 from rsfed.clock import Deadline, Now, utc_now
 from rsfed.codes import Codes
 from rsfed.config import AnalystConfig, load_config
@@ -26,6 +26,7 @@ from rsfed.trust.certificates import needs_renewal
 from rsfed.trust.enrolment import fetch_release, recover, refresh_bundle, renew
 from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, sign_envelope
 from rsfed.trust.identity import Identity, load_federation, load_identity
+from rsfed.trust.manifest import Calibration
 from rsfed.trust.preflight import check_identity
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
@@ -119,6 +120,11 @@ class AnalystSession:
     def bits(self) -> int:
         """Width of the release's codes."""
         return self.release.manifest.bits
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How likely a hit is relevant, by distance; None where the release does not say."""
+        return self.release.manifest.calibration_of(self.encoder, self.encoder)
 
     async def refresh(self) -> None:
         """Renew the certificate when it is due and fetch what is new of trust and release.
@@ -252,7 +258,8 @@ class AnalystSession:
             Deadline.after(self._deadline_s),
             what=_COORDINATOR,
         )
-        return decode_page(answer.response, named, bucket, offset=offset, limit=limit)
+        page = decode_page(answer.response, named, bucket, offset=offset, limit=limit)
+        return list(rate(page, self.calibration))
 
     async def _search(
         self, codes: Codes, k: int, radius: int | None, on_outcome: OnOutcome | None
@@ -264,7 +271,8 @@ class AnalystSession:
         signed = sign_envelope(envelope, self._identity)
         self._remember(envelope, signed)
         result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
-        return decode_response(result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+        found = decode_response(result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+        return [replace(each, hits=rate(each.hits, self.calibration)) for each in found]
 
     def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:
         """Keep a query, of whose buckets more may be asked until it expires, and forget those that have expired."""

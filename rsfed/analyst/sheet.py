@@ -98,6 +98,8 @@ def _draw_section(sheet: Image.Image, section: Section, top: int, colours: Mappi
     _write(draw, (MARGIN, top + QUERY + 8), section.name, _Pen(18, _INK), QUERY)
     note = section.query.caption or f"nearest {len(result.hits)} of {result.matched} items found"
     _write(draw, (MARGIN, top + QUERY + 34), note, _Pen(14, _MUTED), QUERY)
+    if any(hit.relevance is not None for hit in result.hits):
+        _write(draw, (MARGIN, top + QUERY + 52), "%: measured relevance of the distance", _Pen(13, _MUTED), QUERY)
     _draw_legend(draw, section, top, colours)
     for position, hit in enumerate(result.hits):
         corner = tile_corner(position, top)
@@ -144,6 +146,8 @@ def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     width = int(_font(13).getlength(str(hit.rank))) + 10
     draw.rectangle((left, top, left + width, top + 19), fill=_dark(colour))
     draw.text((left + width // 2, top + 10), str(hit.rank), font=_font(13), fill="#ffffff", anchor="mm")
+    if hit.relevance is not None:
+        _draw_relevance(draw, hit.relevance, corner)
     distance = _bits(hit.distance)
     room = TILE - int(_font(14).getlength(distance)) - 6
     _write(draw, (left, top + TILE + 4), hit.node, _Pen(14, _dark(colour)), room)
@@ -152,6 +156,15 @@ def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
         _write(draw, (left, top + TILE + 21), caption, _Pen(12, _MUTED), TILE)
     else:
         _draw_handle(draw, hit.handle, (left, top + TILE + 21))
+
+
+def _draw_relevance(draw: ImageDraw.ImageDraw, relevance: float, corner: tuple[int, int]) -> None:
+    """Draw in the right upper corner of a tile how likely it is relevant."""
+    left, top = corner
+    words = f"{relevance:.0%}"
+    width = int(_font(13).getlength(words)) + 10
+    draw.rectangle((left + TILE - 1 - width, top, left + TILE - 1, top + 19), fill=_PAPER, outline=_LINE)
+    draw.text((left + TILE - 1 - width // 2, top + 10), words, font=_font(13), fill=_INK, anchor="mm")
 
 
 def _draw_handle(draw: ImageDraw.ImageDraw, handle: str, corner: tuple[int, int]) -> None:

@@ -19,6 +19,7 @@ from rsfed.trust.manifest import Architecture, Nomenclature
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
 PLAN, ROUND = "plan", "server-round"  # settings of a task; Flower's strategies write the round under this name
 EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a result
+EVALUATE = "evaluate"  # kind of the task that ends a run: counting for calibration
 
 FINAL_RATE = 0.1  # of the learning rate, in the last round
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rsfed.analyst.outputs import outcome_rows, outcome_table
 from rsfed.analyst.sheet import QUERY, TILE, Picture, Section, contact_sheet
 from rsfed.lab.demo_data import MOST_QUERIES, QUERY_SHARE
 from rsfed.lab.demo_story import BITS, Settings, Told
-from rsfed.lab.report import Figures, NodeStory, Sheet, Story, render
+from rsfed.lab.report import Figures, NodeStory, Reliability, Sheet, Story, render
 from rsfed.lab.split import class_mix
 from rsfed.raster.preview import preview
 
@@ -37,6 +38,7 @@ def write_report(told: Told, settings: Settings, phases: Mapping[str, float], pa
         queries=len(told.division.queries),
         methods=methods(told),
         colour_accuracy=told.plain.colour_accuracy,
+        reliability=reliability(told),
         nodes=nodes,
         sheets=[_sheet(told, position) for position in shown_queries(told)],
         phases=phases,
@@ -67,6 +69,16 @@ def methods(told: Told) -> dict[str, Figures]:
         "random hyperplanes": told.plain.hyperplanes,
         "chance": told.plain.chance,
     }
+
+
+def reliability(told: Told) -> list[Reliability]:
+    """Return what the release said of the hits that were listed, and how many of them have the class of their query."""
+    right: dict[float, list[bool]] = defaultdict(list)
+    for query, result in zip(told.division.queries, told.trained.results, strict=True):
+        for hit in result.hits:
+            if hit.relevance is not None:
+                right[hit.relevance].append(told.trained.hits[hit.node, hit.handle].label == query.label)
+    return [Reliability(said, sum(each) / len(each), len(each)) for said, each in sorted(right.items(), reverse=True)]
 
 
 def shown_queries(told: Told) -> list[int]:
@@ -123,6 +135,7 @@ def summary(
                         "node": hit.node,
                         "handle": hit.handle,
                         "distance": hit.distance,
+                        "relevance": hit.relevance,
                         "class": told.trained.hits[hit.node, hit.handle].label,
                     }
                     for hit in result.hits

@@ -55,6 +55,21 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
+class Reliability:
+    """Hits of which the release said one relevance.
+
+    Attributes:
+        said: That relevance, 0 to 1.
+        measured: Share of them that are relevant.
+        hits: Number of them.
+    """
+
+    said: float
+    measured: float
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """Everything that the report tells.
 
@@ -68,6 +83,7 @@ class Story:
         queries: Number of held-out queries.
         methods: Figures by way to search, the federation's own first.
         colour_accuracy: Accuracy of the nearest-mean-colour classifier, 0 to 1.
+        reliability: What the release said of the hits and what is true; empty where it says nothing.
         nodes: The archives.
         sheets: Contact sheets of some queries.
         phases: Seconds of each step, in order.
@@ -83,6 +99,7 @@ class Story:
     queries: int
     methods: Mapping[str, Figures]
     colour_accuracy: float
+    reliability: Sequence[Reliability]
     nodes: Sequence[NodeStory]
     sheets: Sequence[Sheet]
     phases: Mapping[str, float]

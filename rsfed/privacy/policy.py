@@ -70,12 +70,14 @@ class Policy:
     Attributes:
         level: Name in `node.toml`.
         band_width: Width of the distance bands in bits; 1 says that distances are exact.
+        floor: Distinct acquisitions that class statistics must come from; 1 says that there is no floor.
         explanation: What the level gives away, for the operator.
         disclose: Maps (ask, distances, sizes) of the buckets found, in rank order, to what is said about them.
     """
 
     level: str
     band_width: int
+    floor: int
     explanation: str
     disclose: Callable[[Ask, NDArray[np.uint16], NDArray[np.int64]], Disclosed]
 
@@ -128,8 +130,14 @@ Policy level: partner
   Given away:  exact distances, bucket sizes, footprints and dates of listed patches.
   This means:  the codes of this archive must be regarded as disclosed. Class centres are public, so the
                predicted class of every patch that can be reached is disclosed, and with it the class mix.
-               Every analyst of the federation may ask. Use it among archives of one organisation."""
+               Every analyst of the federation may ask. Use it among archives of one organisation.
+  In training: model updates, and after the last round of a run counts for calibration: for held-out patches,
+               how many of the 20 nearest items of this archive lie at each distance and how many of them share
+               a class; how likely that is by chance; how many patches and acquisitions were asked. One
+               acquisition counts as at most 1,000 pairs; there is no floor and no noise. Both reach the
+               coordinator, the sum of the counts every member. `training.calibration = false` in node.toml
+               keeps the counts here, `training.enabled = false` both."""
 
 POLICIES: Mapping[str, Policy] = {
-    "partner": Policy(level="partner", band_width=1, explanation=_PARTNER, disclose=_disclose_exactly)
+    "partner": Policy(level="partner", band_width=1, floor=1, explanation=_PARTNER, disclose=_disclose_exactly)
 }

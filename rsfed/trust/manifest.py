@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,11 +13,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from rsfed.errors import ReleaseRefused
 from rsfed.raster.input_spec import InputSpec
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 0
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
 MAX_MANIFEST_BYTES = 1 << 20
 RESERVED_NAMES = frozenset({"manifest.json", "manifest.sig", "key_id"})
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+EncoderPair = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}:[a-z0-9][a-z0-9-]{0,31}$")]
+"""Encoder of the query and encoder of the item, as "rgb:rgb"."""
 
 
 class _Part(BaseModel):
@@ -74,6 +78,46 @@ class Provenance(_Part):
     based_on: Digest | None = None  # release whose weights training started from
 
 
+class CalibrationBand(_Part):
+    """Distances with one measured probability of relevance, from above the band before to this one."""
+
+    distance: int = Field(ge=0, le=256)  # bits; the largest of the band
+    relevance: Share
+    pairs: float = Field(ge=0, allow_inf_nan=False)  # that it rests on
+
+
+class PriorShift(_Part):
+    """How far the table is off where relevance is less likely than it assumes."""
+
+    prior: Share
+    error: Share  # of the table as it is
+    corrected_error: Share  # of the table with its odds corrected to this prior
+
+
+class Calibration(_Part):
+    """How likely a hit is to share a class with its query, by distance; measured on held-out queries of the nodes."""
+
+    bands: tuple[CalibrationBand, ...] = Field(min_length=1)
+    prior: Share  # chance that an item of the gallery is relevant, which the table assumes
+    k: int = Field(ge=1)  # nearest items of each query that were counted
+    queries: int = Field(ge=1)
+    acquisitions: int = Field(ge=1)  # that the queries are of
+    nodes: int = Field(ge=1)
+    held_out_by: Literal["acquisition", "patch", "mixed"]
+    error: Share | None = None  # expected calibration error on queries that the table was not fitted on
+    shifted: PriorShift | None = None
+
+    @model_validator(mode="after")
+    def _relevance_never_rises(self) -> Self:
+        if any(a.distance >= b.distance or a.relevance < b.relevance for a, b in pairwise(self.bands)):
+            raise ValueError("the bands must rise in distance and not in relevance")
+        return self
+
+    def relevance(self, distance: int) -> float | None:
+        """Return the probability at a distance, or at the upper edge of a band; None beyond what was measured."""
+        return next((band.relevance for band in self.bands if distance <= band.distance), None)
+
+
 class Manifest(_Part):
     """What a release consists of."""
 
@@ -89,6 +133,7 @@ class Manifest(_Part):
     codebook: tuple[Any, ...] = ()
     training: Provenance = Provenance()
     metrics: dict[str, float] = {}
+    calibration: dict[EncoderPair, Calibration] = {}
     critical: tuple[str, ...] = ()  # keys that a reader must understand
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
@@ -107,9 +152,18 @@ class Manifest(_Part):
         """Return every file of the release once, in the order in which they are sent."""
         return list(dict.fromkeys(encoder.weights for _, encoder in sorted(self.encoders.items())))
 
+    def calibration_of(self, query: str, item: str) -> Calibration | None:
+        """Return the table for codes of these encoders; None where the release has none."""
+        return self.calibration.get(encoder_pair(query, item))
+
     def expired(self, now: datetime) -> bool:
         """Say whether the release may no longer be used."""
         return self.expires <= now
+
+
+def encoder_pair(query: str, item: str) -> str:
+    """Return the key of a table for codes of these encoders."""
+    return f"{query}:{item}"
 
 
 def manifest_digest(data: bytes) -> bytes:

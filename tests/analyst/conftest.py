@@ -22,9 +22,9 @@ def result():
     )
     taken = (datetime(2024, 5, 1, 10, 30, tzinfo=UTC), datetime(2024, 5, 1, 10, 31, tzinfo=UTC))
     hits = (
-        Hit(1, "danube", "0a" * 16, 0, 0, 1, (8.1, 47.0, 8.3, 47.2), taken),
-        Hit(2, "alps", "0b" * 16, 2, 1, 40),
-        Hit(3, "danube", "0c" * 16, 2, 2, 2, (179.5, -17.5, -179.5, -16.5), (taken[0], taken[0])),
+        Hit(1, "danube", "0a" * 16, 0, 0, 1, (8.1, 47.0, 8.3, 47.2), taken, 0.975),
+        Hit(2, "alps", "0b" * 16, 2, 1, 40, relevance=0.8125),
+        Hit(3, "danube", "0c" * 16, 2, 2, 2, (179.5, -17.5, -179.5, -16.5), (taken[0], taken[0]), 0.8125),
     )
     outcomes = (
         Outcome("alps", "COMPLETE", 4.25, 1.0, 1200, "partner", "", "NOTHING"),

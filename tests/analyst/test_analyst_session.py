@@ -28,7 +28,7 @@ from rsfed.raster import reader
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.writer import Grid, write_geotiff
 from rsfed.trust.envelope import MAX_CODES
-from rsfed.trust.manifest import Architecture, EncoderEntry, FileEntry
+from rsfed.trust.manifest import Architecture, Calibration, CalibrationBand, EncoderEntry, FileEntry
 from rsfed.v1 import outcome_pb2
 
 BUCKETS = [("danube", 0, 2), ("alps", 2, 5), ("danube", 2, 3)]
@@ -113,6 +113,20 @@ async def test_everything_within_a_radius_is_listed_bucket_by_bucket(coordinator
     assert [hit.node for hit in result.hits[2:]] == ["alps", "danube"] * 3 + ["alps"] * 2
     assert len({(hit.node, hit.handle) for hit in result.hits}) == 10
     assert result.complete()
+
+
+async def test_hits_have_the_relevance_of_their_release_also_where_a_bucket_is_paged_through(
+    coordinator, world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rsfed.analyst.session.MAX_K", 2)
+    bands = tuple(CalibrationBand(distance=d, relevance=r, pairs=50) for d, r in ((0, 0.75), (2, 0.5)))
+    table = Calibration(bands=bands, prior=0.1, k=20, queries=9, acquisitions=9, nodes=1, held_out_by="acquisition")
+    coordinator.release = world.release(calibration={"rgb:rgb": table})
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (near,) = await session.search(codes(1), k=4)
+        (result,) = await session.search_radius(codes(1), radius=3, limit=100)
+    assert [hit.relevance for hit in near.hits] == [0.75, 0.75, 0.5, 0.5]
+    assert [hit.relevance for hit in result.hits] == [0.75, 0.75] + [0.5] * 8
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 9])

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from rsfed.analyst import outputs
-from rsfed.analyst.results import Outcome
+from rsfed.analyst.results import Outcome, rate
+from rsfed.trust.manifest import Calibration, CalibrationBand
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -68,6 +69,24 @@ def test_tables_fit_80_columns_and_show_whole_handles(asked, answer):
     assert all(hit.handle in text for hit in result.hits)
     assert "STALE_RELEASE" in text
     assert "UNKNOWN_HANDLE" in text
+
+
+def test_without_a_measured_relevance_none_is_told(asked, answer):
+    hits = tuple(replace(hit, relevance=None) for hit in answer.result.hits)
+    plain = replace(answer, result=replace(answer.result, hits=hits))
+    assert "relev" in printed(outputs.hit_table(asked, answer))
+    assert "relev" not in printed(outputs.hit_table(asked, plain))
+    assert {hit["relevance"] for hit in json.loads(outputs.to_json(asked, [plain]))["queries"][0]["hits"]} == {None}
+    features = json.loads(outputs.to_geojson(asked, [plain]))["features"]
+    assert {feature["properties"]["rsfed:relevance"] for feature in features} == {None}
+    assert all(line.endswith(",") for line in outputs.to_csv([plain]).splitlines()[1:])
+
+
+def test_relevance_is_that_of_the_distance_and_none_beyond_what_was_measured(answer):
+    bands = tuple(CalibrationBand(distance=d, relevance=r, pairs=50) for d, r in ((0, 0.9), (1, 0.5)))
+    table = Calibration(bands=bands, prior=0.1, k=20, queries=9, acquisitions=9, nodes=1, held_out_by="acquisition")
+    assert [hit.relevance for hit in rate(answer.result.hits, table)] == [0.9, None, None]
+    assert [hit.relevance for hit in rate(answer.result.hits, None)] == [None] * 3
 
 
 def test_archives_whose_long_names_begin_alike_can_be_told_apart(asked, answer):

@@ -68,6 +68,23 @@ def test_every_digit_of_a_handle_can_be_read_below_its_tile(result):
     assert len(seen) == 32, "each in a place of its own"
 
 
+def test_the_relevance_of_a_hit_stands_in_the_corner_of_its_tile(result):
+    def drawn(relevance):
+        hits = tuple(replace(hit, relevance=relevance) for hit in result.hits)
+        return np.asarray(sheet.contact_sheet([section(replace(result, hits=hits))])).astype(int)
+
+    rows, columns, _ = np.nonzero(drawn(0.5) - drawn(0.75))
+    corners = [sheet.tile_corner(position, sheet.MARGIN) for position in range(3)]
+    inside = [
+        any(left + sheet.TILE / 2 < x < left + sheet.TILE and top <= y < top + 20 for left, top in corners)
+        for y, x in zip(rows, columns, strict=True)
+    ]
+    assert inside
+    assert all(inside)
+    legend = np.abs(drawn(0.5) - drawn(None))[:, : sheet.MARGIN + sheet.QUERY]
+    assert legend.any(), "the sheet says what the per cent are"
+
+
 def test_a_very_long_ranking_does_not_make_a_picture_that_nobody_can_open(result):
     image = sheet.contact_sheet([section(many(result, 10_000))])
     assert image.height == sheet.MARGIN + sheet.section_height(sheet.MAX_TILES)

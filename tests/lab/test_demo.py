@@ -74,6 +74,16 @@ def test_hits_name_node_handle_and_distance_and_no_query_finds_itself(told):
         assert distances == sorted(distances)
 
 
+def test_the_trained_release_says_how_likely_hits_are_relevant(told):
+    hits = [hit for query in json.loads(told[0].stdout)["queries"] for hit in query["hits"]]
+    rated = sorted((hit["distance"], hit["relevance"]) for hit in hits if hit["relevance"] is not None)
+    assert len(rated) > len(hits) / 2
+    said = [relevance for _, relevance in rated]
+    assert said == sorted(said, reverse=True)
+    assert all(0 <= each <= 1 for each in said)
+    assert "Whether the relevance is true" in (told[1] / "out" / "report.html").read_text()
+
+
 def test_figures_are_between_0_and_1_and_stand_beside_their_baselines(told):
     result = json.loads(told[0].stdout)
     rows = [result, *(result["baselines"][name] for name in ("untrained_network", "random_hyperplanes", "chance"))]

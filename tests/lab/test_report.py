@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rsfed.lab.report import Figures, NodeStory, Sheet, Story, render
+from rsfed.lab.report import Figures, NodeStory, Reliability, Sheet, Story, render
 
 
 def story(**changes):
@@ -22,6 +22,7 @@ def story(**changes):
         "queries": 9,
         "methods": {"federated training": Figures(0.912, 0.944), "chance": Figures(0.1, 0.2)},
         "colour_accuracy": 0.43,
+        "reliability": [Reliability(0.875, 0.861, 1234)],
         "nodes": nodes,
         "sheets": [Sheet(b"\x89PNG", 'Query "river" & its hits.')],
         "phases": {"train": 40.25, "search": 1.5},
@@ -77,10 +78,16 @@ def test_the_page_says_that_pictures_appear_only_because_the_demo_owns_all_archi
     assert "rsfed node resolve" in text
 
 
-@pytest.mark.parametrize("figure", ["0.912", "0.944", "43 %", "40.2", "1.50 GB", "2.0 MB", "ab" * 32])
+@pytest.mark.parametrize(
+    "figure", ["0.912", "0.944", "43 %", "40.2", "1.50 GB", "2.0 MB", "ab" * 32, "0.875", "0.861", "1,234"]
+)
 def test_the_page_has_the_figures(figure):
     assert figure in render(story())
 
 
 def test_a_run_without_any_loss_is_told_without_a_curve():
     assert "No round gave a loss" in render(story(losses=[]))
+
+
+def test_a_release_that_says_nothing_of_relevance_is_told():
+    assert "does not say how likely" in render(story(reliability=[]))

@@ -1,5 +1,6 @@
 """Canaries planted in pixels, file names, paths and labels are in no message, log or answer. Real processes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PIXELS = bytes(np.random.default_rng(5).integers(0, 256, 48, np.uint8))  # 16 RG
 
 def plant(folder: Path) -> None:
     """Write images whose every row begins with the canary pixels."""
-    write_images(folder, {LABEL: 6, "other": 6}, seed=3)
+    write_images(folder, {LABEL: 30, "other": 30}, seed=3)  # enough to contribute to the calibration
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         pixels = np.array(Image.open(path))
         pixels[:, :16] = np.frombuffer(PIXELS, np.uint8).reshape(16, 3)
@@ -49,8 +50,9 @@ def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
     wire = tmp_path / "wire"
     wire.mkdir()
     recorder = Path(__file__).resolve().parent / "wire_recorder"
+    python_path = os.pathsep.join(filter(None, (str(recorder), os.environ.get("PYTHONPATH"))))
     federation = Federation(tmp_path)
-    federation.environment |= {"RSFED_TEST_WIRE": str(wire), "PYTHONPATH": str(recorder)}
+    federation.environment |= {"RSFED_TEST_WIRE": str(wire), "PYTHONPATH": python_path}
     archive = tmp_path / FOLDER / "archive"
     plant(archive)
     query = tmp_path / FOLDER / f"{FILE}-query.png"
@@ -62,6 +64,9 @@ def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
         federation.wait_serving("alps")
         federation.rsfed("coordinator", "train", "--rounds", "1", "--home", federation.home("coordinator"), timeout=300)
         federation.wait_serving("alps", release=2)
+        listed = federation.rsfed(
+            "coordinator", "releases", "--home", federation.home("coordinator"), "--output", "json"
+        )
         answer = federation.rsfed("query", query, "--home", federation.home("ada"), "--output", "geojson")
         csv = federation.rsfed("query", query, "--home", federation.home("ada"), "--output", "csv")
     finally:
@@ -74,6 +79,10 @@ def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
     logs = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
     assert logs
     assert {name: found_in(data) for name, data in logs.items() if found_in(data)} == {}
+    table = json.loads(listed.stdout)["releases"][0]["calibration"]["rgb:rgb"]
+    assert (table["queries"], table["held_out_by"], table["nodes"]) == (6, "patch", 1)
+    first = json.loads(answer.stdout)["features"][0]["properties"]
+    assert first["rsfed:relevance"] == table["bands"][0]["relevance"]
     # the analyst's own output names the analyst's own query file, and nothing of the archive
     own = str(query).encode()
     for output in (answer.stdout, csv.stdout):

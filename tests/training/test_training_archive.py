@@ -18,15 +18,17 @@ from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
 from node.training.adapter import run_task
 from node.training.client_app import app
-from node.training.local import split
+from node.training.holdout import hold_out, split
 from node.training.patches import load_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
 from rsfed.config import CentresSection, ContrastiveSection
 from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.calibration import from_records
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.weights import from_bytes, init_weights
+from rsfed.privacy.policy import POLICIES
 from rsfed.raster.item import Item, Window
 from rsfed.trust.manifest import FederationClass, Nomenclature
 
@@ -119,9 +121,115 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
             await asyncio.wait(nodes)
 
     (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
-    assert [event["examples"] for event in events] == [18 + 12] * 2
-    assert all(event["failed"] == {} and np.isfinite(event["loss"]) for event in events)
+    *rounds, calibrated = events
+    assert [event["examples"] for event in rounds] == [18 + 12] * 2
+    assert all(event["failed"] == {} and np.isfinite(event["loss"]) for event in rounds)
+    assert calibrated["failed"] == dict.fromkeys(("one", "two"), "TOO_FEW_ACQUISITIONS")
+    assert first.calibration is None
     assert all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
+
+
+MANY = dict.fromkeys(CLASSES, 30)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, members, key):
+    """A node with thirty patches of each class, of one unknown acquisition."""
+    return make_archive(tmp_path_factory.mktemp("large"), MANY, members=members, key=key, seed=5)
+
+
+def test_a_node_counts_near_pairs_of_patches_that_it_did_not_train_on_and_sends_nothing_else(large):
+    trained = decode(run_task(app, large.path, task()))
+    assert trained.metrics["metrics"]["num-examples"] == 81
+    counted = decode(run_task(app, large.path, task(kind="evaluate", arrays=trained.arrays)))
+    assert counted.error == ""
+    assert (set(counted.arrays), set(counted.metrics), counted.configs) == ({"arrays"}, {"metrics"}, {})
+    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], small_plan().bits)
+    assert (counts.queries, counts.acquisitions, counts.held_out_by) == (9, 1, "patch")
+    assert counts.pairs.sum() == pytest.approx(9 * 20, rel=1e-5)
+    assert 0 < counts.relevant.sum() <= counts.pairs.sum()
+    assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(large, monkeypatch):
+    many = [replace(item, acquisition=f"overpass {item.id % 15}", labels=(10,)) for item in items(150, 1)]
+    monkeypatch.setattr("node.training.holdout.labelled_items", lambda *_: many)
+    held_out = hold_out(large, small_plan())
+    assert held_out.by == "acquisition"
+    assert len(held_out.ids) == 20
+    assert len(held_out.queries) == 2
+    assert {item.id for group in held_out.queries for item in group} == held_out.ids
+    assert all(len({item.acquisition for item in group}) == 1 for group in held_out.queries)
+
+
+def test_an_archive_that_grows_keeps_out_of_training_what_it_kept_out_before():
+    before, after = (split(items(count, count // 10), least=0.1, most=0.25)[1] for count in (100, 1000))
+    kept, still = ({item.acquisition for item in part} for part in (before, after))
+    assert len(kept) == 1
+    assert len(still) == 10
+    assert split(items(1000, 100), least=0.1, most=0.25)[1] == after
+
+
+@pytest.mark.parametrize(
+    ("training", "reason"), [("calibration = false", "CALIBRATION_REFUSED"), ("enabled = false", "TRAINING_DISABLED")]
+)
+def test_an_operator_who_refuses_sends_no_counts_and_trains_on_everything(make, training, reason):
+    home = make("refusing", MANY, training=training)
+    assert reason_of(home, task(kind="evaluate")) == reason
+    if reason == "CALIBRATION_REFUSED":
+        assert decode(run_task(app, home.path, task())).metrics["metrics"]["num-examples"] == sum(MANY.values())
+
+
+def test_without_a_policy_level_no_counts_leave(make):
+    home = make("undecided", MANY)
+    path = home.path / "node.toml"
+    path.write_text(path.read_text().replace('level = "partner"', ""))
+    assert reason_of(home, task(kind="evaluate", run_id=31)) == "POLICY_LEVEL"
+
+
+def test_an_archive_of_one_class_has_nothing_to_calibrate(make):
+    assert reason_of(make("uniform", {"water": 60}), task(kind="evaluate")) == "NOTHING_TO_COMPARE"
+
+
+def test_below_the_floor_of_its_level_a_node_sends_no_counts(large, monkeypatch):
+    monkeypatch.setattr(
+        "node.training.client_app.policy", lambda level: replace(POLICIES[level], floor=2), raising=True
+    )
+    assert reason_of(large, task(kind="evaluate")) == "TOO_FEW_ACQUISITIONS"
+
+
+def test_two_archives_calibrate_what_they_trained(large, make):
+    other = make("second", MANY, seed=9)
+
+    async def trained():
+        board, events = TaskBoard(), []
+        nodes = [
+            asyncio.create_task(answer_tasks(board, name, lambda data, at=place: run_task(app, at.path, data)))
+            for name, place in (("one", large), ("two", other))
+        ]
+        await until(lambda: len(board.present()) == 2)
+        try:
+            return await asyncio.to_thread(
+                train,
+                board,
+                small_plan(rounds=2),
+                start_weights(),
+                run_id=4,
+                rules=Rules(2, 60.0),
+                note=lambda kind, data: events.append((kind, data)),
+            ), events
+        finally:
+            for node in nodes:
+                node.cancel()
+            await asyncio.wait(nodes)
+
+    (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
+    kind, event = events[-1]
+    assert (kind, event["nodes"], event["failed"]) == ("calibrated", ["one", "two"], {})
+    assert first.calibration == second.calibration
+    assert (first.calibration.queries, first.calibration.nodes) == (18, 2)
+    assert first.calibration.held_out_by == "patch"
+    assert sum(band.pairs for band in first.calibration.bands) == pytest.approx(360, abs=0.1)
 
 
 def test_a_node_without_labelled_patches_says_so(make):
@@ -170,7 +278,8 @@ def test_the_operators_limits_stand_above_the_plan(make):
     [
         (b"\x80\x04N.", "PAYLOAD_MALFORMED"),
         (task(kind="shell"), "UNKNOWN_KIND"),
-        (task(kind="evaluate"), "TRAINING_FAILED"),
+        (task(kind="query"), "TRAINING_FAILED"),
+        (task(kind="evaluate"), "TOO_FEW_ACQUISITIONS"),
         (task(arrays={}), "TASK_INCOMPLETE"),
         (task(configs={}), "TASK_INCOMPLETE"),
         (task(configs={"config": {"server-round": 1}}), "PLAN_INVALID"),
@@ -178,14 +287,25 @@ def test_the_operators_limits_stand_above_the_plan(make):
         (task(arrays={"arrays": {"w": np.zeros(3, np.float32)}}), "WEIGHTS_UNFIT"),
         (task(arrays={"arrays": start_weights(small_plan(bits=32))}), "WEIGHTS_UNFIT"),
     ],
-    ids=["no payload", "kind", "no evaluation", "no weights", "no settings", "no plan", "round", "layers", "shape"],
+    ids=[
+        "no payload",
+        "kind",
+        "no query",
+        "too few to calibrate",
+        "no weights",
+        "no settings",
+        "no plan",
+        "round",
+        "layers",
+        "shape",
+    ],
 )
 def test_a_task_that_will_not_do_is_answered_with_its_reason(home, data, reason):
     assert reason_of(home, data) == reason
 
 
 def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
-    monkeypatch.setattr("node.training.client_app.load_patches", lambda *_: (home.path / "canary").read_bytes())
+    monkeypatch.setattr("node.training.client_app.load_patches", lambda *_, **__: (home.path / "canary").read_bytes())
     result = run_task(app, home.path, task(run_id=77))
     assert decode(result).error == "TRAINING_FAILED"
     assert b"canary" not in result
@@ -194,7 +314,9 @@ def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
 
 def test_patches_are_read_once_for_each_run(home, monkeypatch):
     reads = []
-    monkeypatch.setattr("node.training.client_app.load_patches", lambda *given: reads.append(1) or load_patches(*given))
+    monkeypatch.setattr(
+        "node.training.client_app.load_patches", lambda *given, **more: reads.append(1) or load_patches(*given, **more)
+    )
     for number, run_id in ((1, 50), (2, 50), (1, 51)):
         assert decode(run_task(app, home.path, task(number=number, run_id=run_id))).error == ""
     assert len(reads) == 2

@@ -85,7 +85,7 @@ async def test_train_prints_every_event_as_one_line_of_json(home, serving):
     code, out, err = await rsfed(home, "train", "--rounds", "2", "--output", "json")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines] == ["started", "round", "round", "released"]
+    assert [line["event"] for line in lines] == ["started", "round", "round", "calibrated", "released"]
     assert all(line["run"] == 1 and line["at"] for line in lines)
     assert lines[1]["nodes"] == ["a"]
     assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[1])
@@ -96,7 +96,13 @@ async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, s
     assert code == 0
     assert "2/2" in out
     assert "release 2 published" in out
-    assert [json.loads(line)["event"] for line in err.splitlines()] == ["started", "round", "round", "released"]
+    assert [json.loads(line)["event"] for line in err.splitlines()] == [
+        "started",
+        "round",
+        "round",
+        "calibrated",
+        "released",
+    ]
 
 
 async def test_train_says_when_the_coordinator_is_not_running(home):

@@ -11,6 +11,7 @@ from serving import disclose, join, listening, make_home
 from test_training_wire import Fake, Service, finished, pulling
 from training_fakes import make_members, result_of, small_plan, until, weights
 
+from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
@@ -52,6 +53,12 @@ def often(monkeypatch):
 @pytest.fixture
 def only_when_told(monkeypatch):
     monkeypatch.setattr(puller, "HEARTBEAT_S", NEVER_S)
+
+
+@pytest.fixture
+def soon_gone(monkeypatch):
+    """Wait a moment only for a node that hung up, when it is asked to count for calibration."""
+    monkeypatch.setattr(board_module, "SILENCE_S", 1.0)
 
 
 def say(home, decide, *arguments):
@@ -106,7 +113,9 @@ async def test_a_node_that_is_paused_while_it_waits_hangs_up_and_gives_its_memor
     assert fake.tasks == []
 
 
-async def test_a_task_that_comes_before_a_node_noticed_the_pause_is_refused_at_once(service, tmp_path, only_when_told):
+async def test_a_task_that_comes_before_a_node_noticed_the_pause_is_refused_at_once(
+    service, tmp_path, only_when_told, soon_gone
+):
     fake = Fake(result_of)
     async with pulling(service, tmp_path, "a", fake) as home, pulling(service, tmp_path, "b", Fake(result_of)):
         await there(service.board, "a", "b")
@@ -116,7 +125,7 @@ async def test_a_task_that_comes_before_a_node_noticed_the_pause_is_refused_at_o
     assert fake.tasks == []
 
 
-async def test_a_task_in_progress_is_finished_when_the_node_is_paused(service, tmp_path, often):
+async def test_a_task_in_progress_is_finished_when_the_node_is_paused(service, tmp_path, often, soon_gone):
     working, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(task):
@@ -146,11 +155,13 @@ async def test_a_refused_run_gets_its_reason_and_another_run_is_worked_on(servic
         assert refusing.tasks == []
         (round_,) = await rounds_of(service.board, 8)
         assert (round_["nodes"], round_["failed"]) == (["a", "b"], {})
-        entries = await finished(home, 3)
-    assert [(e.run, e.state, e.sent_bytes > 0) for e in entries] == [
-        (8, "done", True),
-        (7, "RUN_REFUSED", False),
-        (7, "RUN_REFUSED", False),
+        entries = await finished(home, 5)
+    assert [(e.run, e.kind, e.state, e.sent_bytes > 0) for e in entries] == [
+        (8, "evaluate", "done", True),
+        (8, "train", "done", True),
+        (7, "evaluate", "RUN_REFUSED", False),
+        (7, "train", "RUN_REFUSED", False),
+        (7, "train", "RUN_REFUSED", False),
     ]
 
 

@@ -2,23 +2,45 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from training_fakes import answer_tasks, deliver, result_of, small_plan, until, weights
+from training_fakes import (
+    answer_tasks,
+    counts_of,
+    deliver,
+    in_rounds,
+    pair_counts,
+    result_of,
+    small_plan,
+    until,
+    weights,
+)
 
 from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
+from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
 from rsfed.errors import TrainingError
+from rsfed.hashing.calibration import fit, total
 from rsfed.hashing.payload import Payload, decode, encode
+from rsfed.hashing.plan import EVALUATE
 
 
 async def run(nodes, *, plan=None, rules=None, board=None, start=None):
-    """Train with nodes that answer by the given functions; returns what was trained and the events."""
+    """Train with nodes that answer by the given functions; returns what was trained and the events of rounds."""
+    trained, events = await run_whole(
+        {name: in_rounds(answer) for name, answer in nodes.items()}, plan=plan, rules=rules, board=board, start=start
+    )
+    return trained, [data for kind, data in events if kind == "round"]
+
+
+async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None):
+    """The same with all events, and nodes that answer for the calibration, too."""
     board = board or TaskBoard()
     events = []
     tasks = [asyncio.create_task(answer_tasks(board, name, answer)) for name, answer in nodes.items()]
@@ -37,7 +59,7 @@ async def run(nodes, *, plan=None, rules=None, board=None, start=None):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks) if tasks else None
-    return trained, [data for kind, data in events if kind == "round"]
+    return trained, events
 
 
 def moved(step, **changes):
@@ -239,3 +261,85 @@ async def test_the_grid_serves_strategies_that_push_and_pull_themselves():
     node.cancel()
     assert reply.metadata.src_node_id == message.metadata.dst_node_id
     assert float(reply.content["metrics"]["num-examples"]) == 10
+
+
+def counting(counts=None, **changes):
+    """A node that trains honestly and sends these counts for calibration, or a payload changed like this."""
+
+    def answer(task):
+        payload = decode(task)
+        if payload.kind != EVALUATE:
+            return result_of(task)
+        honest = decode(counts_of(task, counts))
+        return encode(replace(honest, **changes))
+
+    return answer
+
+
+def calibrated(events):
+    return [data for kind, data in events if kind == "calibrated"]
+
+
+async def test_after_the_last_round_nodes_count_with_the_trained_weights_and_a_table_is_fitted():
+    seen = []
+
+    def answer(task):
+        payload = decode(task)
+        if payload.kind == EVALUATE:
+            seen.append((payload.round, payload.arrays["arrays"]["w"].tolist(), payload.configs["config"]["plan"]))
+        return result_of(task)
+
+    trained, events = await run_whole({"a": answer, "b": counting()})
+    assert seen == [(3, trained.weights["w"].tolist(), small_plan().model_dump_json())]
+    assert trained.calibration == fit(total([pair_counts()] * 2), nodes=2)
+    assert [(band.distance, band.pairs) for band in trained.calibration.bands] == [(0, 240), (1, 160), (2, 80)]
+    [event] = calibrated(events)
+    assert (event["nodes"], event["failed"], event["queries"]) == (["a", "b"], {}, 24)
+    assert event["prior"] == pytest.approx(0.3, abs=1e-6)
+    assert events[-1][0] == "calibrated"
+
+
+LYING_NODES = {
+    "NODE_BROKE": lambda task: (
+        encode(Payload(5, 3, EVALUATE, error="NODE_BROKE")) if decode(task).kind == EVALUATE else result_of(task)
+    ),
+    "CALIBRATION_COUNTS": counting(pair_counts(relevant=(61.0,))),
+    "CALIBRATION_FORM": counting(arrays={}),
+    "PAYLOAD_MALFORMED": lambda task: b"\x80\x04N." if decode(task).kind == EVALUATE else result_of(task),
+}
+
+
+@pytest.mark.parametrize("reason", LYING_NODES)
+async def test_counts_of_a_lying_node_are_dropped_and_those_of_the_others_stay(reason):
+    trained, events = await run_whole({"good": counting(), "bad": LYING_NODES[reason]})
+    assert calibrated(events)[0]["failed"] == {"bad": reason}
+    assert trained.calibration == fit(pair_counts(), nodes=1)
+    assert trained.nodes == {"good", "bad"}
+
+
+async def test_too_few_pairs_give_no_table_and_a_run_none_the_worse():
+    few = pair_counts(pairs=(20.0,), relevant=(10.0,))
+    trained, events = await run_whole({"a": counting(few)})
+    assert trained.calibration is None
+    assert calibrated(events) == [{"nodes": ["a"], "failed": {}, "queries": None, "prior": None, "error": None}]
+    np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
+
+
+async def test_a_calibration_that_breaks_leaves_the_trained_weights(monkeypatch):
+    monkeypatch.setattr("coordinator.training.rounds.fit", lambda *_, **__: 1 / 0)
+    trained, _ = await run_whole({"a": counting()})
+    assert trained.calibration is None
+    np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
+
+
+async def test_a_run_that_is_cancelled_while_nodes_count_is_cancelled():
+    board = TaskBoard()
+
+    def answer(task):
+        if decode(task).kind == EVALUATE:
+            board.cancel()
+            return counts_of(task)
+        return result_of(task)
+
+    with pytest.raises(RunCancelled):
+        await run_whole({"a": answer, "b": counting()}, board=board)

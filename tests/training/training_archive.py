@@ -23,6 +23,8 @@ TOML = """
 [archive]
 path = "{archive}"
 modality = "rgb"
+[policy]
+level = "partner"
 [training]
 memory_mib = 16
 {training}

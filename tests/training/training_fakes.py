@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from rsfed.clock import utc_now
 from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.hashing.calibration import PairCounts, to_records
 from rsfed.hashing.payload import Payload, decode, digest, encode
-from rsfed.hashing.plan import TrainingPlan
+from rsfed.hashing.plan import EVALUATE, TrainingPlan
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
 from rsfed.trust.bundle import open_bundle, sign_bundle
@@ -51,12 +52,34 @@ def weights(value: float = 0.0) -> dict[str, np.ndarray]:
 
 
 def result_of(task: bytes, *, step: float = 1.0, examples: float = 10, loss: float = 0.5, **changes) -> bytes:
-    """What an honest node sends: the weights of the task, moved by a step."""
+    """What an honest node sends: the weights of the task, moved by a step; counts when it is asked to count."""
     payload = decode(task)
+    if payload.kind == EVALUATE:
+        return counts_of(task)
     moved = {name: array + np.float32(step) for name, array in payload.arrays["arrays"].items()}
     metrics = {"num-examples": examples, "loss": loss, "seconds": 0.1}
     fields = {"arrays": {"arrays": moved}, "metrics": {"metrics": metrics}} | changes
     return encode(Payload(payload.run_id, payload.round, payload.kind, **fields))
+
+
+def pair_counts(pairs=(60.0, 40.0, 20.0), relevant=(55.0, 20.0, 5.0), *, bits: int = 16, **changes) -> PairCounts:
+    """Counts of the nearest distances, the same in both folds."""
+    by_distance = np.zeros((2, 2, bits + 1))
+    by_distance[0, :, : len(pairs)], by_distance[1, :, : len(relevant)] = pairs, relevant
+    fields = {"chance": 0.3 * by_distance[0].sum(), "queries": 12, "acquisitions": 3, "held_out_by": "acquisition"}
+    return PairCounts(*by_distance, **(fields | changes))
+
+
+def counts_of(task: bytes, counts: PairCounts | None = None) -> bytes:
+    """What an honest node sends for calibration."""
+    payload = decode(task)
+    arrays, metrics = to_records(counts or pair_counts())
+    return encode(Payload(payload.run_id, payload.round, payload.kind, {"arrays": arrays}, {"metrics": metrics}))
+
+
+def in_rounds(answer):
+    """Answer as given in the rounds, and honestly when asked to count for calibration."""
+    return lambda task: counts_of(task) if decode(task).kind == EVALUATE else answer(task)
 
 
 def deliver(board, task, result: bytes, *, node: str | None = None, chunk: int = 1 << 20) -> None:

@@ -137,6 +137,14 @@ def test_what_this_software_cannot_understand_is_refused_with_the_remedy(world, 
     assert caught.value.reason == "RELEASE_SCHEMA"
 
 
+def test_a_manifest_from_before_calibration_has_no_table(world):
+    raw = json.loads(signed_json(world, schema="1.0").manifest)
+    raw.pop("calibration", None)
+    manifest = parse_manifest(json.dumps(raw).encode())
+    assert manifest.calibration == {}
+    assert manifest.calibration_of("rgb", "rgb") is None
+
+
 def test_unknown_keys_of_a_higher_minor_are_ignored_and_known_critical_ones_are_fine(world):
     header = signed_json(world, schema="1.7", sealed_weights=True, critical=["bits", "schema"])
     assert verify(world, header).bits == 32

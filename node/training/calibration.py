@@ -1,0 +1,70 @@
+"""What a node contributes to the calibration of a release: counts of near pairs of held-out patches, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+
+from node.training.holdout import LEAST_PATCHES, HeldOut
+from node.training.patches import patch_codes, read_patches
+from rsfed.config import NodeTraining
+from rsfed.errors import TrainingError
+from rsfed.hashing.calibration import PairCounts, count_pairs
+from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.evaluation import distance_histograms
+from rsfed.hashing.payload import Arrays
+from rsfed.hashing.plan import TrainingPlan
+
+
+def check_consent(limits: NodeTraining) -> None:
+    """Refuse where the operator lets no statistics leave.
+
+    Raises:
+        TrainingError: CALIBRATION_REFUSED.
+    """
+    if not limits.calibration:
+        raise TrainingError("this node contributes nothing to the calibration", reason="CALIBRATION_REFUSED")
+
+
+def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which terms
+    plan: TrainingPlan, weights: Arrays, gallery: PatchSet, held_out: HeldOut, *, floor: int, threads: int
+) -> PairCounts:
+    """Search the patches that were trained on for the held-out ones and count what is near.
+
+    Args:
+        plan: What was trained.
+        weights: The trained weights.
+        gallery: Patches that were trained on.
+        held_out: Patches that were not.
+        floor: Distinct acquisitions that class statistics must come from, at least 1.
+        threads: Threads to compute with.
+
+    Raises:
+        TrainingError: TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE (patches of one class only) or WEIGHTS_UNFIT.
+    """
+    torch.set_num_threads(threads)
+    encoder = Encoder.from_state(weights, plan.architecture, plan.input, plan.bits)
+    codes = patch_codes(encoder, gallery, plan.input)
+    groups = [
+        distance_histograms(patch_codes(encoder, queries, plan.input), queries.labels, codes, gallery.labels)
+        for queries in _queries(plan, held_out)
+    ]
+    if len(groups) < floor:
+        raise TrainingError(
+            f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "
+            f"an archive with fewer than {LEAST_PATCHES} labelled patches holds none out",
+            reason="TOO_FEW_ACQUISITIONS",
+        )
+    if all((group.items == group.relevant).all() for group in groups):
+        raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
+    return count_pairs(groups, held_out.by)
+
+
+def _queries(plan: TrainingPlan, held_out: HeldOut) -> Iterator[PatchSet]:
+    """Yield the held-out patches of one acquisition after the other, as far as they can be read."""
+    for items in held_out.queries:
+        with suppress(TrainingError):
+            yield read_patches(items, plan.input, plan.class_ids)
