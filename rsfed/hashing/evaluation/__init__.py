@@ -8,6 +8,10 @@ scores", ECIR 2008).
 Two items are relevant to each other when they share at least one class. Average precision is the form of MiLaN
 (Roy et al., IGARSS 2018): the mean of the precisions at the relevant ranks *found* among the first k, 0 when none is;
 items that were not found do not lower it, so it is to be read beside the chance level.
+
+Here are the two figures that training and demo tell. `counts` ranks a gallery by codes or by features, `tables` gives
+every figure of it by query, class and seed, `expected` defines them; `curves`, `bits`, `neighbours` and `leaks` tell
+what a mean average precision hides.
 """
 
 from __future__ import annotations
