@@ -1,0 +1,5 @@
+"""Baselines: hashes of features without a trained network, all fitted and asked alike.
+
+`fit(features[, labels], bits, seed)` learns from the features of an archive, `encode(features)` returns packed codes.
+Exhaustive search on the features themselves is `CosineSearch` of `rsfed.hashing.evaluation.counts`.
+"""
