@@ -14,7 +14,7 @@ from rsfed.errors import TrainingError
 from rsfed.hashing.calibration import PairCounts, count_pairs
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
-from rsfed.hashing.evaluation import distance_histograms
+from rsfed.hashing.evaluation.counts import distance_histograms
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.evaluation import Histograms
+from rsfed.hashing.evaluation.counts import Histograms
 from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.trust.manifest import Calibration, CalibrationBand, PriorShift
 

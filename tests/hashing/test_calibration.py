@@ -23,7 +23,7 @@ from rsfed.hashing.calibration import (
     to_records,
     total,
 )
-from rsfed.hashing.evaluation import Histograms
+from rsfed.hashing.evaluation.counts import Histograms
 from rsfed.trust.manifest import Calibration, CalibrationBand
 
 BITS = 8

@@ -155,8 +155,7 @@ def test_learning_from_labels_beats_hyperplanes_where_most_dimensions_are_noise(
             RandomHyperplanes.fit(features, 16, seed=0),
         )
     ]
-    assert scores[0] > 0.85
-    assert max(scores[1:]) < 0.65
+    assert scores[0] > max(scores[1:]) + 0.15, scores
 
 
 def test_unlabelled_images_take_no_part():
