@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import RasterRejected
+from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.colour import NearestMeanColour
 from rsfed.hashing.evaluation import average_precision, evaluate, precision
 from rsfed.hashing.features import band_ranges, plain_features
-from rsfed.hashing.lsh import RandomHyperplanes
 from rsfed.lab.demo_data import Division, Images
 from rsfed.lab.report import Figures
 from rsfed.lab.split import Sample

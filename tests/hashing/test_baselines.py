@@ -5,9 +5,9 @@ import pytest
 
 from rsfed.codes import hamming
 from rsfed.errors import CodeError
+from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.colour import NearestMeanColour
 from rsfed.hashing.features import BINS, band_ranges, plain_features
-from rsfed.hashing.lsh import RandomHyperplanes
 
 
 def test_features_are_mean_deviation_and_histogram_of_every_band():
