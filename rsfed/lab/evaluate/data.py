@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import RasterRejected, UsageError
+from rsfed.hashing.dataset import Patch, PatchSet, patch_bytes
+from rsfed.hashing.trunk import Trunk, inspect_trunk
 from rsfed.lab.demo_data import encoder_size, kind_of
+from rsfed.lab.evaluate.feature_file import FeatureFile
 from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import SourceInfo
 from rsfed.raster.item import Footprint
 from rsfed.raster.layout import Candidate, walk
 from rsfed.raster.modality import Modality
 from rsfed.raster.reader import Content, read_image
+from rsfed.trust.manifest import FrozenTrunk
 
 ROLES = ("train", "val", "query")  # what a split file may call an image
+TRUNK_SIZE = 224  # pixels that a trunk takes where its file leaves that open
 _MOST_BYTES = 4 << 30  # of pixels held in memory
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Listing:
         root: The folder.
         entries: Its labelled images in the order of their names.
         modality: What they are.
-        size: Width and height in pixels that suit an encoder of them.
+        size: Width and height in pixels that suit a network for their pixels.
         unlabelled: Number of images that are left out because they have no label, or are not in the split file.
     """
 
@@ -58,12 +64,6 @@ class Listing:
     modality: Modality
     size: int
     unlabelled: int
-
-    @property
-    def spec(self) -> InputSpec:
-        """Input of a network that is trained on the pixels."""
-        return default_spec(self.modality, self.size)
-
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
@@ -84,7 +84,9 @@ class ImageSet:
         whereabouts: Where and when each was taken.
         classes: Names of all classes, sorted.
         labels: bool, shape (images, classes).
-        patches: For each image float16, shape (bands, size, size), normalised as the listing's spec says.
+        patches: What networks take of each: its pixels, or its features of the frozen trunk.
+        spec: How the images were read.
+        trunk: The frozen trunk; None where networks take pixels.
         skipped: Number of damaged images that were left out.
     """
 
@@ -93,7 +95,9 @@ class ImageSet:
     whereabouts: tuple[Whereabouts, ...]
     classes: tuple[str, ...]
     labels: NDArray[np.bool_]
-    patches: tuple[NDArray[np.float16], ...]
+    patches: tuple[Patch, ...]
+    spec: InputSpec
+    trunk: FrozenTrunk | None
     skipped: int
 
     def __len__(self) -> int:
@@ -103,6 +107,11 @@ class ImageSet:
     def multi_label(self) -> bool:
         """Whether some image has several classes."""
         return bool((self.labels.sum(axis=1) > 1).any())
+
+    def subset(self, positions: NDArray[np.int64]) -> PatchSet:
+        """Return some of the images as what networks are trained on."""
+        chosen = tuple(self.patches[position] for position in positions)
+        return PatchSet(chosen, self.labels[positions], len(chosen), augmentable=self.trunk is None)
 
 
 def find(root: Path, labels: str = "folders", splits: Path | None = None) -> Listing:
@@ -138,45 +147,83 @@ def find(root: Path, labels: str = "folders", splits: Path | None = None) -> Lis
     return Listing(root.resolve(), tuple(entries), kind, encoder_size(info), len(found) - len(entries))
 
 
-def read(listing: Listing) -> ImageSet:
+def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None) -> ImageSet:
     """Read all images; damaged ones are left out and counted.
 
+    Args:
+        listing: The images.
+        trunk: A frozen trunk (ONNX), whose features stand in for the pixels.
+        cache: Folder in which features are kept for the next time.
+
     Raises:
-        UsageError: they take too much memory, or fewer than two classes are left.
+        ConfigError: onnxruntime is not installed.
+        TrainingError: TRUNK_UNFIT.
+        UsageError: the images take too much memory or do not fit the trunk, or fewer than two classes are left.
     """
-    spec = listing.spec
-    group = spec.groups[0]
-    needed = len(listing.entries) * len(group.bands) * group.size**2 * np.dtype(np.float16).itemsize
+    if trunk is None:
+        spec, known = default_spec(listing.modality, listing.size), None
+        _check_memory(listing, spec)
+        kept = list(_each(listing, spec, lambda _info, patches: (_pixels(next(patches), spec),)))
+    else:
+        known = inspect_trunk(trunk, TRUNK_SIZE)
+        if known.bands != len(listing.modality.bands):
+            raise UsageError(
+                f"the trunk takes {known.bands} bands and the images have {len(listing.modality.bands)}; "
+                "choose a trunk for images like these"
+            )
+        spec = default_spec(listing.modality, known.size, "resize")
+        with FeatureFile.opened(cache, known, spec) as features:
+            model = Trunk(trunk, known)
+
+            def described(info: SourceInfo, patches: Iterator[Content]) -> Patch:
+                made = features.get(info.windows[0].digest, lambda: model.features([_pixels(next(patches), spec)])[0])
+                return (made,)
+
+            kept = list(_each(listing, spec, described))
+    entries = tuple(entry for entry, _, _ in kept)
+    classes = tuple(sorted({label for entry in entries for label in entry.labels}))
+    if len(classes) < 2:
+        raise UsageError("fewer than two classes have images that can be read; look at the images")
+    return ImageSet(
+        listing=listing,
+        entries=entries,
+        whereabouts=tuple(Whereabouts(info.place, info.footprint, info.acquisition) for _, info, _ in kept),
+        classes=classes,
+        labels=np.array([[name in entry.labels for name in classes] for entry in entries], bool),
+        patches=tuple(patch for _, _, patch in kept),
+        spec=spec,
+        trunk=known,
+        skipped=len(listing.entries) - len(entries),
+    )
+
+
+def _each(
+    listing: Listing, spec: InputSpec, take: Callable[[SourceInfo, Iterator[Content]], Patch]
+) -> Iterator[tuple[Entry, SourceInfo, Patch]]:
+    """Yield each image with what is known of it and what is taken of its patches; one that will not do is passed over.
+
+    Of an image that gives several patches the first stands for all.
+    """
+    for entry in listing.entries:
+        try:
+            info, patches = read_image(entry.path, listing.modality, spec)
+            taken = take(info, patches)
+        except RasterRejected:
+            continue
+        yield entry, info, taken
+
+
+def _pixels(content: Content, spec: InputSpec) -> NDArray[np.float16]:
+    return np.clip(content[spec.groups[0].name], -_LARGEST, _LARGEST).astype(np.float16)
+
+
+def _check_memory(listing: Listing, spec: InputSpec) -> None:
+    needed = len(listing.entries) * patch_bytes(spec)
     if needed > _MOST_BYTES:
         raise UsageError(
             f"the images take {needed / 1e9:.1f} GB of memory and {_MOST_BYTES / 1e9:.1f} GB is the limit; "
-            "evaluate a part of them, for example by --splits"
+            "evaluate a part of them, for example by --splits, or use --trunk"
         )
-    entries, whereabouts, patches = [], [], []
-    largest = float(np.finfo(np.float16).max)
-    for entry, info, content in contents(listing.entries, listing.modality, spec):
-        entries.append(entry)
-        whereabouts.append(Whereabouts(info.place, info.footprint, info.acquisition))
-        patches.append(np.clip(content[group.name], -largest, largest).astype(np.float16))
-    classes = sorted({label for entry in entries for label in entry.labels})
-    if len(classes) < 2:
-        raise UsageError("fewer than two classes have images that can be read; look at the images")
-    labels = np.array([[name in entry.labels for name in classes] for entry in entries], bool)
-    skipped = len(listing.entries) - len(entries)
-    return ImageSet(listing, tuple(entries), tuple(whereabouts), tuple(classes), labels, tuple(patches), skipped)
-
-
-def contents(
-    entries: Sequence[Entry], kind: Modality, spec: InputSpec
-) -> Iterator[tuple[Entry, SourceInfo, Content]]:
-    """Yield each image with what is known of it and its first patch; one that cannot be read is passed over."""
-    for entry in entries:
-        try:
-            info, patches = read_image(entry.path, kind, spec)
-            content = next(patches)
-        except RasterRejected:
-            continue
-        yield entry, info, content
 
 
 def _read_splits(path: Path, known: set[str]) -> dict[str, tuple[tuple[str, ...], str]]:
