@@ -28,7 +28,8 @@ def train(message: Message, context: Context) -> Message:
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
-        TrainingError: TRAINING_DISABLED, PLAN_LIMITS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, WEIGHTS_UNFIT, DIVERGED.
+        TrainingError: TRAINING_DISABLED, PLAN_LIMITS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES,
+            WEIGHTS_UNFIT, DIVERGED.
     """
     records = message.content
     if ARRAYS not in records.array_records or CONFIG not in records.config_records:

@@ -15,13 +15,13 @@ from node.catalogue import Catalogue
 from node.ingest import reading_of
 from node.training.patches import read_patches, sample
 from rsfed.codes import Codes
-from rsfed.config import CoordinatorTraining, NodeConfig, ObjectiveSection
+from rsfed.config import DEFAULT_OBJECTIVE, CoordinatorTraining, NodeConfig, ObjectiveSection, recorded_objective
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import RetrievalFigures, evaluate
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.training import TrainReport, train_steps
 from rsfed.hashing.weights import State, get_state
 from rsfed.home import Home
@@ -93,7 +93,7 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
     """Train on the own archive and measure how well its own held-out patches find their like.
 
     Raises:
-        TrainingError: NO_LABELLED_PATCHES, TOO_FEW_PATCHES, NOTHING_TO_COMPARE or DIVERGED.
+        TrainingError: NO_LABELLED_PATCHES, TOO_FEW_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES or DIVERGED.
     """
     torch.set_num_threads(config.training.threads)
     reading = reading_of(home, config)
@@ -112,18 +112,14 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
     report = train_steps(
         model,
         gallery,
-        Milan(network.objective),
+        make_objective(network.objective, classes, network.bits, seed=_SEED),
         steps=epochs * -(-len(gallery) // settings.batch),
         batch=settings.batch,
         learning_rate=settings.learning_rate,
         seed=_SEED,
         on_progress=lambda done, all_, _loss: progress("train", done, all_),
     )
-    if report.idle_steps == report.steps:
-        raise TrainingError(
-            "all labelled patches of this archive have the same class, so there is nothing to tell apart",
-            reason="NOTHING_TO_COMPARE",
-        )
+    report.refuse_idle()
 
     def figures(state: State) -> RetrievalFigures:
         return evaluate(network.codes(state, queries), queries.labels, network.codes(state, gallery), gallery.labels)
@@ -179,8 +175,8 @@ def _network(home: Home, modality: str, spec: InputSpec) -> _Network:
     release = ReleaseStore(home.releases).current()
     encoders = {} if release is None else {each.modality: each for each in release.manifest.encoders.values()}
     if release is None or modality not in encoders:
-        return _Network(spec, Architecture(), _BITS, ObjectiveSection())
-    encoder, objective = encoders[modality], ObjectiveSection.model_validate(release.manifest.objective)
+        return _Network(spec, Architecture(), _BITS, DEFAULT_OBJECTIVE)
+    encoder, objective = encoders[modality], recorded_objective(release.manifest.objective)
     return _Network(encoder.input, encoder.architecture, release.manifest.bits, objective)
 
 

@@ -26,14 +26,13 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int) -> PatchSet:
     Raises:
         TrainingError: NO_LABELLED_PATCHES.
     """
-    classes = [entry.id for entry in plan.nomenclature.classes]
     with Catalogue(home) as catalogue:
         items = [
             item
-            for item in catalogue.training_items()
-            if item.modality == plan.modality and not set(classes).isdisjoint(item.labels)
+            for item in catalogue.items(plan.modality)
+            if not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels)
         ]
-    return read_patches(sample(items, plan.input, memory_mib, plan.seed), plan.input, classes)
+    return read_patches(sample(items, plan.input, memory_mib, plan.seed), plan.input, plan.class_ids)
 
 
 def sample(items: Sequence[Item], spec: InputSpec, memory_mib: int, seed: int) -> list[Item]:
@@ -65,8 +64,8 @@ def read_patches(
         log.warning("training.patches_unreadable", count=len(items) - len(patches))
     if not len(patches):
         raise TrainingError(
-            "this archive has no readable patch with a class; ingest labelled images, and map their labels to classes "
-            "of the federation in [labels.map] of node.toml",
+            "this archive has no readable patch to train on; ingest images, and map their labels to classes of the "
+            'federation in [labels.map] of node.toml (only the objective "contrastive" takes patches without a class)',
             reason="NO_LABELLED_PATCHES",
         )
     return patches

@@ -10,7 +10,7 @@ from rsfed.config import NodeTraining
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.hashing.training import train_steps
@@ -61,7 +61,8 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
 
     Raises:
         InvalidMessage: PLAN_INVALID, the plan has no such round.
-        TrainingError: WEIGHTS_UNFIT, NOTHING_TO_COMPARE (patches of one class only), or DIVERGED.
+        TrainingError: WEIGHTS_UNFIT, NOTHING_TO_COMPARE (patches of one class only), TOO_MANY_CLASSES (for the hash
+            centres of codes of this width), or DIVERGED.
     """
     if not isinstance(number, int) or not 1 <= number <= plan.rounds:
         raise InvalidMessage("the training plan has no such round", reason="PLAN_INVALID")
@@ -71,15 +72,11 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
     report = train_steps(
         network,
         patches,
-        Milan(plan.objective),
+        make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed),
         steps=plan.local_steps,
         batch=plan.batch,
         learning_rate=plan.rate(number),
         seed=plan.round_seed(number),
     )
-    if report.idle_steps == report.steps:
-        raise TrainingError(
-            "all labelled patches of this archive have the same class, so there is nothing to tell apart",
-            reason="NOTHING_TO_COMPARE",
-        )
+    report.refuse_idle()
     return RoundResult(get_state(network), len(patches), report.loss, report.seconds)

@@ -1,25 +1,49 @@
-"""Augmentation of patches seen from above: any quarter turn or mirror image shows the same land cover."""
+"""Augmentation of patches seen from above; only training uses it.
+
+Any quarter turn or mirror image shows the same land cover. Light and haze change all bands together: one gain and one
+offset per patch, alike for all bands, so that ratios between bands, which tell land cover apart, stay nearly as they
+are. Pixels without data are changed like the others: their fill is a typical value, not a mark.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+JITTER = 0.1  # most change of gain, of 1, and of offset, in units of normalised values
 
-def turn(patches: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Bring each patch into one of the eight positions of a square, each as likely.
 
-    Args:
-        patches: float32, shape (n, bands, size, size).
-        rng: Source of chance.
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """One view of each of some patches; the same for all band groups of a patch.
 
-    Returns:
-        New array of the same shape.
+    Attributes:
+        position: Which of the eight positions of a square, int, shape (n,): quarter turns, and from 4 on mirrored.
+        gain: Factor of all values, float32, shape (n,).
+        offset: Added after that, float32, shape (n,).
     """
-    position = rng.integers(0, 8, len(patches))
-    turned = np.empty_like(patches)
-    for each in range(8):
-        chosen = position == each
-        group = np.rot90(patches[chosen], each % 4, axes=(2, 3))
-        turned[chosen] = group[..., ::-1] if each >= 4 else group
-    return turned
+
+    position: NDArray[np.int64]
+    gain: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+    @classmethod
+    def draw(cls, count: int, rng: np.random.Generator) -> Self:
+        """Draw views of `count` patches, each position, gain and offset as likely."""
+        position = rng.integers(0, 8, count)
+        gain, offset = rng.uniform(-JITTER, JITTER, (2, count)).astype(np.float32)
+        return cls(position, 1 + gain, offset)
+
+    def apply(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the view of each patch as a new array; patches are float32, shape (n, bands, size, size)."""
+        view = np.empty_like(patches)
+        for each in range(8):
+            chosen = self.position == each
+            group = np.rot90(patches[chosen], each % 4, axes=(2, 3))
+            view[chosen] = group[..., ::-1] if each >= 4 else group
+        view *= self.gain[:, None, None, None]
+        view += self.offset[:, None, None, None]
+        return view

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rsfed.codes import check_bits
-from rsfed.config import ObjectiveSection
+from rsfed.config import RecordedObjective
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, Nomenclature
@@ -53,13 +53,18 @@ class TrainingPlan(BaseModel):
     input: InputSpec
     architecture: Architecture
     bits: Annotated[int, AfterValidator(_bits)]
-    objective: ObjectiveSection
+    objective: RecordedObjective
     nomenclature: Nomenclature
     rounds: int = Field(ge=1, le=10_000)
     local_steps: int = Field(ge=1, le=100_000)
     batch: int = Field(ge=4, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=1 << 62)
+
+    @property
+    def class_ids(self) -> list[int]:
+        """Ids of the classes in the order of the columns of labels."""
+        return [entry.id for entry in self.nomenclature.classes]
 
     def rate(self, round_: int) -> float:
         """Return the learning rate of a round: it falls on half a cosine to a tenth in the last round."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rsfed.errors import TrainingError
-from rsfed.hashing.augment import turn
+from rsfed.hashing.augment import Augmentation
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.objectives import Objective
 
@@ -29,7 +29,7 @@ class TrainReport:
         steps: Number of steps.
         idle_steps: Steps whose batch held nothing to compare, for example patches of one class only; a node where all
             are idle learned nothing of which patches are alike.
-        examples: Patches processed, counted at every use.
+        examples: Patches processed, counted at every use and in every view.
         seconds: Wall-clock time.
         peak_memory: Largest resident size of this process so far, in bytes.
     """
@@ -45,6 +45,19 @@ class TrainReport:
     def loss(self) -> float:
         """Mean loss of the last quarter of the steps."""
         return float(np.mean(self.losses[-max(1, self.steps // 4) :]))
+
+    def refuse_idle(self) -> None:
+        """Refuse weights that learned nothing of which patches are alike.
+
+        Raises:
+            TrainingError: NOTHING_TO_COMPARE.
+        """
+        if self.idle_steps == self.steps:
+            raise TrainingError(
+                "the patches of this archive give this objective nothing to tell apart: all have the same class, no "
+                "class has two of them, or there is only one; ingest or map more",
+                reason="NOTHING_TO_COMPARE",
+            )
 
 
 def train_steps(  # noqa: PLR0913 - each is one setting of the loop
@@ -65,9 +78,9 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     Args:
         model: Network with sigmoid outputs.
         data: Patches to train on.
-        objective: Chooses batches and gives their loss.
+        objective: Chooses batches and gives their loss, how many views it takes and the decay rates of Adam.
         steps: Optimiser steps, at least 1.
-        batch: Patches of one step.
+        batch: Patches of one step, at least 3.
         learning_rate: Step size.
         seed: Seed of batches and augmentation.
         on_progress: Called after each step.
@@ -78,26 +91,28 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     if not len(data):
         raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
     rng = np.random.default_rng(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas)
     losses: list[float] = []
-    idle = 0
+    idle = examples = 0
     started = time.perf_counter()
     model.train()
     for step in range(steps):
-        chosen = objective.sample(data.labels, batch, rng)
-        patches = torch.from_numpy(turn(data.batch(chosen), rng))
-        loss = objective.losses(model(patches), torch.from_numpy(data.labels[chosen]))
+        chosen = np.tile(objective.sample(data.labels, batch, rng), objective.views)
+        patches = Augmentation.draw(len(chosen), rng).apply(data.batch(chosen))
+        loss = objective.losses(model(torch.from_numpy(patches)), torch.from_numpy(data.labels[chosen]))
+        total = _finite(loss.total.item())
         optimiser.zero_grad()
         torch.autograd.backward(loss.total)
         optimiser.step()
-        losses.append(_finite(loss.total.item()))
+        losses.append(total)
         idle += not loss.compared
+        examples += len(chosen)
         on_progress(step + 1, steps, losses[-1])
     return TrainReport(
         losses=tuple(losses),
         steps=steps,
         idle_steps=idle,
-        examples=steps * batch,
+        examples=examples,
         seconds=time.perf_counter() - started,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )

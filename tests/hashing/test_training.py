@@ -4,20 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import ObjectiveSection
+from rsfed.config import DEFAULT_OBJECTIVE
 from rsfed.errors import TrainingError
-from rsfed.hashing.augment import turn
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import evaluate
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.training import train_steps
 from rsfed.hashing.weights import get_state, to_bytes
 
 from .conftest import ARCHITECTURE, BITS, patches_of, spec_of
 
-OBJECTIVE = Milan(ObjectiveSection())
+OBJECTIVE = make_objective(DEFAULT_OBJECTIVE, range(4), BITS, seed=0)
 
 
 def fit(data, *, steps=5, seed=0, batch=16, **options):
@@ -122,14 +121,3 @@ def test_extreme_values_stay_finite():
     content = {"all": np.array([[-3e38, 3e38], [1e5, 0]], np.float32).reshape(1, 2, 2).repeat(4, 1).repeat(4, 2)}
     data = PatchSet.from_items([(content, (0,))], spec_of(1, size=8), [0])
     assert np.isfinite(data.batch(np.array([0]))).all()
-
-
-def test_turns_are_the_eight_positions_of_a_square():
-    patch = np.arange(2 * 9, dtype=np.float32).reshape(1, 2, 3, 3)
-    turned = turn(patch.repeat(400, axis=0), np.random.default_rng(0))
-    seen, counts = np.unique(turned.reshape(400, -1), axis=0, return_counts=True)
-    assert len(seen) == 8
-    assert counts.min() > 25
-    for each in turned:
-        assert (np.sort(each, axis=None) == np.sort(patch, axis=None)).all()
-        assert (each[1] - each[0] == 9).all(), "bands are turned together"

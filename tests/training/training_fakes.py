@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from rsfed.clock import utc_now
-from rsfed.config import ObjectiveSection
+from rsfed.config import DEFAULT_OBJECTIVE
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.raster.input_spec import default_spec
@@ -33,7 +33,7 @@ def small_plan(**changes) -> TrainingPlan:
         "input": default_spec(modality("rgb"), 16),
         "architecture": Architecture(width=8, blocks=1),
         "bits": 16,
-        "objective": ObjectiveSection(),
+        "objective": DEFAULT_OBJECTIVE,
         "nomenclature": Nomenclature(
             classes=tuple(FederationClass(id=10 + n, name=name) for n, name in enumerate(CLASSES))
         ),

@@ -1,50 +1,55 @@
 """Objectives: what a hash network is trained for. Each says which patches form a batch and what their loss is.
 
-Networks and the loop that takes the steps are in `rsfed.hashing`; here is no state and no IO.
+Networks and the loop that takes the steps are in `rsfed.hashing`; here is no state and no IO. Every objective takes
+sigmoid outputs; its options are its section of coordinator.toml, and nothing else is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from rsfed.codes import check_bits
+from rsfed.config import BatchAllSection, CentresSection, MilanSection, ObjectiveSection, PairwiseSection
+from rsfed.errors import TrainingError
+from rsfed.hashing.objectives.centres import Centres
+from rsfed.hashing.objectives.contrastive import Contrastive
+from rsfed.hashing.objectives.interface import Losses, Objective
+from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives.milan_batchall import MilanBatchAll
+from rsfed.hashing.objectives.pairwise import Pairwise
+
+__all__ = ["Losses", "Objective", "make_objective"]
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """The loss of one batch.
+def make_objective(section: ObjectiveSection, classes: Sequence[int], bits: int, *, seed: int) -> Objective:
+    """Make the objective that a configuration, plan or release names.
 
-    Attributes:
-        total: What is minimised, a scalar.
-        compared: Whether patches were compared; False where the batch held nothing to compare, for example one class.
+    Args:
+        section: Which one, with its options.
+        classes: Stable ids of the classes in the order of the columns of labels.
+        bits: Width of the codes.
+        seed: Seed of the run: nodes with the same one train for the same hash centres.
+
+    Raises:
+        CodeError: bits is not a width that codes may have.
+        TrainingError: NOTHING_TO_COMPARE, the objective needs labels and there are fewer than two classes; or
+            TOO_MANY_CLASSES, codes of this width have no room for their centres.
     """
-
-    total: Tensor
-    compared: bool
-
-
-class Objective(Protocol):
-    """What the training loop needs of an objective."""
-
-    def sample(self, labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Choose the patches of a batch.
-
-        Args:
-            labels: bool, shape (patches, classes); a row without a class is an unlabelled patch.
-            batch: Number of patches to choose.
-            rng: Source of chance.
-
-        Returns:
-            Positions of the patches, int64, shape (batch,); a patch may occur twice.
-        """
-
-    def losses(self, outputs: Tensor, labels: Tensor) -> Losses:
-        """Return the loss of a batch.
-
-        Args:
-            outputs: Sigmoid outputs, float32, shape (batch, bits).
-            labels: bool, shape (batch, classes).
-        """
+    check_bits(bits)
+    if section.needs_labels and len(classes) < 2:
+        raise TrainingError(
+            f'the objective "{section.name}" tells classes apart and there are fewer than two: add classes to the '
+            'nomenclature and label patches, or train with the objective "contrastive"',
+            reason="NOTHING_TO_COMPARE",
+        )
+    match section:
+        case MilanSection():
+            return Milan(section)
+        case BatchAllSection():
+            return MilanBatchAll(section)
+        case CentresSection():
+            return Centres(section, classes, bits, seed=seed)
+        case PairwiseSection():
+            return Pairwise(section)
+        case _:
+            return Contrastive(section)

@@ -1,4 +1,4 @@
-"""MiLaN's losses, against loops that say what they are."""
+"""MiLaN's losses over all triplets of a batch, against loops that say what they are."""
 
 import resource
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import ObjectiveSection
-from rsfed.hashing.objectives.milan import Milan, balance_loss, push_loss, triplet_loss
+from rsfed.config import BatchAllSection
+from rsfed.hashing.objectives.milan_batchall import MilanBatchAll, triplet_loss
+from rsfed.hashing.objectives.terms import balance_loss, push_loss
 
 
 def by_hand(outputs, labels, margin):
@@ -56,29 +57,17 @@ def test_a_patch_that_shares_one_class_is_no_negative():
 )
 def test_without_a_valid_triplet_push_and_balance_remain(labels):
     outputs = torch.rand(len(labels), 16, requires_grad=True)
-    losses = Milan(ObjectiveSection()).losses(outputs, torch.tensor(labels))
+    losses = MilanBatchAll(BatchAllSection()).losses(outputs, torch.tensor(labels))
     assert not losses.compared
     assert losses.total.item() == pytest.approx((0.001 * push_loss(outputs) + balance_loss(outputs)).item())
     losses.total.backward()
     assert bool(outputs.grad.isfinite().all())
 
 
-def test_push_is_least_for_binary_outputs_and_balance_for_half_of_the_bits_set():
-    half, quarter = torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[1.0, 0, 0, 0]])
-    assert push_loss(half).item() == pytest.approx(-0.25)
-    assert push_loss(torch.full((1, 4), 0.5)).item() == 0
-    assert balance_loss(half).item() == 0
-    assert balance_loss(quarter).item() == pytest.approx(1 / 16)
-
-
-def test_balance_is_of_each_image_not_of_a_bit_over_the_batch():
-    assert balance_loss(torch.tensor([[1.0, 1], [0, 0]])).item() == pytest.approx(0.25)
-
-
 def test_the_weights_of_the_section_are_used():
     torch.manual_seed(0)
     outputs, labels = torch.rand(6, 16), torch.eye(3, dtype=torch.bool).repeat(2, 1)
-    losses = Milan(ObjectiveSection(margin=0.5, push=0.3, balance=2.0)).losses(outputs, labels)
+    losses = MilanBatchAll(BatchAllSection(margin=0.5, push=0.3, balance=2.0)).losses(outputs, labels)
     expected = triplet_loss(outputs, labels, 0.5) + 0.3 * push_loss(outputs) + 2 * balance_loss(outputs)
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -100,29 +89,3 @@ def test_the_memory_of_the_loss_does_not_grow_with_the_number_of_pairs():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     triplet_loss(torch.rand(1024, 16), labels, 0.2)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
-
-
-def test_batches_are_balanced_over_the_classes_of_the_node():
-    labels = np.zeros((200, 5), dtype=bool)
-    labels[:180, 0] = labels[180:198, 1] = labels[198:, 3] = True  # 180, 18 and 2 patches; two classes absent
-    chosen = Milan(ObjectiveSection()).sample(labels, 64, np.random.default_rng(0))
-    counts = labels[chosen].sum(axis=0)
-    assert len(chosen) == 64
-    assert sorted(counts[[0, 1, 3]]) == [21, 21, 22]
-    assert len(set(chosen[labels[chosen, 1]])) == 18, "no patch twice before all were taken"
-
-
-def test_a_batch_holds_several_patches_of_each_of_its_classes():
-    labels = np.eye(40, dtype=bool).repeat(10, axis=0)
-    chosen = Milan(ObjectiveSection()).sample(labels, 64, np.random.default_rng(0))
-    counts = labels[chosen].sum(axis=0)
-    assert set(counts) == {0, 4}
-    other = Milan(ObjectiveSection()).sample(labels, 64, np.random.default_rng(1))
-    assert (labels[other].sum(axis=0) != counts).any()
-
-
-def test_unlabelled_patches_are_chosen_only_where_there_is_no_label_at_all():
-    labels = np.zeros((30, 3), dtype=bool)
-    assert len(Milan(ObjectiveSection()).sample(labels, 8, np.random.default_rng(0))) == 8
-    labels[4:9, 1] = True
-    assert set(Milan(ObjectiveSection()).sample(labels, 8, np.random.default_rng(0))) <= set(range(4, 9))
