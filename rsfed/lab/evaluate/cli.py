@@ -19,6 +19,7 @@ app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
 _MOST_SEEDS = 100
+_LEAST_COLUMNS = 160  # of characters; a table with fewer would lose figures
 
 
 class Output(StrEnum):
@@ -158,7 +159,8 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     if output is Output.JSON:
         typer.echo(json.dumps(outputs.summary(found, path)))
     else:
-        Console(highlight=False).print(outputs.tables(found, path))
+        console = Console(highlight=False)
+        console.print(outputs.tables(found, path), width=max(console.width, _LEAST_COLUMNS))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

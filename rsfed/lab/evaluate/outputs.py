@@ -116,9 +116,12 @@ def _figures(evaluation: Evaluation) -> Table:
 
 
 def _per_class(evaluation: Evaluation) -> Table:
-    table = _table(f"mAP@{evaluation.protocol.k} of class", *(row.name for row in evaluation.rows))
+    """Show the first method beside the best; the others are in JSON and in the report."""
+    rows = list(dict.fromkeys([evaluation.rows[0].name, evaluation.best.name]))
+    shown = [row for row in evaluation.rows if row.name in rows]
+    table = _table(f"mAP@{evaluation.protocol.k} of class", *(row.name for row in shown))
     for name in evaluation.protocol.classes:
-        values = [row.per_class.get(name) for row in evaluation.rows]
+        values = [row.per_class.get(name) for row in shown]
         table.add_row(name, *("-" if value is None else f"{value.mean:.3f}" for value in values))
     return table
 

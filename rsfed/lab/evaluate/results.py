@@ -161,6 +161,7 @@ class Evaluation:
         leak: Of the first seed.
         left_out: Names of the classes left out of training in each draw; none without `--left-out`.
         timings: None without `--timing`.
+        features: Number of features that describe an image.
         division: Of the first seed.
         relevant_labels: Labels of all images, bool, shape (images, classes).
         snapshots: What pictures are drawn from, in the order of the rows.
@@ -172,6 +173,12 @@ class Evaluation:
     leak: Leak
     left_out: tuple[tuple[str, ...], ...]
     timings: tuple[Timing, ...]
+    features: int
     division: Division
     relevant_labels: NDArray[np.bool_]
     snapshots: tuple[Snapshot, ...]
+
+    @property
+    def best(self) -> Row:
+        """The row with the highest mean average precision."""
+        return max(self.rows, key=lambda row: row.figures["map_found"].mean)

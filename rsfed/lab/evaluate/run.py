@@ -99,6 +99,7 @@ def evaluate(
         leak=leak(Case(images, features, divisions[0], settings.k)),
         left_out=tuple(dropped),
         timings=(),
+        features=features.shape[1],
         division=divisions[0],
         relevant_labels=images.labels,
         snapshots=tuple(
