@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def turn(patches: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Bring each patch into one of the eight positions of a square, each as likely.
+def turn(groups: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> tuple[NDArray[np.float32], ...]:
+    """Bring each patch into one of the eight positions of a square, each as likely; all its bands into the same.
 
     Args:
-        patches: float32, shape (n, bands, size, size).
+        groups: For each band group float32, shape (n, bands, size, size).
         rng: Source of chance.
 
     Returns:
-        New array of the same shape.
+        New arrays of the same shapes.
     """
-    position = rng.integers(0, 8, len(patches))
+    position = rng.integers(0, 8, len(groups[0]))
+    return tuple(_turned(patches, position) for patches in groups)
+
+
+def _turned(patches: NDArray[np.float32], position: NDArray[np.int64]) -> NDArray[np.float32]:
     turned = np.empty_like(patches)
     for each in range(8):
         chosen = position == each

@@ -85,8 +85,10 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     model.train()
     for step in range(steps):
         chosen = objective.sample(data.labels, batch, rng)
-        patches = torch.from_numpy(turn(data.batch(chosen), rng))
-        loss = objective.losses(model(patches), torch.from_numpy(data.labels[chosen]))
+        inputs = data.batch(chosen)
+        if data.augmentable:
+            inputs = turn(inputs, rng)
+        loss = objective.losses(model(*map(torch.from_numpy, inputs)), torch.from_numpy(data.labels[chosen]))
         optimiser.zero_grad()
         torch.autograd.backward(loss.total)
         optimiser.step()
