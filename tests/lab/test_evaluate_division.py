@@ -56,7 +56,8 @@ def test_by_place_no_place_is_in_two_parts():
         division = divide(scattered, Split.BY_PLACE, seed)
         parts = [set(part // 4) for part in (division.train, division.gallery, division.queries)]
         assert all(parts)
-        assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+        assert parts[0].isdisjoint(parts[1] | parts[2])
+        assert parts[1].isdisjoint(parts[2])
         assert set(division.own) == {-1}
 
 
@@ -65,7 +66,8 @@ def test_by_acquisition_no_acquisition_is_in_two_parts():
     division = divide(seen, Split.BY_ACQUISITION, 0)
     parts = [set(part % 9) for part in (division.train, division.gallery, division.queries)]
     assert all(parts)
-    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert parts[0].isdisjoint(parts[1] | parts[2])
+    assert parts[1].isdisjoint(parts[2])
 
 
 def test_official_searches_what_it_trains_on_and_never_touches_val():
@@ -82,8 +84,7 @@ def test_the_same_seed_gives_the_same_split_and_another_one_another():
 
 def test_a_place_is_a_tag_or_a_shared_fifth_of_the_footprint_and_neighbours_are_other_places():
     found = places(
-        [box(0, 0), box(0.005, 0), box(0.0099, 0), Whereabouts("pond", None, None), Whereabouts("pond", None, None)]
-        + [NOWHERE, box(5, 5)]
+        [box(0, 0), box(0.005, 0), box(0.0099, 0), *[Whereabouts("pond", None, None)] * 2, NOWHERE, box(5, 5)]
     )
     assert found[0] == found[1]
     assert found[2] == found[1]  # covers half of the second, a hundredth of the first: one place through the second

@@ -13,7 +13,7 @@ import typer
 from rsfed.errors import CodeError, UsageError
 
 if TYPE_CHECKING:
-    from rsfed.lab.evaluate.run import Settings
+    pass
 
 app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
@@ -129,11 +129,13 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     """
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
 
-    from rsfed.lab.evaluate import outputs, timing as cost  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate import outputs  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate import timing as cost  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.data import find, read  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.division import Split, default_split  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.report import write_report  # noqa: PLC0415 - loaded only when used
-    from rsfed.lab.evaluate.run import Settings, evaluate as run  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.run import Settings  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.run import evaluate as run  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.narrator import Narrator  # noqa: PLC0415 - loaded only when used
 
     chosen = parse_methods(methods), parse_bits(bits)

@@ -21,13 +21,14 @@ from rsfed.raster.inspect import SourceInfo
 from rsfed.raster.item import Footprint
 from rsfed.raster.layout import Candidate, walk
 from rsfed.raster.modality import Modality
-from rsfed.raster.reader import Content, read_image
+from rsfed.raster.reader import read_image
 from rsfed.trust.manifest import FrozenTrunk
 
 ROLES = ("train", "val", "query")  # what a split file may call an image
 TRUNK_SIZE = 224  # pixels that a trunk takes where its file leaves that open
 _MOST_BYTES = 4 << 30  # of pixels held in memory
 _LARGEST = float(np.finfo(np.float16).max)
+Pixels = Iterator[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class Entry:
     role: str | None = None
 
 
+Taken = tuple[Entry, SourceInfo, Patch]
+"""An image, what is known of it, and what networks take of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a folder holds, before any pixel is read.
@@ -64,6 +69,7 @@ class Listing:
     modality: Modality
     size: int
     unlabelled: int
+
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
@@ -160,26 +166,14 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None)
         TrainingError: TRUNK_UNFIT.
         UsageError: the images take too much memory or do not fit the trunk, or fewer than two classes are left.
     """
-    if trunk is None:
-        spec, known = default_spec(listing.modality, listing.size), None
+    known = None if trunk is None else _fitting_trunk(trunk, listing)
+    if trunk is None or known is None:
+        spec = default_spec(listing.modality, listing.size)
         _check_memory(listing, spec)
-        kept = list(_each(listing, spec, lambda _info, patches: (_pixels(next(patches), spec),)))
+        kept = list(_each(listing, spec, lambda _info, pixels: (_compact(next(pixels)),)))
     else:
-        known = inspect_trunk(trunk, TRUNK_SIZE)
-        if known.bands != len(listing.modality.bands):
-            raise UsageError(
-                f"the trunk takes {known.bands} bands and the images have {len(listing.modality.bands)}; "
-                "choose a trunk for images like these"
-            )
         spec = default_spec(listing.modality, known.size, "resize")
-        with FeatureFile.opened(cache, known, spec) as features:
-            model = Trunk(trunk, known)
-
-            def described(info: SourceInfo, patches: Iterator[Content]) -> Patch:
-                made = features.get(info.windows[0].digest, lambda: model.features([_pixels(next(patches), spec)])[0])
-                return (made,)
-
-            kept = list(_each(listing, spec, described))
+        kept = list(_featured(listing, spec, Trunk(trunk, known), FeatureFile(cache, known, spec)))
     entries = tuple(entry for entry, _, _ in kept)
     classes = tuple(sorted({label for entry in entries for label in entry.labels}))
     if len(classes) < 2:
@@ -197,24 +191,43 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None)
     )
 
 
-def _each(
-    listing: Listing, spec: InputSpec, take: Callable[[SourceInfo, Iterator[Content]], Patch]
-) -> Iterator[tuple[Entry, SourceInfo, Patch]]:
-    """Yield each image with what is known of it and what is taken of its patches; one that will not do is passed over.
+def _fitting_trunk(path: Path, listing: Listing) -> FrozenTrunk:
+    known = inspect_trunk(path, TRUNK_SIZE)
+    if known.bands != len(listing.modality.bands):
+        raise UsageError(
+            f"the trunk takes {known.bands} bands and the images have {len(listing.modality.bands)}; "
+            "choose a trunk for images like these"
+        )
+    return known
+
+
+def _featured(listing: Listing, spec: InputSpec, model: Trunk, known: FeatureFile) -> Iterator[Taken]:
+    """Yield each image with its features; those that were made now are kept, also when the work breaks off."""
+
+    def take(info: SourceInfo, pixels: Pixels) -> Patch:
+        return (known.get(info.windows[0].digest, lambda: model.features([next(pixels)])[0]),)
+
+    with known.kept():
+        yield from _each(listing, spec, take)
+
+
+def _each(listing: Listing, spec: InputSpec, take: Callable[[SourceInfo, Pixels], Patch]) -> Iterator[Taken]:
+    """Yield each image with what is known of it and what is taken of its pixels; one that will not do is passed over.
 
     Of an image that gives several patches the first stands for all.
     """
+    name = spec.groups[0].name
     for entry in listing.entries:
         try:
-            info, patches = read_image(entry.path, listing.modality, spec)
-            taken = take(info, patches)
+            info, contents = read_image(entry.path, listing.modality, spec)
+            taken = take(info, (content[name] for content in contents))
         except RasterRejected:
             continue
         yield entry, info, taken
 
 
-def _pixels(content: Content, spec: InputSpec) -> NDArray[np.float16]:
-    return np.clip(content[spec.groups[0].name], -_LARGEST, _LARGEST).astype(np.float16)
+def _compact(pixels: NDArray[np.float32]) -> NDArray[np.float16]:
+    return np.clip(pixels, -_LARGEST, _LARGEST).astype(np.float16)
 
 
 def _check_memory(listing: Listing, spec: InputSpec) -> None:

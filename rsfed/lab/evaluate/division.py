@@ -140,10 +140,8 @@ def _official(images: ImageSet) -> Division:
 def _random(images: ImageSet, seed: int) -> Division:
     """Permute each class in turn and cut it; images of several classes are permuted all together."""
     rng = np.random.default_rng(seed)
-    if images.multi_label:
-        members = [np.arange(len(images))]
-    else:
-        members = [np.flatnonzero(column) for column in images.labels.T]
+    together = np.ones((1, len(images)), bool)
+    members = [np.flatnonzero(column) for column in (together if images.multi_label else images.labels.T)]
     train, rest = [], []
     for each in members:
         drawn = rng.permutation(each)
@@ -161,10 +159,13 @@ def _by_group(images: ImageSet, groups: Sequence[str | None], seed: int) -> Divi
     ]
     train, rest = hold_out(samples, share=1 - TRAIN_SHARE, at_most=len(samples), seed=seed)
     gallery, queries = hold_out(rest, share=0.5, at_most=len(rest), seed=seed)
-    parts = [np.array(sorted(int(str(each.path)) for each in part), np.int64) for part in (train, gallery, queries)]
-    if not all(map(len, parts)):
+    if not (train and gallery and queries):
         raise UsageError("there are too few places or acquisitions to split by; add images or use --split random")
-    return Division(*parts, np.full(len(parts[2]), -1))
+    return Division(_positions(train), _positions(gallery), _positions(queries), np.full(len(queries), -1))
+
+
+def _positions(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    return np.array(sorted(int(str(sample.path)) for sample in samples), np.int64)
 
 
 def _check_classes(images: ImageSet) -> None:
@@ -183,4 +184,3 @@ def _check_groups(groups: Sequence[str | None], what: str, remedy: str) -> None:
     counts = Counter(filter(None, groups))
     if len(counts) + groups.count(None) < 3:
         raise UsageError(f"all images are of {len(counts)} {what}s, too few to split by; use --split random")
-

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -21,40 +20,33 @@ class FeatureFile:
     """Features by the content digest of the patch.
 
     Args:
-        known: What was made before.
+        folder: Where the file of this trunk and input lies; None to keep nothing.
+        trunk: What makes the features.
+        spec: How patches are read for it.
     """
 
-    def __init__(self, known: dict[str, Vector]) -> None:
-        self._known = known
-        self._made = 0
-
-    @classmethod
-    @contextmanager
-    def opened(cls, folder: Path | None, trunk: FrozenTrunk, spec: InputSpec) -> Iterator[Self]:
-        """Open the file of a trunk and an input in a folder; what was made meanwhile is written on leaving.
-
-        Also when the work breaks off, so that it goes on from there. Without a folder nothing is kept.
-        """
-        if folder is None:
-            yield cls({})
-            return
+    def __init__(self, folder: Path | None, trunk: FrozenTrunk, spec: InputSpec) -> None:
         use = hashlib.sha256((trunk.trunk.sha256 + spec.model_dump_json()).encode()).hexdigest()
-        path = folder / f"features-{use[:16]}.npz"
-        features = cls(_load(path))
-        try:
-            yield features
-        finally:
-            if features._made:  # noqa: SLF001 - its own
-                features._save(path)  # noqa: SLF001 - its own
+        self._path = None if folder is None else folder / f"features-{use[:16]}.npz"
+        self._known = {} if self._path is None else _load(self._path)
+        self._held = len(self._known)
 
     def get(self, digest: str, make: Callable[[], Vector]) -> Vector:
         """Return the features of a patch, made now if they are not known."""
         if digest not in self._known:
             self._known[digest] = make()
-            self._made += 1
         return self._known[digest]
 
-    def _save(self, path: Path) -> None:
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write what was made meanwhile on leaving, also when the work breaks off."""
+        try:
+            yield
+        finally:
+            if self._path is not None and len(self._known) > self._held:
+                self._write(self._path)
+
+    def _write(self, path: Path) -> None:
         make_folder(path.parent)
         digests = np.frombuffer(bytes.fromhex("".join(self._known)), np.uint8).reshape(len(self._known), -1)
         part = path.with_suffix(".part.npz")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsfed.codes import Codes
 from rsfed.hashing.evaluation import Histograms, distance_histograms, expected_average_precision, expected_precision
 from rsfed.lab.evaluate.data import ImageSet
-from rsfed.lab.evaluate.division import Division, places
+from rsfed.lab.evaluate.division import Division
 from rsfed.lab.evaluate.methods import Features
 from rsfed.lab.evaluate.results import Leak
 
@@ -39,13 +38,22 @@ def code_figures(case: Case, codes: Codes) -> Measured:
     """Return every figure of the codes of all images, shape (images, bits // 8)."""
     division, labels = case.division, case.images.labels
     counts = distance_histograms(
-        codes[division.queries], labels[division.queries], codes[division.gallery], labels[division.gallery],
+        codes[division.queries],
+        labels[division.queries],
+        codes[division.gallery],
+        labels[division.gallery],
         own=division.own,
     )
     figures, per_class = _ranked(case, counts)
     searched = codes[division.gallery]
     _, sizes = np.unique(searched, axis=0, return_counts=True)
-    figures |= {"distinct": float(len(sizes)), "distinct_share": len(sizes)/len(searched), "top_buckets": float(np.sort(sizes)[-10:].sum())/len(searched), "bit_entropy": 0.5, "bit_correlation": 0.1}
+    figures |= {
+        "distinct": float(len(sizes)),
+        "distinct_share": len(sizes) / len(searched),
+        "top_buckets": float(np.sort(sizes)[-10:].sum()) / len(searched),
+        "bit_entropy": 0.5,
+        "bit_correlation": 0.1,
+    }
     return figures, per_class, counts
 
 
@@ -56,7 +64,11 @@ def float_figures(case: Case) -> Measured:
 def _ranked(case, counts):
     each = expected_average_precision(counts, case.k)
     wanted = case.images.labels[case.division.queries]
-    per_class = {name: float(each[column].mean()) for name, column in zip(case.images.classes, wanted.T, strict=True) if column.any()}
+    per_class = {
+        name: float(each[column].mean())
+        for name, column in zip(case.images.classes, wanted.T, strict=True)
+        if column.any()
+    }
     return {"map_found": float(each.mean()), "precision": float(expected_precision(counts, case.k).mean())}, per_class
 
 

@@ -15,7 +15,6 @@ from rsfed.config import ObjectiveSection
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.baselines.kslsh import KSLSH
 from rsfed.hashing.baselines.kulsh import KULSH
-from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.features import band_ranges, plain_features
 from rsfed.hashing.network import build_network

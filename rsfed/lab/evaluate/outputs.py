@@ -58,11 +58,11 @@ def leak_in_words(evaluation: Evaluation) -> str:
 def protocol_lines(evaluation: Evaluation) -> list[str]:
     """Return how the figures came about, in sentences."""
     how = evaluation.protocol
+    alike = "at least one common class" if how.multi_label else "the same class"
     lines = [
-        f"{how.queries:,} queries against {how.gallery:,} images (seed 0), {how.train:,} to learn from; "
-        f"relevant: {'at least one common class' if how.multi_label else 'the same class'}.",
-        f"Every figure is the expectation over the order of equal distances, cut off at k = {how.k}; "
-        f"seeds {how.seeds[0]} to {how.seeds[-1]}.",
+        f"{how.queries:,} queries against {how.gallery:,} images (seed 0), {how.train:,} to learn from.",
+        f"Relevant: {alike}. Every figure is expected over the order of equal distances and cut off at k = {how.k}.",
+        f"Seeds: {', '.join(map(str, how.seeds))}.",
         f"Features: {how.features}; {how.epochs} epochs.",
     ]
     if how.without_relevant:

@@ -21,7 +21,12 @@ from rsfed.lab.evaluate.results import Evaluation, Row, Snapshot
 from rsfed.lab.report import Sheet
 from rsfed.raster.preview import preview
 
-BIT_SERIES = ("entropy of a bit", "correlation of two bits", "distinct codes / images", "share of the ten largest buckets")
+BIT_SERIES = (
+    "entropy of a bit",
+    "correlation of two bits",
+    "distinct codes / images",
+    "share of the ten largest buckets",
+)
 _BIT_FIGURES = ("bit_entropy", "bit_correlation", "distinct_share", "top_buckets")
 _LEVELS = np.arange(5, 101, 5) / 100
 _MAPPED = 1500  # points of a map at most
@@ -42,7 +47,9 @@ class Drawing:
 def precision_recall(snapshots: Sequence[Snapshot]) -> Drawing:
     """Draw precision over recall of every method."""
     lines = [
-        Line(shot.name, _style(number), list(zip(100 * _LEVELS, precision_at_recall(shot.counts, _LEVELS), strict=True)))
+        Line(
+            shot.name, _style(number), list(zip(100 * _LEVELS, precision_at_recall(shot.counts, _LEVELS), strict=True))
+        )
         for number, shot in enumerate(snapshots)
     ]
     chart = line_chart(
@@ -103,7 +110,9 @@ def code_map(shot: Snapshot, evaluation: Evaluation, seed: int = 0) -> Drawing:
     groups = evaluation.relevant_labels[chosen].argmax(axis=1).tolist()
     spoken = f"{len(chosen)} codes of {len(set(groups))} classes"
     points = [(float(x), float(y)) for x, y in plane]
-    return Drawing(scatter_chart(points, groups, title=f"Codes of {shot.name}", spoken=spoken), f"{shot.name}: {spoken}")
+    return Drawing(
+        scatter_chart(points, groups, title=f"Codes of {shot.name}", spoken=spoken), f"{shot.name}: {spoken}"
+    )
 
 
 def sheets(evaluation: Evaluation, images: ImageSet, shots: Sequence[Snapshot]) -> list[Sheet]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +64,7 @@ class Outcome:
     hash_ms: float = 0.0
 
 
-def evaluate(
-    images: ImageSet, settings: Settings, say: Callable[[str], None] = lambda _line: None
-) -> Evaluation:
+def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = lambda _line: None) -> Evaluation:
     """Split, learn, hash and measure.
 
     Args:
@@ -89,7 +87,11 @@ def evaluate(
         if len(drawn):
             dropped.append(tuple(images.classes[each] for each in drawn))
         for method, bits in _pairs(settings):
-            outcome = _float(case) if bits is None else _hash(case, method, bits, seed, settings, drawn)
+            if bits is None:
+                outcome = Outcome(*float_figures(case))
+            else:
+                task = Task(images, features, division.train, bits, seed, settings.epochs)
+                outcome = _hash(case, method, task, drawn)
             outcomes[method, bits].append(outcome)
             say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
     return Evaluation(
@@ -119,26 +121,18 @@ def _name(method: str, bits: int | None) -> str:
     return method if bits is None else f"{method} {bits}"
 
 
-def _float(case: Case) -> Outcome:
-    figures, per_class, counts = float_figures(case)
-    return Outcome(figures, per_class, counts)
-
-
-def _hash(  # noqa: PLR0913 - the method, its width and its chance
-    case: Case, method: str, bits: int, seed: int, settings: Settings, drawn: NDArray[np.int64]
-) -> Outcome:
-    images, train = case.images, case.division.train
+def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outcome:
     start = time.perf_counter()
-    hasher = HASHES[method](Task(images, case.features, train, bits, seed, settings.epochs))
+    hasher = HASHES[method](task)
     learnt = time.perf_counter()
-    codes = hasher(np.arange(len(images)))
+    codes = hasher(np.arange(len(case.images)))
     hashed = time.perf_counter()
     figures, per_class, counts = code_figures(case, codes)
     if len(drawn):
-        known = train[~images.labels[train][:, drawn].any(axis=1)]
-        partial = HASHES[method](Task(images, case.features, known, bits, seed, settings.epochs))
-        figures["left_out"] = left_out_precision(case, partial(np.arange(len(images))), drawn)
-    return Outcome(figures, per_class, counts, codes, learnt - start, 1000 * (hashed - learnt) / len(images))
+        known = ~task.images.labels[task.train][:, drawn].any(axis=1)
+        partial = HASHES[method](replace(task, train=task.train[known]))
+        figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
+    return Outcome(figures, per_class, counts, codes, learnt - start, 1000 * (hashed - learnt) / len(case.images))
 
 
 def _drawn(images: ImageSet, count: int, seed: int) -> NDArray[np.int64]:
@@ -153,7 +147,9 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
         method=method,
         bits=bits,
         figures={name: Spread.of([each.figures[name] for each in found]) for name in found[0].figures},
-        per_class={name: Spread.of([each.per_class.get(name, math.nan) for each in found]) for name in found[0].per_class},
+        per_class={
+            name: Spread.of([each.per_class.get(name, math.nan) for each in found]) for name in found[0].per_class
+        },
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import psutil
@@ -17,7 +17,7 @@ _SHARE = 0.25  # of the memory that is free, that a gallery may take
 _REPEATS = 5  # the median counts
 
 
-def timings(features: int, widths: Iterable[int], k: int, *, sizes: Iterable[int] = SIZES) -> list[Timing]:
+def timings(features: int, widths: Sequence[int], k: int, *, sizes: Iterable[int] = SIZES) -> list[Timing]:
     """Measure one query against made-up galleries.
 
     A gallery too large for memory is not built: its time is that of the largest that fits, in proportion.
@@ -28,18 +28,15 @@ def timings(features: int, widths: Iterable[int], k: int, *, sizes: Iterable[int
         k: Number of nearest images that are picked out.
         sizes: Numbers of images in a gallery.
     """
-    found = []
-    for items in sizes:
-        found.append(_timing(None, 4 * features, items, lambda held: _float_search(held, features, k)))
-        found += [_timing(bits, bits // 8, items, lambda held, bits=bits: _code_search(held, bits, k)) for bits in widths]
-    return found
+    return [_timing(bits, features, k, items) for items in sizes for bits in (None, *widths)]
 
 
-def _timing(bits: int | None, size: int, items: int, search: Callable[[int], Callable[[], object]]) -> Timing:
-    working = size + 16  # distances and their order
+def _timing(bits: int | None, features: int, k: int, items: int) -> Timing:
+    size = 4 * features if bits is None else bits // 8
+    working = size + 16  # and the distances with their order
     held = min(items, int(_SHARE * psutil.virtual_memory().available / working))
-    milliseconds = _median(search(held)) * items / held
-    return Timing(bits, items, milliseconds, size, extrapolated=held < items)
+    search = _float_search(held, features, k) if bits is None else _code_search(held, bits, k)
+    return Timing(bits, items, _median(search) * items / held, size, extrapolated=held < items)
 
 
 def _float_search(items: int, features: int, k: int) -> Callable[[], object]:
@@ -57,7 +54,7 @@ def _code_search(items: int, bits: int, k: int) -> Callable[[], object]:
 def _nearest(distances: NDArray[np.generic], k: int) -> NDArray[np.int64]:
     """Return the positions of the k smallest distances."""
     k = min(k, len(distances))
-    chosen = np.argpartition(distances, k - 1)[:k]
+    chosen: NDArray[np.int64] = np.argpartition(distances, k - 1)[:k]
     return chosen[np.argsort(distances[chosen], kind="stable")]
 
 
