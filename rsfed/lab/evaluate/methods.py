@@ -18,7 +18,7 @@ from rsfed.hashing.baselines.kulsh import KULSH
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.features import band_ranges, plain_features
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.objectives import Objective, make_objective
 from rsfed.hashing.training import train_steps
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.trust.manifest import CompactResnet
@@ -71,14 +71,17 @@ def _kslsh(task: Task) -> Hasher:
     return lambda positions: fitted.encode(task.features[positions])
 
 
-def _network(objective: str) -> Callable[[Task], Hasher]:
-    section = TypeAdapter[ObjectiveSection](ObjectiveSection).validate_python({"name": objective})
+def _objective(name: str, classes: int, bits: int, seed: int) -> Objective:
+    section = TypeAdapter[ObjectiveSection](ObjectiveSection).validate_python({"name": name})
+    return make_objective(section, range(classes), bits, seed=seed)
 
+
+def _network(objective: str) -> Callable[[Task], Hasher]:
     def learn(task: Task) -> Hasher:
         """Train the network (with a frozen trunk, its head)."""
         images = task.images
         model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
-        aim = make_objective(section, range(len(images.classes)), task.bits, seed=task.seed)
+        aim = _objective(objective, len(images.classes), task.bits, task.seed)
         rate, batch = _SETTINGS.get(objective, (_RATE, _BATCH))
         data = images.subset(task.train)
         steps = max(1, math.ceil(task.epochs * len(data) / batch / _STRETCHES))
@@ -100,6 +103,16 @@ NETWORKS: Mapping[str, Callable[[Task], Hasher]] = {
 """Methods that train a network, named after their objectives."""
 HASHES = {**BASELINES, **NETWORKS}
 METHODS = (*BASELINES, FLOAT, *NETWORKS)
+
+
+def check(method: str, classes: int, bits: int) -> None:
+    """Find out before any work whether a method can hash so many classes.
+
+    Raises:
+        TrainingError: it cannot, for example because there is no room for as many hash centres.
+    """
+    if method in NETWORKS:
+        _objective(method, classes, bits, 0)
 
 
 def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:

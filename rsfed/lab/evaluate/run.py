@@ -25,7 +25,7 @@ from rsfed.lab.evaluate.measures import (
     left_out_precision,
     without_relevant,
 )
-from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, describe
+from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot, Spread
 
 
@@ -74,8 +74,11 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
 
     Raises:
         UsageError: the images do not allow the split.
-        TrainingError: a method cannot be trained on them.
+        TrainingError: a method cannot be trained on them; as far as that can be told, before anything is done.
     """
+    for method, bits in _pairs(settings):
+        if bits is not None:
+            check(method, len(images.classes), bits)
     outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
     chances, dropped = [], []
     divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
