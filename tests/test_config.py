@@ -1,9 +1,21 @@
 """Configuration: the file, what the environment lays over it, and problems named with their place."""
 
+import json
+
 import pytest
 
 from coordinator.training.runs import make_plan
-from rsfed.config import CoordinatorConfig, NodeConfig, load_config
+from rsfed.config import (
+    BatchAllSection,
+    CentresSection,
+    ContrastiveSection,
+    CoordinatorConfig,
+    MilanSection,
+    NodeConfig,
+    PairwiseSection,
+    load_config,
+    recorded_objective,
+)
 from rsfed.errors import ConfigError, ExitCode
 from rsfed.hashing.plan import parse_plan
 
@@ -112,3 +124,59 @@ def test_a_missing_key_and_a_missing_file_are_named(home):
     assert "federation" in problem(CoordinatorConfig, home)
     (home / "coordinator.toml").unlink()
     assert "rsfed coordinator init" in problem(CoordinatorConfig, home)
+
+
+def objective_of(home, toml):
+    (home / "coordinator.toml").write_text(f'federation = "alps"\n[objective]\n{toml}')
+    return load_config(CoordinatorConfig, home).objective
+
+
+def test_each_objective_is_chosen_by_its_name_and_has_options_of_its_own(home):
+    assert load_config(CoordinatorConfig, home).objective == BatchAllSection()
+    assert objective_of(home, "margin = 0.3") == BatchAllSection(margin=0.3), "the default, without its name"
+    assert objective_of(home, 'name = "milan"') == MilanSection()
+    assert objective_of(home, 'name = "centres"\nfree = 0') == CentresSection(free=0)
+    assert objective_of(home, 'name = "pairwise"\nscale = 4') == PairwiseSection(scale=4)
+    assert objective_of(home, 'name = "contrastive"') == ContrastiveSection()
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ('name = "centres"\nmargin = 0.2', "objective.centres.margin: unknown key"),
+        ('name = "milan_batchall"\nbeta_1 = 0.5', "objective.milan_batchall.beta_1: unknown key"),
+        ('name = "contrastive"\nfree = 0.2', "objective.contrastive.free: unknown key"),
+        ('name = "batch-hard"', "'milan', 'milan_batchall', 'centres', 'pairwise', 'contrastive'"),
+        ('name = "centres"\nfree = 0.6', "objective.centres.free"),
+        ('name = "milan"\npush = inf', "objective.milan.push"),
+        ('name = "contrastive"\ntemperature = 0', "objective.contrastive.temperature"),
+    ],
+)
+def test_no_option_of_another_objective_is_silently_ignored(home, toml, said):
+    (home / "coordinator.toml").write_text(f'federation = "alps"\n[objective]\n{toml}')
+    assert said in problem(CoordinatorConfig, home)
+
+
+def test_the_environment_chooses_an_objective(home, monkeypatch):
+    monkeypatch.setenv("RSFED_COORDINATOR__OBJECTIVE__NAME", "centres")
+    assert load_config(CoordinatorConfig, home).objective == CentresSection()
+
+
+@pytest.mark.parametrize(
+    "section", [BatchAllSection(), MilanSection(), CentresSection(), PairwiseSection(), ContrastiveSection()]
+)
+def test_an_objective_comes_back_from_a_plan_and_a_release_as_it_was_written(home, section):
+    config = load_config(CoordinatorConfig, home).model_copy(update={"objective": section})
+    assert parse_plan(make_plan(config, 1).model_dump_json()).objective == section
+    assert recorded_objective(json.loads(section.model_dump_json())) == section
+
+
+def test_what_older_software_called_milan_is_trained_as_before(home):
+    older = {"name": "milan", "margin": 0.25, "push": 0.001, "balance": 1.0}
+    plan = json.loads(make_plan(load_config(CoordinatorConfig, home), 1).model_dump_json()) | {"objective": older}
+    assert parse_plan(json.dumps(plan)).objective == recorded_objective(older) == BatchAllSection(margin=0.25)
+
+
+def test_an_objective_of_newer_software_is_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match="update rsfed"):
+        recorded_objective({"name": "quantum"})

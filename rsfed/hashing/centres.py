@@ -35,7 +35,7 @@ def hash_centres(class_ids: Sequence[int], bits: int, seed: int) -> NDArray[np.b
         seed: Gives other centres of the same distances.
 
     Returns:
-        bool, shape (classes, bits), in the order of `class_ids`; not to be written to.
+        bool, shape (classes, bits), in the order of `class_ids`.
 
     Raises:
         TrainingError: TOO_MANY_CLASSES, so many centres do not fit into codes of this width.
@@ -62,7 +62,6 @@ def _words(count: int, bits: int, seed: int) -> NDArray[np.bool_]:
     words = np.concatenate([half, ~half])[:count]
     if count > len(words):
         words = np.concatenate([words, _search(words, count - len(words), seed)])
-    words.setflags(write=False)
     return words
 
 

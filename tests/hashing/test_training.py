@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config import DEFAULT_OBJECTIVE, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import evaluate
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.objectives import Losses, make_objective
 from rsfed.hashing.training import train_steps
 from rsfed.hashing.weights import get_state, to_bytes
 
@@ -19,9 +19,9 @@ from .conftest import ARCHITECTURE, BITS, patches_of, spec_of
 OBJECTIVE = make_objective(DEFAULT_OBJECTIVE, range(4), BITS, seed=0)
 
 
-def fit(data, *, steps=5, seed=0, batch=16, **options):
+def fit(data, *, steps=5, seed=0, batch=16, objective=OBJECTIVE, **options):
     network = build_network(ARCHITECTURE, spec_of(2), BITS, seed=1)
-    report = train_steps(network, data, OBJECTIVE, steps=steps, batch=batch, learning_rate=2e-3, seed=seed, **options)
+    report = train_steps(network, data, objective, steps=steps, batch=batch, learning_rate=2e-3, seed=seed, **options)
     return network, report
 
 
@@ -34,14 +34,36 @@ def figures(network, queries, gallery):
     )
 
 
-def test_training_brings_patches_of_a_class_together(patch_set):
+@pytest.mark.parametrize(
+    ("section", "gain"),
+    [(DEFAULT_OBJECTIVE, 0.2), (MilanSection(), 0.2), (CentresSection(), 0.2), (PairwiseSection(), 0.1)],
+)
+def test_training_brings_patches_of_a_class_together(patch_set, section, gain):
     gallery, queries = list(patches_of(range(4), 12, seed=0)), list(patches_of(range(4), 6, seed=99))
     before = figures(build_network(ARCHITECTURE, spec_of(2), BITS, seed=1), queries, gallery)
-    network, report = fit(patch_set, steps=60, batch=32)
+    objective = make_objective(section, range(4), BITS, seed=0)
+    network, report = fit(patch_set, steps=60, batch=32, objective=objective)
     after = figures(network, queries, gallery)
-    assert after.mean_average_precision > before.mean_average_precision + 0.2
+    assert after.mean_average_precision > before.mean_average_precision + gain
     assert report.loss < report.losses[0]
     assert report.idle_steps == 0
+
+
+def test_contrastive_training_learns_without_any_label():
+    unlabelled = [(content, ()) for content, _ in patches_of(range(4), 12, seed=0)]
+    objective = make_objective(ContrastiveSection(), (), BITS, seed=0)
+    _, report = fit(PatchSet.from_items(unlabelled, spec_of(2), ()), steps=60, batch=32, objective=objective)
+    assert report.idle_steps == 0
+    assert report.loss < report.losses[0] - 0.1
+    assert report.examples == 60 * 32 * 2, "two views of each patch"
+
+
+def test_adam_takes_the_decay_rates_of_the_objective(patch_set):
+    def weights(**rates):
+        objective = make_objective(MilanSection(**rates), range(4), BITS, seed=0)
+        return to_bytes(get_state(fit(patch_set, objective=objective)[0]))
+
+    assert weights() == weights(beta_1=0.5, beta_2=0.9) != weights(beta_1=0.9, beta_2=0.999)
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(patch_set):
@@ -64,6 +86,9 @@ def test_an_archive_with_nothing_to_compare_is_trained_and_reported_as_idle(ids)
     items = [(content, ids) for content, _ in patches_of(range(2), 5, seed=0)]
     network, report = fit(PatchSet.from_items(items, spec_of(2), range(4)), steps=3)
     assert report.idle_steps == report.steps == 3
+    with pytest.raises(TrainingError) as refusal:
+        report.refuse_idle()
+    assert refusal.value.reason == "NOTHING_TO_COMPARE"
     assert all(np.isfinite(array).all() for array in get_state(network).values())
 
 
@@ -79,12 +104,25 @@ def test_nothing_to_train_on_is_refused():
     assert refusal.value.reason == "NO_PATCHES"
 
 
+class Spoilt(type(OBJECTIVE)):
+    """Loses its finite loss, whatever the network gives."""
+
+    def __init__(self):
+        super().__init__(DEFAULT_OBJECTIVE)
+
+    def losses(self, outputs, labels):
+        return Losses(outputs.sum() * float("inf"), compared=True)
+
+
 def test_a_diverged_training_stops_with_its_remedy(patch_set):
     network = build_network(ARCHITECTURE, spec_of(2), BITS)
     with torch.no_grad():
         network.head.weight.fill_(float("nan"))
     with pytest.raises(TrainingError) as refusal:
         train_steps(network, patch_set, OBJECTIVE, steps=2, batch=8, learning_rate=1e-3, seed=0)
+    assert refusal.value.reason == "DIVERGED"
+    with pytest.raises(TrainingError) as refusal:
+        fit(patch_set, objective=Spoilt())
     assert refusal.value.reason == "DIVERGED"
 
 

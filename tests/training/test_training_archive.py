@@ -24,10 +24,12 @@ from node.training.patches import load_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
+from rsfed.config import CentresSection, ContrastiveSection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.weights import from_bytes, init_weights
 from rsfed.raster.item import Item, Window
+from rsfed.trust.manifest import FederationClass, Nomenclature
 
 COUNTS = dict.fromkeys(CLASSES, 6)
 
@@ -130,6 +132,30 @@ def test_a_node_without_labelled_patches_says_so(make):
 
 def test_a_node_with_one_class_only_sends_no_update(make):
     assert reason_of(make("water", {"water": 5}), task()) == "NOTHING_TO_COMPARE"
+    water = Nomenclature(classes=(FederationClass(id=12, name="water"),))
+    alone = small_plan(objective=CentresSection(), nomenclature=water)
+    assert reason_of(make("lonely", {"water": 5}), task(plan=alone)) == "NOTHING_TO_COMPARE", "no other class anywhere"
+
+
+def test_a_node_with_one_class_trains_for_its_hash_centre(make):
+    """The centres of the other classes are where the other nodes bring theirs."""
+    assert reason_of(make("lake", {"water": 5}), task(plan=small_plan(objective=CentresSection()))) == ""
+
+
+def test_without_labels_all_patches_are_trained_on(make):
+    home, plan = make("unknown", {"glacier": 3, "water": 2}), small_plan(objective=ContrastiveSection())
+    assert len(load_patches(home, plan, 16)) == 5
+    assert len(load_patches(home, small_plan(), 16)) == 2
+    result = decode(run_task(app, home.path, task(plan=plan)))
+    assert (result.error, result.metrics["metrics"]["num-examples"]) == ("", 5)
+    assert reason_of(make("none", {}), task(plan=plan)) == "NO_LABELLED_PATCHES"
+    assert reason_of(make("single", {"glacier": 1}), task(plan=plan)) == "NOTHING_TO_COMPARE"
+
+
+def test_more_classes_than_there_are_centres_for_are_refused(make):
+    many = Nomenclature(classes=tuple(FederationClass(id=n, name=f"class {n}") for n in range(2000)))
+    home = make("crowded", {"water": 3, "field": 3})
+    assert reason_of(home, task(plan=small_plan(objective=CentresSection(), nomenclature=many))) == "TOO_MANY_CLASSES"
 
 
 def test_the_operators_limits_stand_above_the_plan(make):

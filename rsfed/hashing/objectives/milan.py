@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from rsfed.config import MilanSection
 from rsfed.hashing.objectives.interface import Losses
-from rsfed.hashing.objectives.sampling import balanced, draw
+from rsfed.hashing.objectives.sampling import draw
 from rsfed.hashing.objectives.terms import balance_loss, push_loss
 
 
@@ -54,7 +54,8 @@ class Milan:
                 unlike = rng.choice(np.flatnonzero(others.any(axis=0)))
                 negatives = draw(np.flatnonzero(others[:, unlike]), count, rng)
                 return np.concatenate([rng.permutation(members)[: 2 * count], negatives])
-        return balanced(labels, batch // 3 * 3, rng)
+        usable = np.flatnonzero(labels.any(axis=1)) if len(classes) else np.arange(len(labels))
+        return draw(usable, max(3, min(batch, len(usable)) // 3 * 3), rng)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Losses:
         """Return the weighted sum of the three losses; without a valid triplet that of push and balance alone.
