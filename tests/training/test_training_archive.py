@@ -16,10 +16,10 @@ from training_fakes import CLASSES, answer_tasks, make_members, small_plan, unti
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
+from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
 from node.training.local import split
-from node.reading import BandReader
 from node.training.patches import load_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
