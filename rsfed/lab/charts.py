@@ -36,7 +36,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError("a chart needs at least one point")
-    left, right, top, bottom, height = 56, 16, 16, 44, 320
+    left, right, top, bottom, height = 70, 16, 16, 44, 320
     low, high = min(x for x, _ in points), max(x for x, _ in points)
     ticks = nice_ticks(max(y for _, y in points))
     x_at = _scale(low, max(high, low + 1), left, WIDTH - right)

@@ -46,7 +46,7 @@ def test_every_method_at_every_width_is_one_row_under_the_same_protocol(told):
 
 def test_figures_are_shares_with_a_deviation_over_the_seeds(told):
     for row in [*told[0]["methods"], {"figures": told[0]["chance"]}]:
-        for name in ("map_found", "map_k", "precision", "recall"):
+        for name in ("map_found", "map_possible", "map_k", "precision", "recall"):
             figure = row["figures"][name]
             assert 0 <= figure["mean"] <= 1
             assert figure["deviation"] >= 0
@@ -61,7 +61,7 @@ def test_codes_have_bit_statistics_and_float_features_have_none(told):
 
 
 def test_the_leak_is_none_where_places_are_kept_apart(told):
-    assert told[0]["leak"]["place"] == 0
+    assert told[0]["leak"]["place"] == {"share": 0, "known": told[0]["protocol"]["queries"]}
 
 
 def test_each_draw_of_left_out_classes_is_named(told):
@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_loads_nothing(told):
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert text.count("data:image/png;base64,") == 3
     assert text.count('class="card map"') == 2
-    for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "own place"):
+    for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "image of their place"):
         assert words in text
 
 
@@ -90,7 +90,7 @@ def test_photographs_are_split_at_random_and_the_page_says_what_is_not_known(tmp
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["split"] == "random"
     assert (result["protocol"]["train"], result["protocol"]["gallery"], result["protocol"]["queries"]) == (12, 8, 8)
-    assert result["leak"] == {"place": None, "acquisition": None}
+    assert result["leak"] == {what: {"share": None, "known": 0} for what in ("place", "acquisition")}
 
 
 def test_a_query_never_finds_itself(tmp_path, capsys):
@@ -110,7 +110,7 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     assert evaluate(tmp_path / "images", *options) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["multi_label"]
-    assert {"ndcg", "gain", "weighted_map"} <= result["methods"][0]["figures"].keys()
+    assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
 
 
 def test_the_same_command_gives_the_same_figures(archive, capsys):

@@ -161,8 +161,8 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     if output is Output.JSON:
         typer.echo(json.dumps(outputs.summary(found, path)))
     else:
-        console = Console(highlight=False)
-        console.print(outputs.tables(found, path), width=max(console.width, _LEAST_COLUMNS))
+        width = max(Console().width, _LEAST_COLUMNS)
+        Console(highlight=False, width=width).print(outputs.tables(found, path))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -10,17 +10,21 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from rsfed.hashing.evaluation.leaks import Leak
+from rsfed.hashing.evaluation.tables import Spread
 from rsfed.lab.evaluate.division import WORDS
-from rsfed.lab.evaluate.results import Evaluation, Spread
+from rsfed.lab.evaluate.measures import CLASS_FIGURE
+from rsfed.lab.evaluate.results import Evaluation
 
 FIGURES = {
-    "map_found": ("mAP@{k}", "mean precision at the relevant ranks found among the first k (MiLaN's)"),
-    "map_k": ("mAP@{k}/k", "the same sum of precisions divided by k, or by all relevant images where fewer"),
+    "map_found": ("mAP@{k}", "mean precision at the relevant ranks found among the first k, as MiLaN reports it"),
+    "map_possible": ("full mAP@{k}", "the same sum of precisions divided by what a perfect ranking finds: full recall"),
+    "map_k": ("mAP@{k}/k", "the same sum of precisions divided by k"),
     "precision": ("P@{k}", "share of the first k that are relevant"),
     "recall": ("R@{k}", "share of all relevant images that are among the first k"),
-    "ndcg": ("NDCG@{k}", "gain of shared labels, discounted by rank, by the best possible"),
-    "gain": ("ACG@{k}", "mean number of shared labels among the first k"),
-    "weighted_map": ("wMAP@{k}", "mean of ACG at the relevant ranks"),
+    "ndcg": ("NDCG@{k}", "2^r - 1 for r shared labels, discounted by rank, divided by that of the best order"),
+    "acg": ("ACG@{k}", "mean number of labels that the first k share with the query"),
+    "weighted_map": ("wMAP@{k}", "mean, at the relevant ranks found, of the mean number of shared labels so far"),
     "overlap": ("float overlap", "within the class of the query: share of the float top 20 that codes find again"),
     "left_out": ("P@{k} left out", "precision for queries of classes that were left out of training"),
     "distinct": ("codes", "number of distinct codes"),
@@ -28,7 +32,7 @@ FIGURES = {
     "bit_entropy": ("entropy", "mean entropy of a bit; 1 is best"),
     "bit_correlation": ("correlation", "mean absolute correlation of two bits; 0 is best"),
 }
-"""Heading and meaning of each figure; distinct codes as a share of the images, `distinct_share`, is in JSON only."""
+"""Heading and meaning of each figure; others are in JSON only."""
 
 
 def columns(evaluation: Evaluation) -> dict[str, str]:
@@ -40,19 +44,31 @@ def columns(evaluation: Evaluation) -> dict[str, str]:
 
 def figure(spread: Spread, name: str) -> str:
     """Return a figure as tables show it; numbers of codes are whole."""
-    if name == "distinct" and not math.isnan(spread.mean):
+    if math.isnan(spread.mean):
+        return "-"
+    if name == "distinct":
         return f"{spread.mean:,.0f}"
-    return str(spread)
+    return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
 
 
 def leak_in_words(evaluation: Evaluation) -> str:
-    """Return what is known of queries that find an image of their own place or acquisition."""
-    shares = {"place": evaluation.leak.place, "acquisition": evaluation.leak.acquisition}
-    known = [f"{share:.1%} an image of their own {what}" for what, share in shares.items() if share is not None]
-    unknown = " and ".join(what for what, share in shares.items() if share is None)
-    told = f"Leak: of the queries {' and '.join(known)} in their gallery, at any rank." if known else ""
-    missing = f" The images do not tell their {unknown}: how far near duplicates flatter the figures is not known."
-    return (told + missing * bool(unknown)).strip()
+    """Return what is known of queries that have an image of their own place or acquisition in their gallery."""
+    told = [
+        f"{leak.share:.1%} have another image of their {what} in their gallery" + _known(leak)
+        for what, leak in evaluation.leaks.items()
+        if leak.share is not None
+    ]
+    unknown = [what for what, leak in evaluation.leaks.items() if leak.share is None]
+    lines = [f"Leak: of the queries {' and '.join(told)}."] if told else []
+    if unknown:
+        lines.append(
+            f"The images do not tell their {' or '.join(unknown)}: how far near copies flatter the figures is not known."
+        )
+    return " ".join(lines)
+
+
+def _known(leak: Leak) -> str:
+    return "" if leak.known == leak.queries else f" (of the {leak.known:,} that tell theirs)"
 
 
 def protocol_lines(evaluation: Evaluation) -> list[str]:
@@ -121,8 +137,7 @@ def _per_class(evaluation: Evaluation) -> Table:
     shown = [row for row in evaluation.rows if row.name in rows]
     table = _table(f"mAP@{evaluation.protocol.k} of class", *(row.name for row in shown))
     for name in evaluation.protocol.classes:
-        values = [row.per_class.get(name) for row in shown]
-        table.add_row(name, *("-" if value is None else f"{value.mean:.3f}" for value in values))
+        table.add_row(name, *(figure(row.per_class[name], CLASS_FIGURE) for row in shown))
     return table
 
 
@@ -160,7 +175,7 @@ def summary(evaluation: Evaluation, report: Path | None) -> dict[str, Any]:
             "features": how.features,
             "epochs": how.epochs,
         },
-        "leak": {"place": evaluation.leak.place, "acquisition": evaluation.leak.acquisition},
+        "leak": {what: {"share": leak.share, "known": leak.known} for what, leak in evaluation.leaks.items()},
         "methods": [
             {
                 "method": row.method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from rsfed.analyst.results import Bucket, Hit, Outcome, SearchResult
 from rsfed.analyst.sheet import COLUMNS, QUERY, TILE, Picture, Section, contact_sheet
 from rsfed.codes import hamming, unpack
-from rsfed.hashing.evaluation.curves import distance_shares, precision_at_recall
+from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.curves import pair_histograms, radius_curve
 from rsfed.lab.charts import Line, bar_chart, line_chart, scatter_chart
 from rsfed.lab.evaluate.data import Entry, ImageSet
 from rsfed.lab.evaluate.methods import NETWORKS
@@ -28,9 +30,10 @@ BIT_SERIES = (
     "share of the ten largest buckets",
 )
 _BIT_FIGURES = ("bit_entropy", "bit_correlation", "distinct_share", "top_buckets")
-_LEVELS = np.arange(5, 101, 5) / 100
+_STEP = 2.0  # least per cent of recall from one point of a curve to the next
 _MAPPED = 1500  # points of a map at most
 _PERPLEXITY = 30.0
+_SPREAD = 0.008  # of the width of a map: equal codes would hide each other
 _SHEETS, _HITS = 3, 2 * COLUMNS
 _COLOURS = 8  # of lines
 
@@ -45,22 +48,28 @@ class Drawing:
 
 
 def precision_recall(snapshots: Sequence[Snapshot]) -> Drawing:
-    """Draw precision over recall of every method."""
-    lines = [
-        Line(
-            shot.name, _style(number), list(zip(100 * _LEVELS, precision_at_recall(shot.counts, _LEVELS), strict=True))
-        )
-        for number, shot in enumerate(snapshots)
-    ]
+    """Draw precision over recall of every method as the radius of the search grows."""
+    lines = [Line(shot.name, _style(number), _curve(shot.counts)) for number, shot in enumerate(snapshots)]
     chart = line_chart(
         lines, title="Precision over recall", x_label="recall in per cent of all relevant images", y_label="precision"
     )
     return Drawing(chart, "", tuple((line.name + " (dashed)" * ("dashed" in line.style), line.style) for line in lines))
 
 
+def _curve(counts: Histograms) -> list[tuple[float, float]]:
+    """Return recall in per cent and precision within each radius, few enough points to be told apart."""
+    curve = radius_curve(pair_histograms(counts))
+    points: list[tuple[float, float]] = []
+    for recall, precision in zip(100 * curve.recall, curve.precision, strict=True):
+        if not math.isnan(precision) and (not points or recall >= points[-1][0] + _STEP):
+            points.append((float(recall), float(precision)))
+    return points
+
+
 def distances(shot: Snapshot) -> Drawing:
     """Draw how far relevant and other images lie from queries."""
-    relevant, other = distance_shares(shot.counts)
+    pairs = pair_histograms(shot.counts)
+    relevant, other = (each / max(1, each.sum()) for each in (pairs.relevant, pairs.irrelevant))
     lines = [
         Line("relevant", "node-0", list(enumerate(relevant.tolist()))),
         Line("other", "node-1", list(enumerate(other.tolist()))),
@@ -109,6 +118,7 @@ def code_map(shot: Snapshot, evaluation: Evaluation, seed: int = 0) -> Drawing:
     plane = TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(bits)
     groups = evaluation.relevant_labels[chosen].argmax(axis=1).tolist()
     spoken = f"{len(chosen)} codes of {len(set(groups))} classes"
+    plane += _SPREAD * np.ptp(plane, axis=0) * np.random.default_rng(seed).standard_normal(plane.shape)
     points = [(float(x), float(y)) for x, y in plane]
     return Drawing(
         scatter_chart(points, groups, title=f"Codes of {shot.name}", spoken=spoken), f"{shot.name}: {spoken}"

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.codes import Codes
-from rsfed.hashing.evaluation import Histograms
+from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.leaks import Leak
+from rsfed.hashing.evaluation.tables import Spread
 from rsfed.lab.evaluate.division import Division, Split
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A figure over the seeds: mean, and sample standard deviation; the latter is None with one seed."""
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """Sum up one value for each seed; values that are not defined (NaN) do not count."""
-        known = [value for value in values if not math.isnan(value)]
-        if not known:
-            return cls(math.nan, None)
-        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "-"
-        return f"{self.mean:.3f}" + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +103,6 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
-    """Share of the queries that find an image of their own place or acquisition in their gallery; None: unknown."""
-
-    place: float | None
-    acquisition: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Timing:
     """Cost of one way to search a gallery of one size.
 
@@ -158,7 +129,7 @@ class Evaluation:
         protocol: How.
         rows: Every method at every width.
         chance: Figures of a gallery in random order.
-        leak: Of the first seed.
+        leaks: Queries of the first seed with another image of their `place` and `acquisition` in their gallery.
         left_out: Names of the classes left out of training in each draw; none without `--left-out`.
         timings: None without `--timing`.
         features: Number of features that describe an image.
@@ -170,7 +141,7 @@ class Evaluation:
     protocol: Protocol
     rows: tuple[Row, ...]
     chance: Mapping[str, Spread]
-    leak: Leak
+    leaks: Mapping[str, Leak]
     left_out: tuple[tuple[str, ...], ...]
     timings: tuple[Timing, ...]
     features: int

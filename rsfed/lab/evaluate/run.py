@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes
 from rsfed.errors import UsageError
-from rsfed.hashing.evaluation import Histograms
+from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import Division, Split, divide
 from rsfed.lab.evaluate.measures import (
@@ -21,12 +22,12 @@ from rsfed.lab.evaluate.measures import (
     chance_figures,
     code_figures,
     float_figures,
-    leak,
+    leaks,
     left_out_precision,
     without_relevant,
 )
 from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
-from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot, Spread
+from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
     return Evaluation(
         protocol=_protocol(images, settings, divisions[0]),
         rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
-        chance={name: Spread.of([each[name] for each in chances]) for name in chances[0]},
-        leak=leak(Case(images, features, divisions[0], settings.k)),
+        chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
+        leaks=leaks(Case(images, features, divisions[0], settings.k)),
         left_out=tuple(dropped),
         timings=(),
         features=features.shape[1],
@@ -149,13 +150,19 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
     return Row(
         method=method,
         bits=bits,
-        figures={name: Spread.of([each.figures[name] for each in found]) for name in found[0].figures},
+        figures={name: _spread([each.figures[name] for each in found]) for name in found[0].figures},
         per_class={
-            name: Spread.of([each.per_class.get(name, math.nan) for each in found]) for name in found[0].per_class
+            name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class
         },
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
     )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    """Sum up one value for each seed; those that are not defined do not count."""
+    known = [value for value in values if not math.isnan(value)]
+    return spread(known) if known else Spread(math.nan, None, 0)
 
 
 def _protocol(images: ImageSet, settings: Settings, division: Division) -> Protocol:
