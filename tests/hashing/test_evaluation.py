@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsfed.codes import pack
-from rsfed.hashing import evaluation
-from rsfed.hashing.evaluation import Histograms, average_precision, evaluate, precision
+from rsfed.hashing.evaluation import average_precision, evaluate, expected, precision
+from rsfed.hashing.evaluation.counts import Histograms, distance_histograms
 
 
 def every_order(groups):
@@ -31,9 +31,9 @@ def test_figures_equal_the_average_over_every_order_of_ties(groups, k):
     rankings = list(every_order(groups))
     counts = histograms(groups)
     by_hand = np.mean([average_precision(ranking, k) for ranking in rankings])
-    assert evaluation.expected_average_precision(counts, k)[0] == pytest.approx(by_hand, abs=1e-12)
+    assert expected.expected_average_precision(counts, k)[0] == pytest.approx(by_hand, abs=1e-12)
     by_hand = np.mean([precision(ranking, k) for ranking in rankings])
-    assert evaluation.expected_precision(counts, k)[0] == pytest.approx(by_hand, abs=1e-12)
+    assert expected.expected_precision(counts, k)[0] == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_average_precision_divides_by_what_was_found_not_by_what_exists():
@@ -45,7 +45,7 @@ def test_average_precision_divides_by_what_was_found_not_by_what_exists():
 
 def test_precision_keeps_its_denominator_in_a_gallery_smaller_than_k():
     assert precision(np.array([True]), 10) == 0.1
-    assert evaluation.expected_precision(histograms([[True]]), 10)[0] == 0.1
+    assert expected.expected_precision(histograms([[True]]), 10)[0] == 0.1
 
 
 def labelled(rng, count, classes=3):
@@ -56,7 +56,7 @@ def test_every_distance_is_counted_as_brute_force_counts_it():
     rng = np.random.default_rng(1)
     queries, query_labels = labelled(rng, 300)  # more than are handled at once
     gallery, gallery_labels = labelled(rng, 40)
-    counts = evaluation.distance_histograms(queries, query_labels, gallery, gallery_labels)
+    counts = distance_histograms(queries, query_labels, gallery, gallery_labels)
     for q in (0, 255, 256, 299):
         distance = np.bitwise_count(queries[q] ^ gallery).sum(axis=1)
         shares = (query_labels[q] & gallery_labels).any(axis=1)
