@@ -62,7 +62,7 @@ def leak_in_words(evaluation: Evaluation) -> str:
     lines = [f"Leak: of the queries {' and '.join(told)}."] if told else []
     if unknown:
         lines.append(
-            f"The images do not tell their {' or '.join(unknown)}: how far near copies flatter the figures is not known."
+            f"The images do not tell their {' or '.join(unknown)}: how far near copies flatter figures is unknown."
         )
     return " ".join(lines)
 

@@ -151,9 +151,7 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
         method=method,
         bits=bits,
         figures={name: _spread([each.figures[name] for each in found]) for name in found[0].figures},
-        per_class={
-            name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class
-        },
+        per_class={name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class},
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
     )
