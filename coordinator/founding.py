@@ -92,6 +92,11 @@ modality = {modality}
 bits = {bits}
 size = {size}  # pixels
 
+# What codes are trained for: milan_batchall, milan, centres, pairwise, or contrastive, which needs no labels. Each has
+# options of its own, see docs/operating.md.
+[objective]
+name = "milan_batchall"
+
 [training]
 local_steps = 40  # optimiser steps of a node in one round
 batch = 64  # patches

@@ -20,6 +20,7 @@ SECTIONS = [
     MilanSection(margin=2.5),  # so large that every triplet counts
     BatchAllSection(),
     CentresSection(),
+    CentresSection(within=0.3),
     PairwiseSection(),
     ContrastiveSection(),
 ]

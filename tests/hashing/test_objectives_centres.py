@@ -7,6 +7,7 @@ import torch
 from rsfed.config import CentresSection
 from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.objectives.centres import Centres, centre_loss
+from rsfed.hashing.objectives.terms import view_loss
 
 SIGNS = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [-1, -1, 1, 1]])
 
@@ -68,3 +69,25 @@ def test_nodes_that_know_the_classes_in_another_order_train_for_the_same_centres
         outputs, torch.eye(3, dtype=torch.bool)[:, [2, 0, 1]]
     )
     assert one.total.item() == other.total.item()
+
+
+def test_within_compares_the_codes_of_two_views_of_each_patch():
+    objective = Centres(CentresSection(within=0.3), [5, 8], 16, seed=3)
+    plain = Centres(CentresSection(), [5, 8], 16, seed=3)
+    outputs, labels = torch.rand(6, 16), torch.eye(2, dtype=torch.bool)[[0, 1, 1] * 2]
+    difference = objective.losses(outputs, labels).total - plain.losses(outputs, labels).total
+    assert difference.item() == pytest.approx(0.3 * view_loss(outputs, 0.2).item(), rel=1e-4)
+    assert (objective.views, plain.views) == (2, 1)
+
+
+def test_within_a_class_no_patch_is_told_apart_from_itself():
+    labels = np.eye(2, dtype=bool)[[0] * 3 + [1] * 5]
+    chosen = Centres(CentresSection(within=0.3), [5, 8], 16, seed=3).sample(labels, 64, np.random.default_rng(0))
+    assert sorted(chosen) == list(range(8))
+
+
+def test_a_small_share_is_one_free_bit_at_least():
+    outputs = torch.full((1, 16), 0.4).requires_grad_()
+    objective = Centres(CentresSection(free=0.01, quantisation=0.0), [5, 8], 16, seed=3)
+    objective.losses(outputs, torch.tensor([[True, False]])).total.backward()
+    assert (outputs.grad != 0)[0].tolist() == [True] * 15 + [False]

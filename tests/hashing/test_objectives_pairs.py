@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from rsfed.config import ContrastiveSection, PairwiseSection
-from rsfed.hashing.objectives.contrastive import Contrastive, view_loss
+from rsfed.hashing.objectives.contrastive import Contrastive
 from rsfed.hashing.objectives.pairwise import Pairwise, pair_loss
+from rsfed.hashing.objectives.terms import view_loss
 
 
 def likelihood(outputs, labels, scale):

@@ -1,8 +1,8 @@
 """Central similarity: outputs go to the fixed hash centres of their classes.
 
 After Yuan et al., "Central similarity quantization for efficient image and video retrieval", CVPR 2020: cross-entropy
-between outputs and centre, and a quantisation term. The loss is a mean over records, none of which sees another, so it
-can be trained with differential privacy; and every node trains for the same centres.
+between outputs and centre, and a quantisation term. Every node trains for the same centres. Without the option `within`
+the loss is a mean over records, none of which sees another, so it can be trained with differential privacy.
 
 - Several labels: each bit goes where most of the patch's centres have it, with the weight of their majority. A bit on
   which they are divided evenly is left to the patch; a mean would pull it to the threshold, where it flips.
@@ -10,6 +10,8 @@ can be trained with differential privacy; and every node trains for the same cen
 - Centres alone bring all patches of a class to one code, so that nothing is ranked within it. So they leave the last
   bits free: these keep the random hyperplanes of the start, in the space that the other bits shape, and patches that
   are near in it stay near (Charikar, STOC 2002).
+- With `within`, two augmented views of a patch shall also be more alike than views of different patches, of whatever
+  class: what tells patches apart beyond their class is kept, and so is what tells new classes apart.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from rsfed.config import CentresSection
 from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced
-from rsfed.hashing.objectives.terms import quantisation_loss
+from rsfed.hashing.objectives.terms import quantisation_loss, view_loss
+
+_TEMPERATURE = 0.2  # of NT-Xent
 
 
 class Centres:
-    """Cross-entropy to hash centres and quantisation.
+    """Cross-entropy to hash centres and quantisation; NT-Xent where it has a weight.
 
     Args:
-        section: Share of free bits, and weight.
+        section: Share of free bits, and weights.
         classes: Stable ids of the classes in the order of the columns of labels.
         bits: Width of the codes.
         seed: Seed of the centres.
@@ -42,21 +46,25 @@ class Centres:
         TrainingError: TOO_MANY_CLASSES.
     """
 
-    views = 1
     betas = ADAM_BETAS
 
     def __init__(self, section: CentresSection, classes: Sequence[int], bits: int, *, seed: int) -> None:
-        self._quantisation = section.quantisation
-        centres = hash_centres(classes, bits - round(section.free * bits), seed)
+        self._section = section
+        self.views = 2 if section.within else 1
+        free = round(section.free * bits) or int(section.free > 0)
+        centres = hash_centres(classes, bits - free, seed)
         self._signs = torch.from_numpy(2.0 * centres - 1)
 
     def sample(self, labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Choose about equally many patches of several classes; see `Objective.sample`."""
-        return balanced(labels, batch, rng)
+        """Choose about equally many patches of several classes; none twice where each is told apart from all others."""
+        chosen = balanced(labels, batch, rng)
+        return np.unique(chosen) if self._section.within else chosen
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Losses:
-        """Return the weighted sum of both losses; without a label that of quantisation alone."""
-        total = self._quantisation * quantisation_loss(outputs)
+        """Return the weighted sum of all losses, without a label that of all but the centres'."""
+        total = self._section.quantisation * quantisation_loss(outputs)
+        if self._section.within:
+            total = total + self._section.within * view_loss(outputs, _TEMPERATURE)
         labelled = labels.any(dim=1)
         if not labelled.any():
             return Losses(total, compared=False)

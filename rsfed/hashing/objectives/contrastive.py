@@ -1,21 +1,19 @@
 """Contrastive learning without labels, for archives that have none.
 
-Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020: two augmented views of
-a patch shall be more alike than either is to the views of all other patches of the batch (NT-Xent). As in the hash
-heads of RSiM's DA4DTE, it is applied to the relaxed code 2f - 1 itself, beside quantisation and balance per image.
+Two augmented views of a patch shall be more alike than either is to the views of all other patches of the batch. As in
+the hash heads of RSiM's DA4DTE, it is asked of the relaxed code 2f - 1 itself, beside quantisation and balance of each
+image.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from rsfed.config import ContrastiveSection
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
-from rsfed.hashing.objectives.terms import balance_loss, quantisation_loss
+from rsfed.hashing.objectives.terms import balance_loss, quantisation_loss, view_loss
 
 
 class Contrastive:
@@ -42,18 +40,3 @@ class Contrastive:
         if len(outputs) < 4:
             return Losses(total, compared=False)
         return Losses(total + view_loss(outputs, section.temperature), compared=True)
-
-
-def view_loss(outputs: Tensor, temperature: float) -> Tensor:
-    """Return NT-Xent: the mean over all views of the cross-entropy of picking the other view of the same patch.
-
-    Args:
-        outputs: Sigmoid outputs, float, shape (2 x patches, bits), the first views before the second; two patches at
-            least.
-        temperature: Divides the cosine of two relaxed codes.
-    """
-    unit = functional.normalize(2 * outputs - 1, dim=1)
-    itself = torch.eye(len(unit), dtype=torch.bool)
-    likeness = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
-    partner = torch.arange(len(unit)).roll(len(unit) // 2)
-    return functional.cross_entropy(likeness, partner)

@@ -1,8 +1,13 @@
-"""Terms that several objectives share, all of sigmoid outputs f from 0 to 1 and a mean over records alone."""
+"""Terms that several objectives share, of sigmoid outputs f from 0 to 1.
+
+All but `view_loss` are means over records, none of which sees another.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def push_loss(outputs: Tensor) -> Tensor:
@@ -24,3 +29,19 @@ def related(labels: Tensor) -> Tensor:
     """Say which patches share a class: bool, shape (n, n), of labels bool, shape (n, classes)."""
     wide = labels.float()
     return wide @ wide.T > 0
+
+
+def view_loss(outputs: Tensor, temperature: float) -> Tensor:
+    """Return NT-Xent: the mean over all views of the cross-entropy of picking the other view of the same patch.
+
+    Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020.
+
+    Args:
+        outputs: Sigmoid outputs, float, shape (2 x patches, bits), the first views before the second.
+        temperature: Divides the cosine of two relaxed codes.
+    """
+    unit = functional.normalize(2 * outputs - 1, dim=1)
+    itself = torch.eye(len(unit), dtype=torch.bool)
+    likeness = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    partner = torch.arange(len(unit)).roll(len(unit) // 2)
+    return functional.cross_entropy(likeness, partner)
