@@ -103,7 +103,8 @@ def branched_spec(modality: Modality, size: int, fit: Fit | None = None) -> Inpu
             f"branches at {_listed(distances)} m need a size that is a multiple of {unit}, at least {least}"
         )
     groups = [_native_group(modality, distance, int(size * distances[0] / distance)) for distance in distances]
-    return InputSpec(groups=tuple(groups), fit=fit or "crop")
+    # The mean over its area gives a pixel of a coarse band back exactly where a file repeats it at a finer distance.
+    return InputSpec(groups=tuple(groups), fit=fit or "crop", resampling="average")
 
 
 def _native_group(modality: Modality, distance: float, size: int) -> BandGroup:
