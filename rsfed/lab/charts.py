@@ -45,7 +45,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     step = max(1, math.ceil((high - low) / 10))
     parts += [
         f'<text x="{x_at(x):.1f}" y="{height - bottom + 20}" text-anchor="middle">{x}</text>'
-        for x in range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+        for x in range(math.ceil(low / step) * step, math.floor(high + 1e-9) + 1, step)
     ]
     middle = (height - bottom) / 2
     parts += [

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import ObjectiveSection
+from rsfed.config import BatchAllSection
 from rsfed.errors import TrainingError, UsageError
 from rsfed.hashing.augment import turn
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import evaluate
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives.milan_batchall import MilanBatchAll
 from rsfed.hashing.training import train_steps
 from rsfed.hashing.weights import get_state
 from rsfed.raster.input_spec import branched_spec
@@ -115,7 +115,7 @@ def test_training_tells_apart_what_only_one_branch_sees():
         return evaluate(encoder.encode_set(held_out), held_out.labels, encoder.encode_set(data), data.labels)
 
     before = figures()
-    train_steps(network, data, Milan(ObjectiveSection()), steps=25, batch=24, learning_rate=2e-3, seed=0)
+    train_steps(network, data, MilanBatchAll(BatchAllSection()), steps=25, batch=24, learning_rate=2e-3, seed=0)
     assert figures().mean_average_precision > before.mean_average_precision + 0.2
 
 

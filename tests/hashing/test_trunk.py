@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from onnx_maker import DOUBLE, tiny_trunk
 
-from rsfed.config import ObjectiveSection
+from rsfed.config import BatchAllSection
 from rsfed.errors import ConfigError, TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.milan import Milan
+from rsfed.hashing.objectives.milan_batchall import MilanBatchAll
 from rsfed.hashing.training import train_steps
 from rsfed.hashing.trunk import FEATURES, MAX_TRUNK_BYTES, Trunk, inspect_trunk
 from rsfed.hashing.weights import from_bytes, get_state, init_weights
@@ -172,7 +172,7 @@ def test_features_are_held_as_they_are_and_not_augmented(encoder, bring):
     assert (data.batch(np.array([4]))[0] == made[4].astype(np.float32)).all()
     network = build_network(known, SPEC, 32)
     before = get_state(network)
-    report = train_steps(network, data, Milan(ObjectiveSection()), steps=3, batch=8, learning_rate=1e-3, seed=0)
+    report = train_steps(network, data, MilanBatchAll(BatchAllSection()), steps=3, batch=8, learning_rate=1e-3, seed=0)
     assert report.steps == 3
     assert all((get_state(network)[name] != array).any() for name, array in before.items() if "weight" in name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,8 @@ class FeatureFile:
 def _load(path: Path) -> dict[str, Vector]:
     """Return what a file holds; a damaged one counts as empty and is written anew."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             digests, features = held["digests"], held["features"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
     return {row.tobytes().hex(): vector for row, vector in zip(digests, features, strict=True)}
