@@ -66,6 +66,8 @@ class Trunk:
             TrainingError: TRUNK_UNFIT, the model cannot be opened or is not what is said of it.
         """
         waiting = list(patches)
+        if not waiting:
+            return []  # nothing opens a model that nothing is asked of
         session = self._session
         name, at_once = session.get_inputs()[0].name, _rows(session.get_inputs()[0].shape[0])
         made: list[Vector] = []

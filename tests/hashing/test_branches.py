@@ -10,7 +10,7 @@ import torch
 
 from rsfed.config import BatchAllSection
 from rsfed.errors import TrainingError, UsageError
-from rsfed.hashing.augment import turn
+from rsfed.hashing.augment import Augmentation
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import evaluate
@@ -150,7 +150,8 @@ def test_a_patch_is_held_with_all_its_groups():
 def test_all_groups_of_a_patch_are_turned_alike():
     rng = np.random.default_rng(0)
     coarse = rng.normal(0, 1, (50, 1, 4, 4)).astype(np.float32)
-    fine, same = turn([coarse.repeat(2, 2).repeat(2, 3), coarse], rng)
+    view = Augmentation.draw(len(coarse), rng)
+    fine, same = view.apply(coarse.repeat(2, 2).repeat(2, 3)), view.apply(coarse)
     assert (fine[:, :, ::2, ::2] == same).all()
     assert (same != coarse).any()
 

@@ -269,6 +269,21 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(archive, trunk):
     assert all(list(content) == [FEATURES] for content in found.values())
 
 
+def test_what_is_kept_is_not_made_again(archive, trunk):
+    home, _ = archive
+    known, failed = inspect_trunk(trunk, 32), []
+
+    def features():
+        contents = FeatureReader(home, SPEC, known, trunk).contents(items(home), failed.append)
+        return [content[FEATURES] for _, content in contents]
+
+    first = features()
+    trunk.write_bytes(b"no model any more")
+    again = features()
+    assert (np.stack(first) == np.stack(again)).all()
+    assert not failed
+
+
 def test_without_the_trunk_of_a_run_training_says_so(archive, trunk):
     home, _ = archive
     with pytest.raises(TrainingError) as caught:
