@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rsfed.cli import run
+from rsfed.lab.evaluate.methods import HASHES
 from rsfed.lab.synth import generate
 
 METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
@@ -66,6 +67,19 @@ def test_the_leak_is_none_where_places_are_kept_apart(told):
 
 def test_each_draw_of_left_out_classes_is_named(told):
     assert [len(names) for names in told[0]["left_out"]] == [2, 2]
+
+
+def test_classes_that_are_left_out_are_not_learnt_from(archive, monkeypatch, capsys):
+    tasks = []
+    real = HASHES["lsh"]
+    monkeypatch.setitem(HASHES, "lsh", lambda task: tasks.append(task) or real(task))
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", "--left-out", "3", "--output", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    whole, partial = tasks
+    learnt = [name in result["left_out"][0] for name in whole.images.classes]
+    assert whole.images.labels[whole.train][:, learnt].any()
+    assert not whole.images.labels[partial.train][:, learnt].any()
+    assert set(partial.train) == {each for each in whole.train if not whole.images.labels[each, learnt].any()}
 
 
 def test_the_page_is_whole_and_loads_nothing(told):
