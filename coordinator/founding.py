@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordinator import audit
@@ -16,11 +16,11 @@ from coordinator.rotation import add_ca, add_release_key
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig, check_options, config_path, load_config, toml_text
-from rsfed.errors import StateError, UsageError
+from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home, check_local, make_folder
 from rsfed.trust.certificates import make_ca, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate, write_atomically
-from rsfed.trust.manifest import Provenance
+from rsfed.trust.manifest import FrozenTrunk, Provenance
 from rsfed.trust.names import MemberId, Role, check_label
 from rsfed.trust.release_store import Release
 
@@ -35,6 +35,9 @@ PARTS = (
 )
 """What a federation's home consists of."""
 
+DEFAULT_KIND = "compact-resnet"
+_DEFAULT_SIZE, _BRANCHED_SIZE = 64, 120  # pixels; the latter are those of BigEarthNet
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
@@ -44,23 +47,27 @@ class Choices:
         federation: Name of the federation.
         modality: What the first encoder reads.
         bits: Width of the codes.
-        size: Width and height of the encoder's input in pixels.
+        size: Width and height of the encoder's input in pixels; None for what the trunk takes, or the default.
         classes: Classes of the nomenclature; the first gets id 1.
         advertise: How members reach the federation port.
         join_advertise: How newcomers reach the join port.
         bind: Where the federation port listens.
         join_bind: Where the join port listens.
+        kind: Kind of the network.
+        trunk: ONNX file of a frozen trunk, which makes the kind "frozen-trunk".
     """
 
     federation: str
     modality: str
     bits: int
-    size: int
+    size: int | None
     classes: tuple[str, ...]
     advertise: str
     join_advertise: str
     bind: str
     join_bind: str
+    kind: str = DEFAULT_KIND
+    trunk: Path | None = None
 
 
 _TOML = """\
@@ -80,6 +87,7 @@ deadline_s = 5.0
 
 # What the federation trains. A change counts from the next training run on.
 [encoder]
+kind = {kind}  # compact-resnet; k-branch for bands of several ground sampling distances; frozen-trunk
 modality = {modality}
 bits = {bits}
 size = {size}  # pixels
@@ -109,6 +117,7 @@ version = 1
 
 
 _OPTIONS = {
+    "kind": "--kind",
     "modality": "--modality",
     "bits": "--bits",
     "size": "--size",
@@ -117,6 +126,7 @@ _OPTIONS = {
     "join_advertise": "--join-advertise",
     "bind": "--bind",
     "join_bind": "--join-bind",
+    "encoder": "--kind",  # where kind, modality and size do not go together
 }
 
 
@@ -127,7 +137,8 @@ def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
         UsageError: a choice will not do.
         StateError: the home holds a federation already, or lies on a network file system.
     """
-    text = _configuration(choices)
+    trunk = None if choices.trunk is None else _inspected(choices)
+    text = _configuration(_settled(choices, trunk))
     if any((home.path / part).exists() for part in PARTS):
         raise StateError("this home holds a federation already; choose another --home", detail=str(home.path))
     check_local(home.path)
@@ -138,7 +149,7 @@ def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
         config = load_config(CoordinatorConfig, home.path)
         with closing(State(home)) as state:
             _make_trust(home, state, config, now)
-            return _first_release(home, state, config, now)
+            return _first_release(home, state, config, (trunk, choices.trunk), now)
     except BaseException:
         _remove(home)  # half a federation would be in the way of the next try
         for folder in made:
@@ -193,14 +204,47 @@ def _make_trust(home: Home, state: State, config: CoordinatorConfig, now: Now) -
     save_certificate(home.identity, Authority(home, state, config, now=now).renew_own(make_csr(keys.key)))
 
 
-def _first_release(home: Home, state: State, config: CoordinatorConfig, now: Now) -> Release:
+def _inspected(choices: Choices) -> FrozenTrunk:
+    """Try the trunk before anything is made.
+
+    Raises:
+        UsageError: it will not do.
+        ConfigError: EXTRA_MISSING, onnxruntime is not installed.
+    """
+    from rsfed.hashing.trunk import inspect_trunk  # noqa: PLC0415 - loaded only when used
+
+    if choices.kind not in {DEFAULT_KIND, "frozen-trunk"}:
+        raise UsageError("give --trunk or --kind, not both")
+    path = choices.trunk or Path()
+    try:
+        return inspect_trunk(path, choices.size or _DEFAULT_SIZE)
+    except TrainingError as error:
+        raise UsageError(f"--trunk: {error.public}", detail=error.detail or str(path)) from error
+
+
+def _settled(choices: Choices, trunk: FrozenTrunk | None) -> Choices:
+    """Return the choices with what follows from the trunk."""
+    if trunk is None:
+        if choices.kind == "frozen-trunk":
+            raise UsageError("a frozen trunk is given by --trunk FILE")
+        usual = _BRANCHED_SIZE if choices.kind == "k-branch" else _DEFAULT_SIZE
+        return replace(choices, size=usual if choices.size is None else choices.size)
+    if choices.size not in {None, trunk.size}:
+        raise UsageError(f"--size: the trunk takes {trunk.size} pixels")
+    return replace(choices, kind=trunk.kind, size=trunk.size)
+
+
+def _first_release(
+    home: Home, state: State, config: CoordinatorConfig, trunk: tuple[FrozenTrunk | None, Path | None], now: Now
+) -> Release:
     from coordinator.training.runs import make_plan  # noqa: PLC0415 - loaded only when used
     from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loads torch
 
-    plan = make_plan(config, rounds=1)
+    known, file = trunk
+    plan = make_plan(config, 1, known)
     weights = init_weights(plan.architecture, plan.input, plan.bits, plan.seed)
     publisher = Publisher(home, state, config.federation, now=now)
-    return publisher.publish(plan, weights, Provenance(seed=plan.seed), {})
+    return publisher.publish(plan, weights, Provenance(seed=plan.seed), {}, trunk=file)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

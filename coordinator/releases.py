@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator import audit
@@ -21,13 +23,14 @@ from rsfed.trust.manifest import (
     Calibration,
     EncoderEntry,
     FileEntry,
+    FrozenTrunk,
     Manifest,
     Nomenclature,
     Provenance,
     encoder_pair,
 )
 from rsfed.trust.release_rules import sign_manifest
-from rsfed.trust.release_store import Release, ReleaseStore
+from rsfed.trust.release_store import Release, ReleaseStore, chunks_of
 from rsfed.v1.federation_pb2 import ReleaseHeader
 
 if TYPE_CHECKING:
@@ -60,13 +63,15 @@ class Publisher:
         self._federation = federation
         self._now = now
 
-    def publish(
+    def publish(  # noqa: PLR0913 - what a release is made of
         self,
         plan: TrainingPlan,
         weights: bytes,
         training: Provenance,
         metrics: Mapping[str, float],
         calibration: Calibration | None = None,
+        *,
+        trunk: Path | None = None,
     ) -> Release:
         """Sign and store a new release, newer than everything that was published here or announced by a node.
 
@@ -76,11 +81,15 @@ class Publisher:
             training: How they came to be.
             metrics: Figures by name.
             calibration: How likely a hit is relevant, by distance; None where it was not measured.
+            trunk: File of the frozen trunk that the plan names; the current release's where it is left out.
 
         Raises:
             StateError: the key that signs releases is missing.
+            ReleaseRefused: the trunk is not the one that the plan names.
         """
         now = self._now()
+        if trunk is None and isinstance(plan.architecture, FrozenTrunk):
+            trunk = self.current().file(plan.architecture.trunk)
         store = ReleaseStore(self._folder)
         entry = FileEntry(name=WEIGHTS, size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
         encoder = EncoderEntry(modality=plan.modality, input=plan.input, architecture=plan.architecture, weights=entry)
@@ -100,7 +109,8 @@ class Publisher:
                 metrics=dict(metrics),
                 calibration={encoder_pair(plan.modality, plan.modality): calibration} if calibration else {},
             )
-            release = self._admit(connection, store, manifest.to_bytes(), weights, now)
+            files = chain([weights], () if trunk is None else chunks_of(trunk))
+            release = self._admit(connection, store, manifest.to_bytes(), files, now)
             audit.record(
                 connection,
                 now,
@@ -154,6 +164,15 @@ class Publisher:
         """
         return current_release(ReleaseStore(self._folder))
 
+    def trunk(self) -> FrozenTrunk | None:
+        """Return the frozen trunk of the current release, where it has one.
+
+        Raises:
+            StateError: there is no release.
+        """
+        known = (encoder.architecture for encoder in self.current().manifest.encoders.values())
+        return next((each for each in known if isinstance(each, FrozenTrunk)), None)
+
     def renew_signature(self) -> bool:
         """Sign the current release again if its key has left the trust bundle, and say whether that was needed.
 
@@ -171,8 +190,7 @@ class Publisher:
     def sign_anew(self, connection: sqlite3.Connection, now: datetime) -> None:
         """Sign the current release by the key of now, in the transaction that made it so."""
         release = self.current()
-        weights = b"".join(release.chunks())
-        self._admit(connection, ReleaseStore(self._folder), release.header.manifest, weights, now)
+        self._admit(connection, ReleaseStore(self._folder), release.header.manifest, release.chunks(), now)
 
     def discard_retired_keys(self) -> None:
         """Delete the keys that sign no more."""
@@ -182,14 +200,19 @@ class Publisher:
             self._keyring.discard_release_key(row["key_id"])
 
     def _admit(
-        self, connection: sqlite3.Connection, store: ReleaseStore, manifest: bytes, weights: bytes, now: datetime
+        self,
+        connection: sqlite3.Connection,
+        store: ReleaseStore,
+        manifest: bytes,
+        files: Iterable[bytes],
+        now: datetime,
     ) -> Release:
         """Sign a manifest and let the store verify all of it, as every member's does."""
         key = _signing_key(connection)
         signature = sign_manifest(manifest, self._keyring.release_key(key))
         header = ReleaseHeader(manifest=manifest, signature=signature, key_id=key)
         bundle = open_bundle(current_bundle(connection))
-        return store.admit(header, [weights], bundle, federation=self._federation, now=now)
+        return store.admit(header, files, bundle, federation=self._federation, now=now)
 
 
 def current_release(store: ReleaseStore) -> Release:

@@ -105,7 +105,13 @@ class Coordinator:
         self._board = TaskBoard()
         self._publisher = Publisher(home, state, config.federation, now=now)
         self._driver = RunDriver(
-            state, config, self._board, starting=self._publisher.start, publish=self._publish, now=now
+            state,
+            config,
+            self._board,
+            starting=self._publisher.start,
+            publish=self._publish,
+            trunk=self._publisher.trunk,
+            now=now,
         )
         self._draining = False
         self._federation, self._join, self._control = self._make_servers()

@@ -12,27 +12,28 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from node.catalogue import Catalogue
+from node.features import FeatureCache, FeatureKey, features_file
 from node.presence import Presence
+from node.reading import Content, reader
 from node.served import Facts, Served, Shelf
 from node.state import get_meta, set_meta
 from rsfed.codes import Codes
-from rsfed.errors import ArchiveError, ReleaseRefused, RsfedError
+from rsfed.errors import ReleaseRefused, RsfedError
 from rsfed.index.buckets import BucketIndex, Ids
 from rsfed.telemetry import log
+from rsfed.trust.manifest import FrozenTrunk
 from rsfed.trust.release_store import Release, ReleaseStore
 
 if TYPE_CHECKING:
     from rsfed.home import Home
-    from rsfed.raster.input_spec import InputSpec
     from rsfed.raster.item import Item
-    from rsfed.raster.reader import Content
 
 BATCH = 64  # patches read, hashed and committed at a time
 POLL_S = 1.0
@@ -94,7 +95,7 @@ class Indexer:
         with suppress(OSError, AttributeError):  # not every system knows priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         with Catalogue(self._home) as catalogue:
-            work = _Work(catalogue, ReleaseStore(self._home.releases), self)
+            work = _Work(self._home, catalogue, self)
             while not self._stop.is_set():
                 self._wake.wait(POLL_S if self._step(work) else FAILED_S)
                 if self._wake.is_set():
@@ -160,15 +161,17 @@ class _Active:
 class _Work:
     """The indexer's state: what is served, and what is on its way."""
 
-    def __init__(self, catalogue: Catalogue, store: ReleaseStore, owner: Indexer) -> None:
+    def __init__(self, home: Home, catalogue: Catalogue, owner: Indexer) -> None:
+        self._home = home
         self._catalogue = catalogue
-        self._store = store
+        self._store = ReleaseStore(home.releases)
         self._owner = owner
         self._presence = Presence(catalogue.connection)
         self._active: _Active | None = None
         self._failed: dict[int, float] = {}  # item -> when it could not be read
         self._settled = False  # every patch that can be read has a code of the newest release
         self._arrived = False  # patches came or went while others were hashed
+        self._features_due = True  # features of patches that went, or of another trunk, may still be kept
         self._unpublished = False
         self._published = 0.0
 
@@ -192,6 +195,9 @@ class _Work:
         if complete and not self._serves(newest):
             self._take(newest)
             self._catalogue.keep_codes([newest.digest])
+            self._features_due = True
+        if complete and self._features_due:
+            self._drop_features(newest)
         self._settled = complete and not self._arrived
         self._publish()
 
@@ -244,13 +250,14 @@ class _Work:
             return True
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))
         encoder = self._owner.encoder(release, encoder_id)
+        reading = reader(self._home, entry.architecture, entry.input, release)
         failed = len(self._failed)
         for start in range(0, len(missing), BATCH):
             self._owner.pending = len(missing) - start
             if self._owner.stopping or self._newest() != release:
                 return False
             items = self._catalogue.present(missing[start : start + BATCH])
-            self._hash_batch(release, encoder_id, encoder, items, entry.input)
+            self._hash_batch(release, encoder_id, encoder, reading.contents(items, self._unreadable))
         self._owner.pending = 0
         if len(self._failed) > failed:
             log.warning("index.unreadable", count=len(self._failed) - failed)
@@ -258,9 +265,9 @@ class _Work:
         return True
 
     def _hash_batch(
-        self, release: Release, encoder_id: str, encoder: Encoder, items: Sequence[Item], spec: InputSpec
+        self, release: Release, encoder_id: str, encoder: Encoder, contents: Iterator[tuple[Item, Content]]
     ) -> None:
-        if read := dict(self._read(items, spec)):
+        if read := {item.id: content for item, content in contents}:
             ids, codes = np.array(list(read), np.int64), encoder.encode(list(read.values()))
             self._catalogue.put_codes(release.digest, encoder_id, ids, codes)
             self._drop_withdrawn()
@@ -269,14 +276,8 @@ class _Work:
         if time.monotonic() - self._published > PUBLISH_S:
             self._publish()
 
-    def _read(self, items: Sequence[Item], spec: InputSpec) -> Iterator[tuple[int, Content]]:
-        from rsfed.raster.reader import read  # noqa: PLC0415 - a node whose codes are complete never needs it
-
-        for item in items:
-            try:
-                yield item.id, read(item, spec)
-            except (ArchiveError, OSError):
-                self._failed[item.id] = time.monotonic()
+    def _unreadable(self, item: Item) -> None:
+        self._failed[item.id] = time.monotonic()
 
     def _missing(self, release: Release, encoder_id: str, modality: str) -> Ids:
         """Return the ids of the present patches that still need a code and may be readable, in rising order."""
@@ -304,6 +305,7 @@ class _Work:
         if not self._presence.changed():
             return
         self._settled, self._arrived = False, True
+        self._features_due = True
         if self._active is None:
             return
         for encoder_id, index in self._active.indexes.items():
@@ -312,6 +314,20 @@ class _Work:
         self._active.forget_gone()
         self._unpublished = True
         self._publish()
+
+    def _drop_features(self, release: Release) -> None:
+        """Delete the features of withdrawn patches, and those that no encoder of the release takes."""
+        self._features_due = False
+        if not features_file(self._home).exists():
+            return
+        modalities = {
+            FeatureKey.of(trunk, each.input): each.modality
+            for each in release.manifest.encoders.values()
+            if isinstance(trunk := each.architecture, FrozenTrunk)
+        }
+        ids = [self._presence.ids(modality) for modality in modalities.values()]
+        with closing(FeatureCache(self._home)) as cache:
+            cache.keep(modalities, np.concatenate([np.empty(0, np.int64), *ids]))
 
     def _publish(self) -> None:
         if self._active is None or not self._unpublished:

@@ -21,6 +21,7 @@ _SUMMARIES = {
     "config": "Check configuration files and print their schema.",
     "coordinator": "Run a federation.",
     "demo": "The whole story on one machine: train, publish, index, search, report.",
+    "evaluate": "Compare ways to search on your own labelled images.",
     "node": "Run an archive: ingest, serve, train, resolve.",
     "query": "Search all archives by example; only the code of the image leaves.",
     "synth": "Write a synthetic multispectral archive.",

@@ -12,8 +12,9 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,11 +24,12 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.errors import ConfigError, UsageError
-from rsfed.raster.input_spec import Fit
+from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
 from rsfed.raster.modality import modality
 
 _ADDRESS = re.compile(r"\[?[A-Za-z0-9.:_-]+\]?:([0-9]{1,5})")
@@ -131,12 +133,38 @@ class QuerySection(_Section):
 class EncoderSection(_Section):
     """The hash network that the federation trains."""
 
+    kind: Literal["compact-resnet", "k-branch", "frozen-trunk"] = "compact-resnet"
     modality: ModalityName = "rgb"
     bits: int = Field(default=64, ge=MIN_BITS, le=MAX_BITS, multiple_of=8)
-    size: int = Field(default=64, ge=16, le=512)  # pixels
+    size: int = Field(default=64, ge=16, le=MAX_SIZE)  # pixels; of the finest bands where there are branches
     fit: Fit | None = None  # chosen by the modality when left out
     width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+    offset: tuple[float, ...] = ()  # subtracted from stored values, per band; the modality's when left out
+    scale: tuple[Annotated[float, Field(gt=0)], ...] = ()  # divides them after that, per band
+
+    @model_validator(mode="after")
+    def _has_an_input(self) -> Self:
+        try:
+            self.input()
+        except UsageError as error:
+            raise ValueError(error.public) from error
+        return self
+
+    def input(self) -> InputSpec:
+        """Return how the network takes a patch.
+
+        Raises:
+            UsageError: the modality has not what the network needs.
+        """
+        bands = modality(self.modality)
+        offset, scale = self.offset or bands.offset, self.scale or bands.scale
+        if not len(bands.bands) == len(offset) == len(scale):
+            raise UsageError(
+                f"offset and scale need one value for each of the {len(bands.bands)} bands of {bands.name}"
+            )
+        make = branched_spec if self.kind == "k-branch" else default_spec
+        return make(replace(bands, offset=offset, scale=scale), self.size, self.fit)
 
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -102,13 +102,13 @@ class Federation:
             raise AssertionError(f"{command[3:]} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
 
-    def create(self, *, classes: str, size: int = 32, bits: int = 32) -> None:
-        """Make the federation and start its coordinator."""
+    def create(self, *options: str | Path, classes: str, size: int = 32, bits: int = 32) -> None:
+        """Make the federation, with further options of `init`, and start its coordinator."""
         federation, join = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.rsfed(
             "coordinator", "init", "testers", "--home", self.home("coordinator"), "--classes", classes,
             "--size", str(size), "--bits", str(bits), "--bind", federation, "--advertise", federation,
-            "--join-bind", join, "--join-advertise", join,
+            "--join-bind", join, "--join-advertise", join, *options,
         )  # fmt: skip
         self.serve("coordinator", "coordinator")
 

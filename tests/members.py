@@ -18,7 +18,7 @@ from rsfed.raster.modality import modality
 from rsfed.trust import certificates
 from rsfed.trust.bundle import Bundle, open_bundle, sign_bundle
 from rsfed.trust.identity import Identity
-from rsfed.trust.manifest import Architecture, EncoderEntry, FileEntry, Manifest
+from rsfed.trust.manifest import CompactResnet, EncoderEntry, FileEntry, Manifest
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.release_rules import key_id, sign_manifest
 from rsfed.v1.federation_pb2 import MemberKeys, ReleaseHeader, ReleaseKey, SignedTrustBundle, TrustBundle
@@ -132,7 +132,7 @@ class SignedRelease:
         encoder = EncoderEntry(
             modality="rgb",
             input=default_spec(rgb, 32),
-            architecture=Architecture(),
+            architecture=CompactResnet(),
             weights=FileEntry(
                 name="weights.safetensors", size=len(weights), sha256=hashlib.sha256(weights).hexdigest()
             ),

@@ -50,7 +50,7 @@ def test_a_bad_name_of_a_federation(folder, capsys, name):
         ("--bits", "-64"),
         ("--bits", "many"),
         ("--size", "15"),
-        ("--size", "513"),
+        ("--size", "1025"),
         ("--size", "1.5"),
         ("--classes", ""),
         ("--classes", ","),

@@ -23,10 +23,18 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
         str, typer.Option(help="What is searched: rgb, sentinel-2-l2a, ..., or TYPE-BANDS such as uint16-7.")
     ] = "rgb",
     bits: Annotated[int, typer.Option(help="Width of the codes: 16 to 256, a multiple of 8.")] = 64,
-    size: Annotated[int, typer.Option(help="Width and height in pixels that the network sees.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(help="Width and height in pixels that the network sees; 64, or what the trunk takes.")
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes of the federation, separated by commas.")] = None,
     classes_file: Annotated[
         Path | None, typer.Option(help="File with one class on each line, in place of --classes.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="Network: compact-resnet, or k-branch for bands of several ground sampling distances.")
+    ] = "compact-resnet",
+    trunk: Annotated[
+        Path | None, typer.Option(help="ONNX model that makes features; only a head on it is trained (extra onnx).")
     ] = None,
     advertise: Annotated[str, typer.Option(help="How members reach this coordinator, host:port.")] = "localhost:7440",
     join_advertise: Annotated[
@@ -49,7 +57,9 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     named = read_classes(classes_file) if classes_file else listed
     place = coordinator_home(home)
     binds = bind or listening(advertise), join_bind or listening(join_advertise)
-    release = found(place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds))
+    release = found(
+        place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds, kind, trunk)
+    )
     typer.echo(f"federation {federation} made; its configuration is {place.path / 'coordinator.toml'}")
     typer.echo(f"release {release.manifest.version}: {bits} bits, {len(named)} classes, an untrained network")
     if not named:

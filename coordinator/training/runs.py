@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from rsfed.clock import Now, utc_now
-from rsfed.errors import RsfedError
+from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
-from rsfed.raster.input_spec import default_spec
-from rsfed.raster.modality import modality
 from rsfed.telemetry import log
-from rsfed.trust.manifest import Architecture, FederationClass, Nomenclature
+from rsfed.trust.manifest import Architecture, CompactResnet, FederationClass, FrozenTrunk, KBranch, Nomenclature
 from rsfed.trust.release_store import Release
 
 if TYPE_CHECKING:
     from coordinator.state import State
     from coordinator.training.engine import Trained
-    from rsfed.config import CoordinatorConfig
+    from rsfed.config import CoordinatorConfig, EncoderSection
 
 _LOOK_S = 2.0  # a notice that got lost costs so much
 
@@ -59,6 +57,7 @@ class RunDriver:
         board: Where nodes take their tasks.
         starting: Returns the weights that a run of this plan starts from.
         publish: Makes a release of what a run gave.
+        trunk: Returns the federation's frozen trunk, where it has one.
         now: Wall clock.
 
     Attributes:
@@ -73,10 +72,11 @@ class RunDriver:
         *,
         starting: Callable[[TrainingPlan], Start],
         publish: Publish,
+        trunk: Callable[[], FrozenTrunk | None] = lambda: None,
         now: Now = utc_now,
     ) -> None:
         self._state, self._config, self._board = state, config, board
-        self._starting, self._publish = starting, publish
+        self._starting, self._publish, self._trunk = starting, publish, trunk
         self._now = now
         self._wake = asyncio.Event()
         self.running: int | None = None
@@ -139,7 +139,7 @@ class RunDriver:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
 
-        plan = make_plan(self._config, run.rounds)
+        plan = make_plan(self._config, run.rounds, self._trunk())
         start = self._starting(plan)
         based_on = None if start.based_on is None else start.based_on.manifest.version
         self._note(run.id, "started", {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": based_on})
@@ -153,14 +153,22 @@ class RunDriver:
         records.add_event(self._state, run, kind, data, self._now())
 
 
-def make_plan(config: CoordinatorConfig, rounds: int) -> TrainingPlan:
-    """Return what coordinator.toml says a run shall train."""
-    bands = modality(config.encoder.modality)
+def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None = None) -> TrainingPlan:
+    """Return what coordinator.toml says a run shall train.
+
+    Args:
+        config: coordinator.toml.
+        rounds: Rounds of the run.
+        trunk: The federation's frozen trunk, where it has one.
+
+    Raises:
+        ConfigError: it asks for a trunk that the federation has not, or has another one than it asks for.
+    """
     names = sorted(config.nomenclature.classes.items(), key=lambda entry: entry[1])
     return TrainingPlan(
-        modality=bands.name,
-        input=default_spec(bands, config.encoder.size, config.encoder.fit),
-        architecture=Architecture(width=config.encoder.width, blocks=config.encoder.blocks),
+        modality=config.encoder.modality,
+        input=config.encoder.input(),
+        architecture=_architecture(config.encoder, trunk),
         bits=config.encoder.bits,
         objective=config.objective,
         nomenclature=Nomenclature(
@@ -174,3 +182,28 @@ def make_plan(config: CoordinatorConfig, rounds: int) -> TrainingPlan:
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
     )
+
+
+def _architecture(encoder: EncoderSection, trunk: FrozenTrunk | None) -> Architecture:
+    match encoder.kind:
+        case "compact-resnet":
+            return CompactResnet(width=encoder.width, blocks=encoder.blocks)
+        case "k-branch":
+            return KBranch(width=encoder.width, blocks=encoder.blocks)
+        case "frozen-trunk":
+            return _fitting(encoder, trunk)
+
+
+def _fitting(encoder: EncoderSection, trunk: FrozenTrunk | None) -> FrozenTrunk:
+    """Return the trunk, which must take what the configuration says that the encoder sees."""
+    if trunk is None:
+        raise ConfigError(
+            "encoder.kind is frozen-trunk, and this federation has no trunk; one is brought when a federation is made: "
+            "`rsfed coordinator init --trunk FILE`"
+        )
+    bands = len(encoder.input().groups[0].bands)
+    if trunk.bands != bands:
+        raise ConfigError(f"the trunk takes {trunk.bands} bands; encoder.modality {encoder.modality} has {bands}")
+    if trunk.size != encoder.size:
+        raise ConfigError(f"the trunk takes {trunk.size} pixels; encoder.size says {encoder.size}")
+    return trunk

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import torch
 
-from node.training.holdout import LEAST_PATCHES, HeldOut
-from node.training.patches import patch_codes, read_patches
+from node.reading import reader
+from node.training.holdout import LEAST_PATCHES, HeldOut, Kind
+from node.training.patches import read_patches
 from rsfed.config import NodeTraining
 from rsfed.errors import TrainingError
 from rsfed.hashing.calibration import PairCounts, count_pairs
@@ -17,6 +18,8 @@ from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation.counts import distance_histograms
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
+from rsfed.home import Home
+from rsfed.trust.release_store import ReleaseStore
 
 
 def check_consent(limits: NodeTraining) -> None:
@@ -30,7 +33,14 @@ def check_consent(limits: NodeTraining) -> None:
 
 
 def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which terms
-    plan: TrainingPlan, weights: Arrays, gallery: PatchSet, held_out: HeldOut, *, floor: int, threads: int
+    plan: TrainingPlan,
+    weights: Arrays,
+    gallery: PatchSet,
+    queries: Iterable[PatchSet],
+    *,
+    by: Kind,
+    floor: int,
+    threads: int,
 ) -> PairCounts:
     """Search the patches that were trained on for the held-out ones and count what is near.
 
@@ -38,7 +48,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
         plan: What was trained.
         weights: The trained weights.
         gallery: Patches that were trained on.
-        held_out: Patches that were not.
+        queries: Patches that were not, one set for each acquisition.
+        by: Whether the sets are whole acquisitions, or single patches.
         floor: Distinct acquisitions that class statistics must come from, at least 1.
         threads: Threads to compute with.
 
@@ -47,11 +58,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     """
     torch.set_num_threads(threads)
     encoder = Encoder.from_state(weights, plan.architecture, plan.input, plan.bits)
-    codes = patch_codes(encoder, gallery, plan.input)
-    groups = [
-        distance_histograms(patch_codes(encoder, queries, plan.input), queries.labels, codes, gallery.labels)
-        for queries in _queries(plan, held_out)
-    ]
+    codes = encoder.encode_set(gallery)
+    groups = [distance_histograms(encoder.encode_set(asked), asked.labels, codes, gallery.labels) for asked in queries]
     if len(groups) < floor:
         raise TrainingError(
             f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "
@@ -60,11 +68,12 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
         )
     if all((group.items == group.relevant).all() for group in groups):
         raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
-    return count_pairs(groups, held_out.by)
+    return count_pairs(groups, by)
 
 
-def _queries(plan: TrainingPlan, held_out: HeldOut) -> Iterator[PatchSet]:
+def read_queries(home: Home, plan: TrainingPlan, held_out: HeldOut) -> Iterator[PatchSet]:
     """Yield the held-out patches of one acquisition after the other, as far as they can be read."""
+    reading = reader(home, plan.architecture, plan.input, ReleaseStore(home.releases).current())
     for items in held_out.queries:
         with suppress(TrainingError):
-            yield read_patches(items, plan.input, plan.class_ids)
+            yield read_patches(items, reading, plan.class_ids)

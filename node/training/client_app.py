@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from node.training.calibration import check_consent, contribute
+from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.patches import load_patches
 from node.training.trainer import check_limits, train_round
@@ -59,7 +59,8 @@ def evaluate(message: Message, context: Context) -> Message:
     check_consent(config.training)
     floor = policy(config.policy.level).floor
     gallery, held_out = _patches(home, plan, config.training, message.metadata.run_id)
-    counts = contribute(plan, weights, gallery, held_out, floor=floor, threads=config.training.threads)
+    queries = read_queries(home, plan, held_out)
+    counts = contribute(plan, weights, gallery, queries, by=held_out.by, floor=floor, threads=config.training.threads)
     return _reply(message, *to_records(counts))
 
 

@@ -11,8 +11,9 @@ import torch
 
 from node.catalogue import Catalogue
 from node.ingest import reading_of
+from node.reading import reader
 from node.training.holdout import split
-from node.training.patches import patch_codes, read_patches, sample
+from node.training.patches import read_patches, sample
 from rsfed.codes import Codes
 from rsfed.config import DEFAULT_OBJECTIVE, CoordinatorTraining, NodeConfig, ObjectiveSection, recorded_objective
 from rsfed.hashing.dataset import PatchSet
@@ -25,7 +26,7 @@ from rsfed.hashing.weights import State, get_state
 from rsfed.home import Home
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Item
-from rsfed.trust.manifest import Architecture
+from rsfed.trust.manifest import Architecture, CompactResnet
 from rsfed.trust.release_store import ReleaseStore
 
 _SEED = 0
@@ -77,8 +78,7 @@ class _Network:
     objective: ObjectiveSection
 
     def codes(self, state: State, patches: PatchSet) -> Codes:
-        encoder = Encoder.from_state(state, self.architecture, self.spec, self.bits)
-        return patch_codes(encoder, patches, self.spec)
+        return Encoder.from_state(state, self.architecture, self.spec, self.bits).encode_set(patches)
 
 
 def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progress) -> LocalReport:
@@ -92,10 +92,11 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
     network = _network(home, reading.modality.name, reading.spec)
     labels, items = _items(home, reading.modality.name)
     classes = sorted({label for item in items for label in item.labels})
-    items = sample(items, network.spec, config.training.memory_mib, _SEED)
+    patch_reader = reader(home, network.architecture, network.spec, ReleaseStore(home.releases).current())
+    items = sample(items, patch_reader, config.training.memory_mib, _SEED)
     gallery_items, query_items, held_out_by = split(items)
     gallery, queries = (
-        read_patches(part, network.spec, classes, lambda done, all_: progress("read", done, all_))
+        read_patches(part, patch_reader, classes, lambda done, all_: progress("read", done, all_))
         for part in (gallery_items, query_items)
     )
     settings = CoordinatorTraining()
@@ -135,7 +136,7 @@ def _network(home: Home, modality: str, spec: InputSpec) -> _Network:
     release = ReleaseStore(home.releases).current()
     encoders = {} if release is None else {each.modality: each for each in release.manifest.encoders.values()}
     if release is None or modality not in encoders:
-        return _Network(spec, Architecture(), _BITS, DEFAULT_OBJECTIVE)
+        return _Network(spec, CompactResnet(), _BITS, DEFAULT_OBJECTIVE)
     encoder, objective = encoders[modality], recorded_objective(release.manifest.objective)
     return _Network(encoder.input, encoder.architecture, release.manifest.bits, objective)
 

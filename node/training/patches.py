@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import suppress
-
-import numpy as np
 
 from node.catalogue import Catalogue
-from rsfed.codes import Codes
-from rsfed.errors import RasterRejected, TrainingError
+from node.reading import Content, Reader, reader
+from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
-from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.home import Home
-from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Item
-from rsfed.raster.reader import Content, read
 from rsfed.telemetry import log
+from rsfed.trust.release_store import ReleaseStore
 
 Progress = Callable[[int, int], None]
 """Called while patches are read, with patches read and patches in all."""
@@ -34,7 +29,8 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
         without: Ids of patches that are left out.
 
     Raises:
-        TrainingError: NO_LABELLED_PATCHES.
+        TrainingError: NO_LABELLED_PATCHES; TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
+        ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
     """
     with Catalogue(home) as catalogue:
         items = [
@@ -43,18 +39,13 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
             if item.id not in without
             and (not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels))
         ]
-    return read_patches(sample(items, plan.input, memory_mib, plan.seed), plan.input, plan.class_ids)
+    reading = reader(home, plan.architecture, plan.input, ReleaseStore(home.releases).current())
+    return read_patches(sample(items, reading, memory_mib, plan.seed), reading, plan.class_ids)
 
 
-def patch_codes(encoder: Encoder, patches: PatchSet, spec: InputSpec) -> Codes:
-    """Return the codes of patches that are held in memory, uint8, shape (n, bits // 8)."""
-    group = spec.groups[0].name
-    return encoder.encode({group: patch.astype(np.float32)} for patch in patches.patches)
-
-
-def sample(items: Sequence[Item], spec: InputSpec, memory_mib: int, seed: int) -> list[Item]:
+def sample(items: Sequence[Item], reading: Reader, memory_mib: int, seed: int) -> list[Item]:
     """Return as many items as memory holds patches, in their order; which ones, the seed decides."""
-    room = max(1, (memory_mib << 20) // patch_bytes(spec))
+    room = max(1, (memory_mib << 20) // patch_bytes(reading.spec, reading.features))
     if len(items) <= room:
         return list(items)
     drawn = random.Random(seed).sample(range(len(items)), room)  # noqa: S311 - repeatable, keeps no secret
@@ -62,21 +53,23 @@ def sample(items: Sequence[Item], spec: InputSpec, memory_mib: int, seed: int) -
 
 
 def read_patches(
-    items: Sequence[Item], spec: InputSpec, classes: Sequence[int], progress: Progress = lambda _done, _all: None
+    items: Sequence[Item], reading: Reader, classes: Sequence[int], progress: Progress = lambda _done, _all: None
 ) -> PatchSet:
     """Read patches; those that cannot be read any more are left out.
 
     Args:
         items: The patches; memory for all of them is taken.
-        spec: How they are read.
+        reading: How they are read.
         classes: Ids of the classes in the order of the columns of labels.
         progress: Told how it goes on.
 
     Raises:
         TrainingError: NO_LABELLED_PATCHES, there are none or none can be read.
     """
-    memory = len(items) * patch_bytes(spec)
-    patches = PatchSet.from_items(_contents(items, spec, progress), spec, classes, memory_bytes=memory)
+    memory = len(items) * patch_bytes(reading.spec, reading.features)
+    patches = PatchSet.from_items(
+        _contents(items, reading, progress), reading.spec, classes, features=reading.features, memory_bytes=memory
+    )
     if len(patches) < len(items):
         log.warning("training.patches_unreadable", count=len(items) - len(patches))
     if not len(patches):
@@ -88,8 +81,8 @@ def read_patches(
     return patches
 
 
-def _contents(items: Sequence[Item], spec: InputSpec, progress: Progress) -> Iterator[tuple[Content, tuple[int, ...]]]:
-    for done, item in enumerate(items, 1):
-        with suppress(RasterRejected):  # moved or changed since the last ingest, which will say so
-            yield read(item, spec), item.labels
-        progress(done, len(items))
+def _contents(items: Sequence[Item], reading: Reader, progress: Progress) -> Iterator[tuple[Content, tuple[int, ...]]]:
+    unreadable: list[Item] = []  # moved or changed since the last ingest, which will say so
+    for done, (item, content) in enumerate(reading.contents(items, unreadable.append), 1):
+        yield content, item.labels
+        progress(done + len(unreadable), len(items))

@@ -98,8 +98,11 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     model.train()
     for step in range(steps):
         chosen = np.tile(objective.sample(data.labels, batch, rng), objective.views)
-        patches = Augmentation.draw(len(chosen), rng).apply(data.batch(chosen))
-        loss = objective.losses(model(torch.from_numpy(patches)), torch.from_numpy(data.labels[chosen]))
+        inputs = data.batch(chosen)
+        if data.augmentable:
+            view = Augmentation.draw(len(chosen), rng)
+            inputs = tuple(view.apply(patches) for patches in inputs)
+        loss = objective.losses(model(*map(torch.from_numpy, inputs)), torch.from_numpy(data.labels[chosen]))
         total = _finite(loss.total.item())
         optimiser.zero_grad()
         torch.autograd.backward(loss.total)

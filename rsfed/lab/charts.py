@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH = 640  # of every chart, in user units
+WIDTH = 640  # of charts with axes, in user units
+_COLOURS = 8  # that the style sheet has for lines and groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError("a chart needs at least one point")
-    left, right, top, bottom, height = 56, 16, 16, 44, 320
+    left, right, top, bottom, height = 70, 16, 16, 44, 320
     low, high = min(x for x, _ in points), max(x for x, _ in points)
     ticks = nice_ticks(max(y for _, y in points))
     x_at = _scale(low, max(high, low + 1), left, WIDTH - right)
@@ -44,7 +45,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str)
     step = max(1, math.ceil((high - low) / 10))
     parts += [
         f'<text x="{x_at(x):.1f}" y="{height - bottom + 20}" text-anchor="middle">{x}</text>'
-        for x in range(math.ceil(low), math.floor(high) + 1, step)
+        for x in range(math.ceil(low / step) * step, math.floor(high + 1e-9) + 1, step)
     ]
     middle = (height - bottom) / 2
     parts += [
@@ -80,6 +81,39 @@ def bar_chart(rows: Mapping[str, Sequence[float]], *, series: Sequence[str], tit
     return _svg(parts, height, title, spoken)
 
 
+def scatter_chart(points: Sequence[tuple[float, float]], groups: Sequence[int], *, title: str, spoken: str) -> Markup:
+    """Draw points in a square without axes, each group by its own mix of colour and shape; see `group_mark`."""
+    side, margin = 480, 12
+    if not points:
+        raise ValueError("a chart needs at least one point")
+    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
+    low_y, high_y = min(y for _, y in points), max(y for _, y in points)
+    x_at = _scale(low_x, max(high_x, low_x + 1e-9), margin, side - margin)
+    y_at = _scale(low_y, max(high_y, low_y + 1e-9), side - margin, margin)
+    parts = [_mark(x_at(x), y_at(y), group) for (x, y), group in zip(points, groups, strict=True)]
+    return _svg(parts, side, title, spoken, width=side)
+
+
+def group_mark(group: int) -> Markup:
+    """Return the mark of a group of `scatter_chart`, for a legend; 32 groups are told apart."""
+    return Markup(f'<svg viewBox="0 0 10 10" class="mark" aria-hidden="true">{_mark(5, 5, group)}</svg>')  # noqa: S704
+
+
+def _mark(x: float, y: float, group: int) -> str:
+    """Draw one point: eight colours, and four shapes for each."""
+    colour, shape = f"mark-{group % _COLOURS}", group // _COLOURS % 4
+    if shape == 0:
+        return f'<circle class="{colour}" r="3.2" cx="{x:.1f}" cy="{y:.1f}"/>'
+    outlines = (
+        (),
+        ((-3, -3), (3, -3), (3, 3), (-3, 3)),
+        ((0, -4), (4, 3), (-4, 3)),
+        ((0, -4.4), (4.4, 0), (0, 4.4), (-4.4, 0)),
+    )
+    corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in outlines[shape])
+    return f'<polygon class="{colour}" points="{corners}"/>'
+
+
 def nice_ticks(highest: float) -> list[float]:
     """Return four to six round values from 0 to at least `highest`."""
     if highest < 1e-9:
@@ -113,7 +147,7 @@ def _spoken(points: Sequence[tuple[float, float]]) -> str:
     return f"from {points[0][1]:.3g} to {points[-1][1]:.3g}" if points else "no values"
 
 
-def _svg(parts: Sequence[str], height: float, title: str, description: str) -> Markup:
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" class="chart">'
+def _svg(parts: Sequence[str], height: float, title: str, description: str, width: int = WIDTH) -> Markup:
+    head = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" class="chart">'
     words = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
     return Markup(head + words + "".join(parts) + "</svg>")  # noqa: S704 - every text in it was escaped above

@@ -64,10 +64,15 @@ def find_images(root: Path) -> Images:
     found = [entry for entry in walk(root) if isinstance(entry, Candidate) and entry.own_labels]
     if len({entry.own_labels[0] for entry in found}) < 2:
         raise UsageError("--data needs a folder with at least two class sub-folders of images", detail=str(root))
-    kind, info = _kind_of(found)
-    small = min(info.width, info.height)
+    kind, info = kind_of(found)
     samples = tuple(Sample(entry.path, entry.own_labels[0], _acquisition(entry.path, kind)) for entry in found)
-    return Images(root.resolve(), samples, kind, max(_LEAST_SIZE, min(_SIZE, small - small % 8)))
+    return Images(root.resolve(), samples, kind, encoder_size(info))
+
+
+def encoder_size(info: SourceInfo) -> int:
+    """Return the width and height in pixels that suit an encoder of images like this one."""
+    small = min(info.width, info.height)
+    return max(_LEAST_SIZE, min(_SIZE, small - small % 8))
 
 
 def divide(images: Images, nodes: Sequence[str], *, skew: float, seed: int) -> Division:
@@ -102,8 +107,12 @@ def lay_out(samples: Sequence[Sample], root: Path, folder: Path) -> dict[Path, S
     return placed
 
 
-def _kind_of(found: Sequence[Candidate]) -> tuple[Modality, SourceInfo]:
-    """Return the first modality that takes the first image that any takes: named ones before generic ones."""
+def kind_of(found: Sequence[Candidate]) -> tuple[Modality, SourceInfo]:
+    """Return the first modality that takes the first image that any takes: named ones before generic ones.
+
+    Raises:
+        UsageError: none takes any of the first images.
+    """
     names = [*MODALITIES, *(f"{kind}-{bands}" for kind, bands in product(_GENERIC_TYPES, range(1, MAX_BANDS + 1)))]
     for entry in found[:_PROBED]:
         for known in map(modality, names):
@@ -112,8 +121,8 @@ def _kind_of(found: Sequence[Candidate]) -> tuple[Modality, SourceInfo]:
             except RasterRejected:
                 continue
     raise UsageError(
-        "the images of --data are of no kind that the demo knows; it takes 1 to 16 bands of uint8, uint16, int16 or "
-        "float32, all images alike",
+        "the images are of no kind that is known here: they need 1 to 16 bands of uint8, uint16, int16 or float32, "
+        "all images alike",
         detail=str(found[0].path.parent),
     )
 

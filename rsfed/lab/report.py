@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-import jinja2
 from markupsafe import Markup
 
 from rsfed.lab.charts import Line, bar_chart, line_chart
+from rsfed.lab.page import page
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +112,8 @@ class Story:
 
 def render(story: Story) -> str:
     """Return the report as one HTML page."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"megabytes": _megabytes, "png": _inline}
-    template = environment.from_string(files("rsfed.lab").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.render(
+    return page(
+        files("rsfed.lab").joinpath("report.html"),
         story=story,
         figures=next(iter(story.methods.values())),
         classes=sorted({name for node in story.nodes for name in node.classes}),
@@ -138,11 +133,3 @@ def _curve(story: Story) -> Markup | None:
         return None
     line = Line("mean loss of the nodes", "node-0", story.losses)
     return line_chart([line], title="Training loss by round", x_label="round", y_label="loss")
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
-def _inline(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

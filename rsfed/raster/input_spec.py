@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rsfed.errors import UsageError
 from rsfed.raster.modality import MAX_BANDS, Modality
 
+MIN_SIZE, MAX_SIZE = 8, 1024  # pixels
 Fit = Literal["resize", "crop", "tile"]
 BandName = Annotated[str, Field(min_length=1, max_length=32)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -30,7 +33,7 @@ class BandGroup(BaseModel):
     name: str = "all"
     bands: tuple[BandName, ...] = Field(min_length=1, max_length=MAX_BANDS)
     gsd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    size: int = Field(ge=8, le=1024)
+    size: int = Field(ge=MIN_SIZE, le=MAX_SIZE)
     offset: tuple[Finite, ...]
     scale: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 
@@ -63,8 +66,58 @@ class InputSpec(BaseModel):
     max_nodata: float = Field(default=0.1, ge=0, le=1)
     fill: Finite = 0.0
 
+    @model_validator(mode="after")
+    def _groups_have_names_of_their_own(self) -> Self:
+        if len({group.name for group in self.groups}) != len(self.groups):
+            raise ValueError("two groups share a name")
+        return self
+
 
 def default_spec(modality: Modality, size: int, fit: Fit | None = None) -> InputSpec:
     """Return the one-group spec of a modality: `crop` where the ground sampling distance is known, else `resize`."""
     group = BandGroup(bands=modality.bands, gsd=modality.gsd, size=size, offset=modality.offset, scale=modality.scale)
     return InputSpec(groups=(group,), fit=fit or ("crop" if modality.gsd else "resize"))
+
+
+def branched_spec(modality: Modality, size: int, fit: Fit | None = None) -> InputSpec:
+    """Return the spec of a modality with one group for each ground sampling distance, the finest first.
+
+    Args:
+        modality: Its bands are seen at several ground sampling distances, as those of Sentinel-2.
+        size: Width and height in pixels of the group with the finest; all groups cover the same ground.
+        fit: How a patch is cut; `crop` when left out.
+
+    Raises:
+        UsageError: the modality has one ground sampling distance only, or a group would not have whole pixels.
+    """
+    distances = sorted(set(modality.native_gsd))
+    if len(distances) < 2:
+        raise UsageError(
+            f"the bands of {modality.name} have one ground sampling distance, so there is nothing to branch"
+        )
+    smallest = size * distances[0] / distances[-1]
+    if smallest < MIN_SIZE or any(size * distances[0] % distance for distance in distances):
+        unit = math.lcm(*(int(distance) for distance in distances)) // int(distances[0])
+        least = unit * -(-MIN_SIZE * int(distances[-1]) // (unit * int(distances[0])))
+        raise UsageError(
+            f"branches at {_listed(distances)} m need a size that is a multiple of {unit}, at least {least}"
+        )
+    groups = [_native_group(modality, distance, int(size * distances[0] / distance)) for distance in distances]
+    # The mean over its area gives a pixel of a coarse band back exactly where a file repeats it at a finer distance.
+    return InputSpec(groups=tuple(groups), fit=fit or "crop", resampling="average")
+
+
+def _native_group(modality: Modality, distance: float, size: int) -> BandGroup:
+    chosen = [place for place, each in enumerate(modality.native_gsd) if each == distance]
+    return BandGroup(
+        name=f"{distance:g}m",
+        bands=tuple(modality.bands[place] for place in chosen),
+        gsd=distance,
+        size=size,
+        offset=tuple(modality.offset[place] for place in chosen),
+        scale=tuple(modality.scale[place] for place in chosen),
+    )
+
+
+def _listed(distances: list[float]) -> str:
+    return ", ".join(f"{distance:g}" for distance in distances)

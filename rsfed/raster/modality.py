@@ -21,6 +21,8 @@ class Modality:
         offset: Subtracted from a stored value, per band.
         scale: Divides a stored value after the offset, per band; brings typical values to about -1 to 1.
         dtypes: numpy names of the sample types that files of this modality may have.
+        native_gsd: Ground sampling distance in metres at which the sensor sees each band; files may hold all bands at
+            one. Empty where all bands are seen at `gsd`.
     """
 
     name: str
@@ -29,14 +31,24 @@ class Modality:
     offset: tuple[float, ...]
     scale: tuple[float, ...]
     dtypes: tuple[str, ...]
+    native_gsd: tuple[float, ...] = ()
 
 
-def _uniform(name: str, bands: str, gsd: float | None, offset: float, scale: float, *dtypes: str) -> Modality:
+def _uniform(  # noqa: PLR0913 - one for each attribute
+    name: str,
+    bands: str,
+    gsd: float | None,
+    offset: float,
+    scale: float,
+    *dtypes: str,
+    native_gsd: tuple[float, ...] = (),
+) -> Modality:
     names = tuple(bands.split())
-    return Modality(name, names, gsd, (offset,) * len(names), (scale,) * len(names), dtypes)
+    return Modality(name, names, gsd, (offset,) * len(names), (scale,) * len(names), dtypes, native_gsd)
 
 
 _SENTINEL_2 = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12"
+_SENTINEL_2_GSD = (60.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, 10.0, 20.0, 60.0, 20.0, 20.0)
 
 MODALITIES = {
     m.name: m
@@ -44,7 +56,10 @@ MODALITIES = {
         _uniform("rgb", "red green blue", None, 127.5, 127.5, "uint8"),
         _uniform("panchromatic", "pan", None, 127.5, 127.5, "uint8"),
         _uniform("rgbn-reflectance", "red green blue nir", 10.0, 1500.0, 1500.0, "uint16", "int16", "float32"),
-        _uniform("sentinel-2-l2a", _SENTINEL_2, 10.0, 1500.0, 1500.0, "uint16", "int16", "float32"),
+        _uniform(
+            *("sentinel-2-l2a", _SENTINEL_2, 10.0, 1500.0, 1500.0, "uint16", "int16", "float32"),
+            native_gsd=_SENTINEL_2_GSD,
+        ),
         _uniform("sentinel-1-grd", "VV VH", 10.0, -15.0, 10.0, "float32"),
     )
 }

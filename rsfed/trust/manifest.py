@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsfed.errors import ReleaseRefused
-from rsfed.raster.input_spec import InputSpec
+from rsfed.raster.input_spec import MAX_SIZE, InputSpec
+from rsfed.raster.modality import MAX_BANDS
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
 MAX_MANIFEST_BYTES = 1 << 20
@@ -35,12 +36,34 @@ class FileEntry(_Part):
     sha256: Digest
 
 
-class Architecture(_Part):
-    """How to build an encoder's network before its weights are loaded."""
+class CompactResnet(_Part):
+    """The compact residual network: one band group."""
 
     kind: Literal["compact-resnet"] = "compact-resnet"
     width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+
+
+class KBranch(_Part):
+    """One residual branch for each band group, joined before the head."""
+
+    kind: Literal["k-branch"] = "k-branch"
+    width: int = Field(default=16, ge=8, le=256)  # channels of the first stage of each branch
+    blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+
+
+class FrozenTrunk(_Part):
+    """A trained head on the features of an ONNX model that stays as it is."""
+
+    kind: Literal["frozen-trunk"] = "frozen-trunk"
+    trunk: FileEntry
+    bands: int = Field(ge=1, le=MAX_BANDS)  # that the model takes
+    size: int = Field(ge=8, le=MAX_SIZE)  # width and height in pixels that it takes
+    features: int = Field(ge=1, le=16384)  # that it gives for each patch
+
+
+Architecture = Annotated[CompactResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]
+"""How to build an encoder's network before its weights are loaded."""
 
 
 class EncoderEntry(_Part):
@@ -50,6 +73,11 @@ class EncoderEntry(_Part):
     input: InputSpec
     architecture: Architecture
     weights: FileEntry
+
+    def files(self) -> list[FileEntry]:
+        """Return the encoder's files in the order in which they are sent."""
+        trunk = [self.architecture.trunk] if isinstance(self.architecture, FrozenTrunk) else []
+        return [self.weights, *trunk]
 
 
 class FederationClass(_Part):
@@ -150,7 +178,8 @@ class Manifest(_Part):
 
     def files(self) -> list[FileEntry]:
         """Return every file of the release once, in the order in which they are sent."""
-        return list(dict.fromkeys(encoder.weights for _, encoder in sorted(self.encoders.items())))
+        encoders = [encoder for _, encoder in sorted(self.encoders.items())]
+        return list(dict.fromkeys(entry for encoder in encoders for entry in encoder.files()))
 
     def calibration_of(self, query: str, item: str) -> Calibration | None:
         """Return the table for codes of these encoders; None where the release has none."""

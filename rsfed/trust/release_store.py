@@ -63,12 +63,21 @@ class Release:
             raise ReleaseRefused("the release has no such encoder", reason="ENCODER_UNKNOWN")
         return self.folder / encoder.weights.name
 
+    def file(self, entry: FileEntry) -> Path | None:
+        """Return where a file lies, or None where it is none of this release."""
+        return self.folder / entry.name if entry in self.manifest.files() else None
+
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes of all files in the order in which they are sent, at most 1 MiB at a time."""
         for entry in self.manifest.files():
-            with (self.folder / entry.name).open("rb") as file:
-                while chunk := file.read(_READ_BYTES):
-                    yield chunk
+            yield from chunks_of(self.folder / entry.name)
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a file, at most 1 MiB at a time."""
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            yield chunk
 
 
 class ReleaseStore:

@@ -28,7 +28,7 @@ from rsfed.raster import reader
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.writer import Grid, write_geotiff
 from rsfed.trust.envelope import MAX_CODES
-from rsfed.trust.manifest import Architecture, Calibration, CalibrationBand, EncoderEntry, FileEntry
+from rsfed.trust.manifest import Calibration, CalibrationBand, CompactResnet, EncoderEntry, FileEntry
 from rsfed.v1 import outcome_pb2
 
 BUCKETS = [("danube", 0, 2), ("alps", 2, 5), ("danube", 2, 3)]
@@ -55,7 +55,7 @@ def encoder_of_tiles(coordinator, world):
         groups=(BandGroup(bands=("red", "green", "blue"), gsd=10.0, size=32, offset=(0.0,) * 3, scale=(255.0,) * 3),),
         fit="tile",
     )
-    small = Architecture(width=8, blocks=1)
+    small = CompactResnet(width=8, blocks=1)
     weights = init_weights(small, spec, 32, 0)
     file = FileEntry(name="weights.safetensors", size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
     entry = EncoderEntry(modality="rgb", input=spec, architecture=small, weights=file)

@@ -6,10 +6,10 @@ import torch
 
 from rsfed.hashing.dataset import PatchSet
 from rsfed.raster.input_spec import BandGroup, InputSpec
-from rsfed.trust.manifest import Architecture
+from rsfed.trust.manifest import CompactResnet
 
 BITS, SIZE = 32, 16
-ARCHITECTURE = Architecture(width=8, blocks=1)
+ARCHITECTURE = CompactResnet(width=8, blocks=1)
 
 
 def spec_of(bands, size=SIZE):

@@ -9,7 +9,7 @@ from rsfed.hashing.network import build_network
 from rsfed.hashing.weights import from_bytes, get_state, init_weights, set_state, to_bytes
 from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.modality import modality
-from rsfed.trust.manifest import Architecture
+from rsfed.trust.manifest import CompactResnet
 
 from .conftest import ARCHITECTURE, BITS, spec_of
 
@@ -26,11 +26,11 @@ def test_any_number_of_bands_and_size_gives_one_output_per_bit(bands, size):
 @pytest.mark.parametrize("width", [8, 9, 30, 32])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_every_architecture_a_release_may_name_can_be_built(width, blocks):
-    build_network(Architecture(width=width, blocks=blocks), spec_of(3), 64)(torch.zeros(1, 3, 16, 16))
+    build_network(CompactResnet(width=width, blocks=blocks), spec_of(3), 64)(torch.zeros(1, 3, 16, 16))
 
 
 def test_the_default_network_is_small():
-    network = build_network(Architecture(width=16), default_spec(modality("rgb"), 64), 64)
+    network = build_network(CompactResnet(width=16), default_spec(modality("rgb"), 64), 64)
     assert 100_000 < sum(p.numel() for p in network.parameters()) < 600_000
 
 
@@ -100,8 +100,9 @@ def test_bytes_that_are_no_safetensors_are_refused(data):
 
 def test_an_input_of_several_groups_and_a_wrong_width_are_refused():
     group = spec_of(3).groups[0]
+    several = InputSpec(groups=(group, group.model_copy(update={"name": "more"})))
     with pytest.raises(TrainingError) as refusal:
-        build_network(ARCHITECTURE, InputSpec(groups=(group, group)), BITS)
+        build_network(ARCHITECTURE, several, BITS)
     assert refusal.value.reason == "ENCODER_INPUT"
     with pytest.raises(CodeError):
         build_network(ARCHITECTURE, spec_of(3), 20)

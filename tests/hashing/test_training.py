@@ -136,7 +136,7 @@ def test_patches_and_labels_are_held_as_they_were_given():
     assert data.labels[1].tolist() == [True, False], "an id that is no class of the federation is passed over"
     assert data.labels[2].tolist() == [False, True]
     assert not data.labels[3].any()
-    batch = data.batch(np.array([4, 4, 0]))
+    (batch,) = data.batch(np.array([4, 4, 0]))
     assert batch.dtype == np.float32
     assert batch[2] == pytest.approx(items[0][0]["all"], abs=2e-3)
     assert (batch[0] == batch[1]).all()
@@ -149,8 +149,8 @@ def test_memory_is_bounded_by_a_uniform_sample_of_all_patches():
         items = (({"all": np.full((1, 8, 8), i, np.float32)}, (0,)) for i in range(40))
         data = PatchSet.from_items(items, spec, [0], memory_bytes=10 * patch_bytes(spec) + 5, seed=seed)
         assert (len(data), data.offered) == (10, 40)
-        kept[[int(patch[0, 0, 0]) for patch in data.patches]] += 1
-    assert sum(patch.nbytes for patch in data.patches) <= 10 * patch_bytes(spec) + 5
+        kept[[int(patch[0, 0, 0]) for (patch,) in data.patches]] += 1
+    assert sum(patch.nbytes for (patch,) in data.patches) <= 10 * patch_bytes(spec) + 5
     assert kept.min() > 40, "each of 40 patches is expected 75 times"
     assert kept.max() < 115
 
@@ -158,4 +158,4 @@ def test_memory_is_bounded_by_a_uniform_sample_of_all_patches():
 def test_extreme_values_stay_finite():
     content = {"all": np.array([[-3e38, 3e38], [1e5, 0]], np.float32).reshape(1, 2, 2).repeat(4, 1).repeat(4, 2)}
     data = PatchSet.from_items([(content, (0,))], spec_of(1, size=8), [0])
-    assert np.isfinite(data.batch(np.array([0]))).all()
+    assert np.isfinite(data.batch(np.array([0]))[0]).all()

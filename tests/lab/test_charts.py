@@ -1,12 +1,14 @@
 """Charts are well-formed, speak to screen readers, and never let a name become markup."""
 
+import re
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsfed.lab.charts import WIDTH, Line, bar_chart, line_chart, nice_ticks
+from rsfed.lab.charts import WIDTH, Line, bar_chart, group_mark, line_chart, nice_ticks, scatter_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -59,3 +61,20 @@ def test_ticks_are_few_start_at_zero_and_reach_the_highest_value(highest):
 def test_a_chart_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one point"):
         curve([])
+
+
+def test_groups_of_points_differ_in_colour_or_shape():
+    assert len({str(group_mark(group)) for group in range(32)}) == 32
+
+
+def test_every_point_of_a_cloud_lies_inside_the_picture_and_a_single_one_is_drawn():
+    rng = np.random.default_rng(0)
+    points = [tuple(point) for point in rng.normal(0, 1e3, (50, 2))]
+    chart = str(scatter_chart(points, range(50), title="codes", spoken="50 codes"))
+    places = [float(value) for value in re.findall(r'c[xy]="([^"]+)"', chart)]
+    assert len(places) == 2 * sum(group // 8 % 4 == 0 for group in range(50))
+    assert min(places) >= 0
+    assert max(places) <= 480
+    assert "circle" in scatter_chart([(1.0, 1.0)], [0], title="", spoken="")
+    with pytest.raises(ValueError, match="at least one point"):
+        scatter_chart([], [], title="", spoken="")

@@ -16,6 +16,7 @@ from training_fakes import CLASSES, answer_tasks, make_members, small_plan, unti
 from coordinator.training.board import TaskBoard
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
+from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
 from node.training.holdout import hold_out, split
@@ -337,11 +338,11 @@ def items(count: int, acquisitions: int) -> list[Item]:
 
 def test_of_more_patches_than_memory_holds_the_seed_draws_a_part_in_order():
     many = items(30_000, 1)
-    one, same, other = (sample(many, small_plan().input, 16, seed) for seed in (1, 1, 2))
+    one, same, other = (sample(many, BandReader(small_plan().input), 16, seed) for seed in (1, 1, 2))
     assert len(one) == (16 << 20) // (3 * 16 * 16 * 2)
     assert one == same != other
     assert one == sorted(one, key=lambda item: item.id)
-    assert sample(many[:5], small_plan().input, 16, 1) == many[:5]
+    assert sample(many[:5], BandReader(small_plan().input), 16, 1) == many[:5]
 
 
 def test_whole_acquisitions_are_held_out_where_there_are_several():

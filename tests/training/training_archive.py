@@ -44,9 +44,9 @@ def write_photographs(folder, counts: dict[str, int], *, seed: int, size: int = 
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
 
 
-def make_release(folder, members: Members, key: Ed25519PrivateKey, *, version: int = 1):
-    """Admit a release of the small plan to a store."""
-    plan, now = small_plan(), utc_now()
+def make_release(folder, members: Members, key: Ed25519PrivateKey, *, version: int = 1, plan=None, trunk=None):
+    """Admit a release of a plan, the small one where none is given, to a store; with the file of its trunk."""
+    plan, now = plan or small_plan(), utc_now()
     weights = init_weights(plan.architecture, plan.input, plan.bits, plan.seed)
     entry = FileEntry(name="weights.safetensors", size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
     manifest = Manifest(
@@ -61,7 +61,8 @@ def make_release(folder, members: Members, key: Ed25519PrivateKey, *, version: i
     ).to_bytes()
     header = ReleaseHeader(manifest=manifest, signature=sign_manifest(manifest, key), key_id=key_id(key.public_key()))
     store = ReleaseStore(folder)
-    return store.admit(header, [weights], members.bundle, federation=members.bundle.federation, now=now)
+    files = [weights] if trunk is None else [weights, trunk.read_bytes()]
+    return store.admit(header, files, members.bundle, federation=members.bundle.federation, now=now)
 
 
 def make_archive(path, counts: dict[str, int], *, members=None, key=None, seed: int = 1, training: str = "") -> Home:

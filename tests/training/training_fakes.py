@@ -20,7 +20,7 @@ from rsfed.raster.modality import modality
 from rsfed.trust.bundle import open_bundle, sign_bundle
 from rsfed.trust.certificates import issue_leaf, make_ca, make_csr, to_der
 from rsfed.trust.identity import Identity
-from rsfed.trust.manifest import Architecture, FederationClass, Nomenclature
+from rsfed.trust.manifest import CompactResnet, FederationClass, Nomenclature
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.release_rules import key_id
 from rsfed.v1.federation_pb2 import TrustBundle
@@ -32,7 +32,7 @@ def small_plan(**changes) -> TrainingPlan:
     settings = {
         "modality": "rgb",
         "input": default_spec(modality("rgb"), 16),
-        "architecture": Architecture(width=8, blocks=1),
+        "architecture": CompactResnet(width=8, blocks=1),
         "bits": 16,
         "objective": DEFAULT_OBJECTIVE,
         "nomenclature": Nomenclature(

@@ -1,0 +1,186 @@
+"""Splitting the images of an evaluation: which train, which are searched, which search. Pure, repeatable by a seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.errors import UsageError
+from rsfed.lab.evaluate.data import ImageSet, Whereabouts
+from rsfed.lab.split import Sample, hold_out
+from rsfed.raster.item import Footprint
+
+TRAIN_SHARE = 0.6  # of each class, as MiLaN's protocol has it
+_SAME_PLACE = 0.2  # least share of the smaller footprint that two images of one place have in common
+
+
+class Split(StrEnum):
+    """How images are split."""
+
+    RANDOM = "random"
+    OFFICIAL = "official"
+    BY_PLACE = "by-place"
+    BY_ACQUISITION = "by-acquisition"
+
+
+WORDS = {
+    Split.RANDOM: "60 % of each class, drawn by the seed, train; the rest are both queries and gallery, and a query is "
+    "never in its own gallery. Neighbours of a query may be in the gallery and in the training part",
+    Split.OFFICIAL: "as the split file says: train is trained on and searched, query asks, val is not touched",
+    Split.BY_PLACE: "60 % train; of the rest one half is searched and the other asks, whole places at a time, so no "
+    "place is in two parts",
+    Split.BY_ACQUISITION: "60 % train; of the rest one half is searched and the other asks, whole acquisitions at a "
+    "time, so none is in two parts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Positions of images, each int64.
+
+    Attributes:
+        train: What methods learn from.
+        gallery: What is searched.
+        queries: What is searched by.
+        own: Position in `gallery` of each query, -1 where it is not in it, shape (queries,).
+    """
+
+    train: NDArray[np.int64]
+    gallery: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    own: NDArray[np.int64]
+
+
+def default_split(images: ImageSet) -> Split:
+    """Return the split for images without a split file: by place wherever most of them say where they lie."""
+    known = sum(each.footprint is not None or each.place is not None for each in images.whereabouts)
+    return Split.BY_PLACE if 2 * known > len(images) else Split.RANDOM
+
+
+def divide(images: ImageSet, split: Split, seed: int) -> Division:
+    """Split images.
+
+    Raises:
+        UsageError: the images do not allow this split, with what to do.
+    """
+    if split is Split.OFFICIAL:
+        return _official(images)
+    _check_classes(images)
+    if split is Split.RANDOM:
+        return _random(images, seed)
+    if split is Split.BY_PLACE:
+        groups = places(images.whereabouts)
+        _check_groups(groups, "place", "give them footprints or a PLACE tag")
+    else:
+        groups = [each.acquisition for each in images.whereabouts]
+        _check_groups(groups, "acquisition", "give them an ACQUISITION tag or their product's name")
+    return _by_group(images, groups, seed)
+
+
+def places(whereabouts: Sequence[Whereabouts]) -> list[str | None]:
+    """Return an id of the place of each image; None where nothing is known.
+
+    Images are of one place when their files say so, or when one covers a fifth of the footprint of the other; tiles
+    side by side are not, though boxes in degrees overlap a little. What is one place with a third is one place.
+    """
+    parents = list(range(len(whereabouts)))
+
+    def root(position: int) -> int:
+        while parents[position] != position:
+            parents[position] = parents[parents[position]]
+            position = parents[position]
+        return position
+
+    first: dict[str, int] = {}
+    for position, each in enumerate(whereabouts):
+        if each.place is not None:
+            parents[root(position)] = root(first.setdefault(each.place, position))
+    boxes = {position: each.footprint for position, each in enumerate(whereabouts) if each.footprint is not None}
+    for one, other in _overlaps(boxes):
+        parents[root(one)] = root(other)
+    return [
+        None if each.place is None and each.footprint is None else f"place {root(position)}"
+        for position, each in enumerate(whereabouts)
+    ]
+
+
+def _overlaps(boxes: dict[int, Footprint]) -> list[tuple[int, int]]:
+    """Return the pairs of boxes that share enough, found by a sweep from west to east."""
+    found = []
+    active: list[tuple[int, Footprint]] = []
+    for position, box in sorted(boxes.items(), key=lambda item: item[1][0]):
+        active = [(each, other) for each, other in active if other[2] > box[0] or other[0] > other[2]]
+        found += [(position, each) for each, other in active if _common(box, other) >= _SAME_PLACE]
+        active.append((position, box))
+    return found
+
+
+def _common(one: Footprint, other: Footprint) -> float:
+    """Return the shared area of two boxes as a share of the smaller one; boxes across 180 degrees share nothing."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / smaller if min(width, height, smaller) > 0 else 0.0
+
+
+def _official(images: ImageSet) -> Division:
+    roles = np.array([entry.role or "" for entry in images.entries])
+    train, queries = np.flatnonzero(roles == "train"), np.flatnonzero(roles == "query")
+    if not len(train) or not len(queries):
+        raise UsageError("the official split needs a split file with images called train and images called query")
+    return Division(train, train, queries, np.full(len(queries), -1))
+
+
+def _random(images: ImageSet, seed: int) -> Division:
+    """Permute each class in turn and cut it; images of several classes are permuted all together."""
+    rng = np.random.default_rng(seed)
+    together = np.ones((1, len(images)), bool)
+    members = [np.flatnonzero(column) for column in (together if images.multi_label else images.labels.T)]
+    train, rest = [], []
+    for each in members:
+        drawn = rng.permutation(each)
+        cut = min(max(1, round(TRAIN_SHARE * len(each))), len(each) - 1)
+        train.append(drawn[:cut])
+        rest.append(drawn[cut:])
+    held_out = np.sort(np.concatenate(rest))
+    return Division(np.sort(np.concatenate(train)), held_out, held_out, np.arange(len(held_out)))
+
+
+def _by_group(images: ImageSet, groups: Sequence[str | None], seed: int) -> Division:
+    samples = [
+        Sample(Path(str(position)), entry.labels[0], group)
+        for position, (entry, group) in enumerate(zip(images.entries, groups, strict=True))
+    ]
+    train, rest = hold_out(samples, share=1 - TRAIN_SHARE, at_most=len(samples), seed=seed)
+    gallery, queries = hold_out(rest, share=0.5, at_most=len(rest), seed=seed)
+    if not (train and gallery and queries):
+        raise UsageError("there are too few places or acquisitions to split by; add images or use --split random")
+    return Division(_positions(train), _positions(gallery), _positions(queries), np.full(len(queries), -1))
+
+
+def _positions(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    return np.array(sorted(int(str(sample.path)) for sample in samples), np.int64)
+
+
+def _check_classes(images: ImageSet) -> None:
+    counts = images.labels.sum(axis=0)
+    if not images.multi_label and counts.min() < 2:
+        name = images.classes[int(counts.argmin())]
+        raise UsageError(
+            f"class {name} has one image that can be read, which cannot both be asked for and be found; "
+            "add images of it or leave its folder out"
+        )
+
+
+def _check_groups(groups: Sequence[str | None], what: str, remedy: str) -> None:
+    if not any(groups):
+        raise UsageError(f"no image tells its {what}: {remedy}, or use --split random")
+    counts = Counter(filter(None, groups))
+    if len(counts) + groups.count(None) < 3:
+        raise UsageError(f"all images are of {len(counts)} {what}s, too few to split by; use --split random")

@@ -1,0 +1,139 @@
+"""Every figure of one method on one split; the metrics are those of `rsfed.hashing.evaluation`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.codes import Codes
+from rsfed.hashing.evaluation.bits import bit_statistics
+from rsfed.hashing.evaluation.counts import CosineSearch, HammingSearch, Histograms, Search, graded_histograms
+from rsfed.hashing.evaluation.expected import expected_precision
+from rsfed.hashing.evaluation.leaks import Leak, leak
+from rsfed.hashing.evaluation.neighbours import within_class_overlap
+from rsfed.hashing.evaluation.tables import by_class, figures
+from rsfed.lab.evaluate.data import ImageSet
+from rsfed.lab.evaluate.division import Division, places
+from rsfed.lab.evaluate.methods import Features
+
+MULTI_LABEL = ("ndcg", "acg", "weighted_map")  # figures that say nothing new where each image has one class
+CLASS_FIGURE = "map_found"  # that is told class by class
+Measured = tuple[dict[str, float], dict[str, float], Histograms]
+"""Figures, mean average precision of the queries of each class (NaN without a query), and items at each distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One split of the images.
+
+    Attributes:
+        images: All images.
+        features: What describes each, float32, shape (images, features).
+        division: The split.
+        k: Cut-off of every figure.
+    """
+
+    images: ImageSet
+    features: Features
+    division: Division
+    k: int
+
+    @property
+    def wanted(self) -> NDArray[np.bool_]:
+        """Labels of the queries, shape (queries, classes)."""
+        return self.images.labels[self.division.queries]
+
+    @property
+    def searched(self) -> NDArray[np.bool_]:
+        """Labels of the gallery, shape (gallery, classes)."""
+        return self.images.labels[self.division.gallery]
+
+    def hamming(self, codes: Codes) -> HammingSearch:
+        """Search codes of all images, shape (images, bits // 8)."""
+        return HammingSearch(codes[self.division.queries], codes[self.division.gallery])
+
+    def cosine(self) -> CosineSearch:
+        """Search the features."""
+        return CosineSearch.of(self.features[self.division.queries], self.features[self.division.gallery])
+
+
+def code_figures(case: Case, codes: Codes) -> Measured:
+    """Return every figure of the codes of all images, shape (images, bits // 8)."""
+    search = case.hamming(codes)
+    found, per_class, counts = _ranked(case, search)
+    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
+    bits = bit_statistics(search.gallery)
+    return (
+        found
+        | {
+            "overlap": _mean(overlap.values),
+            "distinct": float(bits.distinct),
+            "distinct_share": bits.distinct / len(search.gallery),
+            "top_buckets": bits.largest_share,
+            "bit_entropy": float(bits.entropy.mean()),
+            "least_entropy": float(bits.entropy.min()),
+            "bit_correlation": math.nan if bits.correlation is None else bits.correlation,
+        },
+        per_class,
+        counts,
+    )
+
+
+def float_figures(case: Case) -> Measured:
+    """Return every figure of exhaustive search on the features by their cosine."""
+    return _ranked(case, case.cosine())
+
+
+def chance_figures(case: Case) -> dict[str, float]:
+    """Return the figures of a gallery in random order: all codes are equal."""
+    search = case.hamming(np.zeros((len(case.images), 2), np.uint8))
+    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
+    return _ranked(case, search)[0] | {"overlap": _mean(overlap.values)}
+
+
+def leaks(case: Case) -> dict[str, Leak]:
+    """Return how many queries have another image of their place, and of their acquisition, in their gallery."""
+    whereabouts, division = case.images.whereabouts, case.division
+    kinds = {"place": places(whereabouts), "acquisition": [each.acquisition for each in whereabouts]}
+    return {
+        what: leak([ids[each] for each in division.queries], [ids[each] for each in division.gallery], own=division.own)
+        for what, ids in kinds.items()
+    }
+
+
+def left_out_precision(case: Case, codes: Codes, drawn: NDArray[np.int64]) -> float:
+    """Return the precision of the queries of classes that were left out of training, against the whole gallery.
+
+    Args:
+        case: The split.
+        codes: Codes of all images, learnt without those classes.
+        drawn: Columns of those classes.
+    """
+    division, asked = case.division, case.wanted[:, drawn].any(axis=1)
+    search = HammingSearch(codes[division.queries[asked]], codes[division.gallery])
+    counts = graded_histograms(search, case.wanted[asked], case.searched, own=division.own[asked])
+    return _mean(expected_precision(counts.binary(), case.k))
+
+
+def without_relevant(images: ImageSet, division: Division) -> int:
+    """Return the number of queries that have no relevant image in their gallery."""
+    shared = images.labels[division.queries].astype(np.float32) @ images.labels[division.gallery].T > 0
+    return int(np.count_nonzero(shared.sum(axis=1) == (division.own >= 0)))
+
+
+def _ranked(case: Case, search: Search) -> Measured:
+    """Return the figures of a ranking; those of several labels only where images have several."""
+    counts = graded_histograms(search, case.wanted, case.searched, own=case.division.own)
+    values = figures(counts, case.k)
+    if not case.images.multi_label:
+        values = {name: each for name, each in values.items() if name not in MULTI_LABEL}
+    means = by_class({CLASS_FIGURE: values[CLASS_FIGURE]}, case.wanted).means[CLASS_FIGURE].tolist()
+    per_class = dict(zip(case.images.classes, means, strict=True))
+    return {name: float(each.mean()) for name, each in values.items()}, per_class, counts.binary()
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else math.nan

@@ -1,0 +1,133 @@
+"""The ways to search that are compared, by their names: each learns from some images how to hash all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from rsfed.codes import Codes
+from rsfed.config import ObjectiveSection
+from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
+from rsfed.hashing.baselines.kslsh import KSLSH
+from rsfed.hashing.baselines.kulsh import KULSH
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.features import band_ranges, plain_features
+from rsfed.hashing.network import build_network
+from rsfed.hashing.objectives import Objective, make_objective
+from rsfed.hashing.training import train_steps
+from rsfed.lab.evaluate.data import ImageSet
+from rsfed.trust.manifest import CompactResnet
+
+_WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
+_STRETCHES = 4  # of training, each at a lower learning rate
+_RATE, _BATCH = 1e-3, 64
+_SETTINGS = {"milan": (1e-4, 90)}  # learning rate and patches of a step where its authors give them
+_AT_ONCE = 256  # images whose plain features are made together
+_RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
+
+Features = NDArray[np.float32]
+Hasher = Callable[[NDArray[np.int64]], Codes]
+"""Returns the codes of images by their positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a method is given.
+
+    Attributes:
+        images: All images.
+        features: What describes each, float32, shape (images, features).
+        train: Positions of the images that it may learn from.
+        bits: Width of the codes.
+        seed: Seed of all chance.
+        epochs: Passes over the training part.
+    """
+
+    images: ImageSet
+    features: Features
+    train: NDArray[np.int64]
+    bits: int
+    seed: int
+    epochs: int
+
+
+def _hyperplanes(task: Task) -> Hasher:
+    fitted = RandomHyperplanes.fit(task.features[task.train], task.bits, task.seed)
+    return lambda positions: fitted.encode(task.features[positions])
+
+
+def _kulsh(task: Task) -> Hasher:
+    fitted = KULSH.fit(task.features[task.train], task.bits, task.seed)
+    return lambda positions: fitted.encode(task.features[positions])
+
+
+def _kslsh(task: Task) -> Hasher:
+    fitted = KSLSH.fit(task.features[task.train], task.images.labels[task.train], task.bits, task.seed)
+    return lambda positions: fitted.encode(task.features[positions])
+
+
+def _objective(name: str, classes: int, bits: int, seed: int) -> Objective:
+    section = TypeAdapter[ObjectiveSection](ObjectiveSection).validate_python({"name": name})
+    return make_objective(section, range(classes), bits, seed=seed)
+
+
+def _network(objective: str) -> Callable[[Task], Hasher]:
+    def learn(task: Task) -> Hasher:
+        """Train the network (with a frozen trunk, its head)."""
+        images = task.images
+        model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
+        aim = _objective(objective, len(images.classes), task.bits, task.seed)
+        rate, batch = _SETTINGS.get(objective, (_RATE, _BATCH))
+        data = images.subset(task.train)
+        steps = max(1, math.ceil(task.epochs * len(data) / batch / _STRETCHES))
+        for stretch in range(_STRETCHES):
+            slowed = rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2
+            seed = task.seed * _STRETCHES + stretch
+            train_steps(model, data, aim, steps=steps, batch=batch, learning_rate=slowed, seed=seed).refuse_idle()
+        encoder = Encoder(model, images.spec)
+        return lambda positions: encoder.encode_set(images.subset(positions))
+
+    return learn
+
+
+FLOAT = "float"
+BASELINES: Mapping[str, Callable[[Task], Hasher]] = {"lsh": _hyperplanes, "kulsh": _kulsh, "kslsh": _kslsh}
+NETWORKS: Mapping[str, Callable[[Task], Hasher]] = {
+    name: _network(name) for name in ("milan", "milan_batchall", "centres", "pairwise", "contrastive")
+}
+"""Methods that train a network, named after their objectives."""
+HASHES = {**BASELINES, **NETWORKS}
+METHODS = (*BASELINES, FLOAT, *NETWORKS)
+
+
+def check(method: str, classes: int, bits: int) -> None:
+    """Find out before any work whether a method can hash so many classes.
+
+    Raises:
+        TrainingError: it cannot, for example because there is no room for as many hash centres.
+    """
+    if method in NETWORKS:
+        _objective(method, classes, bits, 0)
+
+
+def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:
+    """Return the features of all images: those of the frozen trunk, else plain ones.
+
+    Args:
+        images: The images.
+        train: Positions of the images whose values set the ranges of plain features' histograms.
+    """
+    if images.trunk is not None:
+        return np.stack([patch[0] for patch in images.patches]).astype(np.float32)
+    sampled = train[:: max(1, len(train) // _RANGE_IMAGES)]
+    ranges = band_ranges(np.stack([images.patches[position][0] for position in sampled]))
+    parts = [
+        plain_features(np.stack([patch[0] for patch in images.patches[start : start + _AT_ONCE]]), ranges)
+        for start in range(0, len(images), _AT_ONCE)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,210 @@
+"""What an evaluation prints: one JSON object, or tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from rsfed.hashing.evaluation.leaks import Leak
+from rsfed.hashing.evaluation.tables import Spread
+from rsfed.lab.evaluate.division import WORDS
+from rsfed.lab.evaluate.measures import CLASS_FIGURE
+from rsfed.lab.evaluate.results import Evaluation
+
+FIGURES = {
+    "map_found": ("mAP@{k}", "mean precision at the relevant ranks found among the first k, as MiLaN reports it"),
+    "map_possible": ("full mAP@{k}", "the same sum of precisions divided by what a perfect ranking finds: full recall"),
+    "map_k": ("mAP@{k}/k", "the same sum of precisions divided by k"),
+    "precision": ("P@{k}", "share of the first k that are relevant"),
+    "recall": ("R@{k}", "share of all relevant images that are among the first k"),
+    "ndcg": ("NDCG@{k}", "2^r - 1 for r shared labels, discounted by rank, divided by that of the best order"),
+    "acg": ("ACG@{k}", "mean number of labels that the first k share with the query"),
+    "weighted_map": ("wMAP@{k}", "mean, at the relevant ranks found, of the mean number of shared labels so far"),
+    "overlap": ("float overlap", "within the class of the query: share of the float top 20 that codes find again"),
+    "left_out": ("P@{k} left out", "precision for queries of classes that were left out of training"),
+    "distinct": ("codes", "number of distinct codes"),
+    "top_buckets": ("top 10", "share of the images in the ten largest buckets"),
+    "bit_entropy": ("entropy", "mean entropy of a bit; 1 is best"),
+    "bit_correlation": ("correlation", "mean absolute correlation of two bits; 0 is best"),
+}
+"""Heading and meaning of each figure; others are in JSON only."""
+
+
+def columns(evaluation: Evaluation) -> dict[str, str]:
+    """Return the figures that some method has, with their headings."""
+    present = {name for row in evaluation.rows for name in row.figures}
+    k = evaluation.protocol.k
+    return {name: heading.format(k=k) for name, (heading, _) in FIGURES.items() if name in present}
+
+
+def figure(spread: Spread, name: str) -> str:
+    """Return a figure as tables show it; numbers of codes are whole."""
+    if math.isnan(spread.mean):
+        return "-"
+    if name == "distinct":
+        return f"{spread.mean:,.0f}"
+    return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
+
+
+def leak_in_words(evaluation: Evaluation) -> str:
+    """Return what is known of queries that have an image of their own place or acquisition in their gallery."""
+    told = [
+        f"{leak.share:.1%} have another image of their {what} in their gallery" + _known(leak)
+        for what, leak in evaluation.leaks.items()
+        if leak.share is not None
+    ]
+    unknown = [what for what, leak in evaluation.leaks.items() if leak.share is None]
+    lines = [f"Leak: of the queries {' and '.join(told)}."] if told else []
+    if unknown:
+        lines.append(
+            f"The images do not tell their {' or '.join(unknown)}: how far near copies flatter figures is unknown."
+        )
+    return " ".join(lines)
+
+
+def _known(leak: Leak) -> str:
+    return "" if leak.known == leak.queries else f" (of the {leak.known:,} that tell theirs)"
+
+
+def protocol_lines(evaluation: Evaluation) -> list[str]:
+    """Return how the figures came about, in sentences."""
+    how = evaluation.protocol
+    alike = "at least one common class" if how.multi_label else "the same class"
+    lines = [
+        f"{how.queries:,} queries against {how.gallery:,} images (seed 0), {how.train:,} to learn from.",
+        f"Relevant: {alike}. Every figure is expected over the order of equal distances and cut off at k = {how.k}.",
+        f"Seeds: {', '.join(map(str, how.seeds))}.",
+        f"Features: {how.features}; {how.epochs} epochs.",
+    ]
+    if how.without_relevant:
+        lines.append(f"{how.without_relevant:,} queries have no relevant image in their gallery and count as 0.")
+    if how.skipped or how.unlabelled:
+        lines.append(
+            f"{how.skipped:,} damaged images were skipped, {how.unlabelled:,} without a label or not in the split "
+            "file left out."
+        )
+    if evaluation.left_out:
+        draws = "; ".join(", ".join(names) for names in evaluation.left_out)
+        lines.append(f"Classes left out of training for that figure, by seed: {draws}.")
+    return lines
+
+
+def tables(evaluation: Evaluation, report: Path | None) -> RenderableType:
+    """Return what `--output table` prints."""
+    how = evaluation.protocol
+    parts: list[RenderableType] = [
+        f"{how.source}: {how.images:,} images of {len(how.classes)} classes, split {how.split}",
+        f"split: {WORDS[how.split]}.",
+        *protocol_lines(evaluation),
+        leak_in_words(evaluation),
+        "",
+        _figures(evaluation),
+        *[f"{heading}: {FIGURES[name][1]}" for name, heading in columns(evaluation).items()],
+        "",
+        _per_class(evaluation),
+    ]
+    if evaluation.timings:
+        parts += ["", _costs(evaluation)]
+    if report:
+        parts += ["", f"report: {report}"]
+    return Group(*parts)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _figures(evaluation: Evaluation) -> Table:
+    shown = columns(evaluation)
+    table = _table("method", "bits", *shown.values())
+    rows = [(row.method, str(row.bits or "float"), row.figures) for row in evaluation.rows]
+    for method, bits, figures in [*rows, ("chance", "", evaluation.chance)]:
+        table.add_row(method, bits, *(figure(figures[name], name) if name in figures else "" for name in shown))
+    return table
+
+
+def _per_class(evaluation: Evaluation) -> Table:
+    """Show the first method beside the best; the others are in JSON and in the report."""
+    rows = list(dict.fromkeys([evaluation.rows[0].name, evaluation.best.name]))
+    shown = [row for row in evaluation.rows if row.name in rows]
+    table = _table(f"mAP@{evaluation.protocol.k} of class", *(row.name for row in shown))
+    for name in evaluation.protocol.classes:
+        table.add_row(name, *(figure(row.per_class[name], CLASS_FIGURE) for row in shown))
+    return table
+
+
+def _costs(evaluation: Evaluation) -> Table:
+    table = _table("one query against", "images", "ms", "bytes an image")
+    for each in evaluation.timings:
+        guessed = " (extrapolated)" * each.extrapolated
+        table.add_row(way(each.bits), f"{each.items:,}", f"{each.milliseconds:.3g}{guessed}", str(each.bytes_per_item))
+    return table
+
+
+def way(bits: int | None) -> str:
+    """Return the name of a way to search whose cost was measured."""
+    return "float features" if bits is None else f"codes of {bits} bits"
+
+
+def summary(evaluation: Evaluation, report: Path | None) -> dict[str, Any]:
+    """Return the object that `--output json` prints; documented in docs/output.md."""
+    how = evaluation.protocol
+    return {
+        "protocol": {
+            "source": how.source,
+            "images": how.images,
+            "skipped": how.skipped,
+            "unlabelled": how.unlabelled,
+            "classes": list(how.classes),
+            "multi_label": how.multi_label,
+            "split": how.split.value,
+            "seeds": list(how.seeds),
+            "k": how.k,
+            "train": how.train,
+            "gallery": how.gallery,
+            "queries": how.queries,
+            "queries_without_relevant": how.without_relevant,
+            "features": how.features,
+            "epochs": how.epochs,
+        },
+        "leak": {what: {"share": leak.share, "known": leak.known} for what, leak in evaluation.leaks.items()},
+        "methods": [
+            {
+                "method": row.method,
+                "bits": row.bits,
+                "figures": _spreads(row.figures),
+                "per_class": _spreads(row.per_class),
+                "learn_seconds": round(row.learn_seconds, 3),
+                "hash_ms": round(row.hash_ms, 4),
+            }
+            for row in evaluation.rows
+        ],
+        "chance": _spreads(evaluation.chance),
+        "left_out": [list(names) for names in evaluation.left_out],
+        "timing": [
+            {
+                "bits": each.bits,
+                "images": each.items,
+                "ms": each.milliseconds,
+                "bytes_per_item": each.bytes_per_item,
+                "extrapolated": each.extrapolated,
+            }
+            for each in evaluation.timings
+        ],
+        "report": None if report is None else str(report),
+    }
+
+
+def _spreads(figures: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {"mean": None if math.isnan(each.mean) else each.mean, "deviation": each.deviation}
+        for name, each in figures.items()
+    }

@@ -1,0 +1,193 @@
+"""The evaluation itself: every method, width and seed on the same splits, measured alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.codes import Codes
+from rsfed.errors import UsageError
+from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.tables import Spread, spread
+from rsfed.lab.evaluate.data import ImageSet
+from rsfed.lab.evaluate.division import Division, Split, divide
+from rsfed.lab.evaluate.measures import (
+    Case,
+    chance_figures,
+    code_figures,
+    float_figures,
+    leaks,
+    left_out_precision,
+    without_relevant,
+)
+from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
+from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose.
+
+    Attributes:
+        methods: Names of the methods.
+        bits: Widths of the codes.
+        seeds: Number of seeds, from 0.
+        split: How images are split.
+        k: Cut-off of every figure.
+        epochs: Passes over the training part.
+        left_out: Classes that are left out of training for the figure of that name; 0 for none.
+    """
+
+    methods: tuple[str, ...]
+    bits: tuple[int, ...]
+    seeds: int
+    split: Split
+    k: int
+    epochs: int
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One method at one width with one seed."""
+
+    figures: dict[str, float]
+    per_class: dict[str, float]
+    counts: Histograms
+    codes: Codes | None = None
+    learn_seconds: float = 0.0
+    hash_ms: float = 0.0
+
+
+def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = lambda _line: None) -> Evaluation:
+    """Split, learn, hash and measure.
+
+    Args:
+        images: The images.
+        settings: What to do.
+        say: Told each step.
+
+    Raises:
+        UsageError: the images do not allow the split.
+        TrainingError: a method cannot be trained on them; as far as that can be told, before anything is done.
+    """
+    for method, bits in _pairs(settings):
+        if bits is not None:
+            check(method, len(images.classes), bits)
+    outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
+    chances, dropped = [], []
+    divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
+    for seed, division in enumerate(divisions):
+        features = describe(images, division.train)
+        case = Case(images, features, division, settings.k)
+        chances.append(chance_figures(case))
+        drawn = _drawn(images, settings.left_out, seed)
+        if len(drawn):
+            dropped.append(tuple(images.classes[each] for each in drawn))
+        for method, bits in _pairs(settings):
+            if bits is None:
+                outcome = Outcome(*float_figures(case))
+            else:
+                task = Task(images, features, division.train, bits, seed, settings.epochs)
+                outcome = _hash(case, method, task, drawn)
+            outcomes[method, bits].append(outcome)
+            say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
+    return Evaluation(
+        protocol=_protocol(images, settings, divisions[0]),
+        rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
+        chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
+        leaks=leaks(Case(images, features, divisions[0], settings.k)),
+        left_out=tuple(dropped),
+        timings=(),
+        features=features.shape[1],
+        division=divisions[0],
+        relevant_labels=images.labels,
+        snapshots=tuple(
+            Snapshot(method, bits, found[0].counts, found[0].codes)
+            for (method, bits), found in outcomes.items()
+            if bits in {None, max(settings.bits)}
+        ),
+    )
+
+
+def _pairs(settings: Settings) -> Iterator[tuple[str, int | None]]:
+    for method in settings.methods:
+        yield from ((method, bits) for bits in ([None] if method == FLOAT else settings.bits))
+
+
+def _name(method: str, bits: int | None) -> str:
+    return method if bits is None else f"{method} {bits}"
+
+
+def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outcome:
+    start = time.perf_counter()
+    hasher = HASHES[method](task)
+    learnt = time.perf_counter()
+    codes = hasher(np.arange(len(case.images)))
+    hashed = time.perf_counter()
+    figures, per_class, counts = code_figures(case, codes)
+    if len(drawn):
+        known = ~task.images.labels[task.train][:, drawn].any(axis=1)
+        partial = HASHES[method](replace(task, train=task.train[known]))
+        figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
+    return Outcome(figures, per_class, counts, codes, learnt - start, 1000 * (hashed - learnt) / len(case.images))
+
+
+def _drawn(images: ImageSet, count: int, seed: int) -> NDArray[np.int64]:
+    """Draw the classes that are left out of training."""
+    if count > len(images.classes) - 2:
+        raise UsageError(f"--left-out {count} leaves fewer than two of {len(images.classes)} classes to train on")
+    return np.sort(np.random.default_rng(seed).permutation(len(images.classes))[:count])
+
+
+def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
+    return Row(
+        method=method,
+        bits=bits,
+        figures={name: _spread([each.figures[name] for each in found]) for name in found[0].figures},
+        per_class={name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class},
+        learn_seconds=float(np.mean([each.learn_seconds for each in found])),
+        hash_ms=float(np.mean([each.hash_ms for each in found])),
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    """Sum up one value for each seed; those that are not defined do not count."""
+    known = [value for value in values if not math.isnan(value)]
+    return spread(known) if known else Spread(math.nan, None, 0)
+
+
+def _protocol(images: ImageSet, settings: Settings, division: Division) -> Protocol:
+    return Protocol(
+        source=images.listing.root.name,
+        images=len(images),
+        skipped=images.skipped,
+        unlabelled=images.listing.unlabelled,
+        classes=images.classes,
+        multi_label=images.multi_label,
+        split=settings.split,
+        seeds=tuple(range(settings.seeds)),
+        k=settings.k,
+        train=len(division.train),
+        gallery=len(division.gallery),
+        queries=len(division.queries),
+        without_relevant=without_relevant(images, division),
+        features=_features_in_words(images),
+        epochs=settings.epochs,
+    )
+
+
+def _features_in_words(images: ImageSet) -> str:
+    if images.trunk is not None:
+        return f"{images.trunk.features} features of a frozen trunk; networks train a head on them"
+    group = images.spec.groups[0]
+    return (
+        "mean, deviation and histogram of each band for methods without a network; networks take "
+        f"{len(group.bands)} bands of {group.size} x {group.size} pixels"
+    )

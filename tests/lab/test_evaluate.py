@@ -1,0 +1,176 @@
+"""`rsfed evaluate` from a folder to its figures and page, on small synthetic images."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsfed.cli import run
+from rsfed.lab.evaluate.methods import HASHES
+from rsfed.lab.synth import generate
+
+METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "images"
+    generate(folder, patches=160, size=16, classes=8, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(archive, tmp_path_factory):
+    """One evaluation with everything: its object and its page."""
+    out = tmp_path_factory.mktemp("report")
+    done = subprocess.run(
+        [sys.executable, "-m", "rsfed", "evaluate", archive, "--methods", METHODS, "--bits", "32,16", "--seeds", "2",
+         "--k", "10", "--epochs", "1", "--left-out", "2", "--report", out, "--output", "json"],
+        capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), (out / "evaluation.html").read_text()
+
+
+def test_every_method_at_every_width_is_one_row_under_the_same_protocol(told):
+    rows = [(each["method"], each["bits"]) for each in told[0]["methods"]]
+    hashes = [name for name in METHODS.split(",") if name != "float"]
+    assert sorted(rows, key=str) == sorted([("float", None), *((m, b) for m in hashes for b in (16, 32))], key=str)
+    protocol = told[0]["protocol"]
+    assert (protocol["split"], protocol["k"], protocol["seeds"], protocol["images"]) == ("by-place", 10, [0, 1], 160)
+    assert protocol["train"] + protocol["gallery"] + protocol["queries"] == 160
+
+
+def test_figures_are_shares_with_a_deviation_over_the_seeds(told):
+    for row in [*told[0]["methods"], {"figures": told[0]["chance"]}]:
+        for name in ("map_found", "map_possible", "map_k", "precision", "recall"):
+            figure = row["figures"][name]
+            assert 0 <= figure["mean"] <= 1
+            assert figure["deviation"] >= 0
+    chance = told[0]["chance"]["precision"]["mean"]
+    assert chance == pytest.approx(1 / 8, abs=0.05)
+
+
+def test_codes_have_bit_statistics_and_float_features_have_none(told):
+    for row in told[0]["methods"]:
+        names = {"distinct", "distinct_share", "top_buckets", "bit_entropy", "bit_correlation", "overlap", "left_out"}
+        assert names <= row["figures"].keys() if row["bits"] else not names & row["figures"].keys()
+
+
+def test_the_leak_is_none_where_places_are_kept_apart(told):
+    assert told[0]["leak"]["place"] == {"share": 0, "known": told[0]["protocol"]["queries"]}
+
+
+def test_each_draw_of_left_out_classes_is_named(told):
+    assert [len(names) for names in told[0]["left_out"]] == [2, 2]
+
+
+def test_classes_that_are_left_out_are_not_learnt_from(archive, monkeypatch, capsys):
+    tasks = []
+    real = HASHES["lsh"]
+    monkeypatch.setitem(HASHES, "lsh", lambda task: tasks.append(task) or real(task))
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", "--left-out", "3", "--output", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    whole, partial = tasks
+    learnt = [name in result["left_out"][0] for name in whole.images.classes]
+    assert whole.images.labels[whole.train][:, learnt].any()
+    assert not whole.images.labels[partial.train][:, learnt].any()
+    assert set(partial.train) == {each for each in whole.train if not whole.images.labels[each, learnt].any()}
+
+
+def test_the_page_is_whole_and_loads_nothing(told):
+    text = told[1]
+    HTMLParser().feed(text)
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert text.count("data:image/png;base64,") == 3
+    assert text.count('class="card map"') == 2
+    for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "image of their place"):
+        assert words in text
+
+
+def test_class_names_do_not_become_markup(tmp_path, capsys):
+    photographs(tmp_path / "images", {"<b>x": 6, "lake": 6})
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--report", tmp_path / "out") == 0
+    assert "<b>x" not in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_photographs_are_split_at_random_and_the_page_says_what_is_not_known(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 10, "lake": 10})
+    assert evaluate(tmp_path / "images", "--methods", "lsh,float", "--bits", "16", "--output", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["split"] == "random"
+    assert (result["protocol"]["train"], result["protocol"]["gallery"], result["protocol"]["queries"]) == (12, 8, 8)
+    assert result["leak"] == {what: {"share": None, "known": 0} for what in ("place", "acquisition")}
+
+
+def test_a_query_never_finds_itself(tmp_path, capsys):
+    """Images of pure noise are like no other one; only a query that finds itself would beat chance."""
+    photographs(tmp_path / "images", {"field": 5, "lake": 5})
+    assert evaluate(tmp_path / "images", "--methods", "float", "--k", "1", "--output", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["chance"]["precision"]["mean"] == pytest.approx(1 / 3)
+    assert result["methods"][0]["figures"]["precision"]["mean"] < 1
+
+
+def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 10, "lake": 10})
+    rows = [f"field/{n}.png,green{';dry' * (n % 2)}" for n in range(10)] + [f"lake/{n}.png,wet;dry" for n in range(10)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    options = ("--labels", "labels.csv", "--methods", "lsh", "--bits", "16", "--output", "json")
+    assert evaluate(tmp_path / "images", *options) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["multi_label"]
+    assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
+
+
+def test_the_same_command_gives_the_same_figures(archive, capsys):
+    results = []
+    for _ in range(2):
+        assert evaluate(archive, "--methods", "kslsh,centres", "--bits", "16", "--epochs", "1", "--output", "json") == 0
+        results.append(json.loads(capsys.readouterr().out))
+        for row in results[-1]["methods"]:
+            del row["learn_seconds"], row["hash_ms"]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--methods", "lsh,magic"), "unknown method 'magic'; choose from lsh, kulsh"),
+        (("--methods", ","), "names no method"),
+        (("--bits", "12"), "a multiple of 8; got 12"),
+        (("--bits", "many"), "whole numbers separated by commas"),
+        (("--split", "official"), "needs --splits"),
+        (("--left-out", "7"), "leaves fewer than two of 8 classes"),
+    ],
+)
+def test_wrong_calls_say_what_to_do_and_leave_nothing_behind(archive, tmp_path, capsys, options, message):
+    assert evaluate(archive, *options, "--report", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
+    photographs(tmp_path / "one", {"lake": 4})
+    assert evaluate(tmp_path / "one") == 2
+    assert "there is one class" in capsys.readouterr().err
+    photographs(tmp_path / "two", {"lake": 4, "field": 1})
+    assert evaluate(tmp_path / "two") == 2
+    assert "class field has one image" in capsys.readouterr().err
+
+
+def evaluate(folder, *options):
+    return run(["evaluate", str(folder), *map(str, options)])
+
+
+def photographs(folder, counts):
+    """Write images of pure noise into class folders."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / name / f"{number}.png")

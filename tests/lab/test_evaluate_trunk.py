@@ -1,0 +1,70 @@
+"""Features of a frozen trunk stand in for pixels, and are made once."""
+
+import json
+
+import numpy as np
+import pytest
+from onnx_maker import tiny_trunk
+from PIL import Image
+
+from rsfed.cli import run
+from rsfed.errors import UsageError
+from rsfed.hashing.trunk import Trunk
+from rsfed.lab.evaluate.data import find, read
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("field", "lake"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def trunk(folder, **changes):
+    path = folder.parent / "trunk.onnx"
+    path.write_bytes(tiny_trunk(**changes))
+    return path
+
+
+def features(images):
+    return np.stack([patch[0] for patch in images.patches])
+
+
+def test_features_are_made_once_and_again_where_the_file_is_damaged_or_the_trunk_is_another(folder, monkeypatch):
+    made = []
+    real = Trunk.features
+    monkeypatch.setattr(Trunk, "features", lambda self, patches: made.append(1) or real(self, patches))
+    cache = folder.parent / "cache"
+    first = features(read(find(folder), trunk(folder), cache))
+    assert len(made) == 10
+    assert (features(read(find(folder), trunk(folder), cache)) == first).all()
+    assert len(made) == 10
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert (features(read(find(folder), trunk(folder), cache)) == first).all()
+    assert len(made) == 20
+    read(find(folder), trunk(folder, features=7), cache)
+    assert len(made) == 30
+
+
+def test_without_a_folder_to_keep_them_in_nothing_is_written(folder):
+    before = set(folder.parent.rglob("*"))
+    read(find(folder), path := trunk(folder))
+    assert set(folder.parent.rglob("*")) == before | {path}
+
+
+def test_every_kind_of_method_stands_on_the_trunk(folder, capsys):
+    options = ["--methods", "lsh,float,centres", "--bits", "16", "--epochs", "1", "--k", "3", "--output", "json"]
+    assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in result["methods"]] == ["lsh", "float", "centres"]
+    assert "frozen trunk" in result["protocol"]["features"]
+
+
+def test_a_trunk_for_other_images_is_refused(folder):
+    with pytest.raises(UsageError, match="takes 4 bands and the images have 3"):
+        read(find(folder), trunk(folder, bands=4))
