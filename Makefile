@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-query clean help
+.PHONY: demo test lint protos format bench-hashing bench-query clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -42,6 +42,9 @@ protos: $(DEV_READY) ## Write the stubs in rsfed/v1 again
 format: $(DEV_READY) ## Bring the code into house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_hashing
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query

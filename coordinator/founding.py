@@ -55,6 +55,7 @@ class Choices:
         join_bind: Where the join port listens.
         kind: Kind of the network.
         trunk: ONNX file of a frozen trunk, which makes the kind "frozen-trunk".
+        turns: Whether its features are averaged over the eight positions of a square.
     """
 
     federation: str
@@ -68,6 +69,7 @@ class Choices:
     join_bind: str
     kind: str = DEFAULT_KIND
     trunk: Path | None = None
+    turns: bool = False
 
 
 _TOML = """\
@@ -217,7 +219,7 @@ def _inspected(choices: Choices) -> FrozenTrunk:
         raise UsageError("give --trunk or --kind, not both")
     path = choices.trunk or Path()
     try:
-        return inspect_trunk(path, choices.size or _DEFAULT_SIZE)
+        return inspect_trunk(path, choices.size or _DEFAULT_SIZE, turns=choices.turns)
     except TrainingError as error:
         raise UsageError(f"--trunk: {error.public}", detail=error.detail or str(path)) from error
 
@@ -225,6 +227,8 @@ def _inspected(choices: Choices) -> FrozenTrunk:
 def _settled(choices: Choices, trunk: FrozenTrunk | None) -> Choices:
     """Return the choices with what follows from the trunk."""
     if trunk is None:
+        if choices.turns:
+            raise UsageError("--turns needs --trunk FILE, whose features it averages")
         if choices.kind == "frozen-trunk":
             raise UsageError("a frozen trunk is given by --trunk FILE")
         usual = _BRANCHED_SIZE if choices.kind == "k-branch" else _DEFAULT_SIZE

@@ -35,7 +35,7 @@ _SCHEMA_1 = """
 CREATE TABLE feature_set (         -- what one trunk made of patches read in one way
   id INTEGER PRIMARY KEY,
   trunk TEXT NOT NULL,             -- SHA-256 of the ONNX file, hexadecimal
-  input TEXT NOT NULL,             -- SHA-256 of the InputSpec, hexadecimal
+  input TEXT NOT NULL,             -- SHA-256 of the InputSpec and the like, hexadecimal
   UNIQUE (trunk, input)
 ) STRICT;
 CREATE TABLE feature (
@@ -62,7 +62,7 @@ class FeatureKey:
 
     Attributes:
         trunk: SHA-256 of the ONNX file, hexadecimal.
-        input: SHA-256 of the InputSpec, hexadecimal.
+        input: SHA-256 of the InputSpec and of what else decides the features, hexadecimal.
     """
 
     trunk: str
@@ -71,7 +71,8 @@ class FeatureKey:
     @classmethod
     def of(cls, architecture: FrozenTrunk, spec: InputSpec) -> Self:
         """Return the key of an encoder."""
-        return cls(architecture.trunk.sha256, hashlib.sha256(spec.model_dump_json().encode()).hexdigest())
+        use = spec.model_dump_json() + "turns" * architecture.turns
+        return cls(architecture.trunk.sha256, hashlib.sha256(use.encode()).hexdigest())
 
 
 def features_file(home: Home) -> Path:

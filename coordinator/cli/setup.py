@@ -36,6 +36,12 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     trunk: Annotated[
         Path | None, typer.Option(help="ONNX model that makes features; only a head on it is trained (extra onnx).")
     ] = None,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns", help="Average the trunk's features over all turns and mirror images: eight times the cost."
+        ),
+    ] = False,
     advertise: Annotated[str, typer.Option(help="How members reach this coordinator, host:port.")] = "localhost:7440",
     join_advertise: Annotated[
         str, typer.Option(help="How newcomers reach this coordinator, host:port.")
@@ -58,7 +64,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     place = coordinator_home(home)
     binds = bind or listening(advertise), join_bind or listening(join_advertise)
     release = found(
-        place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds, kind, trunk)
+        place, Choices(federation, modality, bits, size, named, advertise, join_advertise, *binds, kind, trunk, turns)
     )
     typer.echo(f"federation {federation} made; its configuration is {place.path / 'coordinator.toml'}")
     typer.echo(f"release {release.manifest.version}: {bits} bits, {len(named)} classes, an untrained network")

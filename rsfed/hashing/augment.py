@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 JITTER = 0.1  # most change of gain, of 1, and of offset, in units of normalised values
 
 
+def positions(patches: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return patches, shape (..., size, size), in the eight positions of a square: four turned, then four mirrored."""
+    turned = [np.rot90(patches, quarter, axes=(-2, -1)) for quarter in range(4)]
+    return turned + [each[..., ::-1] for each in turned]
+
+
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """One view of each of some patches; the same for all band groups of a patch.
@@ -42,8 +48,7 @@ class Augmentation:
         view = np.empty_like(patches)
         for each in range(8):
             chosen = self.position == each
-            group = np.rot90(patches[chosen], each % 4, axes=(2, 3))
-            view[chosen] = group[..., ::-1] if each >= 4 else group
+            view[chosen] = positions(patches[chosen])[each]
         view *= self.gain[:, None, None, None]
         view += self.offset[:, None, None, None]
         return view

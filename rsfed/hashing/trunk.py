@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import ConfigError, TrainingError
+from rsfed.hashing.augment import positions
 from rsfed.hashing.onnx_file import names_other_files
 from rsfed.raster.input_spec import MAX_SIZE, MIN_SIZE
 from rsfed.raster.modality import MAX_BANDS
@@ -68,15 +69,22 @@ class Trunk:
         waiting = list(patches)
         if not waiting:
             return []  # nothing opens a model that nothing is asked of
+        if self._architecture.turns:  # any position of a patch seen from above is as good as another
+            seen = (self._compute(positions(patch)) for patch in waiting)
+            return _compact(np.stack([each.mean(axis=0) for each in seen]))
+        return _compact(self._compute(waiting))
+
+    def _compute(self, waiting: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the features as the model gives them, float32, shape (n, features), n at least 1."""
         session = self._session
         name, at_once = session.get_inputs()[0].name, _rows(session.get_inputs()[0].shape[0])
-        made: list[Vector] = []
+        made = []
         for start in range(0, len(waiting), at_once):
             part = waiting[start : start + at_once]
             batch = np.zeros((at_once, *part[0].shape), np.float32)
             batch[: len(part)] = part
-            made += _compact(_run(session, name, batch)[: len(part)])
-        return made
+            made.append(_run(session, name, batch)[: len(part)])
+        return np.concatenate(made)
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
@@ -88,12 +96,13 @@ class Trunk:
         return session
 
 
-def inspect_trunk(path: Path, size: int) -> FrozenTrunk:
+def inspect_trunk(path: Path, size: int, *, turns: bool = False) -> FrozenTrunk:
     """Check that a file can be a federation's trunk and return what a release says of it.
 
     Args:
         path: The ONNX file.
         size: Width and height in pixels of the input, where the model leaves that open.
+        turns: Whether features are averaged over the eight positions of a square, for eight times the cost.
 
     Raises:
         ConfigError: EXTRA_MISSING, onnxruntime is not installed.
@@ -109,7 +118,7 @@ def inspect_trunk(path: Path, size: int) -> FrozenTrunk:
     session = _open(data)
     bands, size = _takes(session, size)
     entry = FileEntry(name=TRUNK, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    return FrozenTrunk(trunk=entry, bands=bands, size=size, features=_gives(session, bands, size))
+    return FrozenTrunk(trunk=entry, bands=bands, size=size, features=_gives(session, bands, size), turns=turns)
 
 
 def _open(data: bytes) -> onnxruntime.InferenceSession:

@@ -60,6 +60,7 @@ class FrozenTrunk(_Part):
     bands: int = Field(ge=1, le=MAX_BANDS)  # that the model takes
     size: int = Field(ge=8, le=MAX_SIZE)  # width and height in pixels that it takes
     features: int = Field(ge=1, le=16384)  # that it gives for each patch
+    turns: bool = False  # features are the mean over the eight positions of a square
 
 
 Architecture = Annotated[CompactResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]

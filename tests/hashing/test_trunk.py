@@ -10,6 +10,7 @@ from onnx_maker import DOUBLE, tiny_trunk
 
 from rsfed.config import BatchAllSection
 from rsfed.errors import ConfigError, TrainingError
+from rsfed.hashing.augment import positions
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.network import build_network
@@ -76,6 +77,18 @@ def test_features_do_not_depend_on_the_other_patches_or_their_number(bring, batc
     assert (np.stack([made.features([image])[0] for image in images]) == together).all()
     assert (np.stack(made.features(images[::-1])) == together[::-1]).all()
     assert made.features([]) == []
+
+
+def test_features_averaged_over_turns_are_the_same_for_every_position_of_a_patch(bring):
+    path, (image,) = bring(), patches(1)
+    turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2))[..., ::-1])
+    as_it_lies, averaged = (Trunk(path, inspect_trunk(path, 32, turns=turns)) for turns in (False, True))
+    one, other = as_it_lies.features([image, turned])
+    assert not np.allclose(one, other, atol=1e-3)
+    one, other = averaged.features([image, turned])
+    assert np.allclose(one, other, atol=1e-3)
+    eight = as_it_lies.features([np.ascontiguousarray(each) for each in positions(image)])
+    assert np.allclose(one, np.mean(eight, axis=0, dtype=np.float32), atol=1e-3)
 
 
 def test_features_beyond_float16_stay_finite(bring):

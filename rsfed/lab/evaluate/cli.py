@@ -87,6 +87,12 @@ def evaluate(  # noqa: PLR0913 - the options of the command
             "pixels and the others see plain statistics of each band.",
         ),
     ] = None,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns", help="Average the trunk's features over all turns and mirror images: eight times the cost."
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -143,9 +149,11 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         raise UsageError("--split official needs --splits FILE.csv with the columns path, label and split")
     if splits is not None and split not in {None, SplitName.OFFICIAL}:
         raise UsageError("--splits is the official split; leave --split out or say official")
+    if turns and trunk is None:
+        raise UsageError("--turns needs --trunk FILE, whose features it averages")
     narrator = Narrator()
     with narrator.phase("read the images"):
-        images = read(find(folder, labels, splits), trunk, cache or report)
+        images = read(find(folder, labels, splits), trunk, cache or report, turns=turns)
     how = Split.OFFICIAL if splits else Split(split.value) if split else default_split(images)
     passes = epochs or (_EPOCHS_OF_TRUNK if trunk else _EPOCHS)
     settings = Settings(*chosen, seeds=seeds, split=how, k=k, epochs=passes, left_out=left_out)

@@ -153,20 +153,21 @@ def find(root: Path, labels: str = "folders", splits: Path | None = None) -> Lis
     return Listing(root.resolve(), tuple(entries), kind, encoder_size(info), len(found) - len(entries))
 
 
-def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None) -> ImageSet:
+def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None, *, turns: bool = False) -> ImageSet:
     """Read all images; damaged ones are left out and counted.
 
     Args:
         listing: The images.
         trunk: A frozen trunk (ONNX), whose features stand in for the pixels.
         cache: Folder in which features are kept for the next time.
+        turns: Whether features are averaged over the eight positions of a square.
 
     Raises:
         ConfigError: onnxruntime is not installed.
         TrainingError: TRUNK_UNFIT.
         UsageError: the images take too much memory or do not fit the trunk, or fewer than two classes are left.
     """
-    known = None if trunk is None else _fitting_trunk(trunk, listing)
+    known = None if trunk is None else _fitting_trunk(trunk, listing, turns)
     if trunk is None or known is None:
         spec = default_spec(listing.modality, listing.size)
         _check_memory(listing, spec)
@@ -191,8 +192,8 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None)
     )
 
 
-def _fitting_trunk(path: Path, listing: Listing) -> FrozenTrunk:
-    known = inspect_trunk(path, TRUNK_SIZE)
+def _fitting_trunk(path: Path, listing: Listing, turns: bool) -> FrozenTrunk:
+    known = inspect_trunk(path, TRUNK_SIZE, turns=turns)
     if known.bands != len(listing.modality.bands):
         raise UsageError(
             f"the trunk takes {known.bands} bands and the images have {len(listing.modality.bands)}; "

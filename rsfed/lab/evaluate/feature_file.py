@@ -27,7 +27,7 @@ class FeatureFile:
     """
 
     def __init__(self, folder: Path | None, trunk: FrozenTrunk, spec: InputSpec) -> None:
-        use = hashlib.sha256((trunk.trunk.sha256 + spec.model_dump_json()).encode()).hexdigest()
+        use = hashlib.sha256((trunk.model_dump_json() + spec.model_dump_json()).encode()).hexdigest()
         self._path = None if folder is None else folder / f"features-{use[:16]}.npz"
         self._known = {} if self._path is None else _load(self._path)
         self._held = len(self._known)

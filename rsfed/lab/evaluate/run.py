@@ -185,7 +185,8 @@ def _protocol(images: ImageSet, settings: Settings, division: Division) -> Proto
 
 def _features_in_words(images: ImageSet) -> str:
     if images.trunk is not None:
-        return f"{images.trunk.features} features of a frozen trunk; networks train a head on them"
+        averaged = ", the mean over eight positions" if images.trunk.turns else ""
+        return f"{images.trunk.features} features of a frozen trunk{averaged}; networks train a head on them"
     group = images.spec.groups[0]
     return (
         "mean, deviation and histogram of each band for methods without a network; networks take "
