@@ -29,7 +29,7 @@ from rsfed.lab.narrator import Narrator
 SEEDS, K = 5, 20
 LEFT_OUT = 4  # classes of UC Merced that a second training does not see
 UCM_BITS, EUROSAT_BITS = (16, 24, 32), (32,)
-UCM_EPOCHS, EUROSAT_EPOCHS = 20, 6
+UCM_EPOCHS, EUROSAT_EPOCHS = 40, 8
 CACHE = Path(os.environ.get("RSFED_BENCH_CACHE", "bench"))  # where images are unpacked and features kept
 TRUNK = "mobilenet_v2_imagenet_features.onnx"
 _HASHES = tuple(method for method in METHODS if method != FLOAT)

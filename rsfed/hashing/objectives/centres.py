@@ -1,8 +1,8 @@
 """Central similarity: outputs go to the fixed hash centres of their classes.
 
 After Yuan et al., "Central similarity quantization for efficient image and video retrieval", CVPR 2020: cross-entropy
-between outputs and centre, and a quantisation term. Every node trains for the same centres. Where the option `within` is 0
-the loss is a mean over records, none of which sees another, so it can be trained with differential privacy.
+between outputs and centre, and a quantisation term. Every node trains for the same centres. With
+`within` = 0 the loss is a mean over records, none of which sees another, as differential privacy needs it.
 
 - Several labels: each bit goes where most of the patch's centres have it, with the weight of their majority. A bit on
   which they are divided evenly is left to the patch; a mean would pull it to the threshold, where it flips.
