@@ -58,6 +58,7 @@ def join(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Join a federation: exchange the one-time token for a certificate, and fetch the current release."""
+    from node.searchable import mismatch, searched  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.tokens import read_token  # noqa: PLC0415 - loaded only when used
 
@@ -71,14 +72,12 @@ def join(
         typer.echo("the federation has no release yet; `serve` fetches it once there is one")
     else:
         classes = len(release.manifest.nomenclature.classes)
-        searched = ", ".join(sorted({encoder.modality for encoder in release.manifest.encoders.values()}))
-        typer.echo(f"release {release.manifest.version}: {searched}, {release.manifest.bits} bits, {classes} classes")
-        if config.archive.modality not in searched.split(", "):
-            typer.echo(
-                f"this archive is {config.archive.modality}, but the federation searches {searched}: "
-                "set archive.modality in node.toml before `rsfed node ingest`",
-                err=True,
-            )
+        kinds = ", ".join(searched(release.manifest))
+        typer.echo(f"release {release.manifest.version}: {kinds}, {release.manifest.bits} bits, {classes} classes")
+        if wrong := mismatch(config.archive.modality, release.manifest):
+            typer.echo(f"{wrong}: none of its images could be found", err=True)
+            typer.echo("next: mend archive.modality in node.toml, then `rsfed node ingest`", err=True)
+            return
     typer.echo("next: `rsfed node ingest`", err=True)
 
 
