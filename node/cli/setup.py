@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from node.cli.control import notify_serve
 from node.cli.options import DEFAULT_HOME, HomeOption, node_home
+from rsfed.raster.modality import MODALITIES
 
 if TYPE_CHECKING:
     from rsfed.home import Home
@@ -29,7 +31,7 @@ def init(
         Path | None, typer.Option(help="Folder with the images; `archive` inside the home when left out.")
     ] = None,
     modality: Annotated[
-        str, typer.Option(help="What the images are: rgb, sentinel-2-l2a, ..., or TYPE-BANDS such as uint16-7.")
+        str, typer.Option(help=f"What the images are: {', '.join(MODALITIES)}, or TYPE-BANDS such as uint16-7.")
     ] = "rgb",
     advertise: Annotated[
         str, typer.Option(help="How the coordinator reaches this node, host:port.")
@@ -65,6 +67,7 @@ def join(
     place = node_home(home)
     config = load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
     identity, release = asyncio.run(_join(place, token=read_token(token)))
+    notify_serve(place)
     leaf = identity.chain[0]
     typer.echo(f"joined federation {identity.member.federation} as node {identity.member.name}")
     typer.echo(f"certificate until {leaf.not_valid_after_utc:%Y-%m-%d}, renewed by `serve` before")
@@ -86,5 +89,6 @@ async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
+    await enrolment.check_not_joined(home, token, following="`rsfed node ingest`, then `rsfed node serve`")
     identity = await enrolment.join(home, token, role=Role.NODE)
     return identity, await enrolment.fetch_release(home, identity) or ReleaseStore(home.releases).current()

@@ -174,9 +174,7 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, ExitCode.DONE), (signal.SIGINT, ExitCode.INTERRUPTED)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, ExitCode.DONE), (signal.SIGINT, ExitCode.INTERRUPTED)])
 def test_serve_says_where_it_listens_and_drains_on_a_signal(federation, number, code):
     federation.state.close()
     text = (federation.home.path / "coordinator.toml").read_text()
