@@ -16,7 +16,7 @@ from coordinator.rotation import add_ca, add_release_key
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig, check_options, config_path, load_config, toml_text
-from rsfed.errors import StateError, TrainingError, UsageError
+from rsfed.errors import ConfigError, TrainingError, UsageError
 from rsfed.home import Home, check_local, make_folder
 from rsfed.trust.certificates import make_ca, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate, write_atomically
@@ -137,12 +137,17 @@ def found(home: Home, choices: Choices, *, now: Now = utc_now) -> Release:
 
     Raises:
         UsageError: a choice will not do.
-        StateError: the home holds a federation already, or lies on a network file system.
+        ConfigError: ALREADY_INITIALISED, the home holds a federation.
+        StateError: the home lies on a network file system.
     """
     trunk = None if choices.trunk is None else _inspected(choices)
     text = _configuration(_settled(choices, trunk))
     if any((home.path / part).exists() for part in PARTS):
-        raise StateError("this home holds a federation already; choose another --home", detail=str(home.path))
+        raise ConfigError(
+            "this home is a coordinator already; edit its coordinator.toml, or choose another --home",
+            reason="ALREADY_INITIALISED",
+            detail=str(home.path),
+        )
     check_local(home.path)
     made = [folder for folder in (home.path, *home.path.parents) if not folder.exists()]
     make_folder(home.path, mode=0o700)

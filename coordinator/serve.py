@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from rsfed.config import CoordinatorConfig, load_config
 from rsfed.errors import NotAdmitted
 from rsfed.home import Home
 from rsfed.telemetry import log
+from rsfed.transport.loop import Stop
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
 from rsfed.trust.access import Port
 from rsfed.trust.preflight import check_identity
@@ -57,7 +57,7 @@ class Listening:
     join: str
 
 
-async def serve(home: Home, *, ready: Callable[[Listening], None], now: Now = utc_now) -> None:
+async def serve(home: Home, *, ready: Callable[[Listening], None], now: Now = utc_now) -> int:
     """Serve the federation until SIGTERM or SIGINT.
 
     Args:
@@ -65,19 +65,20 @@ async def serve(home: Home, *, ready: Callable[[Listening], None], now: Now = ut
         ready: Called once everything listens.
         now: Wall clock.
 
+    Returns:
+        Exit code: 0 after SIGTERM, 130 after an interrupt from the keyboard.
+
     Raises:
         ConfigError: there is no federation here, or its configuration is wrong.
         StateError: another process serves this home, or an address cannot be used.
     """
     config = load_config(CoordinatorConfig, home.path)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = Stop()
     with home.lock(), closing(State(home)) as state:
         async with Coordinator(home, state, config, now=now) as coordinator:
             ready(coordinator.listening)
             await stop.wait()
+    return stop.exit_code
 
 
 class Coordinator:

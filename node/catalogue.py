@@ -102,6 +102,11 @@ class Catalogue:
         query = "SELECT count(*) FROM item WHERE state = :state AND modality = ifnull(:modality, modality)"
         return int(self.connection.execute(query, {"state": state, "modality": modality}).fetchone()[0])
 
+    def modalities(self) -> dict[str, int]:
+        """Return how many present patches there are of each modality."""
+        query = "SELECT modality, count(*) FROM item WHERE state = 'present' GROUP BY modality"
+        return dict(self.connection.execute(query).fetchall())
+
     def count_labelled(self) -> int:
         """Return how many present patches have a class of the federation."""
         query = """

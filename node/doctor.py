@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from node.catalogue import archive_root
+from node.catalogue import Catalogue, archive_root
+from node.searchable import REMEDY, finding, mismatch
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
 from rsfed.errors import NotAdmitted, RsfedError, StateError
 from rsfed.home import Home, check_local, file_system
 from rsfed.trust.certificates import needs_renewal
 from rsfed.trust.identity import Identity, load_identity
+from rsfed.trust.manifest import Manifest
 from rsfed.trust.preflight import check_identity
 from rsfed.trust.release_store import ReleaseStore
 
 MAX_SKEW = timedelta(seconds=60)
+_CERTIFICATE_REMEDIES = {
+    "CERT_EXPIRED": "start `rsfed node serve`, which recovers it for 30 days; later ask for a new invitation",
+    "REVOKED": "ask for a new invitation, then `rsfed node join TOKEN`",
+}
 _LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
 
 
@@ -159,10 +165,8 @@ def _certificate(home: Home, now: datetime) -> Finding:
     try:
         check_identity(identity, now=now)
     except NotAdmitted as error:
-        remedy = (
-            "start `rsfed node serve`, which recovers it for 30 days; later ask for a new invitation"
-            if error.reason == "CERT_EXPIRED"
-            else "check this machine's clock, else ask the coordinator's operator"
+        remedy = _CERTIFICATE_REMEDIES.get(
+            error.reason, "check this machine's clock, else ask the coordinator's operator"
         )
         return Finding("certificate", Verdict.FAIL, error.public, remedy, error.reason)
     if needs_renewal(leaf, now=now):
@@ -197,11 +201,18 @@ def _release(home: Home, config: NodeConfig, now: datetime) -> Finding:
         return Finding(
             "release", Verdict.FAIL, found, "ask the coordinator's operator for a new one", "RELEASE_EXPIRED"
         )
-    searched = {encoder.modality for encoder in release.manifest.encoders.values()}
-    if (own := config.archive.modality) not in searched:
-        found = f"this archive is {own}, the federation searches {', '.join(sorted(searched))}"
-        return Finding("release", Verdict.WARN, found, "set archive.modality in node.toml, then `rsfed node ingest`")
+    if found := mismatch(config.archive.modality, release.manifest) or _lost(home, release.manifest):
+        return Finding("release", Verdict.FAIL, found, REMEDY)
     return Finding("release", Verdict.OK, f"release {release.manifest.version}, {release.manifest.bits} bits")
+
+
+def _lost(home: Home, manifest: Manifest) -> str:
+    """Return why patches cannot be searched, "" where all can; a state that does not open has a row of its own."""
+    try:
+        with Catalogue(home) as catalogue:
+            return finding(catalogue.modalities(), manifest)
+    except StateError:
+        return ""
 
 
 def _serve(connected: bool | None) -> Finding:

@@ -22,6 +22,7 @@ from node.catalogue import Catalogue
 from node.features import FeatureCache, FeatureKey, features_file
 from node.presence import Presence
 from node.reading import Content, reader
+from node.searchable import REMEDY, unsearchable
 from node.served import Facts, Served, Shelf
 from node.state import get_meta, set_meta
 from rsfed.codes import Codes
@@ -174,6 +175,7 @@ class _Work:
         self._features_due = True  # features of patches that went, or of another trunk, may still be kept
         self._unpublished = False
         self._published = 0.0
+        self._lost = 0  # patches that no encoder of the release reads
 
     def forget_failures(self) -> None:
         """Try files again that could not be read."""
@@ -335,7 +337,11 @@ class _Work:
         active = self._active
         snapshots = {name: index.snapshot(active.release.digest, name) for name, index in active.indexes.items()}
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
-        self._owner.publish(Served(active.release, snapshots, active.facts, held))
+        lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
+        self._owner.publish(Served(active.release, snapshots, active.facts, held, lost))
+        if lost and lost != self._lost:
+            log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")
+        self._lost = lost
         self._unpublished, self._published = False, time.monotonic()
 
     def _held(self, modality: str, index: BucketIndex) -> int:

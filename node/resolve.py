@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,9 +13,11 @@ from node.catalogue import Catalogue, State
 from node.handles import Handles
 from node.keys import handle_key
 from node.ledger import Entry, Ledger
-from rsfed.errors import UnknownHandle
+from rsfed.errors import UnknownHandle, UsageError
 from rsfed.home import Home, transaction
 from rsfed.raster.item import Item
+
+_HANDLE = re.compile(r"[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
         now: Time of the look-up.
 
     Raises:
+        UsageError: what was given is no handle.
         UnknownHandle: a handle is of another node, made up, of a bucket, or older than 90 days; none is resolved then.
     """
     with closing(Catalogue(home)) as catalogue:
@@ -88,14 +92,16 @@ def look_ups(connection: sqlite3.Connection, limit: int) -> list[LookUp]:
 
 
 def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, text: str, now: datetime) -> Resolved:
-    try:
-        handle = bytes.fromhex(text)
-    except ValueError as error:
-        raise UnknownHandle("a handle has 32 hexadecimal digits", detail=text) from error
+    if not _HANDLE.fullmatch(text):
+        raise UsageError("a handle has 32 hexadecimal digits", detail=text)
+    handle = bytes.fromhex(text)
     item_id, salt = opener.open(handle)
     entry = ledger.by_salt(salt, now=now)
     if entry is None:
-        raise UnknownHandle("this handle was not given by this node in the last 90 days", detail=text)
+        raise UnknownHandle(
+            "this handle was not given by this node in the last 90 days; resolve it at the node that the hit names",
+            detail=text,
+        )
     state = catalogue.state(item_id)
     if state is None:
         raise UnknownHandle("this handle names a bucket; expand it and resolve its items", detail=text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +30,10 @@ from node.training.puller import Puller
 from node.uplink import Uplink
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
-from rsfed.errors import ExitCode
 from rsfed.home import Home
 from rsfed.privacy.policy import policy
 from rsfed.telemetry import log
+from rsfed.transport.loop import Stop
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
 from rsfed.trust.access import Port
 from rsfed.trust.names import Role
@@ -252,8 +251,13 @@ class NodeServer:
         return "serving" if self._shelf.served else "starting"
 
 
-async def serve(home: Home, config: NodeConfig) -> int:
+async def serve(home: Home, config: NodeConfig, *, starting: Callable[[], None] = lambda: None) -> int:
     """Serve until the process is asked to end.
+
+    Args:
+        home: The node's home.
+        config: Its configuration.
+        starting: Called once no other process serves this home.
 
     Returns:
         Exit code: 0 after SIGTERM, 130 after an interrupt from the keyboard.
@@ -261,20 +265,12 @@ async def serve(home: Home, config: NodeConfig) -> int:
     Raises:
         RsfedError: the node cannot start, or cannot go on.
     """
-    stop, code = asyncio.Event(), ExitCode.DONE
-
-    def interrupted() -> None:
-        nonlocal code
-        code = ExitCode.INTERRUPTED
-        stop.set()
-
     with home.lock():
+        starting()
         node = NodeServer(home, config)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_signal_handler(signal.SIGINT, interrupted)
+        stop = Stop()
         await node.run(stop)
-    return code
+    return stop.exit_code
 
 
 async def _until(stop: asyncio.Event, loops: Sequence[Awaitable[None]]) -> None:

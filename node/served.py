@@ -79,12 +79,14 @@ class Served:
         facts: What is known of the items beside their codes.
         held: Items of the archive that each encoder is for, by its id; more than are searched while some wait for
             their codes.
+        unsearchable: Items of modalities that no encoder reads.
     """
 
     release: Release
     snapshots: Mapping[str, Snapshot]
     facts: Facts
     held: Mapping[str, int]
+    unsearchable: int = 0
 
     @property
     def indexed(self) -> int:
@@ -93,8 +95,12 @@ class Served:
 
     @property
     def held_in_all(self) -> int:
-        """Items of the archive that can be searched once they have codes."""
-        return sum(self.held.values())
+        """Items of the archive that are searched, wait for their codes, or cannot be searched by this release."""
+        return sum(self.held.values()) + self.unsearchable
+
+    def held_for(self, encoder: str) -> int:
+        """Return what an answer counts as held: what no encoder reads is among it, so that no answer looks complete."""
+        return self.held[encoder] + self.unsearchable
 
 
 class Shelf:

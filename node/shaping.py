@@ -39,7 +39,7 @@ def bucket_answer(
     answer = archive_pb2.BucketAnswer(
         band_width=policy.band_width,
         examined=len(buckets),
-        held=admitted.served.held[admitted.encoder],
+        held=admitted.served.held_for(admitted.encoder),
         bucket_handles=handles.seal(buckets.marks[rows], admitted.salt),
         distance_upper=shown.distances.astype("<u2").tobytes(),
         bucket_sizes=shown.sizes.astype("<u4").tobytes(),

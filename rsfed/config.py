@@ -39,7 +39,7 @@ _OUR_WORDS = "Value error, "  # which pydantic puts before them
 def _address(value: str) -> str:
     found = _ADDRESS.fullmatch(value)
     if found is None or int(found[1]) > 65535:
-        raise ValueError("must read host:port, for example 0.0.0.0:7443")
+        raise ValueError("must read host:port, for example hub.example.org:7440")
     return value
 
 

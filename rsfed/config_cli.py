@@ -31,7 +31,8 @@ def check(
     """Check the configuration of homes: syntax, unknown keys, values, environment overrides.
 
     Every problem is named with its file and key; the exit code is 6 when there is any. A home that is named, by --home
-    or RSFED_<ROLE>_HOME, and has no configuration is a problem, too; a default home that does not exist is not.
+    or RSFED_ROLE_HOME (ROLE is NODE, COORDINATOR or ANALYST), and has no configuration is a problem, too; a default
+    home that does not exist is not.
     """
     from rsfed.errors import ConfigError  # noqa: PLC0415 - loaded only when used
 

@@ -68,7 +68,10 @@ class Home:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise StateError("another serve process uses this state folder", detail=str(self.path)) from error
+                raise StateError(
+                    "another serve process uses this state folder; stop it first, or name another --home",
+                    detail=str(self.path),
+                ) from error
             yield
 
 

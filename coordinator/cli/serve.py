@@ -20,14 +20,17 @@ def register(app: typer.Typer) -> None:
 def serve(
     home: HomeOption = DEFAULT_HOME,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
-) -> None:
-    """Serve the federation until interrupted; logs go to standard error, one JSON object a line."""
+) -> int:
+    """Serve the federation until told to stop; logs go to standard error, one JSON object a line.
+
+    SIGTERM lets calls in progress end and exits with 0; Ctrl-C does the same and exits with 130.
+    """
     from coordinator import serve as serving  # noqa: PLC0415 - loaded only when used
     from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
     from rsfed.transport.loop import run  # noqa: PLC0415 - loaded only when used
 
     configure_logs(verbose=verbose)
-    run(serving.serve(coordinator_home(home), ready=_tell))
+    return run(serving.serve(coordinator_home(home), ready=_tell))
 
 
 def _tell(listening: Listening) -> None:

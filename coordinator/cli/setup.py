@@ -9,6 +9,7 @@ import typer
 
 from coordinator.cli.options import DEFAULT_HOME, HomeOption, coordinator_home
 from rsfed.errors import UsageError
+from rsfed.raster.modality import MODALITIES
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +21,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     federation: Annotated[str, typer.Argument(help="Name of the federation: lower-case letters, digits, hyphens.")],
     home: HomeOption = DEFAULT_HOME,
     modality: Annotated[
-        str, typer.Option(help="What is searched: rgb, sentinel-2-l2a, ..., or TYPE-BANDS such as uint16-7.")
+        str, typer.Option(help=f"What is searched: {', '.join(MODALITIES)}, or TYPE-BANDS such as uint16-7.")
     ] = "rgb",
     bits: Annotated[int, typer.Option(help="Width of the codes: 16 to 256, a multiple of 8.")] = 64,
     size: Annotated[

@@ -43,6 +43,8 @@ def train(
 ) -> None:
     """Train the federation's hash network on all archives and publish the result as a release.
 
+    The loss may be negative: outputs far from 0.5 are rewarded by a term below zero. What counts is that it falls.
+
     The running `rsfed coordinator serve` does the work and this command follows it. Ctrl-C stops following, the run
     goes on; `rsfed coordinator runs cancel RUN` ends it.
 
@@ -83,7 +85,10 @@ def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TAB
     from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
 
     with open_federation(home) as (_, state, _):
-        rows = [show.run_object(run) for run in records.list_runs(state)]
+        runs = records.list_runs(state)
+    # The state that programs read is "failed" as ever, with the reason in `error`.
+    words = {} if output is Output.JSON else {run.id: {"state": run.words} for run in runs}
+    rows = [show.run_object(run) | words.get(run.id, {}) for run in runs]
     print_result(output, "runs", rows, ("run", "state", "rounds", "requested", "release_version", "error"))
 
 

@@ -49,6 +49,11 @@ class Run:
     release_version: int | None
     error: str | None
 
+    @property
+    def words(self) -> str:
+        """The state as people read it: a run that was cancelled did not fail."""
+        return "cancelled" if self.error == _error(RunCancelled.reason, RunCancelled().public) else self.state
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -188,14 +193,20 @@ def _fail(connection: sqlite3.Connection, run: int, reason: str, message: str, n
     _add_event(connection, run, "failed", {"reason": reason, "message": message}, now)
     connection.execute(
         "UPDATE run SET state = 'failed', finished = ?, error = ? WHERE id = ?",
-        (to_ms(now), f"{message} [{reason}]", run),
+        (to_ms(now), _error(reason, message), run),
     )
+
+
+def _error(reason: str, message: str) -> str:
+    return f"{message} [{reason}]"
 
 
 def _ending(run: Run) -> str:
     """Say how a run ended or ends that can no longer be cancelled."""
     if run.state == "publishing":
         return f"run {run.id} is publishing its release just now; it can no longer be cancelled"
+    if run.words == "cancelled":
+        return f"run {run.id} was cancelled already"
     how = f"published release {run.release_version}" if run.state == "done" else f"failed: {run.error}"
     return f"run {run.id} has ended already: it {how}"
 

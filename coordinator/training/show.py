@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.training.records import Event, Run
+from coordinator.training.records import Event, Run, RunCancelled
 
 _MIB = 1 << 20
 _UNCUT = 1000  # columns
@@ -69,7 +69,7 @@ def print_run(run: Run, events: Sequence[Event]) -> None:
     for event in events:
         table.add(event)
     console = _console()
-    console.print(f"run {run.id}: {run.state}, {run.rounds} rounds, asked for {run.requested:%Y-%m-%d %H:%M} UTC")
+    console.print(f"run {run.id}: {run.words}, {run.rounds} rounds, asked for {run.requested:%Y-%m-%d %H:%M} UTC")
     console.print(table.render())
 
 
@@ -119,6 +119,8 @@ class _RunTable:
             self._line = _calibrated(data)
         elif event.kind == "released":
             self._line = f"release {data['version']} published ({data['digest'][:16]})"
+        elif data["reason"] == RunCancelled.reason:
+            self._line = f"run {self._run} was cancelled"
         else:
             self._line = f"run {self._run} failed: {data['message']} [{data['reason']}]"
         if self.live is not None:

@@ -45,6 +45,18 @@ def ingest(
     notify_serve(place)
     result = _result(place, reading, report)
     typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+    _warn(place)
+
+
+def _warn(home: Home) -> None:
+    """Say on standard error when the federation cannot search the patches."""
+    from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from node.searchable import warning  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
+
+    with Catalogue(home) as catalogue:
+        if lost := warning(catalogue.modalities(), ReleaseStore(home.releases).current()):
+            typer.echo(f"warning: {lost}", err=True)
 
 
 def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def serve(
     """Answer the federation's queries until told to stop; logs go to standard error.
 
     The node.toml has to name a policy level; what it gives away is printed at the start. SIGTERM lets calls in
-    progress end.
+    progress end and exits with 0; Ctrl-C does the same and exits with 130.
     """
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
@@ -33,13 +33,13 @@ def serve(
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)
-    typer.echo(policy(config.policy.level).explanation, err=True)
+    explanation = policy(config.policy.level).explanation
     configure_logs(verbose=verbose)
 
     from node.serve import serve as serving  # noqa: PLC0415 - grpc, only once the configuration will do
     from rsfed.transport.loop import run  # noqa: PLC0415 - as above
 
-    return run(serving(place, config))
+    return run(serving(place, config, starting=lambda: typer.echo(explanation, err=True)))
 
 
 def resolve(

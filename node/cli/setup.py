@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from node.cli.control import notify_serve
 from node.cli.options import DEFAULT_HOME, HomeOption, node_home
+from rsfed.raster.modality import MODALITIES
 
 if TYPE_CHECKING:
     from rsfed.home import Home
@@ -29,7 +31,7 @@ def init(
         Path | None, typer.Option(help="Folder with the images; `archive` inside the home when left out.")
     ] = None,
     modality: Annotated[
-        str, typer.Option(help="What the images are: rgb, sentinel-2-l2a, ..., or TYPE-BANDS such as uint16-7.")
+        str, typer.Option(help=f"What the images are: {', '.join(MODALITIES)}, or TYPE-BANDS such as uint16-7.")
     ] = "rgb",
     advertise: Annotated[
         str, typer.Option(help="How the coordinator reaches this node, host:port.")
@@ -58,12 +60,14 @@ def join(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Join a federation: exchange the one-time token for a certificate, and fetch the current release."""
+    from node.searchable import mismatch, searched  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.tokens import read_token  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)  # a home that `init` has not made is said before the token is spent
     identity, release = asyncio.run(_join(place, token=read_token(token)))
+    notify_serve(place)
     leaf = identity.chain[0]
     typer.echo(f"joined federation {identity.member.federation} as node {identity.member.name}")
     typer.echo(f"certificate until {leaf.not_valid_after_utc:%Y-%m-%d}, renewed by `serve` before")
@@ -71,14 +75,12 @@ def join(
         typer.echo("the federation has no release yet; `serve` fetches it once there is one")
     else:
         classes = len(release.manifest.nomenclature.classes)
-        searched = ", ".join(sorted({encoder.modality for encoder in release.manifest.encoders.values()}))
-        typer.echo(f"release {release.manifest.version}: {searched}, {release.manifest.bits} bits, {classes} classes")
-        if config.archive.modality not in searched.split(", "):
-            typer.echo(
-                f"this archive is {config.archive.modality}, but the federation searches {searched}: "
-                "set archive.modality in node.toml before `rsfed node ingest`",
-                err=True,
-            )
+        kinds = ", ".join(searched(release.manifest))
+        typer.echo(f"release {release.manifest.version}: {kinds}, {release.manifest.bits} bits, {classes} classes")
+        if wrong := mismatch(config.archive.modality, release.manifest):
+            typer.echo(f"{wrong}: none of its images could be found", err=True)
+            typer.echo("next: mend archive.modality in node.toml, then `rsfed node ingest`", err=True)
+            return
     typer.echo("next: `rsfed node ingest`", err=True)
 
 
@@ -87,5 +89,6 @@ async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
+    await enrolment.check_not_joined(home, token, following="`rsfed node ingest`, then `rsfed node serve`")
     identity = await enrolment.join(home, token, role=Role.NODE)
     return identity, await enrolment.fetch_release(home, identity) or ReleaseStore(home.releases).current()

@@ -42,6 +42,7 @@ def policy(home: HomeOption = DEFAULT_HOME) -> None:
 def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from node.searchable import warning  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
@@ -56,6 +57,7 @@ def _status(home: Home) -> dict[str, Any]:
             "withdrawn": catalogue.count(state="withdrawn"),
             "labelled": catalogue.count_labelled(),
             "acquisitions": catalogue.acquisitions(),
+            "warning": warning(catalogue.modalities(), release) or None,
         }
     return {
         "home": str(home.path),
@@ -113,6 +115,7 @@ def _table(result: dict[str, Any]) -> str:
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
         ("", f"{archive['recorded']} recorded with too much nodata, {archive['withdrawn']} withdrawn"),
+        *([("warning", archive["warning"])] if archive["warning"] else []),
         ("acquisitions", str(archive["acquisitions"])),
         (
             "release",

@@ -75,10 +75,11 @@ def join(
 
 
 async def _join(home: Home, token: Token) -> tuple[Identity, Release | None]:
-    from rsfed.trust.enrolment import fetch_release  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.enrolment import check_not_joined, fetch_release  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.enrolment import join as enrol  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.names import Role  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
+    await check_not_joined(home, token, following="`rsfed query IMAGE`")
     identity = await enrol(home, token, role=Role.ANALYST)
     return identity, await fetch_release(home, identity) or ReleaseStore(home.releases).current()

@@ -143,9 +143,15 @@ def hit_table(asked: Asked, answer: Answer) -> RenderableType:
 def _how_many(asked: Asked, result: SearchResult) -> str:
     if not result.hits:
         return "nothing found"
-    listed = "nearest" if asked.radius is None else f"within {asked.radius} bits"
     buckets = "1 bucket" if len(result.buckets) == 1 else f"{len(result.buckets)} buckets"
-    return f"{listed}: {len(result.hits)} of {result.matched} items in {buckets}"
+    return f"{listed(asked, result)}, in {buckets}"
+
+
+def listed(asked: Asked, result: SearchResult) -> str:
+    """Say how many items are listed of those that lie as near; a ranking has no number of similar images."""
+    if asked.radius is not None:
+        return f"within {asked.radius} bits: {len(result.hits)} of {result.matched} items"
+    return f"{len(result.hits)} listed; {result.matched} lie no farther than the last"
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:

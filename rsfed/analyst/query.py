@@ -120,7 +120,7 @@ def query(  # noqa: PLR0913 - the options of the command
     asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
-        _draw(sheet, answers)
+        _draw(sheet, asked, answers)
     if not any(found.answer.result.answered() for found in answers):
         raise NoNodeReachable("no node of the federation answered; try again, or ask its coordinator")
     if not set(images) <= {found.image for found in answers}:
@@ -208,12 +208,17 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     Console(stderr=True).print(outputs.outcome_table(outputs.worst_outcomes([answer.result for answer in answers])))
 
 
-def _draw(path: Path, found: Sequence[_Found]) -> None:
+def _draw(path: Path, asked: Asked, found: Sequence[_Found]) -> None:
+    from rsfed.analyst.outputs import listed  # noqa: PLC0415 - loaded only when used
     from rsfed.analyst.sheet import QUERY, Picture, Section, contact_sheet  # noqa: PLC0415 - loaded only when used
     from rsfed.raster.preview import preview  # noqa: PLC0415 - loaded only when used
 
     sections = [
-        Section(Path(each.answer.query).name, Picture(preview(each.image, each.kind, QUERY)), each.answer.result)
+        Section(
+            Path(each.answer.query).name,
+            Picture(preview(each.image, each.kind, QUERY), listed(asked, each.answer.result)),
+            each.answer.result,
+        )
         for each in found[:SHEET_PICTURES]
     ]
     contact_sheet(sections).save(path, format="PNG")

@@ -96,8 +96,7 @@ def _draw_section(sheet: Image.Image, section: Section, top: int, colours: Mappi
     sheet.paste(_fit(section.query.pixels, QUERY), (MARGIN, top))
     draw.rectangle((MARGIN, top, MARGIN + QUERY - 1, top + QUERY - 1), outline=_INK, width=2)
     _write(draw, (MARGIN, top + QUERY + 8), section.name, _Pen(18, _INK), QUERY)
-    note = section.query.caption or f"nearest {len(result.hits)} of {result.matched} items found"
-    _write(draw, (MARGIN, top + QUERY + 34), note, _Pen(14, _MUTED), QUERY)
+    _write(draw, (MARGIN, top + QUERY + 34), section.query.caption, _Pen(13, _MUTED), QUERY)
     if any(hit.relevance is not None for hit in result.hits):
         _write(draw, (MARGIN, top + QUERY + 52), "%: measured relevance of the distance", _Pen(13, _MUTED), QUERY)
     _draw_legend(draw, section, top, colours)

@@ -56,6 +56,19 @@ def served_figures(queries: Sequence[str], rankings: Sequence[Sequence[str]]) ->
     )
 
 
+def typical(scores: Sequence[float], count: int) -> list[int]:
+    """Return positions of the scores nearest to their median, one of the worst at the end; fewer where there are.
+
+    Args:
+        scores: Average precision of each query.
+        count: How many to choose, at least 1.
+    """
+    worst = int(np.argmin(scores))
+    distances = np.abs(np.asarray(scores) - np.median(scores))
+    near = [int(position) for position in np.argsort(distances, kind="stable") if position != worst]
+    return [*near[: count - 1], worst]
+
+
 def baselines(images: Images, division: Division, *, bits: int, seed: int) -> Baselines:
     """Search the union of all archives without a network, each image read as the network reads it.
 

@@ -8,19 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from rsfed.analyst.outputs import outcome_rows, outcome_table
 from rsfed.analyst.sheet import QUERY, TILE, Picture, Section, contact_sheet
+from rsfed.hashing.evaluation import average_precision
 from rsfed.lab.demo_data import MOST_QUERIES, QUERY_SHARE
+from rsfed.lab.demo_figures import MAP_K, typical
 from rsfed.lab.demo_story import BITS, Settings, Told
 from rsfed.lab.report import Figures, NodeStory, Reliability, Sheet, Story, render
 from rsfed.lab.split import class_mix
 from rsfed.raster.preview import preview
 
 _SHOWN = 4  # queries whose hits are printed and drawn
+_RULE = (
+    "Shown are the queries whose average precision is nearest to the median of all, and last the one with the lowest."
+)
 _NEAREST = 5  # hits of them that are printed
 
 
@@ -41,6 +47,7 @@ def write_report(told: Told, settings: Settings, phases: Mapping[str, float], pa
         reliability=reliability(told),
         nodes=nodes,
         sheets=[_sheet(told, position) for position in shown_queries(told)],
+        shown=_RULE,
         phases=phases,
         peak_bytes=told.peak,
     )
@@ -82,13 +89,12 @@ def reliability(told: Told) -> list[Reliability]:
 
 
 def shown_queries(told: Told) -> list[int]:
-    """Return positions of some queries: the first of each class, the classes evenly spread over their names."""
-    first: dict[str, int] = {}
-    for position, query in enumerate(told.division.queries):
-        first.setdefault(query.label, position)
-    labels = sorted(first)
-    step = max(1, len(labels) // _SHOWN)
-    return [first[label] for label in labels[::step][:_SHOWN]]
+    """Return positions of typical queries, and in the end of the worst."""
+    scores = []
+    for query, result in zip(told.division.queries, told.trained.results, strict=True):
+        labels = [told.trained.hits[hit.node, hit.handle].label for hit in result.hits]
+        scores.append(average_precision(np.array([label == query.label for label in labels], bool), MAP_K))
+    return typical(scores, _SHOWN)
 
 
 def summary(

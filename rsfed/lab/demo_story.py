@@ -145,7 +145,7 @@ class _Storyteller:
         async with AnalystSession(home) as session:
             with self._narrator.phase("search with the untrained network"):
                 told.untrained = await self._search(federation, session, placed)
-            with self._narrator.phase(f"train {self._settings.rounds} rounds"):
+            with self._narrator.phase(f"train {self._settings.rounds} round{'s' * (self._settings.rounds != 1)}"):
                 version = await self._train(federation)
             with self._narrator.phase("hash with the trained network"):
                 told.indexed = await federation.wait_indexed(told.nodes, release=version)

@@ -17,7 +17,7 @@ from typing import Self
 
 from rsfed.errors import RsfedError
 
-RSFED = (sys.executable, "-m", "rsfed")
+RSFED = (sys.executable, "-P", "-m", "rsfed")  # -P: a folder `rsfed` in the current one is none of ours
 _GRACE_S = 15.0  # that servers have to end by themselves
 _TAIL = 12  # lines of a log that an error shows
 _MAX_LINE_BYTES = 8 << 20  # of a command that prints one line for each event

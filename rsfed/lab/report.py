@@ -85,6 +85,7 @@ class Story:
         reliability: What the release said of the hits and what is true; empty where it says nothing.
         nodes: The archives.
         sheets: Contact sheets of some queries.
+        shown: By which rule these queries were chosen, in words.
         phases: Seconds of each step, in order.
         peak_bytes: Most memory that all processes held at once, summed proportional set size.
     """
@@ -101,6 +102,7 @@ class Story:
     reliability: Sequence[Reliability]
     nodes: Sequence[NodeStory]
     sheets: Sequence[Sheet]
+    shown: str
     phases: Mapping[str, float]
     peak_bytes: int
 

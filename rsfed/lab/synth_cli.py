@@ -35,7 +35,10 @@ def synth(  # noqa: PLR0913, PLR0917 - the options of the command
         Path, typer.Argument(help="Folder to write the archive to; it must be new or empty.", show_default=False)
     ],
     patches: Annotated[
-        int, typer.Option(help="Number of images in all: two of each place, taken at different dates.")
+        int,
+        typer.Option(
+            help="Number of images in all: two of each place, taken at different dates; at least two of each class."
+        ),
     ] = 960,
     size: Annotated[int, typer.Option(help="Width and height of an image in pixels of 10 m, 16 to 256.")] = 48,
     classes: Annotated[

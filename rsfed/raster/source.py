@@ -38,7 +38,7 @@ _OPTIONS: dict[str, Any] = {
     "PROJ_NETWORK": "OFF",
 }
 _DAMAGED = "its pixels cannot be decoded, it is truncated or damaged; copy it again from its origin"
-_NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image; convert it, or take it out of the archive"
+_NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image"
 _READ_BYTES = 1 << 20
 _warnings_lock = threading.Lock()
 logging.getLogger("rasterio").propagate = False  # GDAL's messages carry paths, which belong in no log
@@ -85,11 +85,11 @@ def opened(path: Path, modality: Modality, *, root: Path | None = None, reductio
     """
     with refusing(path):
         real = _contained(path, root)
-        driver = _driver(real)
+        driver = _driver(real, root)
         with rasterio.Env(**_OPTIONS):
             dataset = _open(real, driver)
             try:
-                source = _checked(dataset, modality, real.stat().st_size)
+                source = _checked(dataset, modality, real.stat().st_size, _remedy(modality, root))
                 factors = dataset.overviews(1) if reduction > 1 else ()
                 if reduction in factors:
                     dataset.close()
@@ -160,7 +160,16 @@ def _contained(path: Path, root: Path | None) -> Path:
     return real
 
 
-def _driver(real: Path) -> str:
+def _remedy(modality: Modality, root: Path | None) -> str:
+    """Say what to do about an image of another kind: the owner of an archive has other ways than one who searches."""
+    if root is not None:
+        return "convert it, or give the archive the modality of its images"
+    bands = f"{len(modality.bands)} band{'s' * (len(modality.bands) != 1)}"
+    wanted = f"{modality.name} ({bands}, {' or '.join(modality.dtypes)})"
+    return f"what is searched is {wanted}: choose or convert to such an image"
+
+
+def _driver(real: Path, root: Path | None) -> str:
     with real.open("rb") as file:
         head = file.read(limits.MAGIC_BYTES)
     if not head:
@@ -168,7 +177,8 @@ def _driver(real: Path) -> str:
     if head.lstrip().startswith((b"<VRT", b"<?xml")):
         raise RasterRejected("it is a list that points to other files (VRT or XML); give the images themselves")
     if (driver := limits.driver_for(head)) is None:
-        raise RasterRejected(_NOT_AN_IMAGE)
+        remedy = "convert it to one" if root is None else "convert it, or take it out of the archive"
+        raise RasterRejected(f"{_NOT_AN_IMAGE}; {remedy}")
     return driver
 
 
@@ -179,10 +189,15 @@ def _open(real: Path, driver: str, **options: Any) -> Any:  # noqa: ANN401 - ras
         return rasterio.open(real, driver=driver, sharing=False, **options)
 
 
-def _checked(dataset: Any, modality: Modality, file_bytes: int) -> Source:  # noqa: ANN401 - rasterio has no types
+def _checked(
+    dataset: Any,  # noqa: ANN401 - rasterio has no types
+    modality: Modality,
+    file_bytes: int,
+    remedy: str,
+) -> Source:
     _check_size(dataset.width, dataset.height)
-    alpha = _check_bands(dataset, modality)
-    _check_type(dataset, modality)
+    alpha = _check_bands(dataset, modality, remedy)
+    _check_type(dataset, modality, remedy)
     _check_bytes(dataset, file_bytes)
     bands = tuple(range(1, len(modality.bands) + 1))
     nodata = tuple(_usable_nodata(value, dataset.dtypes[0]) for value in dataset.nodatavals[: len(bands)])
@@ -203,28 +218,26 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _check_bands(dataset: Any, modality: Modality) -> int | None:  # noqa: ANN401 - rasterio has no types
+def _check_bands(dataset: Any, modality: Modality, remedy: str) -> int | None:  # noqa: ANN401 - rasterio has no types
     """Return the number of the alpha band, if there is one."""
     count, wanted = dataset.count, len(modality.bands)
     alpha = count == wanted + 1 and dataset.colorinterp[-1] == ColorInterp.alpha
     if count != wanted and not alpha:
         raise RasterRejected(
-            f"it has {count} band{'s' * (count != 1)} and modality {modality.name} has {wanted}; "
-            "convert it, or give the archive the modality of its images"
+            f"it has {count} band{'s' * (count != 1)} and modality {modality.name} has {wanted}; {remedy}"
         )
     if dataset.colorinterp[0] == ColorInterp.palette:
         raise RasterRejected("its pixels are indices of a colour table; expand them to colours")
     return count if alpha else None
 
 
-def _check_type(dataset: Any, modality: Modality) -> None:  # noqa: ANN401 - rasterio has no types
+def _check_type(dataset: Any, modality: Modality, remedy: str) -> None:  # noqa: ANN401 - rasterio has no types
     for dtype in dataset.dtypes:
         if dtype.startswith("complex"):
             raise RasterRejected("its samples are complex numbers; convert them to amplitude or decibel")
         if dtype not in modality.dtypes:
             raise RasterRejected(
-                f"its samples are {dtype} and modality {modality.name} takes {', '.join(modality.dtypes)}; "
-                "convert it, or give the archive the modality of its images"
+                f"its samples are {dtype} and modality {modality.name} takes {', '.join(modality.dtypes)}; {remedy}"
             )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cryptography import x509
 
 from rsfed.clock import Deadline, Now, utc_now
-from rsfed.errors import InvalidAnswer, NotAdmitted, StateError, UsageError
+from rsfed.errors import ConfigError, InvalidAnswer, NotAdmitted, RsfedError, StateError, UsageError
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, open_join_channel, stream
 from rsfed.trust.bundle import Bundle, admit_bundle, check_member
@@ -88,6 +88,34 @@ async def join(home: Home, token: Token, *, role: Role, now: Now = utc_now) -> I
     certificates = _believed(answer.certificate_chain, bundle, token.member, now())
     save_federation(home.identity, Federation(answer.federation_address, token.address, bundle.coordinator))
     return _keep(home, certificates, answer.bundle, now())
+
+
+async def check_not_joined(home: Home, token: Token, *, following: str, now: Now = utc_now) -> None:
+    """Refuse to spend a token on a membership that the home has already and the coordinator still believes.
+
+    Who was revoked, whose certificate expired, or who cannot reach the coordinator joins again by the token.
+
+    Args:
+        home: State folder of the member.
+        token: The invitation.
+        following: What the user may do next.
+        now: Wall clock.
+
+    Raises:
+        ConfigError: ALREADY_JOINED.
+    """
+    try:
+        identity = load_identity(home.identity)
+        if identity.member != token.member:
+            return
+        await refresh_bundle(home, identity, now=now)
+        check_identity(load_identity(home.identity), now=now())
+    except (RsfedError, OSError):
+        return
+    raise ConfigError(
+        f"this home has joined {token.federation} as {token.role} {token.name} already; next: {following}",
+        reason="ALREADY_JOINED",
+    )
 
 
 async def renew(home: Home, identity: Identity, *, now: Now = utc_now) -> Identity:

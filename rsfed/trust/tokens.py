@@ -76,6 +76,8 @@ def read_token(argument: str) -> Token:
     if argument != "-":
         return decode_token(argument)
     line = sys.stdin.buffer.readline() if sys.stdin else b""  # None where the caller closed it
+    if not line.strip():
+        raise NotAdmitted("standard input held no token; pipe it in as one line", reason="BAD_TOKEN")
     return decode_token(line.decode("ascii", "replace"))
 
 

@@ -174,7 +174,8 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.process
-def test_serve_says_where_it_listens_and_drains_on_sigterm(federation):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, ExitCode.DONE), (signal.SIGINT, ExitCode.INTERRUPTED)])
+def test_serve_says_where_it_listens_and_drains_on_a_signal(federation, number, code):
     federation.state.close()
     text = (federation.home.path / "coordinator.toml").read_text()
     text = text.replace(federation.config.serve.bind, f"127.0.0.1:{(port := free_port())}")
@@ -185,11 +186,11 @@ def test_serve_says_where_it_listens_and_drains_on_sigterm(federation):
     ) as serve:
         assert f"127.0.0.1:{port}" in serve.stdout.readline()
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        serve.send_signal(signal.SIGTERM)
+        serve.send_signal(number)
         _, log = serve.communicate(timeout=60)
     assert second.returncode == ExitCode.CONFIGURATION
-    assert "another serve process" in second.stderr
-    assert serve.returncode == ExitCode.DONE
+    assert "stop it first, or name another --home" in second.stderr
+    assert serve.returncode == code
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert events[0] == "serve.started"
     assert events[-2:] == ["serve.draining", "serve.stopped"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rsfed.lab.demo_data import divide, find_images
-from rsfed.lab.demo_figures import baselines, served_figures
+from rsfed.lab.demo_figures import baselines, served_figures, typical
 
 
 def test_figures_are_of_the_order_that_was_served():
@@ -50,3 +50,9 @@ def test_a_damaged_image_costs_the_baselines_that_image_only(tmp_path):
     division = divide(images, ("alps", "baltic"), skew=5, seed=0)
     division.archives["alps"][0].path.write_bytes(b"no image")
     assert baselines(images, division, bits=64, seed=0).colour_accuracy == 1
+
+
+def test_typical_queries_are_those_nearest_to_the_median_and_last_the_worst():
+    assert typical([0.0, 1.0, 0.5, 0.6, 0.9], 3) == [3, 2, 0]
+    assert typical([0.4, 0.2], 4) == [0, 1]
+    assert typical([0.3], 4) == [0]

@@ -43,6 +43,15 @@ async def test_a_command_that_fails_says_what_it_printed_last(python, tmp_path):
     assert "the reason" in failure.value.detail
 
 
+async def test_a_folder_of_our_name_where_the_demo_is_called_is_not_what_runs(tmp_path, monkeypatch):
+    (tmp_path / "rsfed").mkdir()
+    for name in ("__init__", "__main__"):
+        (tmp_path / "rsfed" / f"{name}.py").write_text("raise SystemExit('a stranger')")
+    monkeypatch.chdir(tmp_path)
+    async with Processes(tmp_path / "logs", {}) as running:
+        assert "rsfed, version" in await running.run("--version")
+
+
 async def test_lines_arrive_while_the_command_runs(python, tmp_path):
     async with Processes(tmp_path, {}) as running:
         async for line in running.lines("-c", SLEEPER):

@@ -25,6 +25,7 @@ def story(**changes):
         "reliability": [Reliability(0.875, 0.861, 1234)],
         "nodes": nodes,
         "sheets": [Sheet(b"\x89PNG", 'Query "river" & its hits.')],
+        "shown": "Typical queries.",
         "phases": {"train": 40.25, "search": 1.5},
         "peak_bytes": 1_500_000_000,
     }

@@ -88,7 +88,9 @@ def test_a_revoked_node_is_told_so(node, world):
     world.revoked_names.append(world.member(Role.NODE, "rome").uri)
     world.version += 1
     save_bundle(node.identity, world.signed_bundle(), refreshed=world.clock())
-    assert only(look(node, world), Verdict.FAIL).reason == "REVOKED"
+    finding = only(look(node, world), Verdict.FAIL)
+    assert finding.reason == "REVOKED"
+    assert finding.remedy == "ask for a new invitation, then `rsfed node join TOKEN`"
 
 
 def test_a_trust_bundle_without_news_for_a_day_is_a_failure(node, world):
@@ -189,3 +191,11 @@ def test_who_only_asks_to_be_dialled_says_nothing_about_holdings(node):
     request = _announcement(load_config(NodeConfig, node.path), serve)
     assert request.dial_back
     assert not request.HasField("held")
+
+
+def test_an_archive_of_another_modality_than_the_federations_is_a_failure(node, world):
+    configure(node, 'modality = "rgb"', 'modality = "uint16-4"')
+    finding = only(look(node, world), Verdict.FAIL)
+    assert finding.check == "release"
+    assert "this archive is uint16-4, the federation searches rgb" in finding.found
+    assert "archive.modality" in finding.remedy

@@ -350,6 +350,17 @@ def test_an_archive_without_patches_is_served_empty(scene):
         assert scene.shelf.served.held == {"rgb": 0}
 
 
+def test_patches_that_no_encoder_reads_are_held_so_that_no_answer_looks_complete(scene):
+    scene.publish(1)
+    ids = add_patches(scene.home, 3)
+    with closing(open_state(scene.home)) as connection:
+        connection.execute("UPDATE item SET modality = 'uint16-4' WHERE id = ?", ids[:1])
+    with scene.running():
+        scene.wait_for(1, ids[1:])
+        assert scene.shelf.served.held_for("rgb") == 3
+        assert scene.shelf.served.held_in_all == 3
+
+
 def test_patches_that_wait_are_read_from_the_catalogue_a_batch_at_a_time(scene, monkeypatch):
     built, build = [], Catalogue._item
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from node_archives import bad_files, configure, give_release, make_node, png
+from node_archives import bad_files, configure, give_release, make_node, png, scene
 
 from rsfed.cli import run
 from rsfed.errors import ExitCode
@@ -167,3 +167,31 @@ def test_help_of_the_node_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_an_archive_that_the_federation_cannot_search_is_told_so_by_ingest_and_status(tmp_path, capsys):
+    home, archive = make_node(tmp_path, kind="float32-4")
+    scene(archive / "a.tif")
+    give_release(home, "Forest")
+    said = (
+        "patches can be searched: this archive is float32-4, the federation searches rgb; "
+        "set archive.modality in node.toml and ingest again"
+    )
+    code, _, err = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert code == ExitCode.DONE
+    assert "warning: none of these" in err
+    assert said in err
+    _, out, _ = rsfed(capsys, "node", "status", "--home", home.path)
+    assert said in out
+    _, out, _ = rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")
+    assert said in json.loads(out)["archive"]["warning"]
+
+
+def test_an_archive_that_the_federation_searches_has_no_warning(node_and_archive, capsys):
+    home, archive = node_and_archive
+    png(archive / "a.png", 1)
+    give_release(home, "Forest")
+    _, _, err = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert err == ""
+    _, out, _ = rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")
+    assert json.loads(out)["archive"]["warning"] is None

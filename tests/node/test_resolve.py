@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from node.resolve import resolve
 from node.state import open_state
 from rsfed.clock import Deadline
-from rsfed.errors import UnknownHandle
+from rsfed.errors import UnknownHandle, UsageError
 from rsfed.v1 import archive_pb2 as pb
 
 
@@ -71,10 +71,15 @@ def test_a_handle_of_another_node_means_nothing_here(scene, tmp_path):
         scene.resolve(other.handles[0])
 
 
-@pytest.mark.parametrize("handle", ["", "zz", "ab" * 15, "ab" * 16, "ab" * 17])
-def test_a_made_up_handle_is_refused(scene, handle):
-    with pytest.raises(UnknownHandle):
+@pytest.mark.parametrize("handle", ["", "zz", "ab" * 15, "ab" * 17, "a b" * 10 + "ab"])
+def test_what_is_no_handle_is_a_wrong_call(scene, handle):
+    with pytest.raises(UsageError, match="32 hexadecimal"):
         scene.resolve(handle)
+
+
+def test_a_made_up_handle_is_refused_with_where_to_ask(scene):
+    with pytest.raises(UnknownHandle, match="resolve it at the node that the hit names"):
+        scene.resolve("ab" * 16)
 
 
 def test_one_unknown_handle_resolves_and_notes_nothing(scene):

@@ -168,7 +168,12 @@ def test_a_run_is_cancelled_without_a_running_serve_and_an_ended_one_says_how_it
     code, said = cancel("1")
     assert (code, "published release 7" in said, "RUN_ENDED" in said) == (2, True, True)
     code, said = cancel("2")
-    assert (code, "the run was cancelled" in said) == (2, True)
+    assert (code, said) == (2, "rsfed: run 2 was cancelled already [RUN_ENDED]\n")
+    for command, line in ((["runs", "show", "2"], "run 2: cancelled"), (["runs", "list"], "cancelled")):
+        run(["coordinator", *command, "--home", str(home.path)])
+        shown = capsys.readouterr().out
+        assert line in shown
+    assert "failed" not in shown
     assert [cancel(number)[0] for number in ("9", "0", "x", str(2**63))] == [2, 2, 2, 2]
     assert "UNKNOWN_RUN" in cancel("9")[1]
 

@@ -10,12 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from members import START, Authority, World, sign
 
-from rsfed.errors import InvalidAnswer, NotAdmitted, ReleaseRefused, RsfedError, Unreachable, UsageError
+from rsfed.errors import ConfigError, InvalidAnswer, NotAdmitted, ReleaseRefused, RsfedError, Unreachable, UsageError
 from rsfed.home import Home
 from rsfed.transport.server import bind, current_member, make_server, server_credentials
 from rsfed.trust import certificates
 from rsfed.trust.access import Port
-from rsfed.trust.enrolment import fetch_release, join, recover, refresh_bundle, renew
+from rsfed.trust.enrolment import check_not_joined, fetch_release, join, recover, refresh_bundle, renew
 from rsfed.trust.identity import load_federation, load_identity
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.recovery import verify_recovery
@@ -164,6 +164,27 @@ async def test_a_newcomer_is_taken_in_and_knows_all_it_needs(world, home):
         assert federation.join_address == coordinator.join_address
         assert federation.coordinator == world.member(Role.COORDINATOR)
         assert await refresh_bundle(home, identity, now=world.clock) is False
+
+
+async def test_no_second_token_is_spent_on_a_membership_that_holds(world, home):
+    async with coordinating(world) as coordinator:
+        invitation = token(world, coordinator)
+        await check_not_joined(home, invitation, following="x", now=world.clock)
+        await joined(world, home, coordinator)
+        with pytest.raises(ConfigError, match="has joined alps as node dlr already; next: serve") as refused:
+            await check_not_joined(home, invitation, following="serve", now=world.clock)
+        assert refused.value.reason == "ALREADY_JOINED"
+        other = token(world, coordinator, name="esa")
+        await check_not_joined(home, other, following="x", now=world.clock)
+
+
+async def test_who_was_revoked_or_cannot_ask_may_join_again(world, home):
+    async with coordinating(world) as coordinator:
+        await joined(world, home, coordinator)
+        world.revoked_names.append(world.member(Role.NODE, "dlr").uri)
+        world.version += 1
+        await check_not_joined(home, token(world, coordinator), following="x", now=world.clock)
+    await check_not_joined(home, token(world, coordinator), following="x", now=world.clock)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,13 @@ def test_standard_input_without_a_token_in_its_first_line_is_refused(monkeypatch
     assert caught.value.reason == "BAD_TOKEN"
 
 
+@pytest.mark.parametrize("data", [b"", b"\n", b"  \n"])
+def test_empty_standard_input_is_called_so(monkeypatch, data):
+    piped(monkeypatch, data)
+    with pytest.raises(NotAdmitted, match="standard input held no token"):
+        read_token("-")
+
+
 def test_standard_input_that_is_closed_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(NotAdmitted):
