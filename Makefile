@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-query clean help
+.PHONY: demo test lint protos format bench-hashing bench-precision bench-query clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -45,6 +45,9 @@ format: $(DEV_READY) ## Bring the code into house style
 
 bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSFED_TEST_DATA
 	$(BIN)/python -m rsfed.lab.bench_hashing
+
+bench-precision: $(READY) ## Count the bits that flip between precisions, batch sizes and threads
+	$(BIN)/python -m rsfed.lab.bench_precision
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
