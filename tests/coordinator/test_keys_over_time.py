@@ -17,7 +17,7 @@ from coordinator.registry import MAX_VERSION_LEAD, Announcement, Registry
 from coordinator.rotation import add_release_key
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, load_config
-from rsfed.errors import NotAdmitted, ReleaseRefused, StateError, UsageError
+from rsfed.errors import NotAdmitted, ReleaseRefused, UsageError
 from rsfed.home import Home
 from rsfed.trust.bundle import admit_bundle, check_member
 from rsfed.trust.certificates import is_issued_by, make_csr
@@ -315,8 +315,9 @@ def test_the_same_seed_gives_the_same_first_weights(tmp_path, federation):
 
 def test_an_existing_federation_is_never_founded_again(federation):
     before = (federation.home.path / "coordinator.toml").read_bytes()
-    with pytest.raises(StateError):
+    with pytest.raises(ConfigError) as caught:
         found(federation.home, choices())
+    assert caught.value.reason == "ALREADY_INITIALISED"
     assert (federation.home.path / "coordinator.toml").read_bytes() == before
 
 
