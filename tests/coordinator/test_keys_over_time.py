@@ -17,7 +17,7 @@ from coordinator.registry import MAX_VERSION_LEAD, Announcement, Registry
 from coordinator.rotation import add_release_key
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, load_config
-from rsfed.errors import NotAdmitted, ReleaseRefused, UsageError
+from rsfed.errors import ConfigError, NotAdmitted, ReleaseRefused, UsageError
 from rsfed.home import Home
 from rsfed.trust.bundle import admit_bundle, check_member
 from rsfed.trust.certificates import is_issued_by, make_csr
