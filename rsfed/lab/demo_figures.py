@@ -56,17 +56,21 @@ def served_figures(queries: Sequence[str], rankings: Sequence[Sequence[str]]) ->
     )
 
 
-def typical(scores: Sequence[float], count: int) -> list[int]:
-    """Return positions of the scores nearest to their median, one of the worst at the end; fewer where there are.
+def typical(scores: Sequence[float], classes: Sequence[str], count: int) -> list[int]:
+    """Return positions of the scores nearest to their median, each of another class, and the worst score at the end.
 
     Args:
         scores: Average precision of each query.
-        count: How many to choose, at least 1.
+        classes: Class of each query.
+        count: How many to choose, at least 1; there are fewer where classes are.
     """
     worst = int(np.argmin(scores))
     distances = np.abs(np.asarray(scores) - np.median(scores))
-    near = [int(position) for position in np.argsort(distances, kind="stable") if position != worst]
-    return [*near[: count - 1], worst]
+    near: dict[str, int] = {}
+    for position in np.argsort(distances, kind="stable"):
+        if position != worst:
+            near.setdefault(classes[position], int(position))
+    return [*list(near.values())[: count - 1], worst]
 
 
 def baselines(images: Images, division: Division, *, bits: int, seed: int) -> Baselines:

@@ -25,7 +25,8 @@ from rsfed.raster.preview import preview
 
 _SHOWN = 4  # queries whose hits are printed and drawn
 _RULE = (
-    "Shown are the queries whose average precision is nearest to the median of all, and last the one with the lowest."
+    "Shown are queries of different classes whose average precision is nearest to the median of all, and last the one "
+    "with the lowest."
 )
 _NEAREST = 5  # hits of them that are printed
 
@@ -94,7 +95,7 @@ def shown_queries(told: Told) -> list[int]:
     for query, result in zip(told.division.queries, told.trained.results, strict=True):
         labels = [told.trained.hits[hit.node, hit.handle].label for hit in result.hits]
         scores.append(average_precision(np.array([label == query.label for label in labels], bool), MAP_K))
-    return typical(scores, _SHOWN)
+    return typical(scores, [query.label for query in told.division.queries], _SHOWN)
 
 
 def summary(

@@ -53,6 +53,7 @@ def test_a_damaged_image_costs_the_baselines_that_image_only(tmp_path):
 
 
 def test_typical_queries_are_those_nearest_to_the_median_and_last_the_worst():
-    assert typical([0.0, 1.0, 0.5, 0.6, 0.9], 3) == [3, 2, 0]
-    assert typical([0.4, 0.2], 4) == [0, 1]
-    assert typical([0.3], 4) == [0]
+    assert typical([0.0, 1.0, 0.5, 0.6, 0.9], "abcde", 3) == [3, 2, 0]
+    assert typical([0.0, 1.0, 0.5, 0.6, 0.9], "abccb", 3) == [3, 4, 0]
+    assert typical([0.4, 0.2], "ab", 4) == [0, 1]
+    assert typical([0.3], "a", 4) == [0]
