@@ -53,4 +53,4 @@ bench-query: $(READY) ## Time a warm query through the coordinator to three node
 	$(BIN)/python -m rsfed.lab.bench_query
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo bench build *.egg-info
