@@ -91,7 +91,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     if not len(data):
         raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
     rng = np.random.default_rng(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas, fused=True)
     losses: list[float] = []
     idle = examples = 0
     started = time.perf_counter()

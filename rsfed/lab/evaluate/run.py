@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rsfed.codes import Codes
@@ -28,6 +31,8 @@ from rsfed.lab.evaluate.measures import (
 )
 from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
+
+_Job = tuple[int, str, int | None]  # seed, method, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +85,34 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
     for method, bits in _pairs(settings):
         if bits is not None:
             check(method, len(images.classes), bits)
-    outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
-    chances, dropped = [], []
     divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
-    for seed, division in enumerate(divisions):
-        features = describe(images, division.train)
-        case = Case(images, features, division, settings.k)
-        chances.append(chance_figures(case))
-        drawn = _drawn(images, settings.left_out, seed)
-        if len(drawn):
-            dropped.append(tuple(images.classes[each] for each in drawn))
-        for method, bits in _pairs(settings):
-            if bits is None:
-                outcome = Outcome(*float_figures(case))
-            else:
-                task = Task(images, features, division.train, bits, seed, settings.epochs)
-                outcome = _hash(case, method, task, drawn)
-            outcomes[method, bits].append(outcome)
-            say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
+    cases = [Case(images, describe(images, each.train), each, settings.k) for each in divisions]
+    drawn = [_drawn(images, settings.left_out, seed) for seed in range(settings.seeds)]
+
+    def one(job: _Job) -> Outcome:
+        seed, method, bits = job
+        case = cases[seed]
+        if bits is None:
+            outcome = Outcome(*float_figures(case))
+        else:
+            task = Task(images, case.features, case.division.train, bits, seed, settings.epochs)
+            outcome = _hash(case, method, task, drawn[seed])
+        say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
+        return outcome
+
+    jobs = [(seed, method, bits) for seed in range(settings.seeds) for method, bits in _pairs(settings)]
+    outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
+    for (_, method, bits), outcome in zip(jobs, _side_by_side(one, jobs), strict=True):
+        outcomes[method, bits].append(outcome)
+    chances = [chance_figures(case) for case in cases]
     return Evaluation(
         protocol=_protocol(images, settings, divisions[0]),
         rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
         chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
-        leaks=leaks(Case(images, features, divisions[0], settings.k)),
-        left_out=tuple(dropped),
+        leaks=leaks(cases[0]),
+        left_out=tuple(tuple(images.classes[each] for each in classes) for classes in drawn if len(classes)),
         timings=(),
-        features=features.shape[1],
+        features=cases[0].features.shape[1],
         division=divisions[0],
         relevant_labels=images.labels,
         snapshots=tuple(
@@ -114,6 +121,19 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
             if bits in {None, max(settings.bits)}
         ),
     )
+
+
+def _side_by_side(work: Callable[[_Job], Outcome], jobs: Sequence[_Job]) -> list[Outcome]:
+    """Do as many jobs at a time as there are cores, each with its share of them: that keeps all cores busy."""
+    cores = len(os.sched_getaffinity(0))
+    workers = min(cores, len(jobs))
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, jobs))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pairs(settings: Settings) -> Iterator[tuple[str, int | None]]:
