@@ -58,6 +58,27 @@ def test_contrastive_training_learns_without_any_label():
     assert report.examples == 60 * 32 * 2, "two views of each patch"
 
 
+def test_two_views_of_features_that_nothing_may_turn_differ():
+    features = PatchSet(tuple((row,) for row in np.ones((40, 30), np.float16)), np.zeros((40, 4), bool), 40, False)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(30, BITS)
+
+        def forward(self, rows):
+            seen.append(rows.clone())
+            return torch.sigmoid(self.head(rows))
+
+    for section, alike in ((ContrastiveSection(), False), (CentresSection(within=0), True)):
+        objective = make_objective(section, range(4), BITS, seed=0)
+        train_steps(Watching(), features, objective, steps=1, batch=16, learning_rate=1e-3, seed=0)
+        first, *others = seen.pop().chunk(objective.views)
+        assert bool((first == 1).all()) is alike
+        assert all((first != other).any() for other in others)
+
+
 def test_adam_takes_the_decay_rates_of_the_objective(patch_set):
     def weights(**rates):
         objective = make_objective(MilanSection(**rates), range(4), BITS, seed=0)
