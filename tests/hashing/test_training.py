@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import DEFAULT_OBJECTIVE, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
@@ -16,7 +16,7 @@ from rsfed.hashing.weights import get_state, to_bytes
 
 from .conftest import ARCHITECTURE, BITS, patches_of, spec_of
 
-OBJECTIVE = make_objective(DEFAULT_OBJECTIVE, range(4), BITS, seed=0)
+OBJECTIVE = make_objective(BatchAllSection(), range(4), BITS, seed=0)
 
 
 def fit(data, *, steps=5, seed=0, batch=16, objective=OBJECTIVE, **options):
@@ -36,7 +36,7 @@ def figures(network, queries, gallery):
 
 @pytest.mark.parametrize(
     ("section", "gain"),
-    [(DEFAULT_OBJECTIVE, 0.2), (MilanSection(), 0.2), (CentresSection(), 0.2), (PairwiseSection(), 0.1)],
+    [(BatchAllSection(), 0.2), (MilanSection(), 0.2), (CentresSection(), 0.2), (PairwiseSection(), 0.1)],
 )
 def test_training_brings_patches_of_a_class_together(patch_set, section, gain):
     gallery, queries = list(patches_of(range(4), 12, seed=0)), list(patches_of(range(4), 6, seed=99))
@@ -129,7 +129,7 @@ class Spoilt(type(OBJECTIVE)):
     """Loses its finite loss, whatever the network gives."""
 
     def __init__(self):
-        super().__init__(DEFAULT_OBJECTIVE)
+        super().__init__(BatchAllSection())
 
     def losses(self, outputs, labels):
         return Losses(outputs.sum() * float("inf"), compared=True)

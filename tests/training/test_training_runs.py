@@ -265,4 +265,4 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     plan = make_plan(config(), 4)
     assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
     assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
-    assert json.loads(plan.model_dump_json())["objective"]["name"] == "milan_batchall"
+    assert json.loads(plan.model_dump_json())["objective"]["name"] == "centres"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 app = typer.Typer(add_completion=False)
-_METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
+_METHODS = "lsh,kulsh,kslsh,float,centres"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
 _MOST_SEEDS = 100
 _LEAST_COLUMNS = 160  # of characters; a table with fewer would lose figures
