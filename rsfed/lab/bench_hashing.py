@@ -57,6 +57,8 @@ def main() -> None:
         eurosat = evaluate(featured(data, tiles), settings, narrator.say)
     console = Console(highlight=False, width=WIDTH)
     for found in (ucm, labelled, eurosat):
+        if found is labelled:
+            console.print(f"With several labels, split by the {len(ucm.protocol.classes)} single classes:")
         console.print(outputs.tables(found, None))
         console.print()
     console.print(_differences(ucm))
