@@ -137,7 +137,7 @@ def test_metadata_in_parquet_alone_need_pyarrow_or_a_csv_file(root, monkeypatch,
 def test_a_folder_without_metadata_or_patches_is_refused(tmp_path, capsys):
     assert bench(tmp_path) == 2
     assert "neither metadata.parquet nor metadata.csv" in capsys.readouterr().err
-    write_metadata(tmp_path, [(f"S2A_T33UUP_{n}_1", "Beaches", split) for n, split in enumerate(SPLITS)])
+    write_metadata(tmp_path, [(f"S2A_T33UUP_{n}_1", "Beaches;Forest", split) for n, split in enumerate(SPLITS)])
     assert bench(tmp_path) == 2
     assert "unpack BigEarthNet-S2" in capsys.readouterr().err
 
@@ -157,7 +157,7 @@ def test_metadata_that_will_not_do_are_refused(tmp_path, rows, words):
 
 
 def test_codes_without_room_for_the_centres_are_told_before_anything_is_read(tmp_path, capsys):
-    labels = ";".join(f"class {n}" for n in range(60))
+    labels = ";".join(f"class {n}" for n in range(400))
     write_metadata(tmp_path, [(f"S2A_T33UUP_{n}_1", labels, split) for n, split in enumerate(SPLITS)])
     assert bench(tmp_path) == 1
     assert "[TOO_MANY_CLASSES]" in capsys.readouterr().err
