@@ -45,11 +45,11 @@ def _table():
 
 
 def _images(path, root, names, rng):
-    """Write images whose colour tells their class."""
-    colours = {name: rng.integers(30, 220, 3) for name in sorted(set(names.values()))}
+    """Write images whose colour tells something of their class, and not all."""
+    colours = {name: rng.integers(80, 180, 3) for name in sorted(set(names.values()))}
     with zipfile.ZipFile(path, "w") as file:
         for name, kind in names.items():
-            pixels = np.clip(colours[kind] + rng.integers(-30, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(colours[kind] + rng.integers(-60, 60, 3) + rng.integers(-30, 30, (32, 32, 3)), 0, 255)
             image = io.BytesIO()
-            Image.fromarray(pixels).save(image, "JPEG")
+            Image.fromarray(pixels.astype(np.uint8)).save(image, "JPEG")
             file.writestr(f"{root}/{name}", image.getvalue())
