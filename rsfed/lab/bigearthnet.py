@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
         rows = _read_parquet(parquet)
     else:
         raise UsageError("the folder holds neither metadata.parquet nor metadata.csv", detail=str(root))
+    if not rows or not set(_COLUMNS) <= rows[0].keys():
+        raise UsageError(f"the metadata need rows with the columns {', '.join(_COLUMNS)}", detail=str(root))
     found: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
         name, split, labels = str(row["patch_id"]), row["split"], split_labels(row["labels"])
@@ -164,18 +166,16 @@ def _band(folder: Path, group: BandGroup, place: int) -> Any:  # noqa: ANN401 - 
     return next(contents)[group.name]
 
 
-def _read_csv(path: Path) -> Iterable[Mapping[str, Any]]:
+def _read_csv(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError("the metadata cannot be read; they must be a CSV file in UTF-8", detail=str(path)) from error
-    if not rows or not set(_COLUMNS) <= rows[0].keys():
-        raise UsageError(f"the metadata need rows with the columns {', '.join(_COLUMNS)}", detail=str(path))
     return rows
 
 
-def _read_parquet(path: Path) -> Iterable[Mapping[str, Any]]:
+def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         from pyarrow import parquet  # noqa: PLC0415 - not needed where the metadata are a CSV file
     except ImportError as error:
