@@ -24,6 +24,7 @@ class Row:
         bits: Width of its codes; None for search on float features.
         figures: Figures by the names of `rsfed.lab.evaluate.outputs.FIGURES`.
         per_class: Mean average precision (`map_found`) of the queries of each class that has some.
+        runs: The figures of each seed.
         learn_seconds: Mean seconds of learning.
         hash_ms: Mean milliseconds of hashing one image, many at a time; features of a frozen trunk are not in it.
     """
@@ -32,6 +33,7 @@ class Row:
     bits: int | None
     figures: Mapping[str, Spread]
     per_class: Mapping[str, Spread]
+    runs: tuple[Mapping[str, float], ...]
     learn_seconds: float
     hash_ms: float
 

@@ -70,13 +70,20 @@ class Outcome:
     hash_ms: float = 0.0
 
 
-def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = lambda _line: None) -> Evaluation:
+def evaluate(
+    images: ImageSet,
+    settings: Settings,
+    say: Callable[[str], None] = lambda _line: None,
+    *,
+    strata: ImageSet | None = None,
+) -> Evaluation:
     """Split, learn, hash and measure.
 
     Args:
         images: The images.
         settings: What to do.
         say: Told each step.
+        strata: The same images under the labels by which they are split; their own where this is left out.
 
     Raises:
         UsageError: the images do not allow the split.
@@ -85,7 +92,7 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
     for method, bits in _pairs(settings):
         if bits is not None:
             check(method, len(images.classes), bits)
-    divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
+    divisions = [divide(strata or images, settings.split, seed) for seed in range(settings.seeds)]
     cases = [Case(images, describe(images, each.train), each, settings.k) for each in divisions]
     drawn = [_drawn(images, settings.left_out, seed) for seed in range(settings.seeds)]
 
@@ -172,6 +179,7 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
         bits=bits,
         figures={name: _spread([each.figures[name] for each in found]) for name in found[0].figures},
         per_class={name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class},
+        runs=tuple(each.figures for each in found),
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
     )
