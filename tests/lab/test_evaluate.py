@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rsfed.cli import run
+from rsfed.lab.evaluate import timing
 from rsfed.lab.evaluate.methods import HASHES
 from rsfed.lab.synth import generate
 
@@ -125,6 +126,25 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["multi_label"]
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
+
+
+def test_timing_tells_what_a_query_costs_by_each_method_hashing_included(archive, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "SIZES", (100, 2000))
+    options = ("--methods", "float,kulsh,kslsh,centres", "--bits", "16,32", "--epochs", "1", "--timing")
+    assert evaluate(archive, *options, "--report", tmp_path / "out", "--output", "json") == 0
+    rows = json.loads(capsys.readouterr().out)["timing"]
+    coded = [(method, bits) for method in ("kulsh", "kslsh", "centres") for bits in (16, 32)]
+    assert [(row["method"], row["bits"], row["images"]) for row in rows] == [
+        (*way, size) for size in (100, 2000) for way in [("float", None), *coded]
+    ]
+    for row in rows:
+        assert row["ms"] == row["hash_ms"] + row["search_ms"]
+        assert (row["hash_ms"] > 0) == (row["bits"] is not None)
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert all(words in page for words in ("What a query costs", "hashing it", "of 2,000 images"))
+    assert evaluate(archive, *options[:2], "--bits", "16", "--epochs", "1", "--timing") == 0
+    told = capsys.readouterr().out
+    assert all(words in told for words in ("ms of one query", "of 100 images", "centres 16"))
 
 
 def test_the_same_command_gives_the_same_figures(archive, capsys):
