@@ -46,7 +46,7 @@ format: $(DEV_READY) ## Bring the code into house style
 bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSFED_TEST_DATA
 	$(BIN)/python -m rsfed.lab.bench_hashing
 
-bench-precision: $(READY) ## Count the bits that flip between precisions, batch sizes and threads
+bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, runtimes, batch sizes and threads
 	$(BIN)/python -m rsfed.lab.bench_precision
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
