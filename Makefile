@@ -52,7 +52,7 @@ bench-hashing-scratch: $(READY) ## Train networks from scratch on EuroSAT; needs
 bench-bigearthnet: $(READY) ## Compare hashing methods on BigEarthNet v2: make bench-bigearthnet DATA=DIR
 	$(BIN)/python -m rsfed.lab.bench_bigearthnet --data "$(DATA)" $(OPTIONS)
 
-bench-precision: $(READY) ## Count the bits that flip between precisions, batch sizes and threads
+bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, runtimes, batch sizes and threads
 	$(BIN)/python -m rsfed.lab.bench_precision
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes

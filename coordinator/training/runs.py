@@ -138,8 +138,10 @@ class RunDriver:
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
+        from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
+        make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
         start = self._starting(plan)
         based_on = None if start.based_on is None else start.based_on.manifest.version
         self._note(run.id, "started", {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": based_on})

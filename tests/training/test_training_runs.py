@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +14,14 @@ from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.config import (
+    BatchAllSection,
+    CentresSection,
+    ContrastiveSection,
+    CoordinatorConfig,
+    EncoderSection,
+    NomenclatureSection,
+)
 from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home
 
@@ -38,10 +45,10 @@ def config(**changes) -> CoordinatorConfig:
 class Coordinator:
     """A driver with a publisher that only remembers."""
 
-    def __init__(self, state):
+    def __init__(self, state, **changes):
         self.state, self.board, self.published = state, TaskBoard(), []
         self.driver = RunDriver(
-            state, config(), self.board, starting=lambda _: Start(weights()), publish=self.publish, now=utc_now
+            state, config(**changes), self.board, starting=lambda _: Start(weights()), publish=self.publish, now=utc_now
         )
 
     def publish(self, plan, trained, start):
@@ -57,18 +64,24 @@ class Coordinator:
         return [(event.kind, event.data) for event in records.events(self.state, run)]
 
 
-@pytest.fixture
-async def coordinator(state):
-    coordinator = Coordinator(state)
+@asynccontextmanager
+async def at_work(coordinator, answer=result_of):
+    """The driver, and one node that answers its tasks."""
     work = [
         asyncio.create_task(coordinator.driver.run()),
-        asyncio.create_task(answer_tasks(coordinator.board, "a", result_of)),
+        asyncio.create_task(answer_tasks(coordinator.board, "a", answer)),
     ]
     yield coordinator
     for task in work:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture
+async def coordinator(state):
+    async with at_work(Coordinator(state)) as coordinator:
+        yield coordinator
 
 
 async def test_a_queued_run_is_driven_and_its_release_published(coordinator, state):
@@ -106,6 +119,40 @@ async def test_a_failed_run_says_why_and_the_next_one_goes_on(coordinator, state
     run = records.request_run(state, 1, 1, utc_now())
     coordinator.driver.wake()
     assert (await coordinator.ended(run)).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("objective", "classes", "reason", "remedy"),
+    [
+        (CentresSection(), 2000, "TOO_MANY_CLASSES", "take more bits, fewer classes"),
+        (BatchAllSection(), 1, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+        (BatchAllSection(), 0, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+        (CentresSection(), 1, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+    ],
+)
+async def test_an_objective_that_the_classes_do_not_allow_fails_the_run_before_any_node_is_asked(
+    state, objective, classes, reason, remedy
+):
+    nomenclature = NomenclatureSection(classes={f"class {number}": number for number in range(classes)})
+    coordinator = Coordinator(state, objective=objective, nomenclature=nomenclature)
+    asked = []
+    async with at_work(coordinator, lambda task: asked.append(task) or result_of(task)):
+        run = records.request_run(state, 1, 1, utc_now())
+        coordinator.driver.wake()
+        failed = await coordinator.ended(run)
+    assert (failed.state, asked, coordinator.published) == ("failed", [], [])
+    assert failed.error.endswith(f"[{reason}]")
+    assert remedy in failed.error
+    assert [kind for kind, _ in coordinator.events(run)] == ["failed"]
+
+
+async def test_without_labels_a_run_needs_no_classes(state):
+    async with at_work(
+        Coordinator(state, objective=ContrastiveSection(), nomenclature=NomenclatureSection())
+    ) as coordinator:
+        run = records.request_run(state, 1, 1, utc_now())
+        coordinator.driver.wake()
+        assert (await coordinator.ended(run)).state == "done"
 
 
 async def test_a_bug_fails_the_run_without_telling_internals(coordinator, state):

@@ -31,6 +31,7 @@ from rsfed.lab.evaluate.measures import (
 )
 from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
+from rsfed.lab.evaluate.timing import median_ms
 
 _Job = tuple[int, str, int | None]  # seed, method, width
 
@@ -68,6 +69,7 @@ class Outcome:
     codes: Codes | None = None
     learn_seconds: float = 0.0
     hash_ms: float = 0.0
+    query_ms: float = 0.0
 
 
 def evaluate(
@@ -158,12 +160,14 @@ def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outc
     learnt = time.perf_counter()
     codes = hasher(np.arange(len(case.images)))
     hashed = time.perf_counter()
+    query_ms = median_ms(lambda: hasher(case.division.queries[:1]))
     figures, per_class, counts = code_figures(case, codes)
     if len(drawn):
         known = ~task.images.labels[task.train][:, drawn].any(axis=1)
         partial = HASHES[method](replace(task, train=task.train[known]))
         figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
-    return Outcome(figures, per_class, counts, codes, learnt - start, 1000 * (hashed - learnt) / len(case.images))
+    hash_ms = 1000 * (hashed - learnt) / len(case.images)
+    return Outcome(figures, per_class, counts, codes, learnt - start, hash_ms, query_ms)
 
 
 def _drawn(images: ImageSet, count: int, seed: int) -> NDArray[np.int64]:
@@ -182,6 +186,7 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
         runs=tuple(each.figures for each in found),
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
+        query_ms=float(np.mean([each.query_ms for each in found])),
     )
 
 
