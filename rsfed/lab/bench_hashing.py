@@ -2,8 +2,9 @@
 
 UC Merced by the protocol of MiLaN (splits of five seeds; 60 % of each class train, the other 40 % are queries and
 gallery), the same images and splits with their 17 labels, several for each, and EuroSAT with its split file (train is
-searched, query asks). All methods stand on the same features of a frozen trunk, those of UC Merced averaged over turns.
-The images are found through RSFED_TEST_DATA. Ends with one line of JSON; docs/output.md tells what is in it.
+searched, query asks). All methods stand on the same features of a frozen trunk, averaged over turns. The images are
+found through RSFED_TEST_DATA, their features kept in the folder RSFED_BENCH_CACHE. Ends with one line of JSON;
+docs/output.md tells what is in it.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def main() -> None:
     narrator = Narrator()
     with narrator.phase("UC Merced"):
         folder = unpacked(data, UCM)
-        images = featured(data, find(folder), turns=True)
+        images = featured(data, find(folder))
         ucm = _ucm(images, narrator)
     with narrator.phase("UC Merced with several labels"):
-        several = featured(data, find(folder, multi_labels(data, folder)), turns=True)
+        several = featured(data, find(folder, multi_labels(data, folder)))
         labelled = _multi_label(several, images, narrator)
     with narrator.phase("EuroSAT"):
         tiles = find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT))

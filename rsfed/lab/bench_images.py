@@ -54,12 +54,9 @@ def official_splits(data: Path, name: str) -> Path:
         return Path(file.extract(f"splits/{_archive(data, name).stem}.csv", CACHE))
 
 
-def featured(data: Path, listing: Listing, *, turns: bool = False) -> ImageSet:
-    """Return images as their features of the frozen trunk, made once.
-
-    Averaging over turns takes eight times as long, which EuroSAT would not bear.
-    """
-    return read(listing, data / TRUNK, CACHE, turns=turns)
+def featured(data: Path, listing: Listing) -> ImageSet:
+    """Return images as their features of the frozen trunk, averaged over turns; made once."""
+    return read(listing, data / TRUNK, CACHE, turns=True)
 
 
 def multi_labels(data: Path, folder: Path) -> str:
