@@ -194,7 +194,7 @@ def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", ["milan", "milan_batchall", "pairwise", "contrastive"])
+@pytest.mark.parametrize("method", ["milan", "milan_batchall", "centres", "pairwise", "contrastive"])
 def test_a_training_that_diverges_stops_the_evaluation(tmp_path, capsys, monkeypatch, method):
     photographs(tmp_path / "images", {"field": 6, "lake": 6})
     real = methods.train_steps
