@@ -26,7 +26,7 @@ from rsfed.trust.manifest import CompactResnet
 _WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
 _STRETCHES = 4  # of training, each at a lower learning rate
 _RATE, _BATCH = 1e-3, 64
-_MILAN_RATE, _MILAN_BATCH, _MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
+MILAN_RATE, MILAN_BATCH, MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
 
@@ -104,8 +104,8 @@ class _Recipe:
 def _recipe(objective: str, task: Task, patches: int) -> list[_Recipe]:
     """Return the stretches of training: on a frozen trunk, `milan` is trained as its authors do."""
     if objective == "milan" and task.images.trunk is not None:
-        return [_Recipe(_MILAN_STEPS, _MILAN_BATCH, _MILAN_RATE)]
-    rate, batch = (_MILAN_RATE, _MILAN_BATCH) if objective == "milan" else (_RATE, _BATCH)
+        return [_Recipe(MILAN_STEPS, MILAN_BATCH, MILAN_RATE)]
+    rate, batch = (MILAN_RATE, MILAN_BATCH) if objective == "milan" else (_RATE, _BATCH)
     steps = max(1, math.ceil(task.epochs * patches / batch / _STRETCHES))
     slowed = [rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2 for stretch in range(_STRETCHES)]
     return [_Recipe(steps, batch, each) for each in slowed]
