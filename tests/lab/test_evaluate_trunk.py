@@ -10,6 +10,7 @@ from PIL import Image
 from rsfed.cli import run
 from rsfed.errors import UsageError
 from rsfed.hashing.trunk import Trunk
+from rsfed.lab.evaluate import methods
 from rsfed.lab.evaluate.data import find, read
 
 
@@ -68,3 +69,22 @@ def test_every_kind_of_method_stands_on_the_trunk(folder, capsys):
 def test_a_trunk_for_other_images_is_refused(folder):
     with pytest.raises(UsageError, match="takes 4 bands and the images have 3"):
         read(find(folder), trunk(folder, bands=4))
+
+
+def test_on_a_trunk_milan_trains_as_its_authors_do_and_others_by_epochs(folder, monkeypatch):
+    asked = []
+    real = methods.train_steps
+
+    def recording(*given, **settings):
+        asked.append((settings["steps"], settings["batch"], settings["learning_rate"]))
+        return real(*given, **settings | {"steps": 1})
+
+    monkeypatch.setattr(methods, "train_steps", recording)
+    options = ["--bits", "16", "--epochs", "5", "--split", "random"]
+    assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "milan", *options]) == 0
+    assert asked == [(10_000, 90, 1e-4)]
+    asked.clear()
+    assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "pairwise", *options]) == 0
+    assert len(asked) == 4
+    assert {batch for _, batch, _ in asked} == {64}
+    assert sorted({rate for *_, rate in asked}, reverse=True) == [rate for *_, rate in asked], "slower and slower"
