@@ -281,6 +281,7 @@ class CoordinatorTraining(_Section):
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
+    fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 

@@ -115,6 +115,8 @@ class _RunTable:
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
             self._line = f"run {self._run} started from {base}"
+        elif event.kind == "resumed":
+            self._line = f"run {self._run} goes on after round {data['round']}"
         elif event.kind == "calibrated":
             self._line = _calibrated(data)
         elif event.kind == "released":

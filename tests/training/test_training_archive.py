@@ -14,6 +14,7 @@ from training_archive import make_archive
 from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
 
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
 from node.reading import BandReader
@@ -111,7 +112,7 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
                 train,
                 board,
                 small_plan(rounds=2),
-                start_weights(),
+                Progress(weights=start_weights()),
                 run_id=4,
                 rules=Rules(2, 60.0),
                 note=lambda _, data: events.append(data),
@@ -214,7 +215,7 @@ def test_two_archives_calibrate_what_they_trained(large, make):
                 train,
                 board,
                 small_plan(rounds=2),
-                start_weights(),
+                Progress(weights=start_weights()),
                 run_id=4,
                 rules=Rules(2, 60.0),
                 note=lambda kind, data: events.append((kind, data)),

@@ -48,7 +48,7 @@ def home(tmp_path):
 async def serving(home):
     """A coordinator with a node that is there."""
     state = State(home)
-    coordinator = Coordinator(state)
+    coordinator = Coordinator(home, state)
     control = make_server(Port.CONTROL, trust=None)
     add_ControlServiceServicer_to_server(Control(coordinator.driver), control)
     bind_control(control, home.control_socket)
@@ -156,14 +156,12 @@ def test_a_run_is_cancelled_without_a_running_serve_and_an_ended_one_says_how_it
     state = State(home)
     for _ in range(3):
         records.request_run(state, 3, 1, utc_now())
-    for _ in range(2):
-        claimed = records.claim_next(state)
+    records.claim_next(state)
     assert [cancel("2"), cancel("3")] == [(0, ""), (0, "")]
     records.begin_publishing(state, 1)
     records.finish(state, 1, 7, b"d" * 32, utc_now())
     states = [(each.id, each.state) for each in records.list_runs(state)]
     state.close()
-    assert claimed.id == 2
     assert states == [(3, "failed"), (2, "failed"), (1, "done")]
     code, said = cancel("1")
     assert (code, "published release 7" in said, "RUN_ENDED" in said) == (2, True, True)
@@ -178,14 +176,17 @@ def test_a_run_is_cancelled_without_a_running_serve_and_an_ended_one_says_how_it
     assert "UNKNOWN_RUN" in cancel("9")[1]
 
 
-async def test_train_notices_that_the_coordinator_died(home, serving):
+async def test_train_waits_for_a_coordinator_that_is_away_and_follows_on(home, serving):
     serving.nodes.cancel()
     process = await start(home, "train", "--rounds", "1", "--output", "json")
     assert json.loads(await process.stdout.readline())["event"] == "started"
     await serving.control.stop(None)
-    _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 1
-    assert "COORDINATOR_STOPPED" in err.decode()
+    assert b"run 1 goes on where it was" in await asyncio.wait_for(process.stderr.readline(), 60)
+    serving.nodes = asyncio.create_task(answer_tasks(serving.board, "a", result_of))
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    serving.nodes.cancel()
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["event"] == "released"
 
 
 def test_runs_can_be_listed_and_looked_at(home, capsys):

@@ -13,6 +13,7 @@ from training_fakes import make_members, result_of, small_plan, until, weights
 
 from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
@@ -74,7 +75,7 @@ async def rounds_of(board, run_id, *, rounds=1, start=None):
         train,
         board,
         small_plan(rounds=rounds),
-        weights() if start is None else start,
+        Progress(weights=weights() if start is None else start),
         run_id=run_id,
         rules=Rules(1, 60.0),
         note=lambda kind, data: events.append(data) if kind == "round" else None,

@@ -12,6 +12,7 @@ from training_fakes import answer_tasks, result_of, until, weights
 from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
@@ -20,8 +21,13 @@ from rsfed.home import Home
 
 
 @pytest.fixture
-def state(tmp_path):
-    state = State(Home(tmp_path))
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def state(home):
+    state = State(home)
     yield state
     state.close()
 
@@ -38,14 +44,20 @@ def config(**changes) -> CoordinatorConfig:
 class Coordinator:
     """A driver with a publisher that only remembers."""
 
-    def __init__(self, state):
+    def __init__(self, home, state):
         self.state, self.board, self.published = state, TaskBoard(), []
         self.driver = RunDriver(
-            state, config(), self.board, starting=lambda _: Start(weights()), publish=self.publish, now=utc_now
+            state,
+            config(),
+            self.board,
+            starting=lambda _: Start(weights()),
+            publish=self.publish,
+            checkpoints=Checkpoints(home, state),
+            now=utc_now,
         )
 
-    def publish(self, plan, trained, start):
-        self.published.append((plan, trained, start))
+    def publish(self, plan, trained, before):
+        self.published.append((plan, trained, before))
         version = len(self.published) + 1
         return SimpleNamespace(manifest=SimpleNamespace(version=version), digest=bytes([version]) * 32)
 
@@ -53,13 +65,18 @@ class Coordinator:
         await until(lambda: records.get_run(self.state, run).state not in records.OPEN)
         return records.get_run(self.state, run)
 
+    def done(self, run):
+        """The last round that was done; 0 once the run has begun, None before."""
+        told = records.events(self.state, run)
+        return max((event.data.get("round", 0) for event in told if event.kind != "waiting"), default=None)
+
     def events(self, run):
         return [(event.kind, event.data) for event in records.events(self.state, run)]
 
 
 @pytest.fixture
-async def coordinator(state):
-    coordinator = Coordinator(state)
+async def coordinator(home, state):
+    coordinator = Coordinator(home, state)
     work = [
         asyncio.create_task(coordinator.driver.run()),
         asyncio.create_task(answer_tasks(coordinator.board, "a", result_of)),
@@ -117,23 +134,10 @@ async def test_a_bug_fails_the_run_without_telling_internals(coordinator, state)
     assert "division" not in failed.error
 
 
-async def test_stopping_the_coordinator_fails_the_run_in_progress(state):
-    coordinator = Coordinator(state)
-    work = asyncio.create_task(coordinator.driver.run())
-    run = records.request_run(state, 1, 1, utc_now())  # no node comes
-    coordinator.driver.wake()
-    await until(lambda: coordinator.driver.running)
-    work.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.wait_for(work, 30)
-    assert records.get_run(state, run).state == "failed"
-    assert "COORDINATOR_STOPPED" in records.get_run(state, run).error
-
-
 @pytest.fixture
-async def driven(state):
+async def driven(home, state):
     """A coordinator to which no node comes by itself."""
-    coordinator = Coordinator(state)
+    coordinator = Coordinator(home, state)
     work = asyncio.create_task(coordinator.driver.run())
     yield coordinator
     work.cancel()
@@ -214,13 +218,12 @@ async def test_a_run_that_publishes_is_not_cancelled_any_more(coordinator, state
     assert (reason, "publishing" in said) == ("RUN_ENDED", True)
 
 
-def test_a_cancelled_run_never_starts_and_stays_cancelled_at_the_next_start(state):
+def test_a_cancelled_run_never_starts_nor_goes_on(state):
     queued, crashed = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
     records.cancel(state, queued, utc_now())
     assert records.claim_next(state).id == crashed
     records.cancel(state, crashed, utc_now())
     assert records.claim_next(state) is None
-    records.fail_interrupted(state, utc_now())
     assert {run.error for run in records.list_runs(state)} == {"the run was cancelled [RUN_CANCELLED]"}
 
 
@@ -231,20 +234,6 @@ def test_nothing_follows_the_end_of_a_run(state):
         records.add_event(state, run, "round", {}, utc_now())
     records.fail(state, run, "INTERNAL", "internal error", utc_now())
     assert [event.data["reason"] for event in records.events(state, run)] == ["RUN_CANCELLED"]
-
-
-async def test_a_run_that_a_crash_left_behind_is_failed_at_the_next_start(state):
-    crashed, queued = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
-    assert records.claim_next(state).id == crashed
-    coordinator = Coordinator(state)
-    work = asyncio.create_task(coordinator.driver.run())
-    nodes = asyncio.create_task(answer_tasks(coordinator.board, "a", result_of))
-    assert (await coordinator.ended(queued)).state == "done"
-    for task in (work, nodes):
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    assert records.get_run(state, crashed).error == "the coordinator stopped [COORDINATOR_STOPPED]"
 
 
 def test_an_unknown_run_is_a_usage_error(state):

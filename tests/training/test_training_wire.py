@@ -10,6 +10,7 @@ import pytest
 from training_fakes import counts_of, make_members, result_of, small_plan, until, weights
 
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
@@ -108,7 +109,7 @@ async def rounds_of(service, *, plan=None, rules=None, start=None):
         train,
         service.board,
         plan or small_plan(),
-        weights() if start is None else start,
+        Progress(weights=weights() if start is None else start),
         run_id=9,
         rules=rules or Rules(1, 30.0),
         note=lambda kind, data: events.append(data) if kind == "round" else None,

@@ -97,12 +97,13 @@ async def until(condition, *, seconds: float = 30.0):
 
 
 async def answer_tasks(board, name: str, answer) -> None:
-    """A node without a network: takes its tasks from the board and delivers what `answer(task)` returns."""
+    """A node without a network: takes its tasks from the board and delivers what `answer(task)` returns, if any."""
     while True:
-        if (task := await board.next_task(name, 5)) is None:
+        task = await board.next_task(name, 5)
+        if task is None or (result := answer(task.payload)) is None:
             await asyncio.sleep(0.01)  # a board that stops sends everybody away at once
             continue
-        deliver(board, task, answer(task.payload))
+        deliver(board, task, result)
 
 
 @dataclass
