@@ -101,6 +101,7 @@ class _RunTable:
 
     def __init__(self, run: int) -> None:
         self._rows: list[tuple[str, ...]] = []
+        self._refused: dict[str, str] = {}  # by node
         self._line = f"run {run} is queued"
         self._run = run
         self.live: Live | None = None
@@ -115,6 +116,9 @@ class _RunTable:
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
             self._line = f"run {self._run} started from {base}"
+        elif event.kind == "preflight":
+            self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
+            self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
         elif event.kind == "calibrated":
@@ -135,7 +139,9 @@ class _RunTable:
             table.add_column(column, overflow="fold")
         for row in self._rows:
             table.add_row(*map(Text, row))
-        return Group(table, Text(self._line)) if self._rows else Text(self._line)
+        lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
+        below = Text("\n".join([*lines, self._line]))
+        return Group(table, below) if self._rows else below
 
 
 def _calibrated(data: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rsfed.clock import Now, utc_now
+from rsfed.hashing.plan import TRAIN
 
 WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
 
@@ -22,7 +23,7 @@ class Entry:
         received_bytes: Size of the task.
         sent_bytes: What was sent of its result.
         seconds: From the task's arrival to the end.
-        loss: Mean loss of the node's training; None where there is none.
+        loss: Mean loss of the node's training, as it was told; None where it was not.
         state: "working", "done", or the closed reason why there is no result.
         time: When it came.
     """
@@ -63,6 +64,15 @@ def end(  # noqa: PLR0913 - the columns of one row
 def close_interrupted(connection: sqlite3.Connection) -> None:
     """Mark what an earlier process was still working on when it ended."""
     connection.execute("UPDATE training_log SET state = ? WHERE state = ?", (INTERRUPTED, WORKING))
+
+
+def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
+    """Return how many rounds of training gave a result that came after a moment."""
+    row = connection.execute(
+        "SELECT count(*) FROM training_log WHERE kind = ? AND state = ? AND time > ?",
+        (TRAIN, DONE, moment.astimezone(UTC).isoformat()),
+    ).fetchone()
+    return int(row[0])
 
 
 def entries(connection: sqlite3.Connection, limit: int) -> list[Entry]:

@@ -50,10 +50,11 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """Return what init has no option for, as overrides of coordinator.toml and node.toml.
 
-        A policy level is what an operator has to choose; here all archives belong to one user.
+        The policy level, and whether the loss is told, are the operator's choice; here all archives are one user's.
         """
         return {
             "RSFED_NODE__POLICY__LEVEL": "partner",
+            "RSFED_NODE__TRAINING__REPORT": '["loss"]',
             "RSFED_COORDINATOR__ENCODER__WIDTH": str(self.width),
             "RSFED_COORDINATOR__TRAINING__LOCAL_STEPS": str(self.local_steps),
             "RSFED_COORDINATOR__TRAINING__SEED": str(self.seed),
