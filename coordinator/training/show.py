@@ -100,7 +100,7 @@ class _RunTable:
     """The rounds of a run, and below them what is going on."""
 
     def __init__(self, run: int) -> None:
-        self._rows: list[tuple[str, ...]] = []
+        self._rows: dict[int, tuple[str, ...]] = {}  # by round: one may be done again after a crash
         self._refused: dict[str, str] = {}  # by node
         self._line = f"run {run} is queued"
         self._run = run
@@ -109,7 +109,7 @@ class _RunTable:
     def add(self, event: Event) -> None:
         data = event.data
         if event.kind == "round":
-            self._rows.append(_row(data))
+            self._rows[data["round"]] = _row(data)
             self._line = f"run {self._run}: round {data['round']} of {data['rounds']} done"
         elif event.kind == "waiting":
             self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
@@ -137,7 +137,7 @@ class _RunTable:
         table = Table()
         for column in ("round", "nodes", "missing", "loss", "sent MiB", "received MiB", "seconds"):
             table.add_column(column, overflow="fold")
-        for row in self._rows:
+        for row in self._rows.values():
             table.add_row(*map(Text, row))
         lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
         below = Text("\n".join([*lines, self._line]))

@@ -481,9 +481,10 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     assert "nothing was asked" in node(home, capsys, "status")[1]
     connection = open_state(home)
     for number, state in ((1, "done"), (2, "TASK_EXPIRED"), (3, "working")):
-        row = journal.begin(connection, 8, number, "train", 2 << 20)
+        row = journal.begin(connection, 8, number, "train", 2 << 20, objective="centres", steps=40)
         if state != "working":
-            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25)
+            digest = "ab" * 32 if state == "done" else None
+            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25, sent_digest=digest)
     journal.close_interrupted(connection)
     connection.close()
     tasks = json.loads(node(home, capsys, "status", "--output", "json")[1])["tasks"]
@@ -491,3 +492,9 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     table = node(home, capsys, "status")[1]
     assert "done" in table
     assert "0.25" in table
+    code = run(["node", "status", "--home", str(home.path)])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "this node takes part in training" in shown
+    assert "run 8 round 1 train (centres, 40 steps): done, 1048576 bytes sent, abababababab" in shown
+    assert "run 8 round 2 train (centres, 40 steps): TASK_EXPIRED, nothing sent" in shown

@@ -145,7 +145,9 @@ async def test_two_nodes_train_together_over_mtls(service, tmp_path):
         (9, 1, "query.preflight", "done", None),
     ]
     assert entries[1].received_bytes == len(one.tasks[-1])
-    assert entries[1].sent_bytes == len(result_of(one.tasks[-1], step=1))
+    sent = result_of(one.tasks[-1], step=1)
+    assert (entries[1].sent_bytes, entries[1].sent_digest) == (len(sent), digest(sent).hex())
+    assert {(e.objective, e.steps) for e in entries} == {("milan_batchall", 4)}
     assert one.stopped == 2  # after the calibration that ends the run, and at the end
 
 
@@ -294,7 +296,7 @@ async def test_a_node_that_is_not_admitted_waits_and_takes_part_again_later(memb
 
 
 async def test_a_node_whose_disk_is_full_goes_on_without_its_log(service, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
     begin = journal.begin
