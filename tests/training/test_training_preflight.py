@@ -43,8 +43,12 @@ async def test_a_node_that_cannot_take_part_is_named_before_the_first_round_and_
 
 async def test_a_run_that_too_few_nodes_can_take_part_in_ends_before_its_first_round_and_names_them():
     nodes = {"good": moved(1), "one": refusing("OTHER_CLASSES"), "two": refusing("OTHER_BANDS")}
-    with pytest.raises(TrainingError) as failed:
-        await run_whole(nodes, rules=Rules(3, 30.0))
+    board = TaskBoard()
+    try:
+        with pytest.raises(TrainingError) as failed:  # at once: it does not wait for others to come
+            await asyncio.wait_for(run_whole(nodes, board=board, rules=Rules(3, 600.0)), 60)
+    finally:
+        board.stop()
     assert failed.value.reason == "TOO_FEW_NODES"
     for word in ("one (OTHER_CLASSES)", "two (OTHER_BANDS)", "needs 3 nodes and 1 came"):
         assert word in failed.value.public
@@ -95,36 +99,42 @@ async def test_a_node_that_comes_late_is_asked_before_its_first_round():
     assert of_kind(events, "round")[-1]["nodes"] == ["early", "late"]
 
 
-async def test_a_refused_node_that_was_away_is_asked_again(monkeypatch):
-    monkeypatch.setattr("coordinator.training.board.GRACE_S", 0.1)
-    board, loop, done = TaskBoard(), asyncio.get_running_loop(), []
-    unfit = asyncio.create_task(answer_tasks(board, "b", refusing("NO_LABELLED_PATCHES")))
-    await until(lambda: board.present() == ["b"])
+@pytest.mark.parametrize("at_first", ["willing", "refusing"])
+async def test_a_node_that_was_away_is_asked_again_when_it_is_back(at_first):
+    board, back = TaskBoard(), []
+    moody = asyncio.create_task(
+        answer_tasks(board, "moody", until_round_2 if at_first == "willing" else refusing("NO_LABELLED_PATCHES"))
+    )
 
-    def answer(task):
-        payload = decode(task)
-        if payload.kind == "train":
-            done.append(payload.round)
-        if done == [1]:
-            loop.call_soon_threadsafe(unfit.cancel)
-        if done == [1, 2]:
-            done.append(asyncio.run_coroutine_threadsafe(answer_tasks(board, "b", moved(1)), loop))
-        return result_of(task)
-
-    async def slowly(name):
+    async def steady():
         while True:
-            if (task := await board.next_task(name, 5)) is not None:
-                result = answer(task.payload)
-                await asyncio.sleep(0.3)  # longer than the grace of a node that went
-                deliver(board, task, result)
+            if (task := await board.next_task("steady", 5)) is None:
+                continue
+            payload = decode(task.payload)
+            if (payload.kind, payload.round) == ("train", 2):
+                moody.cancel()
+                await asyncio.wait({moody})
+                board._heard["moody"] = float("-inf")  # as if it had not been heard of for long
+            if (payload.kind, payload.round) == ("train", 3):
+                back.append(asyncio.create_task(answer_tasks(board, "moody", moved(1))))
+                await until(lambda: board.present() == ["moody", "steady"])
+            deliver(board, task, result_of(task.payload))
 
-    slow = asyncio.create_task(slowly("a"))
-    await until(lambda: board.present() == ["a", "b"])
+    there = asyncio.create_task(steady())
+    await until(lambda: board.present() == ["moody", "steady"])
     _, events = await run_whole({}, board=board, plan=small_plan(rounds=4))
-    for each in (slow, done[2]):
+    for each in (there, *back):
         each.cancel()
-    assert [(d["nodes"], d["refused"]) for d in of_kind(events, "preflight")] == [
-        (["a"], {"b": "NO_LABELLED_PATCHES"}),
-        (["b"], {}),
-    ]
-    assert of_kind(events, "round")[-1]["nodes"] == ["a", "b"]
+    refused = {} if at_first == "willing" else {"moody": "NO_LABELLED_PATCHES"}
+    asked = [(data["round"], data["nodes"], data["refused"]) for data in of_kind(events, "preflight")]
+    assert asked == [(1, ["steady"] if refused else ["moody", "steady"], refused), (4, ["moody"], {})]
+    first = ["steady"] if refused else ["moody", "steady"]
+    rounds = of_kind(events, "round")
+    assert [data["nodes"] for data in rounds] == [first, ["steady"], ["steady"], ["moody", "steady"]]
+    assert rounds[1]["failed"] == ({} if refused else {"moody": "NODE_GONE"})
+
+
+def until_round_2(task):
+    """A node that takes the task of the second round and is not heard of again."""
+    payload = decode(task)
+    return None if (payload.kind, payload.round) == ("train", 2) else result_of(task)

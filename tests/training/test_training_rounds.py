@@ -172,36 +172,6 @@ async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch
     np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
 
 
-async def test_a_node_that_vanishes_and_returns_takes_part_again(monkeypatch):
-    monkeypatch.setattr(board_module, "SILENCE_S", 0.1)
-    monkeypatch.setattr(board_module, "GRACE_S", 2.0)  # longer than it takes to be given up
-    board, returned = TaskBoard(), asyncio.Event()
-
-    async def moody():
-        for _ in range(3):  # asked, first round, and the second, which gets no answer
-            task = await board.next_task("moody", 5)
-            if decode(task.payload).round < 2:
-                deliver(board, task, result_of(task.payload))
-        await until(lambda: board.present() == ["good"])
-        returned.set()  # only now the third round ends
-        await answer_tasks(board, "moody", result_of)
-
-    async def good():
-        while True:
-            if (task := await board.next_task("good", 5)) is not None:
-                if decode(task.payload).round == 3:
-                    await returned.wait()  # the round goes on without the one that is gone
-                deliver(board, task, result_of(task.payload))
-
-    there, steady = asyncio.create_task(moody()), asyncio.create_task(good())
-    await until(lambda: board.present() == ["good", "moody"])
-    _, rounds = await run({}, board=board, plan=small_plan(rounds=4))
-    for each in (there, steady):
-        each.cancel()
-    assert [r["nodes"] for r in rounds] == [["good", "moody"], ["good"], ["good"], ["good", "moody"]]
-    assert [r["failed"] for r in rounds] == [{}, {"moody": "NODE_GONE"}, {}, {}]
-
-
 async def test_a_slow_node_is_left_behind_at_the_round_deadline():
     board, late = TaskBoard(), []
 
