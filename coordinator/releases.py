@@ -36,6 +36,7 @@ from rsfed.v1.federation_pb2 import ReleaseHeader
 if TYPE_CHECKING:
     import sqlite3
 
+    from coordinator.training.checkpoints import Base
     from coordinator.training.engine import Trained
     from coordinator.training.runs import Start
     from rsfed.hashing.plan import TrainingPlan
@@ -111,30 +112,45 @@ class Publisher:
             )
             files = chain([weights], () if trunk is None else chunks_of(trunk))
             release = self._admit(connection, store, manifest.to_bytes(), files, now)
-            audit.record(
-                connection,
-                now,
-                PUBLISHED,
-                f"release {manifest.version}",
-                digest=release.digest.hex(),
-                rounds=training.rounds,
-            )
+            _record(connection, release, now)
         store.prune(KEPT)
         return release
 
-    def publish_trained(self, plan: TrainingPlan, trained: Trained, start: Start) -> Release:
-        """Publish what a run gave."""
+    def publish_trained(self, plan: TrainingPlan, trained: Trained, before: Base | None) -> Release:
+        """Publish what a run gave; after a crash in the middle, finish that, so that there is one release of it.
+
+        Args:
+            plan: What was trained.
+            trained: What the run gave.
+            before: Release whose weights it started from.
+        """
         from safetensors.numpy import save  # noqa: PLC0415 - loaded only when used
 
-        before = start.based_on
+        weights = save(trained.weights)
         training = Provenance(
-            rounds=trained.rounds + (before.manifest.training.rounds if before else 0),
+            rounds=trained.rounds + (before.rounds if before else 0),
             strategy="FedAvg",
             nodes=len(trained.nodes),
             seed=plan.seed,
             based_on=before.digest.hex() if before else None,
         )
-        return self.publish(plan, save(trained.weights), training, {"loss": trained.loss}, trained.calibration)
+        if (release := self._published(plan, weights, training)) is not None:
+            return release
+        metrics = {} if trained.loss is None else {"loss": trained.loss}
+        return self.publish(plan, weights, training, metrics, trained.calibration)
+
+    def _published(self, plan: TrainingPlan, weights: bytes, training: Provenance) -> Release | None:
+        """Return the current release where it was made of just these weights and training."""
+        release = self.current()
+        entry = release.manifest.encoders.get(plan.modality)
+        same = entry is not None and entry.weights.sha256 == hashlib.sha256(weights).hexdigest()
+        if not same or release.manifest.training != training:
+            return None
+        with self._state.writing() as connection:
+            digests = {entry.data["digest"] for entry in audit.entries(connection, kind=PUBLISHED)}
+            if release.digest.hex() not in digests:
+                _record(connection, release, self._now())
+        return release
 
     def start(self, plan: TrainingPlan) -> Start:
         """Return the weights that a run starts from: the current release's, where they fit the plan, else fresh ones.
@@ -145,6 +161,7 @@ class Publisher:
         """
         from safetensors.numpy import load  # noqa: PLC0415 - loaded only when used
 
+        from coordinator.training.checkpoints import Base  # noqa: PLC0415 - loaded only when used
         from coordinator.training.runs import Start  # noqa: PLC0415 - loaded only when used
         from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loaded only when used
 
@@ -153,7 +170,8 @@ class Publisher:
         encoder = release.manifest.encoders.get(plan.modality)
         wanted = (plan.bits, plan.input, plan.architecture)
         if encoder and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
-            return Start(load(release.weights(plan.modality).read_bytes()), release)
+            base = Base(release.manifest.version, release.digest, release.manifest.training.rounds)
+            return Start(load(release.weights(plan.modality).read_bytes()), base)
         return Start(load(init_weights(plan.architecture, plan.input, plan.bits, plan.seed)))
 
     def current(self) -> Release:
@@ -237,6 +255,12 @@ def kept_releases(home: Home, state: State) -> tuple[Release, list[Release]]:
         with suppress(ReleaseRefused):
             kept.append(store.get(bytes.fromhex(entry.data["digest"])))
     return current_release(store), kept
+
+
+def _record(connection: sqlite3.Connection, release: Release, now: datetime) -> None:
+    manifest = release.manifest
+    digest, rounds = release.digest.hex(), manifest.training.rounds
+    audit.record(connection, now, PUBLISHED, f"release {manifest.version}", digest=digest, rounds=rounds)
 
 
 def _check_nomenclature(before: Nomenclature, after: Nomenclature) -> None:

@@ -18,6 +18,7 @@ from coordinator.query_service import Limits, QueryService
 from coordinator.releases import Publisher
 from coordinator.state import State
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver
 from coordinator.training.service import TrainingServicer
 from coordinator.upkeep import Upkeep
@@ -38,8 +39,8 @@ from rsfed.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 if TYPE_CHECKING:
     import grpc
 
+    from coordinator.training.checkpoints import Base
     from coordinator.training.engine import Trained
-    from coordinator.training.runs import Start
     from rsfed.hashing.plan import TrainingPlan
     from rsfed.trust.release_store import Release
 
@@ -111,6 +112,7 @@ class Coordinator:
             self._board,
             starting=self._publisher.start,
             publish=self._publish,
+            checkpoints=Checkpoints(home, state),
             trunk=self._publisher.trunk,
             now=now,
         )
@@ -185,8 +187,8 @@ class Coordinator:
             return "draining"
         return "serving" if self._driver.running is None else "training"
 
-    def _publish(self, plan: TrainingPlan, trained: Trained, start: Start) -> Release:
-        release = self._publisher.publish_trained(plan, trained, start)
+    def _publish(self, plan: TrainingPlan, trained: Trained, before: Base | None) -> Release:
+        release = self._publisher.publish_trained(plan, trained, before)
         self._live.reload()
         return release
 

@@ -112,7 +112,17 @@ CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABO
 CREATE TRIGGER audit_never_shrinks BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1,)
+_SCHEMA_2 = """
+CREATE TABLE checkpoint (          -- how far a run is after a round; its arrays are in a file in runs/
+  run INTEGER NOT NULL REFERENCES run(id),
+  round INTEGER NOT NULL,
+  digest BLOB NOT NULL,            -- SHA-256 of the file
+  data TEXT NOT NULL,              -- JSON
+  PRIMARY KEY (run, round)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2)
 
 
 class State:

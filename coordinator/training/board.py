@@ -27,7 +27,7 @@ _REMEMBERED = 1024  # closed tasks, to tell "too late" from "unknown"
 
 
 class RunStopped(TrainingError):
-    """The coordinator stops; the run ends without a result."""
+    """The coordinator stops; the run goes on when it starts again."""
 
     reason = "COORDINATOR_STOPPED"
 

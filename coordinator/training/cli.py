@@ -20,6 +20,8 @@ RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number o
 
 _LOOK_S = 0.3
 _ASK_EVERY = 20  # looks between two questions whether serve still runs
+_AWAY = "the coordinator does not answer; run {run} goes on where it was when `rsfed coordinator serve` runs again"
+_BACK = "the coordinator is back"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +48,15 @@ def train(
     The loss may be negative: outputs far from 0.5 are rewarded by a term below zero. What counts is that it falls.
 
     The running `rsfed coordinator serve` does the work and this command follows it. Ctrl-C stops following, the run
-    goes on; `rsfed coordinator runs cancel RUN` ends it.
+    goes on; `rsfed coordinator runs cancel RUN` ends it. When `serve` ends in the middle, the run goes on after the
+    last round that was done as soon as it runs again.
 
     With `--output json` each line is one object with `run`, `event`, `at` and what the event says: `started` (`rounds`,
-    `min_nodes`, `based_on`: version of the release whose weights it starts from, or null), `waiting` for nodes
-    (`round`, `present`, `needed`), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether
-    enough nodes gave a result for the weights to change, `loss`, `examples`, `sent_bytes`, `received_bytes`,
+    `min_nodes`, `based_on`: version of the release whose weights it starts from, or null), `resumed` after an
+    interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a round
+    (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`, `needed`),
+    `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a result for the
+    weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`, `received_bytes`,
     `seconds`), `calibrated` (`nodes` that counted near pairs of held-out patches, `failed`: reason by node, `queries`,
     `prior` and `error` of the table that came of it, null without one), and at the end `released` (`version`,
     `digest`) or `failed` (`reason`, `message`).
@@ -124,15 +129,11 @@ def cancel_run(run: RunArgument, home: HomeOption = DEFAULT_HOME) -> None:
 
 
 def _follow(home: Home, state: State, run: int, output: Output) -> Event:
-    """Show a run until it ends and return its last event.
-
-    Raises:
-        TrainingError: the coordinator stopped.
-    """
+    """Show a run until it ends, also over a restart of the coordinator, and return its last event."""
     from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
 
     seen: list[Event] = []
-    looks = 0
+    looks, there = 0, True
     with show.view(run, as_json=output is Output.JSON) as view:
         while True:
             ended = records.get_run(state, run).state not in records.OPEN  # asked first, so that no event is missed
@@ -142,9 +143,8 @@ def _follow(home: Home, state: State, run: int, output: Output) -> Event:
             if ended:
                 return seen[-1]
             looks += 1
-            if looks % _ASK_EVERY == 0 and not notify_serve(home):
-                raise TrainingError(
-                    f"the coordinator stopped; run {run} counts as failed when it starts again",
-                    reason="COORDINATOR_STOPPED",
-                )
+            if looks % _ASK_EVERY == 0:
+                there, before = notify_serve(home), there
+                if there != before:
+                    typer.echo(_BACK if there else _AWAY.format(run=run), err=True)
             time.sleep(_LOOK_S)

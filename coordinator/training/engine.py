@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 
+from coordinator.training.attendance import PreflightReport
 from coordinator.training.board import TaskBoard
-from coordinator.training.grid import BoardGrid, Exchange, node_number
+from coordinator.training.checkpoints import Progress
+from coordinator.training.grid import BoardGrid, Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
@@ -18,6 +20,9 @@ from rsfed.trust.manifest import Calibration
 
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
+
+Keep = Callable[[Progress, dict[str, Any]], None]
+"""Takes how far the run is, and what the event of its last round says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +33,80 @@ class Trained:
         weights: The trained weights.
         rounds: Rounds that changed them.
         nodes: Names of the nodes whose results they rest on.
-        loss: Mean loss of the last round that counted.
+        loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
     """
 
     weights: Arrays
     rounds: int
     nodes: frozenset[str]
-    loss: float
+    loss: float | None
     calibration: Calibration | None = None
 
 
 def train(  # noqa: PLR0913 - what a run is made of
-    board: TaskBoard, plan: TrainingPlan, weights: Arrays, *, run_id: int, rules: Rules, note: Note
+    board: TaskBoard,
+    plan: TrainingPlan,
+    since: Progress,
+    *,
+    run_id: int,
+    rules: Rules,
+    note: Note,
+    keep: Keep | None = None,
+    before: Sequence[dict[str, Any]] = (),
 ) -> Trained:
-    """Run all rounds of a plan; blocks until they are done.
+    """Run the rounds of a plan that are left; blocks until they are done.
+
+    Args:
+        board: Where nodes take their tasks.
+        plan: What is trained.
+        since: Where the run goes on; at its begin nothing but the weights to start from.
+        run_id: The run.
+        rules: When a round starts and ends.
+        note: Takes events.
+        keep: Takes those of rounds, with what it needs to go on from there; left out, they are noted as others are.
+        before: What the events of the rounds until `since` said.
 
     Raises:
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
     grid = BoardGrid(board, run_id)
-    told = _Told(grid, plan, rules, note)
+    told = _Told(
+        grid,
+        rounds=plan.rounds,
+        needed=rules.min_nodes,
+        note=note,
+        keep=keep or (lambda _, data: note("round", data)),
+        before=before,
+    )
     context = Context(
         run_id=run_id,
         node_id=0,
         node_config={},
-        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in weights.items()})}),
+        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in since.weights.items()})}),
         run_config={
             "plan": plan.model_dump_json(),
             "min-nodes": rules.min_nodes,
             "round-timeout-s": rules.timeout_s,
+            "fraction-train": rules.fraction,
         },
     )
-    hooks = Hooks(on_round=told.round, on_calibration=told.calibrated, on_wait=told.waiting, pause=grid.wait)
-    server_app(hooks)(grid, context)
-    counted = [(report, nodes) for report, nodes in told.rounds if report.counted]
+    hooks = Hooks(
+        on_preflight=told.preflight,
+        on_round=told.round,
+        on_calibration=told.calibrated,
+        on_wait=told.waiting,
+        pause=grid.wait,
+        name=grid.name_of,
+    )
+    server_app(hooks, since)(grid, context)
+    counted = [data for data in told.rounds if data["counted"]]
     return Trained(
         weights={name: array.numpy() for name, array in context.state[ARRAYS].items()},
         rounds=len(counted),
-        nodes=frozenset().union(*(nodes for _, nodes in counted)),
-        loss=next((report.loss for report, _ in reversed(counted) if report.loss is not None), 0.0),
+        nodes=frozenset().union(*(data["nodes"] for data in counted)),
+        loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
     )
 
@@ -76,50 +114,68 @@ def train(  # noqa: PLR0913 - what a run is made of
 class _Told:
     """Turns what the rounds tell into events with the nodes' names and the bytes that moved."""
 
-    def __init__(self, grid: BoardGrid, plan: TrainingPlan, rules: Rules, note: Note) -> None:
-        self._grid, self._plan, self._rules, self._note = grid, plan, rules, note
+    def __init__(  # noqa: PLR0913 - as many as it takes to tell a run
+        self,
+        grid: BoardGrid,
+        *,
+        rounds: int,
+        needed: int,
+        note: Note,
+        keep: Keep,
+        before: Sequence[dict[str, Any]],
+    ) -> None:
+        self._grid, self._rounds, self._needed, self._note, self._keep = grid, rounds, needed, note, keep
         self._present = -1
-        self.rounds: list[tuple[RoundReport, frozenset[str]]] = []
+        self.rounds = list(before)
         self.calibration: Calibration | None = None
 
     def waiting(self, number: int, present: int) -> None:
         """Say once for each change that nodes are missing."""
         if present != self._present:
-            self._note("waiting", {"round": number, "present": present, "needed": self._rules.min_nodes})
+            self._note("waiting", {"round": number, "present": present, "needed": self._needed})
         self._present = present
 
-    def round(self, report: RoundReport) -> None:
-        """Say what a round gave."""
-        self._present = -1
-        moved: dict[str, Exchange] = self._grid.exchanges
-        names = {node_number(name): name for name in moved}
-        good = sorted(names[node] for node in report.nodes)
-        self.rounds.append((report, frozenset(good)))
+    def preflight(self, report: PreflightReport) -> None:
+        """Say which nodes take part, and why others do not."""
+        name = self._grid.name_of
         self._note(
-            "round",
+            "preflight",
             {
                 "round": report.round,
-                "rounds": self._plan.rounds,
-                "nodes": good,
-                "failed": {names[node]: reason for node, reason in report.failed.items()},
-                "counted": report.counted,
-                "loss": report.loss,
-                "examples": report.examples,
-                "sent_bytes": sum(exchange.sent for exchange in moved.values()),
-                "received_bytes": sum(exchange.received for exchange in moved.values()),
-                "seconds": round(report.seconds, 3),
+                "nodes": sorted(map(name, report.nodes)),
+                "refused": {name(node): reason for node, reason in report.refused.items()},
             },
         )
 
+    def round(self, report: RoundReport, progress: Progress) -> None:
+        """Say what a round gave."""
+        self._present = -1
+        moved: dict[str, Exchange] = self._grid.exchanges
+        name = self._grid.name_of
+        data = {
+            "round": report.round,
+            "rounds": self._rounds,
+            "nodes": sorted(map(name, report.nodes)),
+            "failed": {name(node): reason for node, reason in report.failed.items()},
+            "counted": report.counted,
+            "loss": report.loss,
+            "examples": report.examples,
+            "sent_bytes": sum(exchange.sent for exchange in moved.values()),
+            "received_bytes": sum(exchange.received for exchange in moved.values()),
+            "seconds": round(report.seconds, 3),
+        }
+        self._keep(progress, data)
+        self.rounds.append(data)
+
     def calibrated(self, report: CalibrationReport) -> None:
         """Keep the table and say what it rests on."""
-        names = {node_number(name): name for name in self._grid.exchanges}
+        name = self._grid.name_of
         table = self.calibration = report.calibration
         self._note(
             "calibrated",
             {
-                "nodes": sorted(names[node] for node in report.nodes),
-                "failed": {names[node]: reason for node, reason in report.failed.items()},
+                "nodes": sorted(map(name, report.nodes)),
+                "failed": {name(node): reason for node, reason in report.failed.items()},
                 "queries": None if table is None else table.queries,
                 "prior": None if table is None else table.prior,
                 "error": None if table is None else table.error,

@@ -13,6 +13,7 @@ from rsfed.errors import TrainingError, UsageError
 
 RunState = Literal["queued", "running", "publishing", "done", "failed"]
 Data = dict[str, Any]
+MOST_RESUMED = 10  # times that a run goes on without a round done between
 OPEN: tuple[RunState, ...] = ("queued", "running", "publishing")
 
 
@@ -61,7 +62,7 @@ class Event:
 
     Attributes:
         id: Number, rising.
-        kind: "started", "waiting", "round", "calibrated", "released" or "failed".
+        kind: "started", "resumed", "preflight", "waiting", "round", "calibrated", "released" or "failed".
         at: When.
         data: What, as `rsfed coordinator train --help` tells.
     """
@@ -83,15 +84,14 @@ def request_run(state: State, rounds: int, min_nodes: int, now: datetime) -> int
 
 
 def claim_next(state: State) -> Run | None:
-    """Take the oldest queued run, if there is one; it is running from now on."""
+    """Take the oldest run that has not ended, if there is one: one that was interrupted goes on, before any other."""
+    oldest = "SELECT id FROM run WHERE state IN ('queued', 'running', 'publishing') ORDER BY id LIMIT 1"
     with state.reading() as connection:  # usually there is none, and looking must not wait for whoever writes
-        if connection.execute("SELECT 1 FROM run WHERE state = 'queued'").fetchone() is None:
+        if connection.execute(oldest).fetchone() is None:
             return None
     with state.writing() as connection:
-        row = connection.execute(
-            "UPDATE run SET state = 'running' "
-            "WHERE id = (SELECT id FROM run WHERE state = 'queued' ORDER BY id LIMIT 1) RETURNING *"
-        ).fetchone()
+        connection.execute(f"UPDATE run SET state = 'running' WHERE id = ({oldest}) AND state = 'queued'")  # noqa: S608 - a constant
+        row = connection.execute(f"SELECT * FROM run WHERE id = ({oldest})").fetchone()  # noqa: S608 - a constant
     return None if row is None else _run(row)
 
 
@@ -102,9 +102,19 @@ def add_event(state: State, run: int, kind: str, data: Data, now: datetime) -> N
         RunCancelled: it has ended already; nothing may follow the end.
     """
     with state.writing() as connection:
-        if get_run(state, run).state not in OPEN:
-            raise RunCancelled
-        _add_event(connection, run, kind, data, now)
+        append_event(connection, run, kind, data, now)
+
+
+def append_event(connection: sqlite3.Connection, run: int, kind: str, data: Data, now: datetime) -> None:
+    """Note what happened in a run, within a transaction.
+
+    Raises:
+        RunCancelled: it has ended already.
+    """
+    row = connection.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
+    if row is None or row["state"] not in OPEN:
+        raise RunCancelled
+    _add_event(connection, run, kind, data, now)
 
 
 def begin_publishing(state: State, run: int) -> None:
@@ -148,13 +158,6 @@ def cancel(state: State, run: int, now: datetime) -> None:
         _fail(connection, run, RunCancelled.reason, RunCancelled().public, now)
 
 
-def fail_interrupted(state: State, now: datetime) -> None:
-    """Note the end of runs that an earlier process was driving when it ended."""
-    with state.writing() as connection:
-        for row in connection.execute("SELECT id FROM run WHERE state IN ('running', 'publishing')").fetchall():
-            _fail(connection, row["id"], "COORDINATOR_STOPPED", "the coordinator stopped", now)
-
-
 def get_run(state: State, run: int) -> Run:
     """Return a run.
 
@@ -181,6 +184,28 @@ def events(state: State, run: int, *, after: int = 0) -> list[Event]:
             "SELECT id, kind, at, data FROM run_event WHERE run = ? AND id > ? ORDER BY id", (run, after)
         ).fetchall()
     return [Event(row["id"], row["kind"], from_ms(row["at"]), json.loads(row["data"])) for row in rows]
+
+
+def rounds_until(state: State, run: int, last: int) -> list[Data]:
+    """Return what the events of the rounds until `last` said, by rising round; of one that was done again, the last."""
+    told = {event.data["round"]: event.data for event in events(state, run) if event.kind == "round"}
+    return [told[number] for number in sorted(told) if number <= last]
+
+
+def check_resumable(state: State, run: int) -> None:
+    """Give a run up that ends the coordinator again and again, for example because memory does not do.
+
+    Raises:
+        TrainingError: RUN_STUCK.
+    """
+    kinds = [event.kind for event in events(state, run)]
+    since = kinds[len(kinds) - kinds[::-1].index("round") :] if "round" in kinds else kinds
+    if since.count("resumed") >= MOST_RESUMED:
+        raise TrainingError(
+            f"the coordinator ended {MOST_RESUMED} times in the same round of this run; its log and that of the system "
+            "say why",
+            reason="RUN_STUCK",
+        )
 
 
 def _add_event(connection: sqlite3.Connection, run: int, kind: str, data: Data, now: datetime) -> None:

@@ -6,6 +6,7 @@ or sends what cannot be right costs that round its share, never the run.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,17 +16,27 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from rsfed.clock import Deadline
+from coordinator.training.attendance import Attendance, Nodes, PreflightReport
+from coordinator.training.checkpoints import Progress
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
 from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
+from rsfed.hashing.plan import (
+    ARRAYS,
+    CONFIG,
+    EXAMPLES,
+    LOSS,
+    MEMBERS,
+    METRICS,
+    PLAN,
+    SECONDS,
+    TrainingPlan,
+)
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
 MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class RoundReport:
         round: Number of the round, from 1.
         nodes: Flower's numbers of the nodes whose result counts.
         failed: Why the others gave none, by number.
-        loss: Mean loss over the nodes, weighted by their patches; None where no result came.
+        loss: Mean loss over the nodes that tell theirs, weighted by their patches; None where none does.
         examples: Patches that the results rest on.
         counted: Whether the weights changed: at least the minimum of nodes gave a result.
         seconds: How long it took.
@@ -73,10 +84,12 @@ class Rules:
     Attributes:
         min_nodes: Nodes that a round needs, present at its start and with a result at its end.
         timeout_s: How long a round waits for nodes to come, and then for their results.
+        fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
     """
 
     min_nodes: int = 1
     timeout_s: float = 600.0
+    fraction: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,46 +97,44 @@ class Hooks:
     """What a run tells while it goes on.
 
     Attributes:
-        on_round: Called after each round.
+        on_preflight: Called after nodes were asked whether they take part.
+        on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
         pause: Lets seconds pass.
+        name: Returns the name of a node by its number, for people.
     """
 
-    on_round: Callable[[RoundReport], None] = field(default=lambda _: None)
+    on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
+    on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
     pause: Callable[[float], None] = time.sleep
+    name: Callable[[int], str] = str
 
 
-def server_app(hooks: Hooks) -> ServerApp:
+def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
     It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
     trained ones there.
+
+    Args:
+        hooks: What is told while the run goes on.
+        since: Where an interrupted run goes on; its weights are those in `context.state`.
     """
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
-        rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]))
-        loop = RoundLoop(grid, plan, rules, hooks)
+        rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
+        loop = RoundLoop(grid, plan, rules, hooks, since or Progress())
         context.state[ARRAYS] = loop.run(context.state[ARRAYS])
         hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
     app.main()(main)
     return app
-
-
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
-
-    ids: list[int]
-
-    def get_node_ids(self) -> list[int]:
-        return self.ids
 
 
 class RoundLoop:
@@ -134,35 +145,49 @@ class RoundLoop:
         plan: What the nodes are told.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
+        since: Where the run goes on.
     """
 
-    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks) -> None:
-        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
+        self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
+        self._attendance = Attendance(grid, plan, rules, hooks, since)
+        self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = FedAvg(
-            fraction_train=1.0,
+            fraction_train=rules.fraction,
             fraction_evaluate=1.0,
-            min_train_nodes=1,
+            min_train_nodes=rules.min_nodes,
             min_evaluate_nodes=1,
             min_available_nodes=1,
             weighted_by_key=EXAMPLES,
         )
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Train for all rounds of the plan and return the trained weights.
+        """Train for the rounds of the plan that are left and return the trained weights.
 
         Raises:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
-        reports = []
-        for number in range(1, self._plan.rounds + 1):
-            arrays, report = self._one_round(number, arrays, self._await_nodes(number))
-            reports.append(report)
-            self._hooks.on_round(report)
-        if not any(report.counted for report in reports):
-            reasons = sorted({reason for report in reports for reason in report.failed.values()})
-            what = ", ".join(reasons) or "too few results"
+        counted = self._since.counted
+        reasons: set[str] = set()
+        for number in range(self._since.round + 1, self._plan.rounds + 1):
+            arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
+            counted += report.counted
+            reasons.update(report.failed.values())
+            self._hooks.on_round(report, self._progress(report, arrays, counted))
+        if not counted:
+            what = ", ".join(sorted(reasons)) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
         return arrays
+
+    def _progress(self, report: RoundReport, arrays: ArrayRecord, counted: int) -> Progress:
+        return Progress(
+            round=report.round,
+            weights={name: array.numpy() for name, array in arrays.items()},
+            strategy={},  # FedAvg carries nothing from round to round
+            random=self._random,
+            counted=counted,
+            nodes=report.nodes,
+        )
 
     def calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
         """Have the nodes that are present count near pairs with the trained weights, and fit what they count.
@@ -181,7 +206,7 @@ class RoundLoop:
             return CalibrationReport()
 
     def _calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
-        nodes = _Nodes(list(self._grid.get_node_ids()))
+        nodes = self._attendance.not_refused()
         if not nodes.ids:
             return CalibrationReport()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
@@ -200,37 +225,45 @@ class RoundLoop:
         calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
         return CalibrationReport(calibration, tuple(counts), failed)
 
-    def _await_nodes(self, number: int) -> _Nodes:
-        deadline = Deadline.after(self._rules.timeout_s)
-        while len(nodes := list(self._grid.get_node_ids())) < self._rules.min_nodes:
-            if not deadline.remaining():
-                raise TrainingError(
-                    f"round {number} needs {self._rules.min_nodes} nodes and {len(nodes)} came; "
-                    "start more nodes, or train with a lower --nodes",
-                    reason="TOO_FEW_NODES",
-                )
-            self._hooks.on_wait(number, len(nodes))
-            self._hooks.pause(min(_POLL_S, deadline.remaining()))
-        return _Nodes(nodes)
-
-    def _one_round(self, number: int, arrays: ArrayRecord, nodes: _Nodes) -> tuple[ArrayRecord, RoundReport]:
+    def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        messages = self._strategy.configure_train(number, arrays, config, nodes)
+        messages = self._drawn(number, arrays, config, nodes)
+        asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
         good, failed = _sift(replies, {name: array.numpy() for name, array in arrays.items()})
         answered = {*failed, *(reply.metadata.src_node_id for reply in good)}
-        averaged, metrics = self._strategy.aggregate_train(number, good) if good else (None, None)
+        counted = len(good) >= self._rules.min_nodes
+        losses = _take_losses(good)
+        if counted:  # else the strategy must not see them: it would remember a step that was not made
+            arrays, _ = self._strategy.aggregate_train(number, good)
         report = RoundReport(
             round=number,
             nodes=tuple(reply.metadata.src_node_id for reply in good),
-            failed=failed | dict.fromkeys(set(nodes.ids) - answered, "NO_ANSWER"),
-            loss=None if metrics is None else float(metrics[LOSS]),
-            examples=sum(int(reply.content[METRICS][EXAMPLES]) for reply in good),
-            counted=len(good) >= self._rules.min_nodes,
+            failed=failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
+            loss=_mean(losses),
+            examples=sum(_examples(reply) for reply in good),
+            counted=counted,
             seconds=time.monotonic() - start,
         )
-        return (averaged if report.counted else arrays), report
+        return arrays, report
+
+    def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
+        """Return the messages of a round to the nodes that are drawn for it; they say how many these are.
+
+        Strategies draw by the process's own generator. Its state is ours for that moment, so that a run that was
+        interrupted draws on as if it had not been, whatever else draws in this process.
+        """
+        elsewhere = random.getstate()
+        random.setstate(self._random)
+        try:
+            messages = list(self._strategy.configure_train(number, arrays, config, nodes))
+        finally:
+            self._random = random.getstate()
+            random.setstate(elsewhere)
+        for message in messages:
+            message.content[CONFIG][MEMBERS] = len(messages)
+        return messages
 
 
 def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:
@@ -242,6 +275,28 @@ def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dic
         else:
             good.append(reply)
     return good, failed
+
+
+def _take_losses(replies: Iterable[Message]) -> list[tuple[float, int]]:
+    """Take the losses out of the results, which need not have one and must be alike for a strategy.
+
+    Returns:
+        Loss and number of patches, of each result with a loss.
+    """
+    return [
+        (float(reply.content[METRICS].pop(LOSS)), _examples(reply))
+        for reply in replies
+        if LOSS in reply.content[METRICS]
+    ]
+
+
+def _examples(reply: Message) -> int:
+    return int(reply.content[METRICS][EXAMPLES])
+
+
+def _mean(losses: list[tuple[float, int]]) -> float | None:
+    total_ = sum(examples for _, examples in losses)
+    return sum(loss * examples for loss, examples in losses) / total_ if losses else None
 
 
 def read_counts(content: RecordDict, bits: int) -> PairCounts:
@@ -265,7 +320,7 @@ def check_update(content: RecordDict, start: Arrays) -> str:
     Returns:
         UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE, UPDATE_TOO_LARGE or "".
     """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) != {EXAMPLES, LOSS, SECONDS}:
+    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) - {LOSS} != {EXAMPLES, SECONDS}:
         return "UPDATE_FORM"
     arrays = {name: array.numpy() for name, array in content[ARRAYS].items()}
     if {n: (a.shape, a.dtype) for n, a in arrays.items()} != {n: (a.shape, a.dtype) for n, a in start.items()}:

@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.training import records
-from coordinator.training.board import TaskBoard
+from coordinator.training.board import RunStopped, TaskBoard
+from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import Now, utc_now
 from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Arrays
@@ -41,11 +42,14 @@ class Start:
     """
 
     weights: Arrays
-    based_on: Release | None = None
+    based_on: Base | None = None
 
 
-Publish = Callable[[TrainingPlan, "Trained", Start], Release]
-"""Makes a release of what a run gave: the plan, the trained weights, and where they started from."""
+Publish = Callable[[TrainingPlan, "Trained", Base | None], Release]
+"""Makes a release of what a run gave: the plan, the trained weights, and the release that they started from.
+
+It is asked again after a crash, and makes no second release of the same weights.
+"""
 
 
 class RunDriver:
@@ -56,7 +60,8 @@ class RunDriver:
         config: coordinator.toml.
         board: Where nodes take their tasks.
         starting: Returns the weights that a run of this plan starts from.
-        publish: Makes a release of what a run gave.
+        publish: Makes a release of what a run gave, or returns the one that it made of that already.
+        checkpoints: Keeps how far runs are.
         trunk: Returns the federation's frozen trunk, where it has one.
         now: Wall clock.
 
@@ -72,11 +77,13 @@ class RunDriver:
         *,
         starting: Callable[[TrainingPlan], Start],
         publish: Publish,
+        checkpoints: Checkpoints,
         trunk: Callable[[], FrozenTrunk | None] = lambda: None,
         now: Now = utc_now,
     ) -> None:
         self._state, self._config, self._board = state, config, board
         self._starting, self._publish, self._trunk = starting, publish, trunk
+        self._checkpoints = checkpoints
         self._now = now
         self._wake = asyncio.Event()
         self.running: int | None = None
@@ -86,8 +93,7 @@ class RunDriver:
         self._wake.set()
 
     async def run(self) -> None:
-        """Drive runs until cancelled; the run in progress then fails as COORDINATOR_STOPPED."""
-        records.fail_interrupted(self._state, self._now())
+        """Drive runs until cancelled; a run in progress goes on when this is called again, in whatever process."""
         while True:
             self._wake.clear()
             if (run := records.claim_next(self._state)) is None:
@@ -126,6 +132,8 @@ class RunDriver:
             release = self._train(run)
             records.finish(self._state, run.id, release.manifest.version, release.digest, self._now())
             log.info("training.run", run=run.id, state="done", version=release.manifest.version)
+        except RunStopped:
+            log.info("training.run", run=run.id, state="interrupted")
         except RsfedError as error:
             log.warning("training.run", run=run.id, state="failed", reason=error.reason)
             records.fail(self._state, run.id, error.reason, error.public, self._now())
@@ -134,22 +142,50 @@ class RunDriver:
             records.fail(self._state, run.id, "INTERNAL", "internal error; its log says more", self._now())
         finally:
             self.running = None
+            self._checkpoints.discard_ended()
 
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
+
+        origin, since = self._resume(run) or self._begin(run)
+        plan = TrainingPlan.model_validate_json(origin.plan)
+        settings = self._config.training
+        trained = train(
+            self._board,
+            plan,
+            since,
+            run_id=run.id,
+            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction),
+            note=partial(self._note, run.id),
+            keep=partial(self._keep, run.id, origin),
+            before=records.rounds_until(self._state, run.id, since.round),
+        )
+        records.begin_publishing(self._state, run.id)
+        return self._publish(plan, trained, origin.based_on)
+
+    def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
         from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
         start = self._starting(plan)
-        based_on = None if start.based_on is None else start.based_on.manifest.version
-        self._note(run.id, "started", {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": based_on})
-        rules = Rules(run.min_nodes, self._config.training.round_timeout_s)
-        note = partial(self._note, run.id)
-        trained = train(self._board, plan, start.weights, run_id=run.id, rules=rules, note=note)
-        records.begin_publishing(self._state, run.id)
-        return self._publish(plan, trained, start)
+        origin, progress = Origin(plan.model_dump_json(), start.based_on), Progress(weights=start.weights)
+        version = None if start.based_on is None else start.based_on.version
+        data = {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": version}
+        self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
+        return origin, progress
+
+    def _resume(self, run: records.Run) -> tuple[Origin, Progress] | None:
+        """Return where an interrupted run goes on; None where it has not begun."""
+        if (found := self._checkpoints.newest(run.id)) is None:
+            return None
+        records.check_resumable(self._state, run.id)
+        self._note(run.id, "resumed", {"round": found[1].round})
+        return found
+
+    def _keep(self, run: int, origin: Origin, progress: Progress, data: records.Data) -> None:
+        self._checkpoints.keep(run, origin, progress, ("round", data), now=self._now())
 
     def _note(self, run: int, kind: str, data: records.Data) -> None:
         records.add_event(self._state, run, kind, data, self._now())

@@ -13,6 +13,8 @@ from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, nod
 if TYPE_CHECKING:
     from rsfed.home import Home
 
+_TASKS = 5  # of training that are shown; `rsfed node train status` shows more
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
@@ -22,8 +24,9 @@ def register(app: typer.Typer) -> None:
 
 def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """Say what this node is, what it holds and what its serve process is doing."""
-    result = _status(node_home(home))
-    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+    place = node_home(home)
+    result = _status(place)
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result, _training(place)))
 
 
 def policy(home: HomeOption = DEFAULT_HOME) -> None:
@@ -43,6 +46,7 @@ def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
+    from node.training.account import account  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
@@ -72,6 +76,7 @@ def _status(home: Home) -> dict[str, Any]:
             "expires": release.manifest.expires.isoformat(),
         },
         "serve": _serve(home),
+        "training": account(home, _TASKS).as_json(),
     }
 
 
@@ -104,7 +109,14 @@ def _serve(home: Home) -> dict[str, Any] | None:
     }
 
 
-def _table(result: dict[str, Any]) -> str:
+def _training(home: Home) -> list[str]:
+    from node.training.account import account, task_line  # noqa: PLC0415 - loaded only when used
+
+    told = account(home, _TASKS)
+    return [*told.words(), *map(task_line, told.tasks)]
+
+
+def _table(result: dict[str, Any], training: list[str]) -> str:
     archive, release, serve = result["archive"], result["release"], result["serve"]
     member = f"{result['name']} of federation {result['federation']}" if result["name"] else "not joined"
     rows = [
@@ -122,6 +134,7 @@ def _table(result: dict[str, Any]) -> str:
             f"{release['version']} ({release['bits']} bits, {release['digest'][:12]})" if release else "none yet",
         ),
         ("serve", _serve_line(serve) if serve else "not running"),
+        *zip(["training", *[""] * len(training)], training, strict=False),
     ]
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 

@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 
 
 def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()) -> PatchSet:
-    """Read the patches that this node trains on; a part drawn by the plan's seed where memory does not hold all.
+    """Read the patches that this node trains on.
 
     Args:
         home: The node's home.
@@ -32,6 +32,22 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
         TrainingError: NO_LABELLED_PATCHES; TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
         ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
     """
+    items, reading = training_items(home, plan, memory_mib, without=without)
+    return read_patches(items, reading, plan.class_ids)
+
+
+def training_items(
+    home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()
+) -> tuple[list[Item], Reader]:
+    """Return the items that this node trains on, a part drawn by the plan's seed where memory does not hold all.
+
+    Returns:
+        The items, and what reads them.
+
+    Raises:
+        TrainingError: TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
+        ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
+    """
     with Catalogue(home) as catalogue:
         items = [
             item
@@ -40,7 +56,7 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
             and (not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels))
         ]
     reading = reader(home, plan.architecture, plan.input, ReleaseStore(home.releases).current())
-    return read_patches(sample(items, reading, memory_mib, plan.seed), reading, plan.class_ids)
+    return sample(items, reading, memory_mib, plan.seed), reading
 
 
 def sample(items: Sequence[Item], reading: Reader, memory_mib: int, seed: int) -> list[Item]:

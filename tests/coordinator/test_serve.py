@@ -18,6 +18,7 @@ from coordinator.authority import Authority
 from coordinator.breaker import FAILURES
 from coordinator.cli.options import notify_serve
 from coordinator.live import Live
+from coordinator.releases import kept_releases
 from coordinator.serve import _every
 from coordinator.state import State
 from coordinator.training.engine import Trained
@@ -630,7 +631,7 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
     start = federation.publisher.start(plan)
     assert start.based_on.digest == first.digest
     trained = Trained(weights=start.weights, rounds=2, nodes=frozenset({"bern"}), loss=0.5)
-    await asyncio.to_thread(serving._publish, plan, trained, start)
+    await asyncio.to_thread(serving._publish, plan, trained, start.based_on)
     second = await fetch_release(Home(tmp_path / "bern"), bern)
     assert second.manifest.version == 2
     assert second.manifest.training.model_dump(exclude={"seed"}) == {
@@ -641,6 +642,22 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
         "based_on": first.digest.hex(),
     }
     assert second.manifest.metrics == {"loss": 0.5}
+
+
+async def test_a_run_that_was_interrupted_while_it_published_has_one_release_of_all_of_that(federation, monkeypatch):
+    plan = make_plan(federation.config, 2)
+    base = federation.publisher.start(plan).based_on
+    moved = {name: array + 1 for name, array in federation.publisher.start(plan).weights.items()}
+    trained = Trained(weights=moved, rounds=2, nodes=frozenset({"bern"}), loss=None)
+    with monkeypatch.context() as crashing:  # the files are there, the transaction is not
+        crashing.setattr("coordinator.releases._record", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            federation.publisher.publish_trained(plan, trained, base)
+    releases = [federation.publisher.publish_trained(plan, trained, base) for _ in range(2)]
+    assert {release.manifest.version for release in releases} == {2}
+    _, kept = kept_releases(federation.home, federation.state)
+    assert [release.manifest.version for release in kept] == [2, 1]
+    assert releases[0].manifest.metrics == {}
 
 
 async def test_a_run_for_another_width_of_codes_starts_afresh(federation):
@@ -669,7 +686,7 @@ async def test_the_first_classes_of_a_federation_need_no_new_version(federation)
     none = plan.model_copy(update={"nomenclature": Nomenclature(name="alps")})
     weights = b"".join(federation.publisher.current().chunks())
     federation.publisher.publish(none, weights, Provenance(), {})
-    assert federation.publisher.start(plan).based_on.manifest.version == 2
+    assert federation.publisher.start(plan).based_on.version == 2
 
 
 async def test_joining_again_shuts_out_the_lost_certificate_on_its_open_channel(cast):

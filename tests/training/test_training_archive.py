@@ -14,6 +14,7 @@ from training_archive import make_archive
 from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
 
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
 from node.reading import BandReader
@@ -74,12 +75,12 @@ def reason_of(home, data: bytes) -> str:
     return decode(run_task(app, home.path, data)).error
 
 
-def test_a_round_sends_weights_patches_loss_and_seconds_and_nothing_else(home):
+def test_a_round_sends_weights_patches_and_seconds_and_nothing_else(home):
     result = decode(run_task(app, home.path, task()))
     assert result.error == ""
     assert (result.run_id, result.round, result.kind) == (1, 1, "train")
     assert set(result.metrics) == {"metrics"}
-    assert set(result.metrics["metrics"]) == {"num-examples", "loss", "seconds"}
+    assert set(result.metrics["metrics"]) == {"num-examples", "seconds"}
     assert result.metrics["metrics"]["num-examples"] == sum(COUNTS.values())
     assert result.configs == {}
     assert set(result.arrays) == {"arrays"}
@@ -112,7 +113,7 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
                 train,
                 board,
                 small_plan(rounds=2),
-                start_weights(),
+                Progress(weights=start_weights()),
                 run_id=4,
                 rules=Rules(2, 60.0),
                 note=lambda _, data: events.append(data),
@@ -123,9 +124,10 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
             await asyncio.wait(nodes)
 
     (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
-    *rounds, calibrated = events
+    preflight, *rounds, calibrated = events
+    assert preflight == {"round": 1, "nodes": ["one", "two"], "refused": {}}
     assert [event["examples"] for event in rounds] == [18 + 12] * 2
-    assert all(event["failed"] == {} and np.isfinite(event["loss"]) for event in rounds)
+    assert all(event["failed"] == {} and event["loss"] is None for event in rounds)  # no operator listed the loss
     assert calibrated["failed"] == dict.fromkeys(("one", "two"), "TOO_FEW_ACQUISITIONS")
     assert first.calibration is None
     assert all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
@@ -215,7 +217,7 @@ def test_two_archives_calibrate_what_they_trained(large, make):
                 train,
                 board,
                 small_plan(rounds=2),
-                start_weights(),
+                Progress(weights=start_weights()),
                 run_id=4,
                 rules=Rules(2, 60.0),
                 note=lambda kind, data: events.append((kind, data)),
@@ -504,9 +506,10 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     assert "nothing was asked" in node(home, capsys, "status")[1]
     connection = open_state(home)
     for number, state in ((1, "done"), (2, "TASK_EXPIRED"), (3, "working")):
-        row = journal.begin(connection, 8, number, "train", 2 << 20)
+        row = journal.begin(connection, 8, number, "train", 2 << 20, objective="centres", steps=40)
         if state != "working":
-            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25)
+            digest = "ab" * 32 if state == "done" else None
+            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25, sent_digest=digest)
     journal.close_interrupted(connection)
     connection.close()
     tasks = json.loads(node(home, capsys, "status", "--output", "json")[1])["tasks"]
@@ -514,3 +517,9 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     table = node(home, capsys, "status")[1]
     assert "done" in table
     assert "0.25" in table
+    code = run(["node", "status", "--home", str(home.path)])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "this node takes part in training" in shown
+    assert "run 8 round 1 train (centres, 40 steps): done, 1048576 bytes sent, abababababab" in shown
+    assert "run 8 round 2 train (centres, 40 steps): TASK_EXPIRED, nothing sent" in shown

@@ -1,6 +1,7 @@
 """Rounds of real Flower apps over the board: a bad node costs a round its share, never the run."""
 
 import asyncio
+import random
 import threading
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from training_fakes import (
 
 from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
 from coordinator.training.records import RunCancelled
@@ -28,21 +30,19 @@ from coordinator.training.rounds import Rules
 from rsfed.errors import TrainingError
 from rsfed.hashing.calibration import fit, total
 from rsfed.hashing.payload import Payload, decode, encode
-from rsfed.hashing.plan import EVALUATE
+from rsfed.hashing.plan import EVALUATE, PREFLIGHT
 
 
-async def run(nodes, *, plan=None, rules=None, board=None, start=None):
+async def run(nodes, **options):
     """Train with nodes that answer by the given functions; returns what was trained and the events of rounds."""
-    trained, events = await run_whole(
-        {name: in_rounds(answer) for name, answer in nodes.items()}, plan=plan, rules=rules, board=board, start=start
-    )
+    trained, events = await run_whole({name: in_rounds(answer) for name, answer in nodes.items()}, **options)
     return trained, [data for kind, data in events if kind == "round"]
 
 
-async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None):
+async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=()):
     """The same with all events, and nodes that answer for the calibration, too."""
     board = board or TaskBoard()
-    events = []
+    events, kept = [], [] if kept is None else kept
     tasks = [asyncio.create_task(answer_tasks(board, name, answer)) for name, answer in nodes.items()]
     await asyncio.sleep(0.01)
     try:
@@ -50,10 +50,12 @@ async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None):
             train,
             board,
             plan or small_plan(),
-            weights() if start is None else start,
+            since or Progress(weights=weights() if start is None else start),
             run_id=5,
             rules=rules or Rules(1, 30.0),
             note=lambda kind, data: events.append((kind, data)),
+            keep=lambda progress, data: (kept.append(progress), events.append(("round", data))),
+            before=before,
         )
     finally:
         for task in tasks:
@@ -157,7 +159,9 @@ async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch
     board = TaskBoard()
 
     async def vanish():
-        await board.next_task("gone", 5)  # takes the first task and is never heard of again
+        willing = await board.next_task("gone", 5)
+        deliver(board, willing, result_of(willing.payload))
+        await board.next_task("gone", 5)  # takes the first task of a round and is never heard of again
 
     vanishing = asyncio.create_task(vanish())
     trained, rounds = await run({"good": moved(1)}, board=board)
@@ -173,8 +177,10 @@ async def test_a_slow_node_is_left_behind_at_the_round_deadline():
 
     async def slow():
         while True:
-            task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers
-            if task is not None:
+            task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers those of rounds
+            if task is not None and decode(task.payload).kind == PREFLIGHT:
+                deliver(board, task, result_of(task.payload))
+            elif task is not None:
                 late.append(task)
                 await asyncio.sleep(0.2)
 
@@ -213,7 +219,7 @@ async def test_too_few_nodes_end_the_run_instead_of_waiting_for_ever():
             train,
             TaskBoard(),
             small_plan(),
-            weights(),
+            Progress(weights=weights()),
             run_id=5,
             rules=Rules(2, 0.1),
             note=lambda kind, data: events.append((kind, data)),
@@ -343,3 +349,48 @@ async def test_a_run_that_is_cancelled_while_nodes_count_is_cancelled():
 
     with pytest.raises(RunCancelled):
         await run_whole({"a": answer, "b": counting()}, board=board)
+
+
+async def test_a_share_of_the_nodes_is_drawn_for_each_round_and_an_interrupted_run_draws_on_as_it_would_have():
+    nodes, plan, rules, kept = {name: moved(1) for name in "abcdefgh"}, small_plan(rounds=6), Rules(1, 30.0, 0.5), []
+    _, rounds = await run(nodes, plan=plan, rules=rules, kept=kept)
+    drawn = [tuple(r["nodes"]) for r in rounds]
+    assert {len(names) for names in drawn} == {4}
+    assert len(set(drawn)) > 1
+    assert all(r["failed"] == {} for r in rounds)  # those that were not asked did not fail
+    random.seed(99)  # what else draws in this process changes nothing
+    _, rest = await run(nodes, plan=plan, rules=rules, since=kept[2])
+    assert [tuple(r["nodes"]) for r in rest] == drawn[3:]
+
+
+async def test_a_round_asks_at_least_the_minimum_of_nodes():
+    _, rounds = await run({name: moved(1) for name in "abcd"}, rules=Rules(3, 30.0, 0.1))
+    assert [len(r["nodes"]) for r in rounds] == [3, 3, 3]
+
+
+async def test_after_a_restart_the_nodes_of_the_last_round_are_waited_for():
+    board, kept = TaskBoard(), []
+    await run({"a": moved(1), "b": moved(1)}, board=board, kept=kept)
+
+    async def back_late():
+        await asyncio.sleep(0.7)
+        await answer_tasks(again, "b", moved(1))
+
+    again = TaskBoard()
+    late = asyncio.create_task(back_late())
+    _, rounds = await run({"a": moved(1)}, board=again, since=kept[0])
+    late.cancel()
+    assert [r["nodes"] for r in rounds] == [["a", "b"]] * 2
+
+
+async def test_nodes_that_do_not_tell_their_loss_leave_that_of_the_others():
+    def silent(task):
+        payload = decode(result_of(task))
+        del payload.metrics["metrics"]["loss"]
+        return encode(payload)
+
+    _, rounds = await run({"a": moved(1, loss=0.25), "b": silent})
+    assert [(r["loss"], r["nodes"]) for r in rounds] == [(0.25, ["a", "b"])] * 3
+    trained, rounds = await run({"b": silent})
+    assert [r["loss"] for r in rounds] == [None] * 3
+    assert trained.loss is None

@@ -12,6 +12,7 @@ from training_fakes import answer_tasks, result_of, until, weights
 from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
 from rsfed.config import (
@@ -27,8 +28,13 @@ from rsfed.home import Home
 
 
 @pytest.fixture
-def state(tmp_path):
-    state = State(Home(tmp_path))
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def state(home):
+    state = State(home)
     yield state
     state.close()
 
@@ -45,20 +51,31 @@ def config(**changes) -> CoordinatorConfig:
 class Coordinator:
     """A driver with a publisher that only remembers."""
 
-    def __init__(self, state, **changes):
+    def __init__(self, home, state, **changes):
         self.state, self.board, self.published = state, TaskBoard(), []
         self.driver = RunDriver(
-            state, config(**changes), self.board, starting=lambda _: Start(weights()), publish=self.publish, now=utc_now
+            state,
+            config(**changes),
+            self.board,
+            starting=lambda _: Start(weights()),
+            publish=self.publish,
+            checkpoints=Checkpoints(home, state),
+            now=utc_now,
         )
 
-    def publish(self, plan, trained, start):
-        self.published.append((plan, trained, start))
+    def publish(self, plan, trained, before):
+        self.published.append((plan, trained, before))
         version = len(self.published) + 1
         return SimpleNamespace(manifest=SimpleNamespace(version=version), digest=bytes([version]) * 32)
 
     async def ended(self, run):
         await until(lambda: records.get_run(self.state, run).state not in records.OPEN)
         return records.get_run(self.state, run)
+
+    def done(self, run):
+        """The last round that was done; 0 once the run has begun, None before."""
+        told = records.events(self.state, run)
+        return max((event.data["round"] for event in told if event.kind == "round"), default=0 if told else None)
 
     def events(self, run):
         return [(event.kind, event.data) for event in records.events(self.state, run)]
@@ -79,8 +96,8 @@ async def at_work(coordinator, answer=result_of):
 
 
 @pytest.fixture
-async def coordinator(state):
-    async with at_work(Coordinator(state)) as coordinator:
+async def coordinator(home, state):
+    async with at_work(Coordinator(home, state)) as coordinator:
         yield coordinator
 
 
@@ -93,7 +110,7 @@ async def test_a_queued_run_is_driven_and_its_release_published(coordinator, sta
     assert plan.rounds == 2
     np.testing.assert_array_equal(trained.weights["w"], weights(2)["w"])
     kinds = [kind for kind, _ in coordinator.events(run)]
-    assert kinds == ["started", "round", "round", "calibrated", "released"]
+    assert kinds == ["started", "preflight", "round", "round", "calibrated", "released"]
     assert coordinator.events(run)[-1][1] == {"version": 2, "digest": "02" * 32}
     await until(lambda: coordinator.driver.running is None)  # the run is noted as done a moment before
 
@@ -131,10 +148,10 @@ async def test_a_failed_run_says_why_and_the_next_one_goes_on(coordinator, state
     ],
 )
 async def test_an_objective_that_the_classes_do_not_allow_fails_the_run_before_any_node_is_asked(
-    state, objective, classes, reason, remedy
+    home, state, objective, classes, reason, remedy
 ):
     nomenclature = NomenclatureSection(classes={f"class {number}": number for number in range(classes)})
-    coordinator = Coordinator(state, objective=objective, nomenclature=nomenclature)
+    coordinator = Coordinator(home, state, objective=objective, nomenclature=nomenclature)
     asked = []
     async with at_work(coordinator, lambda task: asked.append(task) or result_of(task)):
         run = records.request_run(state, 1, 1, utc_now())
@@ -146,9 +163,9 @@ async def test_an_objective_that_the_classes_do_not_allow_fails_the_run_before_a
     assert [kind for kind, _ in coordinator.events(run)] == ["failed"]
 
 
-async def test_without_labels_a_run_needs_no_classes(state):
+async def test_without_labels_a_run_needs_no_classes(home, state):
     async with at_work(
-        Coordinator(state, objective=ContrastiveSection(), nomenclature=NomenclatureSection())
+        Coordinator(home, state, objective=ContrastiveSection(), nomenclature=NomenclatureSection())
     ) as coordinator:
         run = records.request_run(state, 1, 1, utc_now())
         coordinator.driver.wake()
@@ -164,23 +181,10 @@ async def test_a_bug_fails_the_run_without_telling_internals(coordinator, state)
     assert "division" not in failed.error
 
 
-async def test_stopping_the_coordinator_fails_the_run_in_progress(state):
-    coordinator = Coordinator(state)
-    work = asyncio.create_task(coordinator.driver.run())
-    run = records.request_run(state, 1, 1, utc_now())  # no node comes
-    coordinator.driver.wake()
-    await until(lambda: coordinator.driver.running)
-    work.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.wait_for(work, 30)
-    assert records.get_run(state, run).state == "failed"
-    assert "COORDINATOR_STOPPED" in records.get_run(state, run).error
-
-
 @pytest.fixture
-async def driven(state):
+async def driven(home, state):
     """A coordinator to which no node comes by itself."""
-    coordinator = Coordinator(state)
+    coordinator = Coordinator(home, state)
     work = asyncio.create_task(coordinator.driver.run())
     yield coordinator
     work.cancel()
@@ -240,7 +244,7 @@ async def test_a_run_that_is_cancelled_in_its_last_moment_publishes_nothing(coor
     await until(lambda: coordinator.driver.running is None)
     assert (ended.state, ended.release_version) == ("failed", None)
     assert coordinator.published == []
-    assert [kind for kind, _ in coordinator.events(run)] == ["started", "round", "calibrated", "failed"]
+    assert [kind for kind, _ in coordinator.events(run)] == ["started", "preflight", "round", "calibrated", "failed"]
 
 
 async def test_a_run_that_publishes_is_not_cancelled_any_more(coordinator, state):
@@ -261,13 +265,12 @@ async def test_a_run_that_publishes_is_not_cancelled_any_more(coordinator, state
     assert (reason, "publishing" in said) == ("RUN_ENDED", True)
 
 
-def test_a_cancelled_run_never_starts_and_stays_cancelled_at_the_next_start(state):
+def test_a_cancelled_run_never_starts_nor_goes_on(state):
     queued, crashed = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
     records.cancel(state, queued, utc_now())
     assert records.claim_next(state).id == crashed
     records.cancel(state, crashed, utc_now())
     assert records.claim_next(state) is None
-    records.fail_interrupted(state, utc_now())
     assert {run.error for run in records.list_runs(state)} == {"the run was cancelled [RUN_CANCELLED]"}
 
 
@@ -278,20 +281,6 @@ def test_nothing_follows_the_end_of_a_run(state):
         records.add_event(state, run, "round", {}, utc_now())
     records.fail(state, run, "INTERNAL", "internal error", utc_now())
     assert [event.data["reason"] for event in records.events(state, run)] == ["RUN_CANCELLED"]
-
-
-async def test_a_run_that_a_crash_left_behind_is_failed_at_the_next_start(state):
-    crashed, queued = (records.request_run(state, 1, 1, utc_now()) for _ in range(2))
-    assert records.claim_next(state).id == crashed
-    coordinator = Coordinator(state)
-    work = asyncio.create_task(coordinator.driver.run())
-    nodes = asyncio.create_task(answer_tasks(coordinator.board, "a", result_of))
-    assert (await coordinator.ended(queued)).state == "done"
-    for task in (work, nodes):
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    assert records.get_run(state, crashed).error == "the coordinator stopped [COORDINATOR_STOPPED]"
 
 
 def test_an_unknown_run_is_a_usage_error(state):

@@ -1,0 +1,230 @@
+"""Where a run goes on after a crash: its state after each round, as a file of arrays that a row in SQLite names.
+
+The file is on disk before the row, and the row comes with the round's event in one transaction: whoever sees a round
+can rely on it. The last two are kept, so that a damaged file costs one round.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from coordinator.training import records
+from rsfed.errors import TrainingError
+from rsfed.hashing.payload import Arrays, digest
+from rsfed.telemetry import log
+from rsfed.trust.identity import write_atomically
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from coordinator.state import State
+    from rsfed.home import Home
+
+KEPT = 2  # of a run
+_WEIGHTS, _STRATEGY = "weights/", "strategy/"  # before the names of arrays
+
+RandomState = tuple[Any, ...]
+"""What `random.getstate` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        round: The last round that was done; 0 before the first.
+        weights: The weights after it.
+        strategy: What the strategy carries from round to round, by name.
+        random: State of the generator that draws nodes; None before the first draw.
+        counted: Rounds that changed the weights.
+        nodes: Flower's numbers of the nodes whose results the last round rests on.
+    """
+
+    round: int = 0
+    weights: Arrays = field(default_factory=dict)
+    strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
+    random: RandomState | None = None
+    counted: int = 0
+    nodes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The release whose weights a run starts from.
+
+    Attributes:
+        version: Its version.
+        digest: Its digest.
+        rounds: Rounds that its weights were trained for.
+    """
+
+    version: int
+    digest: bytes
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run was begun with, whatever coordinator.toml says by now.
+
+    Attributes:
+        plan: The training plan, as JSON.
+        based_on: Release that it starts from; None for fresh weights.
+    """
+
+    plan: str
+    based_on: Base | None
+
+
+class Checkpoints:
+    """Keeps how far runs are; used by the run's thread alone.
+
+    Args:
+        home: The coordinator's home.
+        state: Its database.
+    """
+
+    def __init__(self, home: Home, state: State) -> None:
+        self._folder = home.path / "runs"
+        self._state = state
+
+    def keep(
+        self, run: int, origin: Origin, progress: Progress, event: tuple[str, records.Data], *, now: datetime
+    ) -> None:
+        """Keep how far a run is, together with the event that says so.
+
+        Args:
+            run: The run.
+            origin: What it was begun with.
+            progress: How far it is.
+            event: Kind of the event, and what it says.
+            now: The present moment.
+
+        Raises:
+            RunCancelled: it has ended already.
+            TrainingError: CHECKPOINT_UNWRITABLE, for example because the disk is full.
+        """
+        arrays = _prefixed(_WEIGHTS, progress.weights) | _prefixed(_STRATEGY, progress.strategy)
+        content: bytes = safetensors.save(arrays)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            write_atomically(self._folder / _file_name(run, progress.round), content)
+        except OSError as error:
+            raise TrainingError(
+                "the state of the run could not be written; make room on the disk of the coordinator's home, and train "
+                "again",
+                reason="CHECKPOINT_UNWRITABLE",
+                detail=str(error),
+            ) from error
+        with self._state.writing() as connection:
+            records.append_event(connection, run, *event, now)
+            connection.execute(
+                "INSERT OR REPLACE INTO checkpoint (run, round, digest, data) VALUES (?, ?, ?, ?)",
+                (run, progress.round, digest(content), _to_json(origin, progress)),
+            )
+            connection.execute(
+                "DELETE FROM checkpoint WHERE run = :run AND round NOT IN "
+                "(SELECT round FROM checkpoint WHERE run = :run ORDER BY round DESC LIMIT :kept)",
+                {"run": run, "kept": KEPT},
+            )
+        self._remove_others()
+
+    def newest(self, run: int) -> tuple[Origin, Progress] | None:
+        """Return how far a run is; None where it has not begun. What was damaged is passed over, and forgotten.
+
+        Raises:
+            TrainingError: CHECKPOINT_DAMAGED, no state that was kept can be read.
+        """
+        with self._state.reading() as connection:
+            rows = connection.execute("SELECT * FROM checkpoint WHERE run = ? ORDER BY round DESC", (run,)).fetchall()
+        for row in rows:
+            if (found := self._read(row)) is not None:
+                return found
+            log.error("training.checkpoint_damaged", run=run, round=row["round"])
+            with self._state.writing() as connection:
+                connection.execute("DELETE FROM checkpoint WHERE run = ? AND round = ?", (run, row["round"]))
+        if rows:
+            raise TrainingError(
+                "what was kept of the run is missing or damaged, so it cannot go on; train again",
+                reason="CHECKPOINT_DAMAGED",
+            )
+        return None
+
+    def discard_ended(self) -> None:
+        """Forget what was kept of runs that have ended."""
+        marks = ", ".join("?" * len(records.OPEN))
+        with self._state.writing() as connection:
+            connection.execute(
+                f"DELETE FROM checkpoint WHERE run NOT IN (SELECT id FROM run WHERE state IN ({marks}))",  # noqa: S608 - question marks only
+                records.OPEN,
+            )
+        self._remove_others()
+
+    def _read(self, row: sqlite3.Row) -> tuple[Origin, Progress] | None:
+        try:
+            content = (self._folder / _file_name(row["run"], row["round"])).read_bytes()
+            if digest(content) != row["digest"]:
+                return None
+            arrays = safetensors.load(content)
+        except (OSError, SafetensorError):
+            return None
+        return _from_json(json.loads(row["data"]), row["round"], arrays)
+
+    def _remove_others(self) -> None:
+        """Delete files that no row names: of earlier rounds, of ended runs, and drafts."""
+        with self._state.reading() as connection:
+            rows = connection.execute("SELECT run, round FROM checkpoint").fetchall()
+        named = {_file_name(row["run"], row["round"]) for row in rows}
+        for path in self._folder.glob("*") if self._folder.exists() else ():
+            if path.name not in named:
+                path.unlink()
+
+
+def _file_name(run: int, round_: int) -> str:
+    return f"{run}-{round_}.safetensors"
+
+
+def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {prefix + name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+
+def _without(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _to_json(origin: Origin, progress: Progress) -> str:
+    base = origin.based_on
+    return json.dumps(
+        {
+            "plan": origin.plan,
+            "based_on": base and {"version": base.version, "digest": base.digest.hex(), "rounds": base.rounds},
+            "weights": list(progress.weights),  # their order: safetensors has its own
+            "random": progress.random,
+            "counted": progress.counted,
+            "nodes": progress.nodes,
+        }
+    )
+
+
+def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]]) -> tuple[Origin, Progress]:
+    base, drawn = data["based_on"], data["random"]
+    weights = _without(_WEIGHTS, arrays)
+    return (
+        Origin(data["plan"], base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"])),
+        Progress(
+            round=round_,
+            weights={name: weights[name] for name in data["weights"]},
+            strategy=_without(_STRATEGY, arrays),
+            random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
+            counted=data["counted"],
+            nodes=tuple(data["nodes"]),
+        ),
+    )
