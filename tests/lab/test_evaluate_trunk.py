@@ -71,7 +71,7 @@ def test_a_trunk_for_other_images_is_refused(folder):
         read(find(folder), trunk(folder, bands=4))
 
 
-def test_on_a_trunk_milan_trains_as_its_authors_do_and_others_by_epochs(folder, monkeypatch):
+def test_on_a_trunk_milan_trains_as_its_authors_do_and_others_by_epochs(folder, monkeypatch, capsys):
     asked = []
     real = methods.train_steps
 
@@ -83,6 +83,7 @@ def test_on_a_trunk_milan_trains_as_its_authors_do_and_others_by_epochs(folder, 
     options = ["--bits", "16", "--epochs", "5", "--split", "random"]
     assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "milan", *options]) == 0
     assert asked == [(10_000, 90, 1e-4)]
+    assert "10,000 steps of 90 patches at 0.0001 of its authors" in " ".join(capsys.readouterr().out.split())
     asked.clear()
     assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "pairwise", *options]) == 0
     assert len(asked) == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -129,6 +129,17 @@ def check(method: str, classes: int, bits: int) -> None:
     """
     if method in NETWORKS:
         _objective(method, classes, bits, 0)
+
+
+def training_in_words(methods: Collection[str], epochs: int, *, on_trunk: bool) -> str:
+    """Say how the networks among these methods are trained."""
+    if not NETWORKS.keys() & methods:
+        return "no method trains a network"
+    told = f"{epochs} epochs with Adam, {_BATCH} patches a step, the learning rate falling from {_RATE:g}"
+    if not (on_trunk and "milan" in methods):
+        return told
+    steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
+    return f"{told}; milan with the losses, sampling and {steps} of its authors, on the head of the others"
 
 
 def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:

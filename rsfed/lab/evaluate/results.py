@@ -65,6 +65,7 @@ class Protocol:
         without_relevant: Queries of the first seed that have no relevant image in their gallery.
         features: What baselines see and networks start from, in words.
         epochs: Passes over the training part of methods that are trained.
+        training: How they are trained, in words.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Protocol:
     without_relevant: int
     features: str
     epochs: int
+    training: str
 
 
 @dataclass(frozen=True, slots=True)

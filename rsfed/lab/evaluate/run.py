@@ -29,7 +29,7 @@ from rsfed.lab.evaluate.measures import (
     left_out_precision,
     without_relevant,
 )
-from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
+from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe, training_in_words
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
 from rsfed.lab.evaluate.timing import median_ms
 
@@ -213,6 +213,7 @@ def _protocol(images: ImageSet, settings: Settings, division: Division) -> Proto
         without_relevant=without_relevant(images, division),
         features=_features_in_words(images),
         epochs=settings.epochs,
+        training=training_in_words(settings.methods, settings.epochs, on_trunk=images.trunk is not None),
     )
 
 
