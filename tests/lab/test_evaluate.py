@@ -83,6 +83,18 @@ def test_classes_that_are_left_out_are_not_learnt_from(archive, monkeypatch, cap
     assert set(partial.train) == {each for each in whole.train if not whole.images.labels[each, learnt].any()}
 
 
+@pytest.mark.parametrize("method", ["lsh", "kulsh"])
+def test_leaving_out_a_label_of_every_image_is_refused_before_any_work(tmp_path, capsys, method):
+    photographs(tmp_path / "images", {"field": 10, "lake": 10})
+    rows = [f"{name}/{n}.png,{name};earth;visible;lit" for name in ("field", "lake") for n in range(10)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    options = ("--labels", "labels.csv", "--methods", method, "--bits", "16", "--left-out", "2", "--seeds", "2")
+    assert evaluate(tmp_path / "images", *options) == 2
+    told = capsys.readouterr().err
+    assert "--left-out 2 leaves images of fewer than two classes to train on with seed 0" in told
+    assert method not in told
+
+
 def test_the_page_is_whole_and_loads_nothing(told):
     text = told[1]
     HTMLParser().feed(text)
