@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes
 from rsfed.errors import UsageError
-from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.curves import PairHistograms
 from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import Division, Split, divide
@@ -65,7 +65,7 @@ class Outcome:
 
     figures: dict[str, float]
     per_class: dict[str, float]
-    counts: Histograms
+    pairs: PairHistograms
     codes: Codes | None = None
     learn_seconds: float = 0.0
     hash_ms: float = 0.0
@@ -125,7 +125,7 @@ def evaluate(
         division=divisions[0],
         relevant_labels=images.labels,
         snapshots=tuple(
-            Snapshot(method, bits, found[0].counts, found[0].codes)
+            Snapshot(method, bits, found[0].pairs, found[0].codes)
             for (method, bits), found in outcomes.items()
             if bits in {None, max(settings.bits)}
         ),
@@ -161,12 +161,12 @@ def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outc
     codes = hasher(np.arange(len(case.images)))
     hashed = time.perf_counter()
     query_ms = median_ms(lambda: hasher(case.division.queries[:1]))
-    figures, per_class, counts = code_figures(case, codes)
+    figures, per_class, pairs = code_figures(case, codes)
     if len(drawn):
         partial = HASHES[method](replace(task, train=_without(task.images, task.train, drawn)))
         figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
     hash_ms = 1000 * (hashed - learnt) / len(case.images)
-    return Outcome(figures, per_class, counts, codes, learnt - start, hash_ms, query_ms)
+    return Outcome(figures, per_class, pairs, codes, learnt - start, hash_ms, query_ms)
 
 
 def _drawn(images: ImageSet, train: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
