@@ -1,6 +1,7 @@
 """`rsfed evaluate` from a folder to its figures and page, on small synthetic images."""
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -103,6 +104,13 @@ def test_the_page_is_whole_and_loads_nothing(told):
     assert text.count('class="card map"') == 2
     for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "image of their place"):
         assert words in text
+
+
+def test_a_class_with_the_name_of_a_figure_is_shown_as_any_class(tmp_path):
+    photographs(tmp_path / "images", {"distinct": 6, "lake": 6})
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--report", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert re.search(r'<th scope="row">distinct</th><td class="number">\d\.\d{3}</td>', page)
 
 
 def test_class_names_do_not_become_markup(tmp_path, capsys):

@@ -131,7 +131,11 @@ def test_a_place_is_a_tag_or_a_shared_fifth_of_the_footprint_and_neighbours_are_
 
 def test_images_that_say_where_they_lie_are_split_by_place_unless_told_otherwise():
     assert default_split(images(where=lambda position: box(position, 0))) is Split.BY_PLACE
+    one = images(where=lambda position: box(0, 0) if position == 3 else NOWHERE)
+    assert default_split(one) is Split.BY_PLACE
+    assert divide(one, Split.BY_PLACE, 0)
     assert default_split(images()) is Split.RANDOM
+    assert default_split(images(where=lambda position: box(position // 10, 0))) is Split.RANDOM  # of two places
 
 
 @pytest.mark.parametrize("split", [Split.RANDOM, Split.BY_PLACE])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,9 +57,9 @@ class Division:
 
 
 def default_split(images: ImageSet) -> Split:
-    """Return the split for images without a split file: by place wherever most of them say where they lie."""
-    known = sum(each.footprint is not None or each.place is not None for each in images.whereabouts)
-    return Split.BY_PLACE if 2 * known > len(images) else Split.RANDOM
+    """Return the split for images without a split file: by place wherever some image says where it lies, if it can."""
+    groups = places(images.whereabouts)
+    return Split.BY_PLACE if any(groups) and _number(groups) >= len(_SHARES) else Split.RANDOM
 
 
 def divide(images: ImageSet, split: Split, seed: int) -> Division:
@@ -215,6 +214,10 @@ def _check_classes(images: ImageSet) -> None:
 def _check_groups(groups: Sequence[str | None], what: str, remedy: str) -> None:
     if not any(groups):
         raise UsageError(f"no image tells its {what}: {remedy}, or use --split random")
-    counts = Counter(filter(None, groups))
-    if len(counts) + groups.count(None) < 3:
-        raise UsageError(f"all images are of {len(counts)} {what}s, too few to split by; use --split random")
+    if _number(groups) < len(_SHARES):
+        raise UsageError(f"all images are of {_number(groups)} {what}s, too few to split by; use --split random")
+
+
+def _number(groups: Sequence[str | None]) -> int:
+    """Return the number of groups; an image without one is one of its own."""
+    return len(set(filter(None, groups))) + groups.count(None)
