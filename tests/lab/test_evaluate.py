@@ -99,7 +99,8 @@ def test_leaving_out_a_label_of_every_image_is_refused_before_any_work(tmp_path,
 def test_the_page_is_whole_and_loads_nothing(told):
     text = told[1]
     HTMLParser().feed(text)
-    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
+    spoken = re.sub(r"base64,[\w+/=]+", "base64,", text)  # pictures hold any four letters by chance
+    assert "http" not in spoken.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert text.count("data:image/png;base64,") == 3
     assert text.count('class="card map"') == 2
     for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "image of their place"):
