@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
+from node.catalogue import Catalogue
 from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
@@ -155,23 +157,33 @@ def test_a_node_counts_near_pairs_of_patches_that_it_did_not_train_on_and_sends_
     assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(large, monkeypatch):
-    many = [replace(item, acquisition=f"overpass {item.id % 15}", labels=(10,)) for item in items(150, 1)]
-    monkeypatch.setattr("node.training.holdout.labelled_items", lambda *_: many)
-    held_out = hold_out(large, small_plan())
+def test_unlabelled_patches_that_were_trained_on_are_not_counted_as_unlike(make):
+    home, plan = make("half", {"water": 30, "field": 30, "glacier": 60}), small_plan(objective=ContrastiveSection())
+    trained = decode(run_task(app, home.path, task(plan=plan)))
+    counted = decode(run_task(app, home.path, task(plan=plan, kind="evaluate", arrays=trained.arrays)))
+    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], plan.bits)
+    assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 2, abs=0.05), (
+        "a quarter of all patches, half of these"
+    )
+
+
+def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(make):
+    home = make("flown", {"water": 75, "glacier": 75})
+    with sqlite3.connect(home.path / "state.sqlite") as catalogue:
+        catalogue.execute("UPDATE item SET acquisition = 'overpass ' || (id % 15)")
+    held_out = hold_out(home, small_plan())
     assert held_out.by == "acquisition"
-    assert len(held_out.ids) == 20
-    assert len(held_out.queries) == 2
-    assert {item.id for group in held_out.queries for item in group} == held_out.ids
+    with Catalogue(home) as catalogue:
+        flown = {item.id: item.acquisition for item in catalogue.items("rgb")}
+    kept = {flown[id_] for id_ in held_out.ids}
+    assert 1 <= len(kept) < 15
+    assert held_out.ids == {id_ for id_, acquisition in flown.items() if acquisition in kept}, "unlabelled ones too"
+    asked = {item.id for group in held_out.queries for item in group}
+    assert asked < held_out.ids
+    assert len(asked) >= 7
     assert all(len({item.acquisition for item in group}) == 1 for group in held_out.queries)
-
-
-def test_an_archive_that_grows_keeps_out_of_training_what_it_kept_out_before():
-    before, after = (split(items(count, count // 10), least=0.1, most=0.25)[1] for count in (100, 1000))
-    kept, still = ({item.acquisition for item in part} for part in (before, after))
-    assert len(kept) == 1
-    assert len(still) == 10
-    assert split(items(1000, 100), least=0.1, most=0.25)[1] == after
+    trained_on = load_patches(home, small_plan(objective=ContrastiveSection()), 16, without=held_out.ids)
+    assert len(trained_on) == 150 - len(held_out.ids)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from coordinator.training import records
 from coordinator.training.board import RunStopped
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import utc_now
-from rsfed.config import CentresSection
+from rsfed.config import BatchAllSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import EVALUATE
@@ -140,7 +140,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home,
         await until(lambda: coordinator.done(run) == 1)
     plans = []
     async with process(home, state, {}) as coordinator:
-        coordinator.driver._config = config(objective=CentresSection())
+        coordinator.driver._config = config(objective=BatchAllSection())
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):
@@ -149,7 +149,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home,
 
         coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, "a", answer)))
         assert (await coordinator.ended(run)).state == "done"
-    assert set(plans) == {"milan_batchall"}
+    assert set(plans) == {"centres"}
 
 
 async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home, state):
