@@ -20,7 +20,7 @@ from node.state import open_state
 from node.training import bounds, journal
 from node.training.adapter import run_task
 from node.training.client_app import app
-from rsfed.config import CentresSection, ContrastiveSection, NodeTraining
+from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, NodeTraining
 from rsfed.errors import ConfigError, TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN
@@ -75,7 +75,7 @@ def test_a_node_that_can_take_part_says_so_and_nothing_else(make):
 
 BOUNDS = {
     "TRAINING_DISABLED": ("enabled = false", {}),
-    "OBJECTIVE_REFUSED": ('objectives = ["centres", "pairwise"]', {}),
+    "OBJECTIVE_REFUSED": ('objectives = ["milan", "pairwise"]', {}),
     "OUTSIDE_HOURS": ("hours = '{hours}'", {}),
     "TOO_FEW_MEMBERS": ("min_others = 3", {}),
     "PLAN_LIMITS": ("max_epochs = 1.7", {}),  # 4 steps of 8 of 18 patches are 1.78
@@ -94,7 +94,7 @@ def test_what_goes_beyond_the_operators_bounds_is_refused_beforehand_and_in_a_ro
 @pytest.mark.parametrize("kind", [PREFLIGHT, TRAIN])
 def test_what_is_within_the_bounds_is_done(make, kind):
     home = make(
-        training='max_epochs = 1.8\nmin_others = 2\nhours = "0-0"\nobjectives = ["milan_batchall"]\n'
+        training='max_epochs = 1.8\nmin_others = 2\nhours = "0-0"\nobjectives = ["centres"]\n'
         "rounds_per_day = 2\nmax_steps = 4"
     )
     log(home, 25, 30, 1)
@@ -167,7 +167,7 @@ def test_another_version_of_the_software_is_refused_and_a_patch_level_is_not(mak
     [
         ({}, None, "NO_LABELLED_PATCHES"),
         ({"glacier": 5}, None, "NO_LABELLED_PATCHES"),
-        ({"water": 5}, None, "NOTHING_TO_COMPARE"),
+        ({"water": 5}, BatchAllSection(), "NOTHING_TO_COMPARE"),
         ({"water": 5}, CentresSection(), ""),
         ({"glacier": 5}, ContrastiveSection(), ""),
         ({"glacier": 1}, ContrastiveSection(), "NOTHING_TO_COMPARE"),
@@ -223,7 +223,7 @@ async def test_archives_that_cannot_take_part_are_named_before_the_first_round_a
     trained = await asyncio.to_thread(
         train,
         board,
-        small_plan(rounds=1),
+        small_plan(rounds=1, objective=BatchAllSection()),
         Progress(weights=start_weights()),
         run_id=70,
         rules=Rules(1, 60.0),

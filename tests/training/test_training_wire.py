@@ -147,7 +147,7 @@ async def test_two_nodes_train_together_over_mtls(service, tmp_path):
     assert entries[1].received_bytes == len(one.tasks[-1])
     sent = result_of(one.tasks[-1], step=1)
     assert (entries[1].sent_bytes, entries[1].sent_digest) == (len(sent), digest(sent).hex())
-    assert {(e.objective, e.steps) for e in entries} == {("milan_batchall", 4)}
+    assert {(e.objective, e.steps) for e in entries} == {("centres", 4)}
     assert one.stopped == 2  # after the calibration that ends the run, and at the end
 
 
