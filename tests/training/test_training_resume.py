@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 from contextlib import asynccontextmanager, suppress
 
 import numpy as np
@@ -117,12 +118,18 @@ async def test_a_run_that_was_queued_when_the_coordinator_ended_is_driven_after_
 async def test_a_run_that_was_publishing_when_the_coordinator_ended_publishes_when_it_is_back(home, state):
     run = records.request_run(state, 2, 1, utc_now())
 
+    reached, ended = threading.Event(), threading.Event()
+
     def dying(*_):
+        reached.set()
+        ended.wait()
         raise RunStopped("as if the process had ended just now")
 
     async with process(home, state, {"a": result_of}) as coordinator:
         coordinator.driver._publish = dying
-        await until(lambda: records.get_run(state, run).state == "publishing" and coordinator.driver.running is None)
+        await until(reached.is_set)
+        assert records.get_run(state, run).state == "publishing"
+        ended.set()  # the driver is cancelled before it could look for a run once more
     trained, kinds = [], lambda: [event.kind for event in records.events(state, run)]
     assert "released" not in kinds()
     async with process(home, state, {"a": result_of}) as coordinator:
