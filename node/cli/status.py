@@ -24,9 +24,13 @@ def register(app: typer.Typer) -> None:
 
 def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """Say what this node is, what it holds and what its serve process is doing."""
+    from node.training.account import account, task_line  # noqa: PLC0415 - loaded only when used
+
     place = node_home(home)
-    result = _status(place)
-    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result, _training(place)))
+    training = account(place, _TASKS)
+    result = _status(place) | {"training": training.as_json()}
+    lines = [*training.words(), *map(task_line, training.tasks)]
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result, lines))
 
 
 def policy(home: HomeOption = DEFAULT_HOME) -> None:
@@ -46,7 +50,6 @@ def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
-    from node.training.account import account  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
@@ -76,7 +79,6 @@ def _status(home: Home) -> dict[str, Any]:
             "expires": release.manifest.expires.isoformat(),
         },
         "serve": _serve(home),
-        "training": account(home, _TASKS).as_json(),
     }
 
 
@@ -107,13 +109,6 @@ def _serve(home: Home) -> dict[str, Any] | None:
         "indexed": answer.indexed,
         "pending": answer.pending,
     }
-
-
-def _training(home: Home) -> list[str]:
-    from node.training.account import account, task_line  # noqa: PLC0415 - loaded only when used
-
-    told = account(home, _TASKS)
-    return [*told.words(), *map(task_line, told.tasks)]
 
 
 def _table(result: dict[str, Any], training: list[str]) -> str:

@@ -19,7 +19,7 @@ from node.training.bounds import check_epochs, check_plan, check_round, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.journal import rounds_since
-from node.training.patches import load_patches, training_items
+from node.training.patches import read_patches, training_items
 from node.training.preflight import check_archive, check_software
 from node.training.trainer import train_round
 from rsfed.clock import utc_now
@@ -147,7 +147,7 @@ class _Own:
     Attributes:
         patches: The patches.
         held_out: Those that are kept out of training.
-        acquisitions: Distinct ones among the patches; counted only where something of them is told.
+        acquisitions: Distinct ones among the patches.
     """
 
     patches: PatchSet
@@ -168,8 +168,8 @@ def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _
         _kept.clear()
         log.info("training.reading", run=run_id)
         held_out = hold_out(home, plan) if limits.calibration else HeldOut()
-        patches = load_patches(home, plan, limits.memory_mib, without=held_out.ids)
-        items, _ = training_items(home, plan, limits.memory_mib, without=held_out.ids) if limits.report else ([], None)
+        items, reading = training_items(home, plan, limits.memory_mib, without=held_out.ids)
+        patches = read_patches(items, reading, plan.class_ids)
         _kept[key] = _Own(patches, held_out, len({item.acquisition for item in items}))
     return _kept[key]
 

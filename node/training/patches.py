@@ -19,27 +19,16 @@ Progress = Callable[[int, int], None]
 """Called while patches are read, with patches read and patches in all."""
 
 
-def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()) -> PatchSet:
-    """Read the patches that this node trains on.
+def training_items(
+    home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()
+) -> tuple[list[Item], Reader]:
+    """Return the items that this node trains on, a part drawn by the plan's seed where memory does not hold all.
 
     Args:
         home: The node's home.
         plan: What is trained.
         memory_mib: Memory for patches.
         without: Ids of patches that are left out.
-
-    Raises:
-        TrainingError: NO_LABELLED_PATCHES; TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
-        ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
-    """
-    items, reading = training_items(home, plan, memory_mib, without=without)
-    return read_patches(items, reading, plan.class_ids)
-
-
-def training_items(
-    home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()
-) -> tuple[list[Item], Reader]:
-    """Return the items that this node trains on, a part drawn by the plan's seed where memory does not hold all.
 
     Returns:
         The items, and what reads them.

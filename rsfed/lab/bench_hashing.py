@@ -132,14 +132,14 @@ def by_method(found: Evaluation, figure: str, *, deviation: bool = False) -> dic
     return told
 
 
-def paired(found: Evaluation, bits: int) -> tuple[Row, dict[str, Spread]]:
-    """Return the codes of `BEST` at a width, and how far their mean average precision lies above each other method's.
+def paired(found: Evaluation, bits: int) -> dict[str, Spread]:
+    """Return how far the mean average precision of `BEST` at a width lies above each other method's.
 
     The differences are those on the same split, so what makes a split hard for all methods is not in their deviation.
     """
     rows = [row for row in found.rows if row.bits in {bits, None}]
     best = next(row for row in rows if row.method == BEST)
-    return best, {
+    return {
         row.method: spread(
             [one["map_found"] - other["map_found"] for one, other in zip(best.runs, row.runs, strict=True)]
         )
@@ -149,23 +149,20 @@ def paired(found: Evaluation, bits: int) -> tuple[Row, dict[str, Spread]]:
 
 
 def _paired_in_words(found: Evaluation, bits: int) -> dict[str, Any]:
-    best, above = paired(found, bits)
+    above = paired(found, bits)
     told = {name: {"mean": _rounded(each.mean), "deviation": _rounded(each.deviation)} for name, each in above.items()}
-    return {"best": best.method, "above": told}
+    return {"best": BEST, "above": told}
 
 
 def _differences(found: Evaluation) -> Table:
-    """Show how far the best codes of each width lie above the other methods."""
-    table = Table(box=None, pad_edge=False, title=f"{found.protocol.source}: mAP@{K} of the best less that of")
-    table.add_column("best")
-    others = [row.method for row in found.rows if row.bits in {UCM_BITS[0], None}]
-    for name in others:
+    """Show how far `BEST` lies above the other methods at each width."""
+    table = Table(box=None, pad_edge=False, title=f"{found.protocol.source}: mAP@{K} of {BEST} less that of")
+    above = {bits: paired(found, bits) for bits in UCM_BITS}
+    table.add_column("bits", justify="right")
+    for name in above[UCM_BITS[0]]:
         table.add_column(name, justify="right", no_wrap=True)
-    for bits in UCM_BITS:
-        best, above = paired(found, bits)
-        table.add_row(
-            best.name, *(outputs.figure(above[name], "map_found") if name in above else "" for name in others)
-        )
+    for bits, others in above.items():
+        table.add_row(str(bits), *(outputs.figure(each, "map_found") for each in others.values()))
     return table
 
 

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from training_archive import make_archive
-from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
+from training_archive import load_patches, make_archive
+from training_fakes import CLASSES, answer_tasks, small_plan, until
 
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
@@ -23,7 +22,7 @@ from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
 from node.training.holdout import hold_out, split
-from node.training.patches import load_patches, sample
+from node.training.patches import read_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
@@ -50,16 +49,6 @@ def task(*, plan=None, number=1, run_id=1, **changes) -> bytes:
     config = {"plan": plan.model_dump_json(), "server-round": number}
     fields = {"kind": "train", "arrays": {"arrays": start_weights(plan)}, "configs": {"config": config}}
     return encode(Payload(run_id=run_id, round=number, **(fields | changes)))
-
-
-@pytest.fixture(scope="module")
-def key():
-    return Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(scope="module")
-def members(key):
-    return make_members("a", release_key=key)
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +327,7 @@ def test_a_task_that_will_not_do_is_answered_with_its_reason(home, data, reason)
 
 
 def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
-    monkeypatch.setattr("node.training.client_app.load_patches", lambda *_, **__: (home.path / "canary").read_bytes())
+    monkeypatch.setattr("node.training.client_app.read_patches", lambda *_: (home.path / "canary").read_bytes())
     result = run_task(app, home.path, task(run_id=77))
     assert decode(result).error == "TRAINING_FAILED"
     assert b"canary" not in result
@@ -347,9 +336,7 @@ def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
 
 def test_patches_are_read_once_for_each_run(home, monkeypatch):
     reads = []
-    monkeypatch.setattr(
-        "node.training.client_app.load_patches", lambda *given, **more: reads.append(1) or load_patches(*given, **more)
-    )
+    monkeypatch.setattr("node.training.client_app.read_patches", lambda *given: reads.append(1) or read_patches(*given))
     for number, run_id in ((1, 50), (2, 50), (1, 51)):
         assert decode(run_task(app, home.path, task(number=number, run_id=run_id))).error == ""
     assert len(reads) == 2

@@ -6,10 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_training_archive import COUNTS, start_weights
 from training_archive import make_archive
-from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
+from training_fakes import CLASSES, answer_tasks, small_plan, until
 
 import rsfed
 from coordinator.training.board import TaskBoard
@@ -29,16 +28,6 @@ from rsfed.raster.modality import modality
 from rsfed.trust.manifest import FederationClass, Nomenclature
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def key():
-    return Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(scope="module")
-def members(key):
-    return make_members("a", release_key=key)
 
 
 @pytest.fixture

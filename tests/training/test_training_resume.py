@@ -23,18 +23,6 @@ from rsfed.hashing.plan import EVALUATE
 from rsfed.home import Home
 
 
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path)
-
-
-@pytest.fixture
-def state(home):
-    state = State(home)
-    yield state
-    state.close()
-
-
 def uneven(task: bytes) -> bytes:
     """A node whose step depends on the weights and the round, so that no round can be left out or done twice."""
     payload = decode(task)

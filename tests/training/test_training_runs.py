@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from training_fakes import answer_tasks, result_of, until, weights
 
-from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
@@ -24,19 +23,6 @@ from rsfed.config import (
     NomenclatureSection,
 )
 from rsfed.errors import StateError, TrainingError, UsageError
-from rsfed.home import Home
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path)
-
-
-@pytest.fixture
-def state(home):
-    state = State(home)
-    yield state
-    state.close()
 
 
 def config(**changes) -> CoordinatorConfig:

@@ -29,7 +29,7 @@ from rsfed.lab.evaluate.measures import (
     left_out_precision,
     without_relevant,
 )
-from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe, training_in_words
+from rsfed.lab.evaluate.methods import FLOAT, HASHES, Features, Task, check, describe, training_in_words
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
 from rsfed.lab.evaluate.timing import median_ms
 
@@ -95,7 +95,8 @@ def evaluate(
         if bits is not None:
             check(method, len(images.classes), bits)
     divisions = [divide(strata or images, settings.split, seed) for seed in range(settings.seeds)]
-    cases = [Case(images, describe(images, each.train), each, settings.k) for each in divisions]
+    described = _described(images, divisions)
+    cases = [Case(images, each, division, settings.k) for each, division in zip(described, divisions, strict=True)]
     drawn = [_drawn(images, each.train, settings.left_out, seed) for seed, each in enumerate(divisions)]
 
     def one(job: _Job) -> Outcome:
@@ -130,6 +131,13 @@ def evaluate(
             if bits in {None, max(settings.bits)}
         ),
     )
+
+
+def _described(images: ImageSet, divisions: Sequence[Division]) -> list[Features]:
+    """Return the features of all images for each split; those of a trunk are the same for all, and held once."""
+    if images.trunk is not None:
+        return [describe(images, divisions[0].train)] * len(divisions)
+    return [describe(images, each.train) for each in divisions]
 
 
 def _side_by_side(work: Callable[[_Job], Outcome], jobs: Sequence[_Job]) -> list[Outcome]:
