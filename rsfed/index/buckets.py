@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes, check_bits
 from rsfed.errors import CodeError
-from rsfed.index.order import mix
 
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -236,8 +235,15 @@ def _marks(ids: Ids, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the sum of the scattered ids of each bucket, below 0: it changes whenever an item comes or goes."""
     if not len(ids):
         return np.empty(0, np.int64)
-    sums = np.add.reduceat(mix(ids.astype(np.uint64)), starts[:-1])
+    sums = np.add.reduceat(_scattered(ids.astype(np.uint64)), starts[:-1])
     return (sums | np.uint64(1 << 63)).view(np.int64)
+
+
+def _scattered(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scatter numbers over 64 bits, one to one: the finaliser of splitmix64 (Steele et al., 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _to_words(codes: Codes, bits: int) -> Words:

@@ -1,0 +1,246 @@
+"""What was found for one query: buckets by distance, and items taken from them in one of the two orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.codes import Codes
+from rsfed.index.bucket import Bucket, Piece
+from rsfed.index.filters import NO_TESTS, Screen
+from rsfed.index.nearest import Found
+from rsfed.index.order import Ranks, Seeds
+from rsfed.index.picking import count_passing, first_passing
+from rsfed.index.segment import Ids, Part
+from rsfed.index.words import Words, from_words, row_of
+
+Numbers = NDArray[np.int64]
+NO_NUMBERS: Numbers = np.empty(0, np.int64)
+_NO_IDS: Ids = np.empty(0, np.int64)
+_ZERO = np.zeros(1, np.int64)
+_ROW = 0xFFFFFFFF  # of what `nearest` found
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one part holds near a query.
+
+    Attributes:
+        part: Where it was found.
+        screen: The filter; None where there is none.
+        rows: Rows of the codes in the segment, int64, shape (n,).
+        distances: Their distances, int64, rising.
+        counts: Items of each code that pass, int64; with a filter counted no farther than the search needed, unless
+            they are listed.
+        places: The items that pass, code after code, int64; None where they were not listed.
+        firsts: Where the items of each code start in `places`, int64, shape (n,).
+    """
+
+    part: Part
+    screen: Screen | None
+    rows: Numbers
+    distances: Numbers
+    counts: Numbers
+    places: Numbers | None = None
+    firsts: Numbers | None = None
+
+    @classmethod
+    def of(cls, part: Part, screen: Screen | None, found: Found, counts: Numbers) -> Share:
+        """Return the codes of a search that have items which pass."""
+        found, counts = found[counts > 0], counts[counts > 0]
+        return cls(part, screen, found & _ROW, found >> 32, counts)
+
+    def sizes(self) -> Numbers:
+        """Return how many items of each code pass."""
+        if self.screen is None or self.places is not None:
+            return self.counts
+        segment = self.part.segment
+        return count_passing(segment.starts, self.part.gone, self.screen.tests, self.rows)
+
+    def piece(self, number: int) -> Piece:
+        """Return the items of one code, a place in `rows`."""
+        listed = None
+        if self.places is not None and self.firsts is not None:
+            listed = self.places[self.firsts[number] : self.firsts[number] + self.counts[number]]
+        return Piece(self.part, int(self.rows[number]), NO_TESTS if self.screen is None else self.screen.tests, listed)
+
+    def first(self, numbers: Numbers, wanted: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the first items of some codes that pass.
+
+        Args:
+            numbers: Which codes, as places in `rows`, int64, shape (m,).
+            wanted: How many items of each, at least 1, int64, shape (m,).
+
+        Returns:
+            Their places by rising item id, code after code; how many there are of each code.
+        """
+        if self.places is not None and self.firsts is not None:
+            counts = np.minimum(wanted, self.counts[numbers])
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            return self.places[np.repeat(self.firsts[numbers], counts) + within], counts
+        tests = NO_TESTS if self.screen is None else self.screen.tests
+        return first_passing(self.part.segment.starts, self.part.gone, tests, self.rows[numbers], wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The buckets near one query code, by rising distance, then by rising code.
+
+    A bucket may lie in several segments; each of its pieces is a code of one `Share`.
+
+    Attributes:
+        bits: Width of the codes.
+        shares: What was found in each part.
+        distances: Hamming distance of each bucket, uint16, shape (n,).
+        firsts: Where the pieces of each bucket start, int64, shape (n + 1,).
+        owners: The share of each piece, int64.
+        numbers: The code of each piece, as a place in the rows of its share, int64.
+    """
+
+    bits: int
+    shares: Sequence[Share]
+    distances: NDArray[np.uint16]
+    firsts: Numbers
+    owners: Numbers
+    numbers: Numbers
+
+    @classmethod
+    def joined(cls, bits: int, shares: Sequence[Share], k: int) -> Hits:
+        """Join what the parts hold up to the distance of the k-th item."""
+        distances = np.concatenate([NO_NUMBERS, *(share.distances for share in shares)])
+        if len(shares) > 1:
+            counts = np.concatenate([share.counts for share in shares])
+            weights = np.bincount(distances, weights=counts, minlength=bits + 1)
+            near = distances <= min(int(np.searchsorted(np.cumsum(weights), k)), bits)
+        else:
+            near = np.ones(len(distances), np.bool_)
+        owners = np.repeat(np.arange(len(shares)), [len(share.rows) for share in shares])[near]
+        numbers = np.concatenate([NO_NUMBERS, *(np.arange(len(share.rows)) for share in shares)])[near]
+        hits = cls(bits, shares, distances[near].astype(np.uint16), np.arange(len(numbers) + 1), owners, numbers)
+        return hits if len(shares) <= 1 else hits._grouped()
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    @property
+    def codes(self) -> Codes:
+        """Packed code of each bucket, uint8, shape (n, bits // 8)."""
+        return from_words(self._words(self.firsts[:-1]), self.bits)
+
+    @property
+    def sizes(self) -> Numbers:
+        """Items of each bucket that pass, int64; with a filter they are counted when this is asked for."""
+        return self._added([share.sizes() for share in self.shares])
+
+    @property
+    def marks(self) -> Numbers:
+        """A number below 0 for each bucket that another one, or this one with other items, does not have, int64."""
+        sums = [share.part.sums(share.rows).view(np.int64) for share in self.shares]
+        return self._added(sums) | np.int64(-(2**63))
+
+    def take(self, buckets: Numbers) -> Hits:
+        """Return the buckets at these places, in this order."""
+        counts = np.diff(self.firsts)[buckets]
+        ends = np.cumsum(counts)
+        pieces = np.repeat(self.firsts[:-1][buckets] - (ends - counts), counts) + np.arange(counts.sum())
+        firsts = np.concatenate([_ZERO, ends])
+        return Hits(self.bits, self.shares, self.distances[buckets], firsts, self.owners[pieces], self.numbers[pieces])
+
+    def nearest(self, k: int) -> tuple[Ids, NDArray[np.uint16]]:
+        """Return the k nearest items by distance, then by item id, and their distances; fewer where there are fewer."""
+        distances = self._of_pieces([share.distances for share in self.shares])
+        within = np.cumsum(np.bincount(distances, weights=self._of_pieces([s.counts for s in self.shares])))
+        ids, apart = [_NO_IDS], [NO_NUMBERS]
+        for owner, share in enumerate(self.shares):
+            numbers = self.numbers[self.owners == owner] if len(self.shares) > 1 else self.numbers
+            closer = within[share.distances[numbers] - 1].astype(np.int64)
+            wanted = k - np.where(share.distances[numbers] > 0, closer, 0)
+            numbers, wanted = numbers[wanted > 0], wanted[wanted > 0]
+            places, counts = share.first(numbers, wanted)
+            ids.append(share.part.segment.ids[places])
+            apart.append(np.repeat(share.distances[numbers], counts))
+        found, far = np.concatenate(ids), np.concatenate(apart)
+        order = np.lexsort((found, far))[:k]
+        return found[order], far[order].astype(np.uint16)
+
+    def keyed(self, buckets: Numbers, seeds: Seeds, offsets: Ranks, counts: Ranks) -> Ids:
+        """Return items of some buckets in keyed order, bucket after bucket.
+
+        The order is a permutation of all items of a bucket; those that do not pass are left out of it. So it costs
+        nothing that grows with a bucket, and a filter does not change who comes before whom.
+
+        Args:
+            buckets: The buckets, int64, shape (m,).
+            seeds: Seed of the permutation of each, uint64, shape (m, 4).
+            offsets: How many items to pass over in each, int64, shape (m,).
+            counts: How many items to take of each; fewer where there are fewer, int64, shape (m,).
+        """
+        return np.concatenate(
+            [_NO_IDS]
+            + [
+                self._bucket(bucket).keyed(seed, offset, count)
+                for bucket, seed, offset, count in zip(buckets, seeds, offsets.tolist(), counts.tolist(), strict=True)
+            ]
+        )
+
+    def by_item_id(self, bucket: int, offset: int, count: int) -> Ids:
+        """Return items of one bucket by rising id: for comparison with an exact search only."""
+        return self._bucket(bucket).by_item_id(offset, count)
+
+    def _bucket(self, bucket: int) -> Bucket:
+        """Return a bucket with all its pieces, those too in which nothing passes."""
+        pieces = range(int(self.firsts[bucket]), int(self.firsts[bucket + 1]))
+        known = {
+            int(self.owners[piece]): self.shares[self.owners[piece]].piece(self.numbers[piece]) for piece in pieces
+        }
+        filtered = self.shares[0].screen is not None
+        if filtered and len(known) < len(self.shares):
+            word = self._words(self.firsts[bucket : bucket + 1])[0]
+            rows = {owner: row_of(share.part.segment.words, word) for owner, share in enumerate(self.shares)}
+            rest = {
+                owner: Piece(self.shares[owner].part, int(row), listed=NO_NUMBERS)
+                for owner, row in rows.items()
+                if row >= 0
+            }
+            known = rest | known
+        return Bucket(list(known.values()), filtered)
+
+    def _grouped(self) -> Hits:
+        """Make pieces with the same code one bucket."""
+        words = self._words(np.arange(len(self.numbers)))
+        order = np.lexsort((*words.T[::-1], self.distances))
+        words = words[order]
+        first = np.ones(len(order), np.bool_)
+        first[1:] = (words[1:] != words[:-1]).any(axis=1)
+        firsts = np.append(np.flatnonzero(first), len(order))
+        return Hits(
+            self.bits,
+            self.shares,
+            self.distances[order][first],
+            firsts,
+            self.owners[order],
+            self.numbers[order],
+        )
+
+    def _words(self, pieces: Numbers) -> Words:
+        words = np.empty((len(pieces), -(-self.bits // 64)), np.uint64)
+        for owner, share in enumerate(self.shares):
+            own = self.owners[pieces] == owner
+            words[own] = share.part.segment.words[share.rows[self.numbers[pieces[own]]]]
+        return words
+
+    def _of_pieces(self, columns: Sequence[Numbers]) -> Numbers:
+        """Return one value of each piece, given a column for each share."""
+        values = np.empty(len(self.numbers), np.int64)
+        for owner, column in enumerate(columns):
+            own = self.owners == owner
+            values[own] = column[self.numbers[own]]
+        return values
+
+    def _added(self, columns: Sequence[Numbers]) -> Numbers:
+        """Return the sum over the pieces of each bucket; without buckets there is nothing to add."""
+        values = self._of_pieces(columns)
+        return np.add.reduceat(values, self.firsts[:-1]) if len(values) else values

@@ -1,0 +1,272 @@
+"""The distinct codes near a query: every one up to the distance of the k-th item, or within a radius.
+
+Multi-index hashing (Norouzi et al., arXiv 1307.2982) over distinct codes. The tables are probed by rising distance
+of one piece; once s bits of every piece up to piece t were tried, every code within m * s + t bits is known, and the
+search stops as soon as that reaches the distance of the k-th item, counted by the items behind each code. Where that
+would cost more than to compare all codes, all codes are compared: both ways find exactly the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.index.jit import Int, kernel, ones
+from rsfed.index.sorting import Rows
+from rsfed.index.tables import Tables
+from rsfed.index.words import Words, piece
+
+Found = NDArray[np.int64]
+"""Distinct codes with their distances as distance << 32 | row, int64, rising: by distance, then by code."""
+
+_PROBE, _CANDIDATE, _COMPARED = 10.0, 1.5, 0.25  # nanoseconds, relative to each other: what decides for a scan
+_BLOCK = 64  # codes that a scan looks at before it asks whether any is near
+_BOUND, _WITHIN, _LENGTH = 0, 1, 2  # in `state`
+
+
+@kernel
+def nearest(
+    words: Words,
+    starts: Rows,
+    gone: Rows,
+    tables: Tables,
+    query: Words,
+    bits: Int,
+    k: Int,
+    limit: Int,
+) -> Found:
+    """Return every distinct code up to the distance of the k-th nearest item, and no farther than `limit`.
+
+    Args:
+        words: Distinct codes in order, uint64, shape (n, words).
+        starts: Where the items of each code start, uint32, shape (n + 1,).
+        gone: Places of items that do not count, uint32, rising.
+        tables: Hash tables over the codes.
+        query: The query code, uint64, shape (words,).
+        bits: Width of the codes.
+        k: How many items are wanted.
+        limit: Largest distance.
+    """
+    found = np.empty(max(256, min(2 * k, 2**16)), np.int64)
+    state = np.array([limit, 0, 0])  # no code above this distance is wanted; items up to it; codes that were kept
+    _find(words, starts, gone, tables, query, np.zeros(bits + 1, np.int64), k, state, found)
+    if state[_LENGTH] > len(found):  # now the distance is known: once more, with room for all that lies within it
+        found = np.empty(state[_LENGTH], np.int64)
+        state[1:] = 0
+        _find(words, starts, gone, tables, query, np.zeros(bits + 1, np.int64), k, state, found)
+    return np.sort(_up_to(found, state[_LENGTH], state[_BOUND]))
+
+
+@kernel
+def _find(
+    words: Words,
+    starts: Rows,
+    gone: Rows,
+    tables: Tables,
+    query: Words,
+    weights: NDArray[np.int64],
+    k: Int,
+    state: NDArray[np.int64],
+    found: Found,
+) -> None:
+    """Probe, or scan where that is cheaper. `found` is never replaced in a loop: counting references costs more."""
+    if _probe(words, starts, gone, tables, query, k, weights, state, found):
+        return
+    weights[:] = 0
+    state[1:] = 0
+    if words.shape[1] == 1:
+        _scan_short(words.reshape(-1), starts, gone, query[0], k, weights, state, found)
+    else:
+        _scan_long(words, starts, gone, query, k, weights, state, found)
+
+
+@kernel
+def live(starts: Rows, gone: Rows, row: Int) -> Int:
+    """Return how many items of a code count."""
+    size = np.int64(starts[row + 1]) - np.int64(starts[row])
+    if len(gone):
+        size -= below(gone, starts[row + 1]) - below(gone, starts[row])
+    return size
+
+
+@kernel
+def below(values: Rows, value: Int) -> Int:
+    """Return how many of the rising values lie below a value."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _probe(
+    words: Words,
+    starts: Rows,
+    gone: Rows,
+    tables: Tables,
+    query: Words,
+    k: Int,
+    weights: NDArray[np.int64],
+    state: NDArray[np.int64],
+    found: Found,
+) -> bool:
+    """Probe the tables; return whether that was cheaper than a scan, so that it is complete."""
+    spans, slots, orders, copies = tables.spans, tables.slots, tables.orders, tables.copies
+    difference = np.empty(words.shape[1], np.uint64)
+    left = _COMPARED * words.size  # what a scan costs
+    for flipped in range(64):
+        for table in range(len(spans)):
+            width = spans[table, 1]
+            ahead = flipped if state[_WITHIN] < k else max(flipped, state[_BOUND] // len(spans))
+            if left < _PROBE * _choose(width, ahead):
+                return False
+            left -= _PROBE * _choose(width, flipped)
+            own = piece(query, spans[table, 0], width)
+            flip = np.uint64((1 << flipped) - 1)
+            while flip >> np.uint64(width) == 0:
+                slot = spans[table, 2] + np.int64(own ^ flip)
+                first, last = np.int64(slots[slot]), np.int64(slots[slot + 1])
+                left -= _CANDIDATE * (last - first)
+                for place in range(first, last):
+                    distance: Int
+                    if words.shape[1] == 1:
+                        code = copies[table - 1, place] if table else words[place, 0]
+                        difference[0] = code ^ query[0]
+                        distance = np.int64(ones(difference[0]))
+                    else:
+                        distance = _differ(words, orders[table - 1, place] if table else place, query, difference)
+                    if distance <= state[_BOUND] and _first_seen(difference, spans, table, flipped):
+                        row = np.int64(orders[table - 1, place] if table else place)
+                        _keep(distance, row, live(starts, gone, row), k, weights, state, found)
+                if flipped == 0:
+                    break
+                flip = _next(flip)
+            if len(spans) * flipped + table >= state[_BOUND]:
+                return True
+    return False
+
+
+@kernel
+def _scan_short(
+    codes: NDArray[np.uint64],
+    starts: Rows,
+    gone: Rows,
+    query: np.uint64,
+    k: Int,
+    weights: NDArray[np.int64],
+    state: NDArray[np.int64],
+    found: Found,
+) -> None:
+    """Compare all codes of one word: whole blocks at once, single codes only where one of the block is near."""
+    for first in range(0, len(codes), _BLOCK):
+        last = min(first + _BLOCK, len(codes))
+        if last - first == _BLOCK and not _any_near(codes, np.uint64(first), query, np.uint64(state[_BOUND])):
+            continue
+        for row in range(first, last):
+            distance = np.int64(ones(codes[row] ^ query))
+            if distance <= state[_BOUND]:
+                _keep(distance, row, live(starts, gone, row), k, weights, state, found)
+
+
+@kernel
+def _any_near(codes: NDArray[np.uint64], first: np.uint64, query: np.uint64, bound: np.uint64) -> bool:
+    """Return whether a code of one block is near; unsigned places, without which LLVM does not make the loop wide."""
+    near = np.uint64(0)
+    for number in range(np.uint64(_BLOCK)):
+        near += np.uint64(ones(codes[first + np.uint64(number)] ^ query) <= bound)
+    return bool(near > 0)
+
+
+@kernel
+def _scan_long(
+    words: Words,
+    starts: Rows,
+    gone: Rows,
+    query: Words,
+    k: Int,
+    weights: NDArray[np.int64],
+    state: NDArray[np.int64],
+    found: Found,
+) -> None:
+    """Compare all codes of several words."""
+    difference = np.empty(words.shape[1], np.uint64)
+    for row in range(len(words)):
+        distance = _differ(words, row, query, difference)
+        if distance <= state[_BOUND]:
+            _keep(distance, row, live(starts, gone, row), k, weights, state, found)
+
+
+@kernel
+def _differ(words: Words, row: Int, query: Words, difference: Words) -> Int:
+    """Write which bits differ; return how many."""
+    distance = np.uint64(0)
+    for word in range(words.shape[1]):
+        difference[word] = words[row, word] ^ query[word]
+        distance += ones(difference[word])
+    return np.int64(distance)
+
+
+@kernel
+def _first_seen(difference: Words, spans: NDArray[np.int64], table: Int, flipped: Int) -> bool:
+    """Return whether no earlier probe met this code: each code comes once, without a list of those that came."""
+    for other in range(len(spans)):
+        if other != table:
+            apart = np.int64(ones(piece(difference, spans[other, 0], spans[other, 1])))
+            if apart < flipped or (apart == flipped and other < table):
+                return False
+    return True
+
+
+@kernel
+def _keep(
+    distance: Int,
+    row: Int,
+    size: Int,
+    k: Int,
+    weights: NDArray[np.int64],
+    state: NDArray[np.int64],
+    found: Found,
+) -> None:
+    """Add a code, and lower the bound while k items lie below it; codes without items are left out."""
+    if size == 0:
+        return
+    if state[_LENGTH] < len(found):
+        found[state[_LENGTH]] = distance << 32 | row
+    state[_LENGTH] += 1
+    weights[distance] += size
+    state[_WITHIN] += size
+    while state[_BOUND] > 0 and state[_WITHIN] - weights[state[_BOUND]] >= k:
+        state[_WITHIN] -= weights[state[_BOUND]]
+        state[_BOUND] -= 1
+
+
+@kernel
+def _up_to(found: Found, length: Int, bound: Int) -> Found:
+    """Return those that lie within the final bound."""
+    kept = 0
+    for place in range(length):
+        if found[place] >> 32 <= bound:
+            found[kept] = found[place]
+            kept += 1
+    return found[:kept]
+
+
+@kernel
+def _choose(width: Int, flipped: Int) -> float:
+    """Return in how many ways `flipped` of `width` bits can differ."""
+    ways = 1.0
+    for number in range(flipped):
+        ways = ways * (width - number) / (number + 1)
+    return ways
+
+
+@kernel
+def _next(flip: np.uint64) -> np.uint64:
+    """Return the next larger number with as many bits set (Gosper, HAKMEM item 175)."""
+    lowest = flip & (~flip + np.uint64(1))
+    carried = flip + lowest
+    return np.uint64(((carried ^ flip) >> np.uint64(2)) >> ones(lowest - np.uint64(1)) | carried)
