@@ -61,6 +61,11 @@ class Piece:
         gone = np.searchsorted(self.part.gone, places) - np.searchsorted(self.part.gone, first)
         return places - first - gone
 
+    @property
+    def listed_ids(self) -> Ids:
+        """Ids of the items that are known to pass."""
+        return self.ids(self.passing(0) if self.listed is None else self.listed)
+
     def passing(self, most: int) -> Numbers:
         """Return the places of the first items that pass by rising id, up to `most`."""
         if self.listed is not None:

@@ -7,7 +7,7 @@ lie in an order in which neighbours are alike, with a hull around every 64, so a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -121,12 +121,12 @@ class Facets:
     kind_values: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def build(cls, columns: Columns) -> Facets:
-        """Build the facets of items."""
+    def build(cls, columns: Columns, order: Rows) -> Facets:
+        """Build the facets of items, which are to lie in this order."""
         return cls(
-            _facet(columns.times, _time_words(columns.times)),
-            _facet(columns.boxes, _box_words(columns.boxes)),
-            _facet(columns.kinds[:, None], columns.kinds.astype(np.uint64)[:, None]),
+            _facet(columns.times, order, _time_words),
+            _facet(columns.boxes, order, _box_words),
+            _facet(columns.kinds[:, None], order, _kind_words),
             columns.kind_values,
         )
 
@@ -145,15 +145,16 @@ class Facets:
         return Columns(self.times.column(), self.boxes.column(), self.kinds.column()[:, 0], self.kind_values)
 
 
-def _facet(column: NDArray[Any], words: Words) -> Facet:
-    order = sort_words(words)
-    distinct, starts = group(words, order)
-    values = column[order[starts[:-1]]]
-    if len(distinct) <= 1:
-        codes = order = np.empty(0, np.uint32)
-    else:
-        codes = _spread(order, starts)
-    return Facet(values, _hulls(values), codes, order, starts)
+def _facet(column: NDArray[Any], order: Rows, to_words: Callable[[NDArray[Any]], Words]) -> Facet:
+    if not len(column) or (column == column[0]).all():  # nothing is told apart: no list is needed
+        values, none = column[:1], np.empty(0, np.uint32)
+        return Facet(values, _hulls(values), none, none, np.array([0, len(column)][: len(values) + 1], np.uint32))
+    column = column[order]
+    words = to_words(column)
+    by_value = sort_words(words)
+    _, starts = group(words, by_value)
+    values = column[by_value[starts[:-1]]]
+    return Facet(values, _hulls(values), _spread(by_value, starts), by_value, starts)
 
 
 @kernel
@@ -178,6 +179,10 @@ def _hulls(values: NDArray[Any]) -> NDArray[np.int64]:
 def unwrapped(west: NDArray[np.int64], east: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return easts that are never less than their wests: 360 degrees more beyond the antimeridian."""
     return np.where(west > east, east + TURN, east)
+
+
+def _kind_words(kinds: NDArray[np.uint32]) -> Words:
+    return kinds.astype(np.uint64)
 
 
 def _time_words(times: NDArray[np.int64]) -> Words:

@@ -13,13 +13,12 @@ from rsfed.index.bucket import Bucket, Piece
 from rsfed.index.filters import NO_TESTS, Screen
 from rsfed.index.nearest import Found
 from rsfed.index.order import Ranks, Seeds
-from rsfed.index.picking import count_passing, first_passing
+from rsfed.index.picking import closest, count_passing
 from rsfed.index.segment import Ids, Part
 from rsfed.index.words import Words, from_words, row_of
 
 Numbers = NDArray[np.int64]
 NO_NUMBERS: Numbers = np.empty(0, np.int64)
-_NO_IDS: Ids = np.empty(0, np.int64)
 _ZERO = np.zeros(1, np.int64)
 _ROW = 0xFFFFFFFF  # of what `nearest` found
 
@@ -50,7 +49,8 @@ class Share:
     @classmethod
     def of(cls, part: Part, screen: Screen | None, found: Found, counts: Numbers) -> Share:
         """Return the codes of a search that have items which pass."""
-        found, counts = found[counts > 0], counts[counts > 0]
+        if screen is not None:
+            found, counts = found[counts > 0], counts[counts > 0]
         return cls(part, screen, found & _ROW, found >> 32, counts)
 
     def sizes(self) -> Numbers:
@@ -67,22 +67,19 @@ class Share:
             listed = self.places[self.firsts[number] : self.firsts[number] + self.counts[number]]
         return Piece(self.part, int(self.rows[number]), NO_TESTS if self.screen is None else self.screen.tests, listed)
 
-    def first(self, numbers: Numbers, wanted: Numbers) -> tuple[Numbers, Numbers]:
-        """Return the first items of some codes that pass.
-
-        Args:
-            numbers: Which codes, as places in `rows`, int64, shape (m,).
-            wanted: How many items of each, at least 1, int64, shape (m,).
-
-        Returns:
-            Their places by rising item id, code after code; how many there are of each code.
-        """
-        if self.places is not None and self.firsts is not None:
-            counts = np.minimum(wanted, self.counts[numbers])
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            return self.places[np.repeat(self.firsts[numbers], counts) + within], counts
-        tests = NO_TESTS if self.screen is None else self.screen.tests
-        return first_passing(self.part.segment.starts, self.part.gone, tests, self.rows[numbers], wanted)
+    def closest(self, k: int) -> tuple[Ids, Numbers]:
+        """Return the k nearest items by distance, then by item id, and their distances."""
+        segment = self.part.segment
+        if self.places is None:
+            tests = NO_TESTS if self.screen is None else self.screen.tests
+            found: tuple[Ids, Numbers] = closest(
+                segment.starts, self.part.gone, tests, segment.ids, self.rows, self.distances, k
+            )
+            return found
+        ids = np.concatenate([NO_NUMBERS, *(self.piece(number).listed_ids for number in range(len(self.rows)))])
+        distances = np.repeat(self.distances, self.counts)
+        order = np.lexsort((ids, distances))[:k]
+        return ids[order], distances[order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +107,16 @@ class Hits:
     @classmethod
     def joined(cls, bits: int, shares: Sequence[Share], k: int) -> Hits:
         """Join what the parts hold up to the distance of the k-th item."""
+        if len(shares) == 1:
+            pieces = np.arange(len(shares[0].rows) + 1)
+            distances = shares[0].distances.astype(np.uint16)
+            return cls(bits, shares, distances, pieces, np.zeros(len(distances), np.int64), pieces[:-1])
         distances = np.concatenate([NO_NUMBERS, *(share.distances for share in shares)])
-        if len(shares) > 1:
-            counts = np.concatenate([share.counts for share in shares])
-            weights = np.bincount(distances, weights=counts, minlength=bits + 1)
-            near = distances <= min(int(np.searchsorted(np.cumsum(weights), k)), bits)
-        else:
-            near = np.ones(len(distances), np.bool_)
+        weights = np.bincount(distances, weights=np.concatenate([NO_NUMBERS, *(share.counts for share in shares)]))
+        near = distances <= int(np.searchsorted(np.cumsum(weights), k))
         owners = np.repeat(np.arange(len(shares)), [len(share.rows) for share in shares])[near]
         numbers = np.concatenate([NO_NUMBERS, *(np.arange(len(share.rows)) for share in shares)])[near]
-        hits = cls(bits, shares, distances[near].astype(np.uint16), np.arange(len(numbers) + 1), owners, numbers)
-        return hits if len(shares) <= 1 else hits._grouped()
+        return cls._grouped(bits, shares, distances[near].astype(np.uint16), owners, numbers)
 
     def __len__(self) -> int:
         return len(self.distances)
@@ -149,22 +145,15 @@ class Hits:
         firsts = np.concatenate([_ZERO, ends])
         return Hits(self.bits, self.shares, self.distances[buckets], firsts, self.owners[pieces], self.numbers[pieces])
 
-    def nearest(self, k: int) -> tuple[Ids, NDArray[np.uint16]]:
+    def nearest(self, k: int) -> tuple[Ids, Numbers]:
         """Return the k nearest items by distance, then by item id, and their distances; fewer where there are fewer."""
-        distances = self._of_pieces([share.distances for share in self.shares])
-        within = np.cumsum(np.bincount(distances, weights=self._of_pieces([s.counts for s in self.shares])))
-        ids, apart = [_NO_IDS], [NO_NUMBERS]
-        for owner, share in enumerate(self.shares):
-            numbers = self.numbers[self.owners == owner] if len(self.shares) > 1 else self.numbers
-            closer = within[share.distances[numbers] - 1].astype(np.int64)
-            wanted = k - np.where(share.distances[numbers] > 0, closer, 0)
-            numbers, wanted = numbers[wanted > 0], wanted[wanted > 0]
-            places, counts = share.first(numbers, wanted)
-            ids.append(share.part.segment.ids[places])
-            apart.append(np.repeat(share.distances[numbers], counts))
-        found, far = np.concatenate(ids), np.concatenate(apart)
-        order = np.lexsort((found, far))[:k]
-        return found[order], far[order].astype(np.uint16)
+        parts = [share.closest(k) for share in self.shares]
+        if len(parts) == 1:
+            return parts[0]
+        ids = np.concatenate([NO_NUMBERS, *(each[0] for each in parts)])
+        distances = np.concatenate([NO_NUMBERS, *(each[1] for each in parts)])
+        order = np.lexsort((ids, distances))[:k]
+        return ids[order], distances[order]
 
     def keyed(self, buckets: Numbers, seeds: Seeds, offsets: Ranks, counts: Ranks) -> Ids:
         """Return items of some buckets in keyed order, bucket after bucket.
@@ -179,7 +168,7 @@ class Hits:
             counts: How many items to take of each; fewer where there are fewer, int64, shape (m,).
         """
         return np.concatenate(
-            [_NO_IDS]
+            [NO_NUMBERS]
             + [
                 self._bucket(bucket).keyed(seed, offset, count)
                 for bucket, seed, offset, count in zip(buckets, seeds, offsets.tolist(), counts.tolist(), strict=True)
@@ -208,22 +197,19 @@ class Hits:
             known = rest | known
         return Bucket(list(known.values()), filtered)
 
-    def _grouped(self) -> Hits:
+    @classmethod
+    def _grouped(
+        cls, bits: int, shares: Sequence[Share], distances: NDArray[np.uint16], owners: Numbers, numbers: Numbers
+    ) -> Hits:
         """Make pieces with the same code one bucket."""
-        words = self._words(np.arange(len(self.numbers)))
-        order = np.lexsort((*words.T[::-1], self.distances))
+        pieces = cls(bits, shares, distances, np.arange(len(numbers) + 1), owners, numbers)
+        words = pieces._words(pieces.firsts[:-1])
+        order = np.lexsort((*words.T[::-1], distances))
         words = words[order]
         first = np.ones(len(order), np.bool_)
         first[1:] = (words[1:] != words[:-1]).any(axis=1)
         firsts = np.append(np.flatnonzero(first), len(order))
-        return Hits(
-            self.bits,
-            self.shares,
-            self.distances[order][first],
-            firsts,
-            self.owners[order],
-            self.numbers[order],
-        )
+        return cls(bits, shares, distances[order][first], firsts, owners[order], numbers[order])
 
     def _words(self, pieces: Numbers) -> Words:
         words = np.empty((len(pieces), -(-self.bits // 64)), np.uint64)

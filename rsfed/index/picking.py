@@ -123,6 +123,41 @@ def first_passing(starts: Rows, gone: Rows, tests: Tests, rows: Numbers, wanted:
 
 
 @kernel
+def closest(
+    starts: Rows, gone: Rows, tests: Tests, ids: NDArray[np.int64], rows: Numbers, distances: Numbers, k: Int
+) -> tuple[NDArray[np.int64], Numbers]:
+    """Return the k items that count and pass with the smallest distances, then the smallest ids.
+
+    Args:
+        starts: As for `nearest`.
+        gone: As for `nearest`.
+        tests: The filter.
+        ids: Item ids by place, int64.
+        rows: Codes by rising distance, int64, shape (n,).
+        distances: Their distances, int64, shape (n,).
+        k: How many items are wanted.
+
+    Returns:
+        Item ids and their distances, int64, fewer than k where there are fewer.
+    """
+    found, apart = np.empty(0, np.int64), np.empty(0, np.int64)
+    first = 0
+    while first < len(rows) and len(found) < k:
+        last = first
+        while last < len(rows) and distances[last] == distances[first]:
+            last += 1
+        wanted = np.full(last - first, k - len(found))
+        places, _ = first_passing(starts, gone, tests, rows[first:last], wanted)
+        for number in range(len(places)):
+            places[number] = ids[places[number]]
+        shell = places if last - first == 1 else np.sort(places)[: k - len(found)]
+        found = np.concatenate((found, shell))
+        apart = np.concatenate((apart, np.full(len(shell), distances[first])))
+        first = last
+    return found, apart
+
+
+@kernel
 def passing(tests: Tests, places: Numbers) -> NDArray[np.bool_]:
     """Return which of these items pass."""
     kept = np.empty(len(places), np.bool_)

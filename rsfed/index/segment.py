@@ -79,7 +79,7 @@ class Segment:
         order = sort_words(words)
         distinct, starts = group(words, order)
         ids = ids[order]
-        tables, facets = Tables.build(distinct, bits), Facets.build(columns.take(order))
+        tables, facets = Tables.build(distinct, bits), Facets.build(columns, order)
         segment = cls(bits, distinct, starts, ids, _sums(ids, starts), tables, facets)
         return cls.of_arrays(bits, segment.arrays(), columns.kind_values)
 
