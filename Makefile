@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query soak-training clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query bench-index soak-training soak-index clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -58,8 +58,14 @@ bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, ru
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
 
+bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes; needs 6 GiB of memory
+	$(BIN)/python -m rsfed.lab.bench_index $(OPTIONS)
+
 soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
 	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)
+
+soak-index: $(READY) ## Kill a process that changes an index at random, 100 times; KILLS=5 for a look
+	$(BIN)/python -m rsfed.lab.soak_index --kills $(or $(KILLS),100)
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo bench build *.egg-info

@@ -15,7 +15,7 @@ from rsfed.index.nearest import Found
 from rsfed.index.order import Ranks, Seeds
 from rsfed.index.picking import closest, count_passing
 from rsfed.index.segment import Ids, Part
-from rsfed.index.words import Words, from_words, row_of
+from rsfed.index.words import Words, from_words, marked, row_of
 
 Numbers = NDArray[np.int64]
 NO_NUMBERS: Numbers = np.empty(0, np.int64)
@@ -134,8 +134,8 @@ class Hits:
     @property
     def marks(self) -> Numbers:
         """A number below 0 for each bucket that another one, or this one with other items, does not have, int64."""
-        sums = [share.part.sums(share.rows).view(np.int64) for share in self.shares]
-        return self._added(sums) | np.int64(-(2**63))
+        sums = self._added([share.part.sums(share.rows) for share in self.shares])
+        return marked(self._words(self.firsts[:-1]), sums)
 
     def take(self, buckets: Numbers) -> Hits:
         """Return the buckets at these places, in this order."""

@@ -33,7 +33,8 @@ class Segment:
         words: Distinct codes in order, uint64, shape (n, words).
         starts: Where the items of each code start in `ids`, with the end of the last one, uint32, shape (n + 1,).
         ids: Item ids, code by code, rising within a code, int64; the index of an item here is its place.
-        sums: Sum of the scattered ids of each code, uint64, shape (n,): differs where the items differ.
+        sums: Lowest 32 bits of the sum of the scattered ids of each code, uint32, shape (n,): differs where the items
+            differ.
         tables: Hash tables over the codes.
         facets: What filters know of the items.
     """
@@ -42,7 +43,7 @@ class Segment:
     words: Words
     starts: Rows
     ids: Ids
-    sums: NDArray[np.uint64]
+    sums: Rows
     tables: Tables
     facets: Facets
 
@@ -134,29 +135,30 @@ class Part:
         """How many items are left."""
         return len(self.segment) - len(self.gone)
 
-    def sums(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return the sum of the scattered ids that are left of each code, uint64."""
+    def sums(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sum of the scattered ids that are left of each code, modulo 2**32, int64."""
         return _sums_left(self.segment.starts, self.segment.ids, self.segment.sums, self.gone, rows)
 
 
 @kernel
-def _sums(ids: Ids, starts: Rows) -> NDArray[np.uint64]:
-    sums = np.zeros(len(starts) - 1, np.uint64)
+def _sums(ids: Ids, starts: Rows) -> Rows:
+    sums = np.empty(len(starts) - 1, np.uint32)
     for row in range(len(sums)):
+        total = np.uint64(0)
         for place in range(starts[row], starts[row + 1]):
-            sums[row] += mix(np.uint64(ids[place]))
+            total += mix(np.uint64(ids[place]))
+        sums[row] = total & np.uint64(0xFFFFFFFF)
     return sums
 
 
 @kernel
-def _sums_left(
-    starts: Rows, ids: Ids, sums: NDArray[np.uint64], gone: Rows, rows: NDArray[np.int64]
-) -> NDArray[np.uint64]:
-    left = np.empty(len(rows), np.uint64)
+def _sums_left(starts: Rows, ids: Ids, sums: Rows, gone: Rows, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    left = np.empty(len(rows), np.int64)
     for number in range(len(rows)):
-        left[number] = sums[rows[number]]
+        total = np.uint64(sums[rows[number]])
         for skip in range(below(gone, starts[rows[number]]), below(gone, starts[rows[number] + 1])):
-            left[number] -= mix(np.uint64(ids[gone[skip]]))
+            total -= mix(np.uint64(ids[gone[skip]]))
+        left[number] = np.int64(total & np.uint64(0xFFFFFFFF))
     return left
 
 

@@ -17,7 +17,7 @@ from rsfed.index.jit import kernel
 from rsfed.index.sorting import Rows, sort_keys
 from rsfed.index.words import Words, piece
 
-SMALLEST = 4096  # distinct codes; a scan of fewer takes a few microseconds
+SMALLEST = 2**17  # distinct codes; a scan of fewer takes some 30 microseconds, tables would make appends slow
 _WIDEST = 26  # bits of a piece: 256 MiB of slots
 
 
@@ -72,13 +72,14 @@ class Tables(NamedTuple):
 
 
 def cut(bits: int, codes: int) -> NDArray[np.int64]:
-    """Return the spans of pieces of about log2(codes) bits each, the width at which slots hold about one code."""
-    wanted = min(max(np.log2(codes), 8.0), float(_WIDEST))
-    pieces = max(round(bits / wanted), -(-bits // _WIDEST))
-    widths = np.full(pieces, bits // pieces, np.int64)
-    widths[: bits % pieces] += 1
-    firsts, sizes = np.cumsum(widths) - widths, (1 << widths) + 1
-    return np.stack([firsts, widths, np.cumsum(sizes) - sizes], axis=1)
+    """Return the spans of equally wide pieces of about log2(codes) bits, the width at which slots hold about one code.
+
+    Bits that are left over belong to no piece: a code within r bits is within r bits on fewer bits too.
+    """
+    pieces = max(round(bits / max(np.log2(codes), 8.0)), -(-bits // _WIDEST))
+    width = min(bits // pieces, int(np.log2(codes)))
+    numbers = np.arange(pieces)
+    return np.stack([numbers * width, np.full(pieces, width), numbers * ((1 << width) + 1)], axis=1)
 
 
 @kernel

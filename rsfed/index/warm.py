@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from rsfed.index.facets import Columns
+from rsfed.index.files import checksum_of
 from rsfed.index.filters import Filter
+from rsfed.index.jit import frozen
 from rsfed.index.search import View
 from rsfed.index.segment import Part, Segment
 from rsfed.index.tables import SMALLEST
@@ -15,6 +17,8 @@ from rsfed.index.tables import SMALLEST
 
 def warm() -> None:
     """Search a small made-up index in every way there is."""
+    checksum_of(np.zeros(8, np.uint64))
+    checksum_of(frozen(np.zeros(8, np.uint64)))
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (2 * SMALLEST, 9), dtype=np.uint8)
     for bits in (64, 72):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rsfed.codes import Codes
 from rsfed.errors import CodeError
 from rsfed.index.jit import Int, inlined, kernel
+from rsfed.index.order import mix
 
 Words = NDArray[np.uint64]
 """Codes as big-endian words filled up with zeros, uint64, shape (n, words); bit 0 is the highest of word 0."""
@@ -64,3 +65,16 @@ def _compare(one: Words, other: Words) -> Int:
         if one[word] != other[word]:
             return -1 if one[word] < other[word] else 1
     return 0
+
+
+@kernel
+def marked(words: Words, sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number below 0 for each code and sum, int64: 31 bits of the code's hash and the lowest 32 of the sum."""
+    marks = np.empty(len(words), np.int64)
+    for number in range(len(words)):
+        scattered = np.uint64(0)
+        for word in range(words.shape[1]):
+            scattered = mix(scattered ^ words[number, word])
+        high = (scattered | np.uint64(1 << 63)) & ~np.uint64(0xFFFFFFFF)
+        marks[number] = np.int64(high | (np.uint64(sums[number]) & np.uint64(0xFFFFFFFF)))
+    return marks

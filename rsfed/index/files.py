@@ -1,0 +1,193 @@
+"""Files of an index: named arrays that are mapped into memory, under a header that says whose they are.
+
+A file starts with a magic word, the format version, and the length and checksum of its header; the header is JSON and
+names every array with its place, and the checksum of all of them. Whatever was cut off, edited or swapped is found
+before an array is used. A file is written under another name, synced, renamed, and the folder synced: after a crash it
+is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.errors import StateError
+from rsfed.index.jit import kernel
+
+FORMAT = 1
+_MAGIC = b"rsfedidx"
+_HEAD = struct.Struct("<8sII16s")  # magic, format, length and checksum of the header
+_ALIGN = 64
+PENDING = ".pending"  # end of the name of a file that is being written
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose codes a file holds: those of another release are never mixed in.
+
+    Attributes:
+        release: Digest of the release.
+        encoder: Id of the encoder within it.
+        bits: Width of the codes.
+    """
+
+    release: bytes
+    encoder: str
+    bits: int
+
+    def described(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {"release": self.release.hex(), "encoder": self.encoder, "bits": self.bits}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that was read: its arrays, what its header says beside them, and the checksum of the arrays."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    about: Mapping[str, Any]
+    checksum: str
+
+
+def damaged(path: Path, why: str) -> StateError:
+    """Return the error that names a damaged file."""
+    return StateError(
+        "a file of the index is damaged; start the node again, it rebuilds the file from its catalogue",
+        reason="INDEX_DAMAGED",
+        detail=f"{path}: {why}",
+    )
+
+
+def missing(error: FileNotFoundError) -> StateError:
+    """Return the error that names a file which a manifest names and nobody finds."""
+    return damaged(Path(str(error.filename)), "it is missing")
+
+
+def write(path: Path, owner: Owner, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> str:
+    """Write a file durably and return the checksum of its arrays."""
+    listed: list[dict[str, Any]] = []
+    offset = 0
+    for name, array in arrays.items():
+        listed.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "offset": offset})
+        offset += -(-array.nbytes // _ALIGN) * _ALIGN
+    data = np.zeros(offset, np.uint8)
+    for entry, array in zip(listed, arrays.values(), strict=True):
+        data[entry["offset"] : entry["offset"] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    checksum = f"{checksum_of(data.view(np.uint64)):016x}"
+    header = owner.described() | {"about": dict(about), "arrays": listed, "bytes": offset, "checksum": checksum}
+    text = json.dumps(header).encode()
+    text += b" " * (-(_HEAD.size + len(text)) % _ALIGN)
+    replace(path, [_HEAD.pack(_MAGIC, FORMAT, len(text), _digest(text)), text, data.data])
+    return checksum
+
+
+def read(path: Path, owner: Owner) -> Stored:
+    """Map a file into memory.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StateError: INDEX_DAMAGED, the file is not as it was written; INDEX_FORMAT, newer software wrote it;
+            INDEX_FOREIGN, it holds codes of another release, encoder or width.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < _HEAD.size:
+            raise damaged(path, "cut off")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    magic, version, length, digest = _HEAD.unpack_from(mapped)
+    if magic != _MAGIC:
+        raise damaged(path, "no file of an index")
+    check_format(path, version)
+    text = mapped[_HEAD.size : _HEAD.size + length]
+    if _digest(text) != digest:
+        raise damaged(path, "its header was changed")
+    header = json.loads(text)
+    check_owner(path, owner, header)
+    first = _HEAD.size + length
+    if len(mapped) != first + header["bytes"]:
+        raise damaged(path, "cut off or continued")
+    if f"{checksum_of(np.frombuffer(mapped, np.uint64, offset=first)):016x}" != header["checksum"]:
+        raise damaged(path, "its arrays were changed")
+    arrays = {entry["name"]: _array(mapped, first, entry) for entry in header["arrays"]}
+    return Stored(arrays, header["about"], header["checksum"])
+
+
+def check_format(path: Path, version: int) -> None:
+    """Refuse a file of newer software.
+
+    Raises:
+        StateError: INDEX_FORMAT.
+    """
+    if version > FORMAT:
+        raise StateError(
+            f"the index has format {version}, this software reads up to {FORMAT}; update the software",
+            reason="INDEX_FORMAT",
+            detail=str(path),
+        )
+
+
+def check_owner(path: Path, owner: Owner, header: Mapping[str, Any]) -> None:
+    """Refuse a file of another release, encoder or width.
+
+    Raises:
+        StateError: INDEX_FOREIGN.
+    """
+    if owner.described() != {name: header.get(name) for name in owner.described()}:
+        raise StateError(
+            "the index holds codes of another release than the one that is served; the node makes its own",
+            reason="INDEX_FOREIGN",
+            detail=str(path),
+        )
+
+
+def replace(path: Path, content: list[Any]) -> None:
+    """Put a file in place durably: all of it or nothing."""
+    pending = path.with_name(path.name + PENDING)
+    with pending.open("wb") as file:
+        for part in content:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    pending.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _array(mapped: mmap.mmap, first: int, entry: Mapping[str, Any]) -> NDArray[Any]:
+    dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+    count = int(np.prod(shape, dtype=np.int64))
+    if not count:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mapped, dtype, count, first + entry["offset"]).reshape(shape)
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()
+
+
+@kernel
+def checksum_of(words: NDArray[np.uint64]) -> np.uint64:
+    """Return a sum over scattered words and places, at the speed of memory: finds damage, not a forger."""
+    total = np.uint64(0)
+    for place in range(np.uint64(len(words))):
+        value = (words[place] ^ (place * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
+        total += value ^ (value >> np.uint64(29))
+    return total

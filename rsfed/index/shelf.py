@@ -1,0 +1,39 @@
+"""Indexes of several releases side by side: one is current, and another takes its place in one step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from rsfed.index import files
+from rsfed.index.files import Owner
+
+_CURRENT = "current"
+
+
+def folder_of(root: Path, owner: Owner) -> Path:
+    """Return where the index of one encoder of one release lies."""
+    return root / owner.release.hex() / owner.encoder.encode().hex()
+
+
+def current(root: Path) -> bytes | None:
+    """Return the digest of the release whose indexes are current; None before the first."""
+    try:
+        return bytes.fromhex((root / _CURRENT).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
+
+
+def swap(root: Path, release: bytes) -> None:
+    """Make the indexes of a release the current ones, durably."""
+    root.mkdir(parents=True, exist_ok=True)
+    files.replace(root / _CURRENT, [release.hex().encode()])
+
+
+def discard(root: Path, kept: Collection[bytes]) -> None:
+    """Delete the indexes of all releases but some; who has their files mapped keeps them."""
+    names = {release.hex() for release in kept}
+    for path in root.iterdir():
+        if path.is_dir() and path.name not in names:
+            shutil.rmtree(path)
