@@ -20,6 +20,7 @@ Found = NDArray[np.int64]
 """Distinct codes with their distances as distance << 32 | row, int64, rising: by distance, then by code."""
 
 _PROBE, _CANDIDATE, _COMPARED = 10.0, 1.5, 0.25  # nanoseconds, relative to each other: what decides for a scan
+_CHEAP = 2  # flipped bits: up to here all probes together take a few microseconds
 _BLOCK = 64  # codes that a scan looks at before it asks whether any is near
 _BOUND, _WITHIN, _LENGTH = 0, 1, 2  # in `state`
 
@@ -47,7 +48,7 @@ def nearest(
         k: How many items are wanted.
         limit: Largest distance.
     """
-    found = np.empty(max(256, min(2 * k, 2**16)), np.int64)
+    found = np.empty(max(1024, min(16 * k, 2**17)), np.int64)
     state = np.array([limit, 0, 0])  # no code above this distance is wanted; items up to it; codes that were kept
     _find(words, starts, gone, tables, query, np.zeros(bits + 1, np.int64), k, state, found)
     if state[_LENGTH] > len(found):  # now the distance is known: once more, with room for all that lies within it
@@ -121,7 +122,9 @@ def _probe(
     for flipped in range(64):
         for table in range(len(spans)):
             width = spans[table, 1]
-            ahead = flipped if state[_WITHIN] < k else max(flipped, state[_BOUND] // len(spans))
+            ahead = flipped  # what the bound still asks for, once it means something and probes cost something
+            if flipped > _CHEAP and state[_WITHIN] >= k:
+                ahead = max(flipped, state[_BOUND] // len(spans))
             if left < _PROBE * _choose(width, ahead):
                 return False
             left -= _PROBE * _choose(width, flipped)

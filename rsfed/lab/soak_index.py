@@ -24,6 +24,7 @@ from rsfed.index.files import Owner
 from rsfed.index.reader import IndexReader
 from rsfed.index.search import View
 from rsfed.index.segment import Ids
+from rsfed.index.warm import warm
 from rsfed.index.words import from_words
 from rsfed.index.writer import IndexWriter
 
@@ -74,6 +75,7 @@ class Expected:
 
 def change(root: Path, seed: int, first: int) -> None:
     """Change indexes until somebody ends this process."""
+    warm()
     rng = random.Random(seed)  # noqa: S311 - a soak is no secret
     writers = [IndexWriter(shelf.folder_of(root, owner(number)), owner(number)) for number in (0, 1)]
     newest = first

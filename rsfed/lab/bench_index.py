@@ -1,0 +1,344 @@
+"""The bucket index against faiss `IndexBinaryFlat`, one thread each, in one run: `make bench-index`.
+
+Ratios within one run count, absolute times are of the machine. All answers are compared: ids in the order of distance
+and then of item id. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.index import order
+from rsfed.index.facets import Columns
+from rsfed.index.files import Owner
+from rsfed.index.filters import Filter
+from rsfed.index.reader import IndexReader
+from rsfed.index.search import View
+from rsfed.index.segment import NONE_GONE, Ids, Part, Segment
+from rsfed.index.warm import warm
+from rsfed.index.writer import IndexWriter
+from rsfed.lab.bench_index_data import Data, attributes, clustered, filters, real, uniform
+
+K, QUERIES, FLAT_QUERIES = 20, 256, 16
+_RELEASE = b"\x05" * 32
+_INDEX_ARRAYS = ("words", "starts", "sums", "spans", "slots", "orders", "copies")
+Times = NDArray[np.float64]
+
+
+@dataclass
+class Report:
+    """What was measured.
+
+    Attributes:
+        figures: By name, for the last line.
+        lines: The table.
+        exact: Whether every answer that was compared was right.
+        shared: Whether others use the machine too, so that a query counts its thread's own time.
+    """
+
+    shared: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    exact: bool = True
+
+    def say(self, text: str) -> None:
+        """Add a line and print it."""
+        self.lines.append(text)
+        print(text, flush=True)
+
+    def row(self, what: str, times: Times) -> None:
+        """Add a line of times in milliseconds."""
+        self.say(f"{what:<52} mean {times.mean():9.4f}  p50 {np.median(times):9.4f}  p99 {p99(times):9.4f} ms")
+
+    def compare(self, what: str, *, same: bool) -> None:
+        """Remember whether answers were right."""
+        self.exact &= same
+        if not same:
+            self.say(f"WRONG: {what}")
+
+
+def p99(times: Times) -> float:
+    """Return the 99th percentile."""
+    return float(np.quantile(times, 0.99))
+
+
+def timed(call: Callable[..., Any], *arguments: Iterable[Any], shared: bool = False) -> tuple[Times, list[Any]]:
+    """Return how long a call took with each argument, in milliseconds, and what it gave.
+
+    Args:
+        call: What is timed.
+        arguments: For each parameter its values, one after the other.
+        shared: Count the thread's own time, because others use the machine too; not for what waits for a disk.
+    """
+    clock = time.thread_time if shared else time.perf_counter
+    times, results = [], []
+    for values in zip(*arguments, strict=True):
+        started = clock()
+        results.append(call(*values))
+        times.append((clock() - started) * 1e3)
+    return np.array(times), results
+
+
+def nearest_ids(
+    view: View, data: Data, *, shared: bool, where: Filter | None = None, k: int = K
+) -> tuple[Times, list[Ids]]:
+    """Ask one held-out code after the other for its nearest items."""
+
+    def ask(code: NDArray[np.uint8]) -> Ids:
+        return view.search(code[None], k=k, where=where)[0].nearest(k)[0]
+
+    ask(data.queries[0])
+    return timed(ask, data.queries, shared=shared)
+
+
+def against_faiss(report: Report, data: Data, view: View, name: str, batch: bool) -> None:
+    """Compare one query at a time, and a batch where wanted."""
+    import faiss  # noqa: PLC0415 - an oracle of the bench, no dependency
+
+    faiss.omp_set_num_threads(1)
+    flat = faiss.IndexBinaryFlat(data.bits)
+    flat.add(data.codes)
+    flat.search(data.queries[:1], K)
+    flat_times, _ = timed(lambda code: flat.search(code[None], K), data.queries[:FLAT_QUERIES], shared=report.shared)
+    own_times, own = nearest_ids(view, data, shared=report.shared)
+    flat_batch, answers = timed(lambda codes: flat.search(codes, K)[1], [data.queries], shared=report.shared)
+    report.compare(name, same=all(np.array_equal(a, b) for a, b in zip(own, answers[0], strict=True)))
+    report.row(f"{name}: faiss flat, one query", flat_times)
+    report.row(f"{name}: index, one query, {K} ids", own_times)
+    report.figures[f"{name}_q1_speedup"] = float(flat_times.mean() / own_times.mean())
+    report.figures[f"{name}_q1_p99_ms"] = p99(own_times)
+    if batch:
+        own_batch, _ = timed(
+            lambda codes: [hits.nearest(K) for hits in view.search(codes, k=K)], [data.queries], shared=report.shared
+        )
+        report.say(f"{name}: batch of {QUERIES}: faiss {flat_batch[0]:.1f} ms, index {own_batch[0]:.2f} ms")
+        report.figures[f"{name}_batch256_speedup"] = float(flat_batch[0] / own_batch[0])
+
+
+def numpy_scan(report: Report, data: Data, view: View, name: str) -> None:
+    """Time the same search of distinct codes by numpy alone: what the kernels are measured against."""
+    segment = view.parts[0].segment
+    sizes = np.diff(segment.starts.astype(np.int64))
+    words = np.ascontiguousarray(segment.words[:, 0])
+
+    def search(query: np.uint64) -> NDArray[np.int64]:
+        distances = np.bitwise_count(words ^ query)
+        reached = np.searchsorted(np.cumsum(np.bincount(distances, weights=sizes)), K)
+        return np.flatnonzero(distances <= reached)
+
+    queries = data.queries[:FLAT_QUERIES].view(">u8").astype(np.uint64)[:, 0]
+    times, _ = timed(search, queries, shared=report.shared)
+    report.row(f"{name}: numpy scan of distinct codes, buckets only", times)
+
+
+def memory(report: Report, view: View, name: str) -> None:
+    """Say what the index takes, apart from what filters know."""
+    segment = view.parts[0].segment
+    arrays = segment.arrays()
+    per_code = sum(arrays[each].nbytes for each in _INDEX_ARRAYS) / max(len(segment.words), 1)
+    rest = sum(array.nbytes for key, array in arrays.items() if "." in key) / len(segment)
+    per_item = arrays["ids"].nbytes / len(segment)
+    report.say(
+        f"{name}: {len(segment):,} items, {len(segment.words):,} distinct codes, largest bucket "
+        f"{int(np.diff(segment.starts.astype(np.int64)).max()):,}; {per_code:.1f} B per distinct code, "
+        f"{per_item:.1f} B per item, facets {rest:.1f} B per item"
+    )
+    report.figures["bytes_per_item"] = (per_code * len(segment.words)) / len(segment) + per_item
+
+
+def filtered(report: Report, data: Data, view: View, columns: Columns, name: str) -> None:
+    """Search with filters that keep half, 1 % and 1 in 100,000, and compare some answers with brute force."""
+    for share, where in filters().items():
+        times, own = nearest_ids(view, data, where=where, shared=report.shared)
+        keep = _passing(columns, where)
+        report.row(f"{name}: filter keeps {len(keep):,}", times)
+        report.figures[f"{name}_filter_{share}_p99_ms"] = p99(times)
+        words = data.codes[keep].view(np.uint64)
+        for code, ids in zip(data.queries[:8], own, strict=False):
+            apart = np.bitwise_count(words ^ code.view(np.uint64)).sum(axis=1)
+            report.compare(f"{name} {share}", same=np.array_equal(keep[np.lexsort((keep, apart))[:K]], ids))
+
+
+def _passing(columns: Columns, where: Filter) -> NDArray[np.int64]:
+    keep = np.ones(len(columns.kinds), np.bool_)
+    if where.after is not None:
+        keep &= columns.times[:, 1] >= where.after
+    if where.before is not None:
+        keep &= columns.times[:, 0] <= where.before
+    if where.labels is not None:
+        keep &= np.array([not where.labels.isdisjoint(kind[1:]) for kind in columns.kind_values])[columns.kinds]
+    if where.box is not None:
+        west, south, east, north = where.box
+        boxes = columns.boxes
+        keep &= (boxes[:, 0] <= east) & (boxes[:, 2] >= west) & (boxes[:, 1] <= north) & (boxes[:, 3] >= south)
+    return np.flatnonzero(keep)
+
+
+def keyed_pages(report: Report, data: Data, view: View, name: str) -> None:
+    """Take items out of the nearest bucket in keyed order."""
+    for k in (K, 1000):
+        seeds = np.random.default_rng(4).integers(0, 2**63, (QUERIES, 1, 4)).astype(np.uint64)
+
+        def page(code: NDArray[np.uint8], seed: order.Seeds, k: int = k) -> Ids:
+            one = np.zeros(1, np.int64)
+            return view.search(code[None], k=k)[0].keyed(one, seed, one, np.full(1, k))
+
+        page(data.queries[0], seeds[0])
+        times, _ = timed(page, data.queries, seeds, shared=report.shared)
+        report.row(f"{name}: {k} items of one bucket in keyed order", times)
+        report.figures[f"{name}_keyed_{k}_p99_ms"] = p99(times)
+
+
+def in_memory(data: Data, columns: Columns | None = None) -> View:
+    """Return the index of some codes, whose items are numbered."""
+    segment = Segment.build(data.bits, np.arange(len(data.codes)), data.codes, columns)
+    return View(data.bits, (Part(segment, NONE_GONE),))
+
+
+def durable(report: Report, data: Data, folder: Path, name: str, items: int) -> None:
+    """Build, load, append and delete on disk, and search while another process appends and merges."""
+    owner = Owner(_RELEASE, name, data.bits)
+    with IndexWriter(folder, owner) as writer:
+        built, _ = timed(lambda ids: writer.append(ids, data.codes), [np.arange(items)])
+        report.figures["build_10m_s"] = float(built[0] / 1e3)
+        loaded, readers = timed(lambda _: IndexReader(folder, owner), range(3))
+        report.figures["load_10m_s"] = float(np.median(loaded) / 1e3)
+        more = np.random.default_rng(6).permutation(items)[: items // 100]
+        starts = [items + number * len(more) for number in range(5)]
+        added, _ = timed(lambda start: writer.append(start + np.arange(len(more)), data.codes[more]), starts)
+        report.figures["append_100k_ms"] = float(np.median(added))
+        segment = readers[0].view().parts[0].segment
+        largest = int(np.argmax(np.diff(segment.starts.astype(np.int64))))
+        members = segment.ids[segment.starts[largest] : segment.starts[largest + 1]]
+        doomed = np.random.default_rng(5).permutation(members)[: min(items // 100, len(members) // 2)]
+        removed, _ = timed(writer.remove, [doomed])
+        report.figures[f"{name}_delete_100k_ms"] = float(removed[0])
+    report.say(
+        f"{name}: built durably in {built[0] / 1e3:.2f} s, loaded in {np.median(loaded):.1f} ms, {len(more):,} items "
+        f"appended in {np.median(added):.1f} ms, {len(doomed):,} of one bucket deleted in {removed[0]:.1f} ms"
+    )
+    reader = IndexReader(folder, owner)
+    report.row(f"{name}: after that, {K} ids", nearest_ids(reader.view(), data, shared=report.shared)[0])
+    beside(report, data, reader, folder, name)
+
+
+def beside(report: Report, data: Data, reader: IndexReader, folder: Path, name: str) -> None:
+    """Search while nobody changes the index, and while another process appends and merges."""
+
+    def ask() -> Times:
+        codes = np.tile(data.queries, (4, 1))
+        return timed(lambda code: reader.view().search(code[None], k=K)[0].nearest(K), codes, shared=report.shared)[0]
+
+    ask()
+    quiet = ask()
+    command = [sys.executable, "-m", "rsfed.lab.bench_index", "--change", str(folder), name, str(data.bits)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None  # noqa: S101 - for the type
+        process.stdout.readline()
+        busy = ask()
+        process.kill()
+    report.row(f"{name}: quiet, {K} ids", quiet)
+    report.row(f"{name}: while another process appends and merges", busy)
+    report.figures[f"{name}_busy_p99_ratio"] = p99(busy) / p99(quiet)
+
+
+def change(folder: Path, name: str, bits: int) -> None:
+    """Append and merge until somebody ends this process."""
+    warm()
+    with IndexWriter(folder, Owner(_RELEASE, name, bits)) as writer:
+        rng, first = np.random.default_rng(9), 2**40
+        print("ready", flush=True)
+        while True:
+            writer.append(np.arange(first, first + 5000), rng.integers(0, 256, (5000, bits // 8), dtype=np.uint8))
+            first += 5000
+            writer.merge()
+
+
+def curve(report: Report, largest: int) -> None:
+    """Say how the cost of a query grows with the archive."""
+    sizes = [10**power for power in range(4, 9) if 10**power <= largest]
+    for size in sizes:
+        for make in (clustered, uniform):
+            data = make(size, 64, 64)
+            report.row(f"growth: {size:>11,} {data.name}", nearest_ids(in_memory(data), data, shared=report.shared)[0])
+
+
+def measure(report: Report, items: int, folder: Path) -> None:
+    """Run everything; the names of figures keep saying 10m, whatever size was asked for."""
+    columns = attributes(items)
+    for name, data, batch in (
+        ("clustered_10m", clustered(items, 64, QUERIES), True),
+        ("uniform_10m", uniform(items, 64, QUERIES), False),
+        ("bits128_10m", clustered(items, 128, QUERIES), False),
+        ("real_10m", real(items, 64, QUERIES), False),
+    ):
+        plain = name in {"uniform_10m", "bits128_10m"}
+        view = in_memory(data, None if plain else columns)
+        if not plain:
+            filtered(report, data, view, columns, name)
+        against_faiss(report, data, view, name, batch)
+        memory(report, view, name)
+        if name == "clustered_10m":
+            report.figures["filtered_1pct_p99_ms"] = report.figures["clustered_10m_filter_1pct_p99_ms"]
+            report.figures["clustered_bytes_per_item"] = report.figures["bytes_per_item"]
+            numpy_scan(report, data, view, name)
+        if name == "real_10m":
+            keyed_pages(report, data, view, name)
+            del view
+            durable(report, data, folder / name, name, items)
+    small = uniform(100_000, 64, QUERIES)
+    times, _ = nearest_ids(in_memory(small), small, shared=report.shared)
+    report.row("uniform 100,000: one query", times)
+    report.figures["small_100k_q1_ms"] = float(times.mean())
+
+
+def machine() -> str:
+    """Say what this is measured on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
+    return f"{models[0].split(':')[1].strip() if models else platform.machine()}, one thread, numpy {np.__version__}"
+
+
+def main() -> None:
+    """Run the benchmark, or be the process that changes an index meanwhile."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--shared", action="store_true", help="count the thread's own time of queries")
+    parser.add_argument("--change", nargs=3, metavar=("FOLDER", "NAME", "BITS"))
+    options = parser.parse_args()
+    if options.change:
+        change(Path(options.change[0]), options.change[1], int(options.change[2]))
+    warm()
+    report = Report(shared=options.shared)
+    clock = "own time of the thread (others use the machine)" if report.shared else "wall time"
+    report.say(f"{machine()}; queries in {clock}; {options.items:,} items where a name says 10m")
+    with TemporaryDirectory(prefix="rsfed-bench-") as name:
+        measure(report, options.items, Path(name))
+    curve(report, options.items)
+    report.say(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    report.say(last_line(report.figures, exact=report.exact))
+    if options.report:
+        options.report.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+
+
+def last_line(figures: Mapping[str, float], *, exact: bool) -> str:
+    """Return all figures as one line of JSON."""
+    return json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()} | {"exact": exact})
+
+
+if __name__ == "__main__":
+    main()
