@@ -122,10 +122,7 @@ def _probe(
     for flipped in range(64):
         for table in range(len(spans)):
             width = spans[table, 1]
-            ahead = flipped  # what the bound still asks for, once it means something and probes cost something
-            if flipped > _CHEAP and state[_WITHIN] >= k:
-                ahead = max(flipped, state[_BOUND] // len(spans))
-            if left < _PROBE * _choose(width, ahead):
+            if left < _PROBE * _choose(width, _ahead(flipped, len(spans), k, state)):
                 return False
             left -= _PROBE * _choose(width, flipped)
             own = piece(query, spans[table, 0], width)
@@ -151,6 +148,14 @@ def _probe(
             if len(spans) * flipped + table >= state[_BOUND]:
                 return True
     return False
+
+
+@kernel
+def _ahead(flipped: Int, pieces: Int, k: Int, state: NDArray[np.int64]) -> Int:
+    """Return how many bits will have to be flipped as far as the bound says, once it means something."""
+    if flipped <= _CHEAP or state[_WITHIN] < k:
+        return flipped
+    return np.int64(max(flipped, state[_BOUND] // pieces))
 
 
 @kernel

@@ -30,8 +30,8 @@ from rsfed.index.writer import IndexWriter
 
 BITS = 64
 RELEASES = (b"\x01" * 32, b"\x02" * 32)
-OPENED_S = 1.0  # an index of a million items opens within this time
 _BATCH = 200
+_APART = 10**6  # between the first items of two processes
 _LONGEST_S = 0.6  # until a kill
 
 
@@ -82,7 +82,7 @@ def change(root: Path, seed: int, first: int) -> None:
     print("ready", flush=True)
     while True:
         number, kind = rng.randrange(2), rng.choices(["append", "remove", "merge", "swap"], [5, 3, 2, 1])[0]
-        start, count = (newest, rng.randint(1, _BATCH)) if kind == "append" else (rng.randrange(newest + 1), _BATCH)
+        start, count = (newest, rng.randint(1, _BATCH)) if kind == "append" else (_some(rng, first), _BATCH)
         print(kind, number, start, count, flush=True)
         if kind == "append":
             ids = np.arange(start, start + count)
@@ -95,6 +95,11 @@ def change(root: Path, seed: int, first: int) -> None:
         else:
             shelf.swap(root, owner(number).release)
         print("done", flush=True)
+
+
+def _some(rng: random.Random, first: int) -> int:
+    """Return an item that this process or one before it may have appended."""
+    return rng.randrange(0, first + 1, _APART) + rng.randrange(1000)
 
 
 def held(view: View) -> list[int]:
@@ -115,9 +120,7 @@ def check(root: Path, expected: Expected) -> None:
     Raises:
         SystemExit: something is missing, comes twice or is there in part.
     """
-    started = time.monotonic()
     found = [held(_open(root, number)) for number in (0, 1)]
-    seconds = time.monotonic() - started
     current = shelf.current(root)
     allowed = [(expected.items, expected.current)]
     if expected.under_way and expected.under_way != "ready":
@@ -125,8 +128,6 @@ def check(root: Path, expected: Expected) -> None:
     matching = [state for state in allowed if [sorted(each) for each in state[0]] == found and state[1] == current]
     if not matching:
         raise SystemExit(f"after {expected.under_way!r} the index is neither as before nor as after it")
-    if seconds > OPENED_S:
-        raise SystemExit(f"opening took {seconds:.1f} s")
     expected.items, expected.current = matching[0]
     expected.under_way = ""
 
@@ -141,8 +142,8 @@ def soak(root: Path, kills: int, seed: int = 0) -> dict[str, int]:
     rng = random.Random(seed)  # noqa: S311
     expected, met = Expected(), dict.fromkeys(("append", "remove", "merge", "swap", "between"), 0)
     for number in range(kills):
-        newest = max((max(each, default=-1) for each in expected.items), default=-1) + 1 + number * 10**6
-        command = [sys.executable, "-m", "rsfed.lab.soak_index", "--change", str(root), str(seed + number), str(newest)]
+        first = str(number * _APART)
+        command = [sys.executable, "-m", "rsfed.lab.soak_index", "--change", str(root), str(seed + number), first]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None  # noqa: S101 - for the type
             process.stdout.readline()

@@ -209,7 +209,8 @@ def large(seed, bits, items, clusters):
 
 @pytest.mark.parametrize("bits", [32, 64, 96, 128, 256])
 @pytest.mark.parametrize("clusters", [5, 60_000])
-def test_tables_and_scan_find_the_same_as_brute_force_over_many_codes(bits, clusters):
+def test_tables_and_scan_find_the_same_as_brute_force_over_many_codes(bits, clusters, monkeypatch):
+    monkeypatch.setattr("rsfed.index.tables.SMALLEST", 4096)
     rng, codes = large(bits, bits, 40_000, clusters)
     made = View(bits, (Part(Segment.build(bits, np.arange(40_000), codes), np.arange(0, 40_000, 7, dtype=np.uint32)),))
     segment = made.parts[0].segment
