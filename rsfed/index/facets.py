@@ -121,6 +121,14 @@ class Facets:
     kind_values: tuple[tuple[str, ...], ...]
 
     @classmethod
+    def unknown(cls, items: int) -> Facets:
+        """Return the facets of items of which nothing is known."""
+        nothing = Columns.unknown(min(items, 1))
+        values = (nothing.times, nothing.boxes, nothing.kinds[:, None])
+        times, boxes, kinds = (_constant(each, items) for each in values)
+        return cls(times, boxes, kinds, nothing.kind_values)
+
+    @classmethod
     def build(cls, columns: Columns, order: Rows) -> Facets:
         """Build the facets of items, which are to lie in this order."""
         return cls(
@@ -146,15 +154,20 @@ class Facets:
 
 
 def _facet(column: NDArray[Any], order: Rows, to_words: Callable[[NDArray[Any]], Words]) -> Facet:
-    if not len(column) or (column == column[0]).all():  # nothing is told apart: no list is needed
-        values, none = column[:1], np.empty(0, np.uint32)
-        return Facet(values, _hulls(values), none, none, np.array([0, len(column)][: len(values) + 1], np.uint32))
+    if not len(column) or (column == column[0]).all():
+        return _constant(column[:1], len(column))
     column = column[order]
     words = to_words(column)
     by_value = sort_words(words)
     _, starts = group(words, by_value)
     values = column[by_value[starts[:-1]]]
     return Facet(values, _hulls(values), _spread(by_value, starts), by_value, starts)
+
+
+def _constant(values: NDArray[Any], items: int) -> Facet:
+    """Return the facet of items that all have the one value, or of no items: no lists are needed."""
+    none = np.empty(0, np.uint32)
+    return Facet(values, _hulls(values), none, none, np.array([0, items][: len(values) + 1], np.uint32))
 
 
 @kernel

@@ -66,23 +66,23 @@ class Segment:
             raise CodeError(f"{len(ids)} items need as many codes; got {len(words)}")
         if len(ids) > MAX_ITEMS:
             raise CodeError(f"a segment holds up to {MAX_ITEMS} items; got {len(ids)}")
-        return cls.of_words(bits, ids, words, Columns.unknown(len(ids)) if columns is None else columns)
+        return cls.of_words(bits, ids, words, columns)
 
     @classmethod
-    def of_words(cls, bits: int, ids: Ids, words: Words, columns: Columns) -> Segment:
+    def of_words(cls, bits: int, ids: Ids, words: Words, columns: Columns | None) -> Segment:
         """Group items by code; as `build`, with the codes as words."""
         steps = np.diff(ids)
         if (steps <= 0).any():
             by_id = np.argsort(ids)
-            ids, words, columns = ids[by_id], words[by_id], columns.take(by_id)
+            ids, words, columns = ids[by_id], words[by_id], columns and columns.take(by_id)
             if (np.diff(ids) == 0).any():
                 raise CodeError("an item has one code in an index, not two")
         order = sort_words(words)
         distinct, starts = group(words, order)
         ids = ids[order]
-        tables, facets = Tables.build(distinct, bits), Facets.build(columns, order)
-        segment = cls(bits, distinct, starts, ids, _sums(ids, starts), tables, facets)
-        return cls.of_arrays(bits, segment.arrays(), columns.kind_values)
+        facets = Facets.unknown(len(ids)) if columns is None else Facets.build(columns, order)
+        segment = cls(bits, distinct, starts, ids, _sums(ids, starts), Tables.build(distinct, bits), facets)
+        return cls.of_arrays(bits, segment.arrays(), facets.kind_values)
 
     @classmethod
     def of_arrays(cls, bits: int, arrays: Mapping[str, NDArray[Any]], kinds: tuple[tuple[str, ...], ...]) -> Segment:
@@ -112,7 +112,7 @@ class Segment:
 
     def places_of(self, ids: Ids) -> Rows:
         """Return the places of those of these items that are here, uint32, rising."""
-        return _places_of(self.ids, np.unique(np.asarray(ids, np.int64)))
+        return _places_of(self.ids, np.sort(np.asarray(ids, np.int64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +164,16 @@ def _sums_left(starts: Rows, ids: Ids, sums: Rows, gone: Rows, rows: NDArray[np.
 
 @kernel
 def _places_of(ids: Ids, wanted: Ids) -> Rows:
-    """Find rising wanted ids by one walk over all: a small set of marks passes over most, a search decides the rest."""
-    shift = np.uint64(64 - 16)
-    while len(wanted) >> (62 - np.int64(shift)) and shift > 36:
-        shift -= np.uint64(1)
-    marks = np.zeros(1 << (64 - np.int64(shift)), np.uint8)
+    """Find rising wanted ids by one walk over all: marks by hash pass over most, a search decides the rest."""
+    bits = 16
+    while 1 << bits < 32 * len(wanted) and bits < 28:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    marks = np.zeros(1 << bits, np.uint8)
     scatter = np.uint64(0x9E3779B97F4A7C15)
     for one in wanted:
         marks[(np.uint64(one) * scatter) >> shift] = 1
-    places = np.empty(len(wanted), np.uint32)
+    places = np.empty(min(len(wanted), len(ids)), np.uint32)
     found = 0
     for place in range(len(ids)):
         if marks[(np.uint64(ids[place]) * scatter) >> shift]:

@@ -121,7 +121,7 @@ class IndexWriter:
                 places = self._places(entry, np.asarray(ids, np.int64))
                 if not len(places):
                     continue
-                gone = np.union1d(self._parts[entry.file].part.gone, places)
+                gone = np.sort(np.concatenate([self._parts[entry.file].part.gone, places]))
                 manifest, changed = self._with_gone(manifest, entry, gone)
                 old.append(entry)
                 new.append(changed)
@@ -148,7 +148,7 @@ class IndexWriter:
         names = {entry.file for entry in due}
         now = [entry for entry in self._manifest.entries if entry.file in names]
         late = [
-            part.segment.ids[np.setdiff1d(self._parts[entry.file].part.gone, part.gone)]
+            part.segment.ids[_without(self._parts[entry.file].part.gone, part.gone)]
             for entry, part in zip(due, parts, strict=True)
         ]
         manifest, new = self._manifest, []
@@ -164,7 +164,7 @@ class IndexWriter:
         """Return the places of those of some items that are in a segment and not gone."""
         near = ids[(ids >= entry.first) & (ids <= entry.last)]
         part = self._parts[entry.file].part
-        return np.setdiff1d(part.segment.places_of(near), part.gone) if len(near) else np.empty(0, np.uint32)
+        return _without(part.segment.places_of(near), part.gone) if len(near) else np.empty(0, np.uint32)
 
     def _written(self, manifest: Manifest, segment: Segment) -> tuple[Manifest, Entry]:
         name = f"segment-{manifest.number:08d}.rsx"
@@ -225,6 +225,15 @@ def _is_sound(folder: Path, manifest: Manifest, entry: Entry) -> bool:
     except (StateError, FileNotFoundError):
         return False
     return True
+
+
+def _without(places: Rows, others: Rows) -> Rows:
+    """Return the places that are not among others; both rise."""
+    if not len(others):
+        return places
+    following = np.minimum(np.searchsorted(others, places), len(others) - 1)
+    left: Rows = places[others[following] != places]
+    return left
 
 
 def _locked(folder: Path) -> IO[bytes]:
