@@ -13,7 +13,7 @@ from rsfed.index import order
 from rsfed.index.facets import Columns
 from rsfed.index.filters import Filter
 from rsfed.index.search import View
-from rsfed.index.segment import Part, Segment
+from rsfed.index.segment import NONE_GONE, Part, Segment
 from rsfed.wire import DEGREE, NO_FOOTPRINT, NO_TIME
 
 WIDTHS = st.sampled_from([16, 24, 64, 72, 128, 136, 256])
@@ -266,3 +266,21 @@ def test_a_snapshot_of_nothing_finds_nothing():
         assert len(hits) == 0
         assert hits.nearest(5)[0].tolist() == []
         assert hits.sizes.tolist() == hits.marks.tolist() == []
+
+
+@pytest.mark.parametrize("bits", [64, 128])
+def test_a_million_codes_are_ranked_as_faiss_ranks_them(bits):
+    import faiss
+
+    from rsfed.lab.bench_index_data import clustered
+
+    faiss.omp_set_num_threads(1)
+    data = clustered(1_000_000, bits, 64)
+    flat = faiss.IndexBinaryFlat(bits)
+    flat.add(data.codes)
+    distances, ids = flat.search(data.queries, 20)
+    found = View(bits, (Part(Segment.build(bits, np.arange(len(data.codes)), data.codes), NONE_GONE),))
+    for hits, far, wanted in zip(found.search(data.queries, k=20), distances, ids, strict=True):
+        own, apart = hits.nearest(20)
+        assert own.tolist() == wanted.tolist()
+        assert apart.tolist() == far.tolist()
