@@ -25,8 +25,8 @@ from rsfed.home import Home, open_database, transaction
 from rsfed.telemetry import log
 
 if TYPE_CHECKING:
+    from rsfed.codes import Ids
     from rsfed.hashing.trunk import Vector
-    from rsfed.index.buckets import Ids
     from rsfed.raster.input_spec import InputSpec
     from rsfed.raster.item import Item
     from rsfed.trust.manifest import FrozenTrunk

@@ -18,7 +18,7 @@ from node.ledger import Ledger
 from node.served import Served
 from rsfed.codes import Codes, from_bytes
 from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle
-from rsfed.index.buckets import Snapshot
+from rsfed.index.search import Snapshot
 from rsfed.privacy.policy import Ask
 from rsfed.trust.bundle import Bundle
 from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, verify_envelope

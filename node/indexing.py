@@ -20,14 +20,16 @@ import numpy as np
 
 from node.catalogue import Catalogue
 from node.features import FeatureCache, FeatureKey, features_file
+from node.indexes import discard_indexes, open_index
 from node.presence import Presence
 from node.reading import Content, reader
 from node.searchable import REMEDY, unsearchable
 from node.served import Facts, Served, Shelf
 from node.state import get_meta, set_meta
-from rsfed.codes import Codes
+from rsfed.codes import Codes, Ids
 from rsfed.errors import ReleaseRefused, RsfedError
-from rsfed.index.buckets import BucketIndex, Ids
+from rsfed.index.warm import warm
+from rsfed.index.writer import IndexWriter
 from rsfed.telemetry import log
 from rsfed.trust.manifest import FrozenTrunk
 from rsfed.trust.release_store import Release, ReleaseStore
@@ -95,8 +97,8 @@ class Indexer:
         """Work until `stop`; a failure is logged and tried again."""
         with suppress(OSError, AttributeError):  # not every system knows priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        with Catalogue(self._home) as catalogue:
-            work = _Work(self._home, catalogue, self)
+        warm()
+        with Catalogue(self._home) as catalogue, closing(_Work(self._home, catalogue, self)) as work:
             while not self._stop.is_set():
                 self._wake.wait(POLL_S if self._step(work) else FAILED_S)
                 if self._wake.is_set():
@@ -143,8 +145,13 @@ class _Active:
     """What is served, in the form in which it changes."""
 
     release: Release
-    indexes: dict[str, BucketIndex]
+    indexes: dict[str, IndexWriter]
     facts: Facts
+
+    def close(self) -> None:
+        """Let go of the indexes."""
+        for index in self.indexes.values():
+            index.close()
 
     def modality(self, encoder_id: str) -> str:
         """Return what an encoder reads."""
@@ -152,7 +159,7 @@ class _Active:
 
     def listed(self) -> Ids:
         """Return the ids of all items that are served, in rising order."""
-        return np.unique(np.concatenate([index.item_ids for index in self.indexes.values()]))
+        return np.unique(np.concatenate([index.view.item_ids for index in self.indexes.values()]))
 
     def forget_gone(self) -> None:
         """Drop the facts of items that are served no more: a node runs for years, and patches come and go."""
@@ -176,6 +183,11 @@ class _Work:
         self._unpublished = False
         self._published = 0.0
         self._lost = 0  # patches that no encoder of the release reads
+
+    def close(self) -> None:
+        """Let go of the indexes of what is served; it stays served."""
+        if self._active is not None:
+            self._active.close()
 
     def forget_failures(self) -> None:
         """Try files again that could not be read."""
@@ -201,7 +213,14 @@ class _Work:
         if complete and self._features_due:
             self._drop_features(newest)
         self._settled = complete and not self._arrived
+        self._merge()
         self._publish()
+
+    def _merge(self) -> None:
+        """Merge segments that are due; what is served goes on meanwhile."""
+        for index in self._active.indexes.values() if self._active else ():
+            while index.merge():
+                self._unpublished = True
 
     def _newest(self) -> Release | None:
         """Return the release to serve: the current one, or where there is none the one that is served already."""
@@ -228,20 +247,19 @@ class _Work:
         active = _Active(release, indexes, Facts.none())
         listed = active.listed()
         active.facts = Facts.read(self._catalogue.connection, listed)
+        self.close()
         self._active = active
         self._unpublished = True
         set_meta(self._catalogue.connection, _SERVED, release.digest.hex())
         self._publish()
+        discard_indexes(self._home, [release.digest])
         seconds = round(time.monotonic() - started, 3)
         log.info("index.swapped", release=release.manifest.version, indexed=len(listed), seconds=seconds)
 
-    def _load(self, release: Release, encoder_id: str) -> BucketIndex:
-        index = BucketIndex(release.manifest.bits)
+    def _load(self, release: Release, encoder_id: str) -> IndexWriter:
         ids, codes = self._catalogue.codes(release.digest, encoder_id)
         stays = np.isin(ids, self._presence.ids(release.manifest.encoders[encoder_id].modality))
-        if stays.any():
-            index.add(ids[stays], codes[stays])
-        return index
+        return open_index(self._home, release, encoder_id, ids[stays], codes[stays])
 
     def _hash(self, release: Release, encoder_id: str) -> bool:
         """Hash every patch that still needs a code; return whether that was finished."""
@@ -286,7 +304,7 @@ class _Work:
         now = time.monotonic()
         self._failed = {item: moment for item, moment in self._failed.items() if now - moment < RETRY_S}
         if self._active is not None and self._serves(release):
-            coded = self._active.indexes[encoder_id].item_ids  # what is served need not be read again
+            coded = self._active.indexes[encoder_id].view.item_ids  # what is served need not be read again
         else:
             coded = self._catalogue.coded(release.digest, encoder_id)
         missing = np.setdiff1d(self._presence.ids(modality), coded, assume_unique=True)
@@ -297,7 +315,7 @@ class _Work:
         if self._active is None:
             return
         stays = np.isin(ids, self._presence.ids(self._active.modality(encoder_id)))
-        self._active.indexes[encoder_id].add(ids[stays], codes[stays])
+        self._active.indexes[encoder_id].append(ids[stays], codes[stays])
         new = np.setdiff1d(ids[stays], self._active.facts.ids)
         self._active.facts = self._active.facts.joined(Facts.read(self._catalogue.connection, new))
         self._unpublished = True
@@ -312,7 +330,7 @@ class _Work:
             return
         for encoder_id, index in self._active.indexes.items():
             present = self._presence.ids(self._active.modality(encoder_id))
-            index.remove(np.setdiff1d(index.item_ids, present))
+            index.remove(np.setdiff1d(index.view.item_ids, present))
         self._active.forget_gone()
         self._unpublished = True
         self._publish()
@@ -335,7 +353,7 @@ class _Work:
         if self._active is None or not self._unpublished:
             return
         active = self._active
-        snapshots = {name: index.snapshot(active.release.digest, name) for name, index in active.indexes.items()}
+        snapshots = {name: index.snapshot() for name, index in active.indexes.items()}
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
         self._owner.publish(Served(active.release, snapshots, active.facts, held, lost))
@@ -344,7 +362,7 @@ class _Work:
         self._lost = lost
         self._unpublished, self._published = False, time.monotonic()
 
-    def _held(self, modality: str, index: BucketIndex) -> int:
+    def _held(self, modality: str, index: IndexWriter) -> int:
         """Return how many patches can be searched once all have codes; what cannot be read is not among them."""
-        waiting = np.setdiff1d(self._presence.ids(modality), index.item_ids)
-        return len(index) + len(np.setdiff1d(waiting, list(self._failed)))
+        waiting = np.setdiff1d(self._presence.ids(modality), index.view.item_ids)
+        return len(index.view) + len(np.setdiff1d(waiting, list(self._failed)))

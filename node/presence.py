@@ -7,7 +7,7 @@ import sqlite3
 import numpy as np
 
 from node.state import get_meta
-from rsfed.index.buckets import Ids
+from rsfed.codes import Ids
 
 
 class Presence:

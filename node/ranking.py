@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rsfed.index.buckets import Buckets, Hits, Ids
-from rsfed.index.order import Order, Ranks, keyed, seeds
+from rsfed.codes import Ids
+from rsfed.index.hits import Hits
+from rsfed.index.order import Order, Ranks, by_item_id, keyed, seeds
 
 EPOCH = 0  # `partner` publishes nothing in epochs: one for the life of a release
 
@@ -45,21 +45,20 @@ class Ranking:
         parts = [b"distance" + int(distance).to_bytes(2, "big") for distance in tied]
         return hits.take(np.repeat(starts, sizes) + self._positions(parts, sizes, np.zeros_like(sizes), sizes))
 
-    def items(self, buckets: Buckets, rows: NDArray[np.int64], offsets: Ranks, counts: Ranks) -> Ids:
-        """Return items of some buckets in keyed order, bucket after bucket.
+    def items(self, hits: Hits, offsets: Ranks, counts: Ranks) -> Ids:
+        """Return items of all hits in keyed order, bucket after bucket.
 
         Args:
-            buckets: Where the items are.
-            rows: The buckets, int64, shape (m,).
+            hits: The buckets.
             offsets: Rank of the first item wanted of each bucket, int64, shape (m,).
             counts: How many are wanted; no more than the bucket has from there, int64, shape (m,).
         """
         wanted = np.flatnonzero(counts)  # far fewer than there are buckets: each one costs a seed
-        rows, offsets, counts = rows[wanted], offsets[wanted], counts[wanted]
-        starts, sizes = buckets.starts[rows], buckets.starts[rows + 1] - buckets.starts[rows]
-        parts = [b"bucket" + code.tobytes() for code in buckets.codes(rows)]
-        items: Ids = buckets.ids[np.repeat(starts, counts) + self._positions(parts, sizes, offsets, counts)]
-        return items
+        hits, offsets, counts = hits.take(wanted), offsets[wanted], counts[wanted]
+        if self.order is by_item_id:
+            return hits.by_item_id(offsets, counts)
+        parts = [b"bucket" + code.tobytes() for code in hits.codes]
+        return hits.keyed(seeds(self.tie_key, self.release, EPOCH, self.query_code, parts), offsets, counts)
 
     def _positions(self, parts: Sequence[bytes], sizes: Ranks, offsets: Ranks, counts: Ranks) -> Ranks:
         """Return for each part `counts` positions in [0, size), from the rank `offsets` on."""

@@ -14,6 +14,7 @@ from node.shaping import LEVELS, bucket_answer, list_items
 from rsfed.clock import Deadline, Now
 from rsfed.codes import Codes
 from rsfed.errors import DeadlineExceeded, InvalidMessage, UnknownHandle
+from rsfed.index.hits import Hits
 from rsfed.index.order import Order, keyed
 from rsfed.privacy.policy import Policy
 from rsfed.v1 import archive_pb2 as pb
@@ -78,12 +79,12 @@ class Searcher:
         admitted = self.guard.admit_again(request.query, self.shelf.served, now=self.now())
         if request.code_index >= len(admitted.codes):
             raise InvalidMessage("the query has no code of this number")
-        buckets = admitted.snapshot.buckets
-        row = self._open_bucket(request.bucket_handle, admitted)
-        size = len(buckets.members(row))
+        code = admitted.codes[request.code_index]
+        bucket = self._open_bucket(request.bucket_handle, admitted, code)
+        size = int(bucket.sizes[0])
         offset = min(request.offset, size)
-        page = [np.array([value]) for value in (row, offset, min(request.limit, size - offset))]
-        items = self._ranking(admitted, admitted.codes[request.code_index]).items(buckets, *page)
+        page = [np.array([value]) for value in (offset, min(request.limit, size - offset))]
+        items = self._ranking(admitted, code).items(bucket, *page)
         response = pb.ArchiveServiceExpandBucketResponse(size=size)
         list_items(response, items, admitted, self.handles)
         return response
@@ -91,20 +92,23 @@ class Searcher:
     def _answer(self, admitted: Admitted, code: Codes) -> pb.BucketAnswer:
         ask = admitted.ask
         k = ask.k if ask.radius is None else None
-        hits = admitted.snapshot.buckets.search(code[None], k=k, radius=ask.radius)[0]
+        hits = admitted.snapshot.view.search(code[None], k=k, radius=ask.radius)[0]
         return bucket_answer(admitted, hits, self._ranking(admitted, code), self.policy, self.handles)
 
     def _ranking(self, admitted: Admitted, code: Codes) -> Ranking:
         return Ranking(self.tie_key, admitted.served.release.digest, code.tobytes(), self.order)
 
-    def _open_bucket(self, handle: bytes, admitted: Admitted) -> int:
+    def _open_bucket(self, handle: bytes, admitted: Admitted, code: Codes) -> Hits:
+        """Return the one bucket of a handle; new items may have come nearer since, so all distances are looked at."""
         mark, salt = self.handles.open(handle)
         if salt != admitted.salt or mark >= 0:
             raise UnknownHandle("this is no bucket of the query's answer")
-        row = admitted.snapshot.buckets.row_marked(mark)
-        if row is None:
+        view = admitted.snapshot.view
+        hits = view.search(code[None], radius=view.bits)[0]
+        found = np.flatnonzero(hits.marks == mark)
+        if not len(found):
             raise UnknownHandle("the bucket changed since it was listed; search again", reason="BUCKET_CHANGED")
-        return row
+        return hits.take(found[:1])
 
 
 def _check_time(deadline: Deadline) -> None:

@@ -15,7 +15,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfed.index.buckets import Ids, Snapshot
+from rsfed.codes import Ids
+from rsfed.index.search import Snapshot
 from rsfed.trust.release_store import Release
 from rsfed.wire import DEGREE, NO_FOOTPRINT, NO_TIME
 
@@ -91,7 +92,7 @@ class Served:
     @property
     def indexed(self) -> int:
         """Items that are searched."""
-        return sum(len(snapshot.buckets) for snapshot in self.snapshots.values())
+        return sum(len(snapshot.view) for snapshot in self.snapshots.values())
 
     @property
     def held_in_all(self) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 from node.guard import Admitted
 from node.handles import Handles
 from node.ranking import Ranking
-from rsfed.index.buckets import Hits, Ids
+from rsfed.codes import Ids
+from rsfed.index.hits import Hits
 from rsfed.privacy.policy import Policy, Withheld
 from rsfed.v1 import archive_pb2, outcome_pb2
 from rsfed.wire import NO_FOOTPRINT, NO_TIME
@@ -32,21 +33,20 @@ def bucket_answer(
         policy: What is disclosed.
         handles: Makes the handles.
     """
-    buckets = admitted.snapshot.buckets
     ranked = ranking.buckets(hits, admitted.ask.row_limit)
     shown = policy.disclose(admitted.ask, ranked.distances, ranked.sizes)
-    rows, samples = ranked.rows[: len(shown.samples)], shown.samples.astype(np.int64)
+    listed, samples = ranked.take(np.arange(len(shown.samples))), shown.samples.astype(np.int64)
     answer = archive_pb2.BucketAnswer(
         band_width=policy.band_width,
-        examined=len(buckets),
+        examined=len(admitted.snapshot.view),
         held=admitted.served.held_for(admitted.encoder),
-        bucket_handles=handles.seal(buckets.marks[rows], admitted.salt),
+        bucket_handles=handles.seal(listed.marks, admitted.salt),
         distance_upper=shown.distances.astype("<u2").tobytes(),
         bucket_sizes=shown.sizes.astype("<u4").tobytes(),
         sample_counts=shown.samples.astype("<u4").tobytes(),
         withheld=_WITHHELD[shown.withheld],
     )
-    list_items(answer, ranking.items(buckets, rows, np.zeros_like(samples), samples), admitted, handles)
+    list_items(answer, ranking.items(listed, np.zeros_like(samples), samples), admitted, handles)
     return answer
 
 

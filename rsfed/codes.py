@@ -10,6 +10,9 @@ from rsfed.errors import CodeError
 MIN_BITS = 16
 MAX_BITS = 256
 
+Ids = NDArray[np.int64]
+"""Ids of items, int64, shape (n,)."""
+
 Codes = NDArray[np.uint8]
 """Packed codes, uint8, shape (n, bits // 8); bit 0 is the highest bit of byte 0."""
 

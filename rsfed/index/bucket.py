@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rsfed.codes import Ids
 from rsfed.index.filters import NO_TESTS, Tests
 from rsfed.index.order import keyed, ranks_of
 from rsfed.index.picking import first_passing, passing, places_at
-from rsfed.index.segment import Ids, Part
+from rsfed.index.segment import Part
 
 Numbers = NDArray[np.int64]
 Seed = NDArray[np.uint64]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfed.codes import Codes
+from rsfed.codes import Codes, Ids
 from rsfed.index.bucket import Bucket, Piece
 from rsfed.index.filters import NO_TESTS, Screen
 from rsfed.index.nearest import Found
 from rsfed.index.order import Ranks, Seeds
 from rsfed.index.picking import closest, count_passing
-from rsfed.index.segment import Ids, Part
+from rsfed.index.segment import Part
 from rsfed.index.words import Words, from_words, marked, row_of
 
 Numbers = NDArray[np.int64]
@@ -155,29 +155,34 @@ class Hits:
         order = np.lexsort((ids, distances))[:k]
         return ids[order], distances[order]
 
-    def keyed(self, buckets: Numbers, seeds: Seeds, offsets: Ranks, counts: Ranks) -> Ids:
-        """Return items of some buckets in keyed order, bucket after bucket.
+    def keyed(self, seeds: Seeds, offsets: Ranks, counts: Ranks) -> Ids:
+        """Return items of all buckets in keyed order, bucket after bucket; `take` chooses the buckets.
 
         The order is a permutation of all items of a bucket; those that do not pass are left out of it. So it costs
         nothing that grows with a bucket, and a filter does not change who comes before whom.
 
         Args:
-            buckets: The buckets, int64, shape (m,).
-            seeds: Seed of the permutation of each, uint64, shape (m, 4).
-            offsets: How many items to pass over in each, int64, shape (m,).
-            counts: How many items to take of each; fewer where there are fewer, int64, shape (m,).
+            seeds: Seed of the permutation of each bucket, uint64, shape (n, 4).
+            offsets: How many items to pass over in each, int64, shape (n,).
+            counts: How many items to take of each; fewer where there are fewer, int64, shape (n,).
         """
-        return np.concatenate(
-            [NO_NUMBERS]
-            + [
-                self._bucket(bucket).keyed(seed, offset, count)
-                for bucket, seed, offset, count in zip(buckets, seeds, offsets.tolist(), counts.tolist(), strict=True)
-            ]
-        )
+        pages = [
+            self._bucket(bucket).keyed(seed, offset, count)
+            for bucket, (seed, offset, count) in enumerate(zip(seeds, offsets.tolist(), counts.tolist(), strict=True))
+        ]
+        return np.concatenate([NO_NUMBERS, *pages])
 
-    def by_item_id(self, bucket: int, offset: int, count: int) -> Ids:
-        """Return items of one bucket by rising id: for comparison with an exact search only."""
-        return self._bucket(bucket).by_item_id(offset, count)
+    def by_item_id(self, offsets: Ranks, counts: Ranks) -> Ids:
+        """Return items of all buckets by rising id: for comparison with an exact search only."""
+        pages = [
+            self._bucket(bucket).by_item_id(offset, count)
+            for bucket, (offset, count) in enumerate(zip(offsets.tolist(), counts.tolist(), strict=True))
+        ]
+        return np.concatenate([NO_NUMBERS, *pages])
+
+    def members(self, bucket: int) -> Ids:
+        """Return all items of one bucket that pass by rising id: work that grows with the bucket."""
+        return self._bucket(bucket).by_item_id(0, self._bucket(bucket).live)
 
     def _bucket(self, bucket: int) -> Bucket:
         """Return a bucket with all its pieces, those too in which nothing passes."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rsfed.codes import Codes
+from rsfed.codes import Codes, Ids
 from rsfed.errors import UsageError
 from rsfed.index.filters import Filter, Screen
 from rsfed.index.hits import Hits, Share
@@ -20,7 +21,7 @@ _LISTED = 24  # looking at one item of a bucket costs 1, taking one from an inve
 _GROWTH = 4  # how many times more items are looked at when too few passed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """An index at one moment; never changes.
 
@@ -34,6 +35,11 @@ class View:
 
     def __len__(self) -> int:
         return sum(part.live for part in self.parts)
+
+    @cached_property
+    def item_ids(self) -> Ids:
+        """Ids of all items in rising order."""
+        return np.sort(np.concatenate([np.empty(0, np.int64), *(part.ids for part in self.parts)]))
 
     def search(
         self, codes: Codes, *, k: int | None = None, radius: int | None = None, where: Filter | None = None
@@ -72,6 +78,15 @@ class View:
                 limit = min(limit, int(share.distances[-1]))
             shares.append(share)
         return Hits.joined(self.bits, shares, k)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The index of one encoder of one release at one moment. Codes of two releases never meet in one."""
+
+    release: bytes
+    encoder: str
+    view: View
 
 
 def _unfiltered(part: Part, query: Words, k: int, limit: int) -> Share:

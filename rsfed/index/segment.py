@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfed.codes import Codes, check_bits
+from rsfed.codes import Codes, Ids, check_bits
 from rsfed.errors import CodeError
 from rsfed.index.facets import Columns, Facets
 from rsfed.index.jit import frozen, kernel
@@ -19,7 +19,6 @@ from rsfed.index.sorting import Rows, group, sort_words
 from rsfed.index.tables import Tables
 from rsfed.index.words import Words, to_words
 
-Ids = NDArray[np.int64]
 NONE_GONE: Rows = frozen(np.empty(0, np.uint32))
 MAX_ITEMS = 2**32 - 2
 
@@ -134,6 +133,11 @@ class Part:
     def live(self) -> int:
         """How many items are left."""
         return len(self.segment) - len(self.gone)
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of the items that are left, in the order of their places."""
+        return np.delete(self.segment.ids, self.gone)
 
     def sums(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sum of the scattered ids that are left of each code, modulo 2**32, int64."""

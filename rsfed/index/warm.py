@@ -47,4 +47,4 @@ def _search(view: View, codes: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) 
                 hits.marks.sum()
                 hits.sizes.sum()
                 if len(hits):
-                    hits.keyed(np.zeros(1, np.int64), seed, np.zeros(1, np.int64), np.full(1, 2))
+                    hits.take(np.zeros(1, np.int64)).keyed(seed, np.zeros(1, np.int64), np.full(1, 2))

@@ -16,15 +16,15 @@ from typing import IO, Self
 
 import numpy as np
 
-from rsfed.codes import Codes, check_bits
+from rsfed.codes import Codes, Ids, check_bits
 from rsfed.errors import CodeError, StateError
 from rsfed.index import files
 from rsfed.index.facets import Columns
 from rsfed.index.files import Owner
 from rsfed.index.manifest import Entry, Manifest
 from rsfed.index.reader import load
-from rsfed.index.search import View
-from rsfed.index.segment import Ids, Part, Segment
+from rsfed.index.search import Snapshot, View
+from rsfed.index.segment import Part, Segment
 from rsfed.index.sorting import Rows
 
 LOCK = "lock"
@@ -56,6 +56,7 @@ class IndexWriter:
         except BaseException:
             self._lock.close()
             raise
+        self._view = self._viewed()
         self._changing = threading.Lock()
         self._merging = threading.Lock()
         self._sweep()
@@ -96,6 +97,13 @@ class IndexWriter:
     @property
     def view(self) -> View:
         """What the index holds now."""
+        return self._view
+
+    def snapshot(self) -> Snapshot:
+        """Return what the index holds now, under the release and encoder that made the codes."""
+        return Snapshot(self._manifest.owner.release, self._manifest.owner.encoder, self._view)
+
+    def _viewed(self) -> View:
         return View(self._manifest.owner.bits, tuple(loaded.part for loaded in self._parts.values()))
 
     def append(self, ids: Ids, codes: Codes, columns: Columns | None = None) -> None:
@@ -185,6 +193,7 @@ class IndexWriter:
         manifest.write(self._folder)
         stale = self._manifest.names - manifest.names
         self._manifest, self._parts = manifest, parts
+        self._view = self._viewed()
         for name in stale:
             (self._folder / name).unlink(missing_ok=True)
 

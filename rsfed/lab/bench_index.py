@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsfed.codes import Ids
 from rsfed.index import order
 from rsfed.index.facets import Columns
 from rsfed.index.files import Owner
 from rsfed.index.filters import Filter
 from rsfed.index.reader import IndexReader
 from rsfed.index.search import View
-from rsfed.index.segment import NONE_GONE, Ids, Part, Segment
+from rsfed.index.segment import NONE_GONE, Part, Segment
 from rsfed.index.warm import warm
 from rsfed.index.writer import IndexWriter
 from rsfed.lab.bench_index_data import Data, attributes, clustered, filters, real, uniform
@@ -194,8 +195,8 @@ def keyed_pages(report: Report, data: Data, view: View, name: str) -> None:
         seeds = np.random.default_rng(4).integers(0, 2**63, (QUERIES, 1, 4)).astype(np.uint64)
 
         def page(code: NDArray[np.uint8], seed: order.Seeds, k: int = k) -> Ids:
-            one = np.zeros(1, np.int64)
-            return view.search(code[None], k=k)[0].keyed(one, seed, one, np.full(1, k))
+            none = np.zeros(1, np.int64)
+            return view.search(code[None], k=k)[0].take(none).keyed(seed, none, np.full(1, k))
 
         page(data.queries[0], seeds[0])
         times, _ = timed(page, data.queries, seeds, shared=report.shared)

@@ -18,12 +18,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from rsfed.codes import Codes
+from rsfed.codes import Codes, Ids
 from rsfed.index import shelf
 from rsfed.index.files import Owner
 from rsfed.index.reader import IndexReader
 from rsfed.index.search import View
-from rsfed.index.segment import Ids
 from rsfed.index.warm import warm
 from rsfed.index.words import from_words
 from rsfed.index.writer import IndexWriter
@@ -107,7 +106,7 @@ def held(view: View) -> list[int]:
     ids = []
     for hits in view.search(codes_of(np.array([0])), radius=BITS):
         for bucket, code in enumerate(hits.codes):
-            members = hits.by_item_id(bucket, 0, len(view))
+            members = hits.members(bucket)
             if not (codes_of(members) == code).all():
                 raise SystemExit("an item has the code of another")
             ids += members.tolist()

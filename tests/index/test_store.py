@@ -33,7 +33,7 @@ def some(first, count, *, seed=0):
 
 def ids_of(view):
     hits = view.search(np.zeros((1, 8), np.uint8), radius=64)[0]
-    return sorted(item for bucket in range(len(hits)) for item in hits.by_item_id(bucket, 0, 10**6).tolist())
+    return sorted(item for bucket in range(len(hits)) for item in hits.members(bucket).tolist())
 
 
 STEPS = st.lists(st.sampled_from(["append", "append", "remove", "merge", "reopen"]), min_size=1, max_size=14)

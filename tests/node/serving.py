@@ -21,8 +21,9 @@ from node.served import Facts, Served, Shelf
 from node.setup import Choices, init_node
 from node.state import open_state, take_item_ids
 from rsfed.home import Home, transaction
-from rsfed.index.buckets import BucketIndex
 from rsfed.index.order import keyed
+from rsfed.index.search import Snapshot, View
+from rsfed.index.segment import NONE_GONE, Part, Segment
 from rsfed.privacy.policy import policy
 from rsfed.transport.server import bind, server_credentials
 from rsfed.trust.certificates import issue_leaf, make_csr
@@ -101,11 +102,17 @@ def random_codes(count: int, bits: int = 32, *, distinct: int = 6, seed: int = 0
 
 def serve_codes(home: Home, release: Release, ids, codes, *, held: int | None = None) -> Served:
     """What a node serves once it has hashed these patches."""
-    index = BucketIndex(release.manifest.bits)
-    index.add(np.array(ids, np.int64), codes)
+    bits = release.manifest.bits
+    view = View(bits, (Part(Segment.build(bits, np.array(ids, np.int64), codes), NONE_GONE),))
     with Catalogue(home) as catalogue:
         facts = Facts.read(catalogue.connection, np.sort(np.array(ids, np.int64)))
-    return Served(release, {"rgb": index.snapshot(release.digest, "rgb")}, facts, {"rgb": held or len(ids)})
+    return Served(release, {"rgb": Snapshot(release.digest, "rgb", view)}, facts, {"rgb": held or len(ids)})
+
+
+def codes_in(view: View) -> dict[int, bytes]:
+    """The code of every item of an index."""
+    hits = view.search(np.zeros((1, view.bits // 8), np.uint8), radius=view.bits)[0]
+    return {item: bytes(code) for bucket, code in enumerate(hits.codes) for item in hits.members(bucket).tolist()}
 
 
 @dataclass

@@ -207,7 +207,7 @@ def indexed(archive, monkeypatch):
             while not (
                 (served := shelf.served)
                 and served.release.digest == release.digest
-                and len(served.snapshots["rgb"].buckets.ids) == count
+                and len(served.snapshots["rgb"].view) == count
             ):
                 assert time.monotonic() < end, "not in time"
                 time.sleep(0.02)

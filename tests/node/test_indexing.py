@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 from members import World
-from serving import add_patches, make_home, publish, withdraw
+from serving import add_patches, codes_in, make_home, publish, withdraw
 
 import node.catalogue
 import node.indexing
@@ -80,8 +80,7 @@ class Scene:
 
     def items(self):
         """{item: code} of what is served."""
-        buckets = self.shelf.served.snapshots["rgb"].buckets
-        return dict(zip(buckets.ids.tolist(), map(bytes, buckets.item_codes()), strict=True))
+        return codes_in(self.shelf.served.snapshots["rgb"].view)
 
     def wait(self, condition):
         end = time.monotonic() + PATIENCE_S
@@ -144,8 +143,7 @@ def test_the_old_release_is_served_whole_until_the_new_one_is_whole(scene):
     def query():
         while not ended.is_set():
             served = scene.shelf.served
-            buckets = served.snapshots["rgb"].buckets
-            hits = buckets.search(np.zeros((1, 4), np.uint8), radius=32)[0]
+            hits = served.snapshots["rgb"].view.search(np.zeros((1, 4), np.uint8), radius=32)[0]
             seen.add((served.release.manifest.version, frozenset(hits.codes[:, 0].tolist()), int(hits.sizes.sum())))
 
     with scene.running() as indexer:
