@@ -1,4 +1,7 @@
-"""Compiles every kernel before the first query needs it; what was compiled before is read from the disk."""
+"""Compiles every kernel before the first query needs it; what was compiled before is read from the disk.
+
+`python -m rsfed.index.warm` does it when the software is installed, some 15 seconds; `serve` does it at its start.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,7 @@ def _search(view: View, codes: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) 
                 hits.sizes.sum()
                 if len(hits):
                     hits.take(np.zeros(1, np.int64)).keyed(seed, np.zeros(1, np.int64), np.full(1, 2))
+
+
+if __name__ == "__main__":
+    warm()
