@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,8 +33,10 @@ from rsfed.index.segment import NONE_GONE, Part, Segment
 from rsfed.index.warm import warm
 from rsfed.index.writer import IndexWriter
 from rsfed.lab.bench_index_data import Data, attributes, clustered, filters, real, uniform
+from rsfed.lab.charts import Line, line_chart
 
 K, QUERIES, FLAT_QUERIES = 20, 256, 16
+_COLOURS = ("#1f6fb4", "#c2571a")
 _RELEASE = b"\x05" * 32
 _INDEX_ARRAYS = ("words", "starts", "sums", "spans", "slots", "orders", "copies")
 Times = NDArray[np.float64]
@@ -48,6 +50,7 @@ class Report:
         figures: By name, for the last line.
         lines: The table.
         exact: Whether every answer that was compared was right.
+        growth: Mean time of a query by power of 10, for each kind of codes.
         shared: Whether others use the machine too, so that a query counts its thread's own time.
     """
 
@@ -55,6 +58,7 @@ class Report:
     figures: dict[str, float] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     exact: bool = True
+    growth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """Add a line and print it."""
@@ -271,11 +275,26 @@ def change(folder: Path, name: str, bits: int) -> None:
 
 def curve(report: Report, largest: int) -> None:
     """Say how the cost of a query grows with the archive."""
-    sizes = [10**power for power in range(4, 9) if 10**power <= largest]
-    for size in sizes:
-        for make in (clustered, uniform):
-            data = make(size, 64, 64)
-            report.row(f"growth: {size:>11,} {data.name}", nearest_ids(in_memory(data), data, shared=report.shared)[0])
+    for power in range(4, 10):
+        for make in (clustered, uniform) if 10**power <= largest else ():
+            data = make(10**power, 64, 64)
+            times, _ = nearest_ids(in_memory(data), data, shared=report.shared)
+            report.row(f"growth: {10**power:>11,} {data.name}", times)
+            report.growth.setdefault(data.name, []).append((power, float(times.mean())))
+
+
+def picture(growth: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Draw how the cost of a query grows, as a file of its own."""
+    lines = [Line(name, f"line-{number}", points) for number, (name, points) in enumerate(growth.items())]
+    drawn = str(line_chart(lines, title="One query", x_label="codes, as a power of 10", y_label="milliseconds"))
+    names = "; ".join(f"{name}: {colour}" for name, colour in zip(growth, _COLOURS, strict=False))
+    rules = "".join(
+        f".line-{number}{{stroke:{colour};fill:{colour}}}polyline.line-{number}{{fill:none}}"
+        for number, colour in enumerate(_COLOURS)
+    )
+    style = f"<title>{names}</title><style>text{{font:12px sans-serif}}line{{stroke:#ccc}}{rules}</style>"
+    head, rest = drawn.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).split(">", 1)
+    return f"{head}>{style}{rest}\n"
 
 
 def measure(report: Report, items: int, folder: Path) -> None:
@@ -334,6 +353,7 @@ def main() -> None:
     report.say(last_line(report.figures, exact=report.exact))
     if options.report:
         options.report.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+        options.report.with_suffix(".svg").write_text(picture(report.growth), encoding="utf-8")
 
 
 def last_line(figures: Mapping[str, float], *, exact: bool) -> str:
