@@ -284,3 +284,26 @@ def test_a_million_codes_are_ranked_as_faiss_ranks_them(bits):
         own, apart = hits.nearest(20)
         assert own.tolist() == wanted.tolist()
         assert apart.tolist() == far.tolist()
+
+
+@pytest.mark.parametrize("elsewhere", [0, 4000])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_few_that_pass_come_out_of_a_large_bucket_in_the_keyed_order_too(parts, elsewhere):
+    """Whether they are taken from an inverted list (few pass anywhere) or the walk is given up (few pass here)."""
+    items, rng = 4000 + elsewhere, np.random.default_rng(parts)
+    codes = np.zeros((items, 8), np.uint8)
+    codes[4000:] = 255
+    kinds = np.zeros(items, np.uint32)
+    rare = np.sort(rng.choice(4000, 12, replace=False))
+    kinds[rare] = kinds[4000:] = 1
+    columns = dataclasses.replace(Columns.unknown(items), kinds=kinds, kind_values=(("a",), ("b",)))
+    own = [np.flatnonzero(np.arange(items) % parts == part) for part in range(parts)]
+    made = [Part(Segment.build(64, ids, codes[ids], columns.take(ids)), NONE_GONE) for ids in own]
+    hits = View(64, tuple(made)).search(codes[:1], k=5, where=Filter(modality="b"))[0]
+    tie = order.seeds(b"k" * 32, b"r" * 32, 0, b"query", [b"bucket"])
+    whole = order.keyed(np.repeat(tie, 4000, axis=0), np.full(4000, 4000), np.arange(4000))
+    ranked = [item for item in whole.tolist() if item in set(rare.tolist())]
+    first = hits.take(np.array([0]))
+    assert first.sizes.tolist() == [12]
+    assert first.keyed(tie, np.array([2]), np.array([20])).tolist() == ranked[2:]
+    assert first.members(0).tolist() == rare.tolist()
