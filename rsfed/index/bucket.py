@@ -111,8 +111,9 @@ class Bucket:
         """Walk the keyed order until enough items passed; None where that takes longer than to look at all items."""
         found: list[Ids] = [np.empty(0, np.int64)]
         number, start, step = 0, 0, 2 * wanted + 16
+        longest = live // _STEP + step
         while number < wanted and start < live:
-            if start > live // _STEP + step:
+            if start > longest:
                 return None
             ids, passed = self._at(seed, live, np.arange(start, min(start + step, live)))
             found.append(ids[passed])
