@@ -48,8 +48,9 @@ def pack(change: Mapping[str, NDArray[np.float32]], coding: str) -> tuple[bytes,
         coding: One of `PACKED`.
 
     Raises:
-        InvalidMessage: NOT_FINITE.
+        InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
     """
+    _check(coding)
     if not all(np.isfinite(array).all() for array in change.values()):
         raise InvalidMessage("a change of the weights is not finite", reason="NOT_FINITE")
     parts = [_encode(change[name], coding) for name in sorted(change)]
@@ -72,8 +73,7 @@ def unpack(packed: bytes, like: Mapping[str, NDArray[np.float32]], coding: str) 
     Raises:
         InvalidMessage: DELTA_FORM, the bytes are no such change, or NOT_FINITE.
     """
-    if coding not in PACKED:
-        raise _misformed("its coding is unknown")
+    _check(coding)
     names = sorted(like)
     heads = [_head_bytes(like[name].size, coding) for name in names]
     bodies = [like[name].size * (2 if coding == "float16" else 1) for name in names]
@@ -85,6 +85,11 @@ def unpack(packed: bytes, like: Mapping[str, NDArray[np.float32]], coding: str) 
         body = plain[starts[position + len(names)] : starts[position + len(names) + 1]]
         found[name] = _decode(head, body, coding).reshape(like[name].shape)
     return {name: found[name] for name in like}
+
+
+def _check(coding: str) -> None:
+    if coding not in PACKED:
+        raise _misformed("its coding is unknown")
 
 
 def _encode(array: NDArray[np.float32], coding: str) -> tuple[bytes, bytes]:

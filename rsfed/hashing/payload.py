@@ -32,7 +32,7 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 Arrays = dict[str, NDArray[np.float32]]
 Metrics = dict[str, float]
-Setting = str | int | float | bool
+Setting = str | int | float | bool | bytes
 Config = dict[str, Setting]
 T = TypeVar("T")
 
@@ -163,6 +163,8 @@ def _to_setting(value: Setting) -> pb.ConfigValue:
         return pb.ConfigValue(integer=value)
     if isinstance(value, float):
         return pb.ConfigValue(real=value)
+    if isinstance(value, bytes):
+        return pb.ConfigValue(octets=value)
     return pb.ConfigValue(text=value)
 
 
@@ -176,6 +178,8 @@ def _from_setting(value: pb.ConfigValue) -> Setting:
             return value.real
         case "flag":
             return value.flag
+        case "octets":
+            return value.octets
         case _:
             raise _malformed("a setting is empty, too long or not finite")
 
