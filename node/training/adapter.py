@@ -66,4 +66,5 @@ def to_payload(content: RecordDict, task: Payload) -> Payload:
     """Return Flower's records as the result of a task."""
     arrays = {name: {key: a.numpy() for key, a in record.items()} for name, record in content.array_records.items()}
     metrics = {name: {key: float(v) for key, v in record.items()} for name, record in content.metric_records.items()}
-    return Payload(task.run_id, task.round, task.kind, arrays, metrics)
+    configs = {name: dict(record) for name, record in content.config_records.items()}
+    return Payload(task.run_id, task.round, task.kind, arrays, metrics, configs)

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from node.state import open_state
+from node.training import kept
 from node.training.bounds import check_epochs, check_plan, check_round, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
@@ -27,10 +28,13 @@ from rsfed.config import NodeConfig, NodeTraining, load_config
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.exchange import answered, received
 from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import (
     ARRAYS,
+    CODING,
     CONFIG,
+    DELTA,
     EXAMPLES,
     MEMBERS,
     METRICS,
@@ -67,38 +71,43 @@ def train(message: Message, context: Context) -> Message:
     """Train for one round and return weights, number of patches, seconds and, if the operator wants, the rounded loss.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN or DELTA_FORM.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES, WEIGHTS_UNFIT, DIVERGED.
     """
-    plan, start = _read(message)
     home, limits, config = _home(context), _config(context).training, _settings(message)
+    plan, start = _read(message, home)
     _check_bounds(home, plan, limits, config)
     own = _own(home, plan, limits, message.metadata.run_id)
     check_epochs(plan, limits, len(own.patches))
     result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
     told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
-    return _reply(message, result.arrays, {EXAMPLES: result.examples, SECONDS: result.seconds} | told)
+    metrics = {EXAMPLES: result.examples, SECONDS: result.seconds} | told
+    if CODING in config:
+        return _reply(message, _change(home, message, start, result.arrays), metrics)
+    return _reply(message, _records(result.arrays), metrics)
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Count how near held-out patches find their like with trained weights, for calibration; nothing else leaves.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN or DELTA_FORM.
         ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
-    plan, weights = _read(message)
     home, config = _home(context), _config(context)
+    plan, weights = _read(message, home)
     check_plan(plan, config.training, utc_now())
     check_consent(config.training)
     floor = policy(config.policy.level).floor
     own = _own(home, plan, config.training, message.metadata.run_id)
     queries, threads = read_queries(home, plan, own.held_out), config.training.threads
     counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
-    return _reply(message, *to_records(counts))
+    kept.forget(home)  # this task ends the run
+    arrays, metrics = to_records(counts)
+    return _reply(message, _records(arrays), metrics)
 
 
 def _settings(message: Message) -> ConfigRecord:
@@ -108,12 +117,22 @@ def _settings(message: Message) -> ConfigRecord:
     return message.content[CONFIG]
 
 
-def _read(message: Message) -> tuple[TrainingPlan, Arrays]:
-    """Return the plan and the weights of a task."""
-    config, records = _settings(message), message.content.array_records
-    if ARRAYS not in records:
+def _read(message: Message, home: Home) -> tuple[TrainingPlan, Arrays]:
+    """Return the plan and the weights of a task, which come whole or as a change of those of the last round."""
+    plan, content = parse_plan(_settings(message).get(PLAN)), message.content
+    if DELTA in content.config_records:
+        return plan, received(content[DELTA], kept.recall(home, message.metadata.run_id))
+    if ARRAYS not in content.array_records:
         raise InvalidMessage("the task has no weights", reason="TASK_INCOMPLETE")
-    return parse_plan(config.get(PLAN)), {name: array.numpy() for name, array in records[ARRAYS].items()}
+    return plan, {name: array.numpy() for name, array in content[ARRAYS].items()}
+
+
+def _change(home: Home, message: Message, start: Arrays, trained: Arrays) -> RecordDict:
+    """Return a result as a packed change, after keeping what the next round builds on."""
+    config, run_id = _settings(message), message.metadata.run_id
+    change, left = answered(config[ROUND], start, trained, str(config[CODING]), kept.recall(home, run_id))
+    kept.keep(home, run_id, left)
+    return RecordDict({DELTA: ConfigRecord(change)})
 
 
 def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:
@@ -132,12 +151,13 @@ def _config(context: Context) -> NodeConfig:
     return load_config(NodeConfig, _home(context).path)
 
 
-def _reply(message: Message, arrays: Arrays, metrics: Metrics) -> Message:
-    content = {
-        ARRAYS: ArrayRecord({name: Array(array) for name, array in arrays.items()}),
-        METRICS: MetricRecord(dict(metrics)),
-    }
-    return Message(RecordDict(content), reply_to=message)
+def _records(arrays: Arrays) -> RecordDict:
+    return RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in arrays.items()})})
+
+
+def _reply(message: Message, content: RecordDict, metrics: Metrics) -> Message:
+    content[METRICS] = MetricRecord(dict(metrics))
+    return Message(content, reply_to=message)
 
 
 @dataclass(frozen=True, slots=True)

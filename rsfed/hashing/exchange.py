@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.deltas import PACKED, fingerprint, pack, unpack
 from rsfed.hashing.payload import Arrays, Config, Setting
+from rsfed.hashing.plan import CODING
 
-BASE, CODING, PACKED_CHANGE = "base", "coding", "change"  # what a packed change says of itself
+BASE, PACKED_CHANGE = "base", "change"  # what a packed change says of itself beside its coding
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -17,6 +17,7 @@ from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, Nomenclature
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
+DELTA, CODING = "delta", "coding"  # record with a packed change in place of the arrays; setting that asks for one
 PLAN, ROUND = "plan", "server-round"  # settings of a task; Flower's strategies write the round under this name
 MEMBERS, SOFTWARE = "members", "software"  # settings: how many nodes have this task; version of the coordinator
 EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a result
