@@ -1,4 +1,4 @@
-"""A node that is asked for packed changes: what it sends, what it keeps for the next round, and when it must ask anew."""
+"""A node that is asked for packed changes: what it sends, what it keeps for the next round, when it must ask anew."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,11 @@ from rsfed.v1 import training_pb2 as pb
 NAMES = st.text(min_size=1, max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 SETTINGS = st.one_of(
-    st.text(max_size=50), st.binary(max_size=50), st.booleans(), NUMBERS, st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1)
+    st.text(max_size=50),
+    st.binary(max_size=50),
+    st.booleans(),
+    NUMBERS,
+    st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1),
 )
 
 
