@@ -48,4 +48,4 @@ def _overhead(outcome: Outcome) -> float:
 
 def _bytes_ratio(outcome: Outcome) -> float:
     moved = sum(each["sent_bytes"] + each["received_bytes"] for each in outcome.rounds)
-    return moved / (2 * len(NODES) * outcome.model_bytes * len(outcome.rounds))
+    return float(moved / (2 * len(NODES) * outcome.model_bytes * len(outcome.rounds)))
