@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-precision bench-query clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -46,7 +46,13 @@ format: $(DEV_READY) ## Bring the code into house style
 bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSFED_TEST_DATA
 	$(BIN)/python -m rsfed.lab.bench_hashing
 
-bench-precision: $(READY) ## Count the bits that flip between precisions, batch sizes and threads
+bench-hashing-scratch: $(READY) ## Train networks from scratch on EuroSAT; needs RSFED_TEST_DATA, takes long
+	$(BIN)/python -m rsfed.lab.bench_hashing_scratch
+
+bench-bigearthnet: $(READY) ## Compare hashing methods on BigEarthNet v2: make bench-bigearthnet DATA=DIR
+	$(BIN)/python -m rsfed.lab.bench_bigearthnet --data "$(DATA)" $(OPTIONS)
+
+bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, runtimes, batch sizes and threads
 	$(BIN)/python -m rsfed.lab.bench_precision
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes

@@ -94,10 +94,10 @@ modality = {modality}
 bits = {bits}
 size = {size}  # pixels
 
-# What codes are trained for: milan_batchall, milan, centres, pairwise, or contrastive, which needs no labels. Each has
+# What codes are trained for: centres, milan_batchall, milan, pairwise, or contrastive, which needs no labels. Each has
 # options of its own, see docs/operating.md.
 [objective]
-name = "milan_batchall"
+name = "centres"
 
 [training]
 local_steps = 40  # optimiser steps of a node in one round

@@ -201,7 +201,7 @@ class CentresSection(_Objective):
 
     name: Literal["centres"] = "centres"
     free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
-    within: Weight = 0.1  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
+    within: Weight = 0.3  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
     quantisation: Weight = 0.1
 
 
@@ -224,7 +224,7 @@ class ContrastiveSection(_Objective):
     balance: Weight = 0.01
 
 
-DEFAULT_OBJECTIVE = BatchAllSection()
+DEFAULT_OBJECTIVE = CentresSection()
 
 
 def _with_name(raw: Any) -> Any:  # noqa: ANN401 - whatever a file holds

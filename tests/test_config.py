@@ -138,8 +138,9 @@ def objective_of(home, toml):
 
 
 def test_each_objective_is_chosen_by_its_name_and_has_options_of_its_own(home):
-    assert load_config(CoordinatorConfig, home).objective == BatchAllSection()
-    assert objective_of(home, "margin = 0.3") == BatchAllSection(margin=0.3), "the default, without its name"
+    assert load_config(CoordinatorConfig, home).objective == CentresSection()
+    assert objective_of(home, "within = 0.3") == CentresSection(within=0.3), "the default, without its name"
+    assert objective_of(home, 'name = "milan_batchall"\nmargin = 0.3') == BatchAllSection(margin=0.3)
     assert objective_of(home, 'name = "milan"') == MilanSection()
     assert objective_of(home, 'name = "centres"\nfree = 0') == CentresSection(free=0)
     assert objective_of(home, 'name = "pairwise"\nscale = 4') == PairwiseSection(scale=4)

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+DROPPED = 0.2  # share of features of a frozen trunk that a view lacks
 JITTER = 0.1  # most change of gain, of 1, and of offset, in units of normalised values
 
 
@@ -20,6 +21,19 @@ def positions(patches: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """Return patches, shape (..., size, size), in the eight positions of a square: four turned, then four mirrored."""
     turned = [np.rot90(patches, quarter, axes=(-2, -1)) for quarter in range(4)]
     return turned + [each[..., ::-1] for each in turned]
+
+
+def drop_features(features: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a view of features of a frozen trunk, which know no turns: some of each patch are set to 0.
+
+    Noise on features as the one augmentation is that of Gao et al., "SimCSE", EMNLP 2021.
+
+    Args:
+        features: float32, shape (n, features).
+        rng: Source of chance.
+    """
+    kept = rng.random(features.shape, dtype=np.float32) >= DROPPED
+    return features * kept
 
 
 @dataclass(frozen=True, slots=True)

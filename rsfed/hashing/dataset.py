@@ -29,8 +29,8 @@ class PatchSet:
         patches: What a network takes of each patch; kept apart, so that no second copy of all of them is ever made.
         labels: bool, shape (patches, classes); a row without a class is an unlabelled patch.
         offered: Number of patches that were offered; more than are held where memory ends.
-        augmentable: Whether they are images, which augmentation may change. Features of a frozen trunk are not: they
-            were made once, of the image as it lies in the archive, and no turn of them means anything.
+        augmentable: Whether they are images, which augmentation may turn. Features of a frozen trunk are not: they
+            were made once, and no turn of them means anything.
     """
 
     patches: tuple[Patch, ...]

@@ -48,7 +48,7 @@ class HashNetwork(nn.Module, ABC):
             float32, shape (n, bits), each from 0 to 1.
         """
         logits = self.head(self.features(self.describe(*inputs)))
-        return torch.sigmoid(_LOGIT_SCALE * functional.layer_norm(logits, logits.shape[1:]))
+        return torch.sigmoid(_LOGIT_SCALE * functional.layer_norm(logits, (self.head.out_features,)))
 
 
 class TrunkHead(HashNetwork):

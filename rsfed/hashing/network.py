@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 from rsfed.codes import check_bits
@@ -10,6 +12,8 @@ from rsfed.hashing.head import HashNetwork, TrunkHead
 from rsfed.hashing.residual import BranchedNetwork, CompactNetwork
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.trust.manifest import Architecture, CompactResnet, FrozenTrunk, KBranch
+
+_SEEDING = threading.Lock()  # torch has one generator for all threads
 
 
 def build_network(architecture: Architecture, spec: InputSpec, bits: int, *, seed: int = 0) -> HashNetwork:
@@ -26,7 +30,7 @@ def build_network(architecture: Architecture, spec: InputSpec, bits: int, *, see
         TrainingError: ENCODER_INPUT, the input has several band groups and the network takes one, or its size or bands
             are not those of the frozen trunk.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(architecture, spec, check_bits(bits))
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rsfed.errors import TrainingError
-from rsfed.hashing.augment import Augmentation
+from rsfed.hashing.augment import Augmentation, drop_features
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.objectives import Objective
 
@@ -91,7 +91,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     if not len(data):
         raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
     rng = np.random.default_rng(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas)
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas, fused=True)
     losses: list[float] = []
     idle = examples = 0
     started = time.perf_counter()
@@ -102,6 +102,8 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         if data.augmentable:
             view = Augmentation.draw(len(chosen), rng)
             inputs = tuple(view.apply(patches) for patches in inputs)
+        elif objective.views > 1:
+            inputs = tuple(drop_features(features, rng) for features in inputs)
         loss = objective.losses(model(*map(torch.from_numpy, inputs)), torch.from_numpy(data.labels[chosen]))
         total = _finite(loss.total.item())
         optimiser.zero_grad()

@@ -1,99 +1,183 @@
 """The field's methods side by side on real images: `make bench-hashing`.
 
 UC Merced by the protocol of MiLaN (splits of five seeds; 60 % of each class train, the other 40 % are queries and
-gallery) and EuroSAT with its split file (train is searched, query asks). All methods stand on the same features of a
-frozen trunk, those of UC Merced averaged over turns. The images are found through RSFED_TEST_DATA. Ends with one
-line of JSON.
+gallery), the same images and splits with their 17 labels, several for each, and EuroSAT with its split file (train is
+searched, query asks). All methods stand on the same features of a frozen trunk, averaged over turns. The images are
+found through RSFED_TEST_DATA, their features kept in the folder RSFED_BENCH_CACHE. Ends with one line of JSON;
+docs/output.md tells what is in it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from rsfed.errors import UsageError
+from rsfed.hashing.evaluation.tables import Spread, spread
+from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
-from rsfed.lab.evaluate.data import find, read
+from rsfed.lab.evaluate.data import ImageSet, find
 from rsfed.lab.evaluate.division import Split
+from rsfed.lab.evaluate.measures import MULTI_LABEL
 from rsfed.lab.evaluate.methods import FLOAT, METHODS
 from rsfed.lab.evaluate.results import Evaluation, Row
 from rsfed.lab.evaluate.run import Settings, evaluate
 from rsfed.lab.narrator import Narrator
 
 SEEDS, K = 5, 20
-LEFT_OUT = 4  # classes of UC Merced that a second training does not see
+LEFT_OUT = 4  # classes of UC Merced that a second training, of the widest codes alone, does not see
 UCM_BITS, EUROSAT_BITS = (16, 24, 32), (32,)
+FEW = ("lsh", FLOAT, "centres")  # at more widths and with several labels: the best, and what it has to beat
+FEW_BITS = (64,)
+MULTI_LABEL_BITS = (32, 64)
 UCM_EPOCHS, EUROSAT_EPOCHS = 40, 8
-CACHE = Path(os.environ.get("RSFED_BENCH_CACHE", "bench"))  # where images are unpacked and features kept
-TRUNK = "mobilenet_v2_imagenet_features.onnx"
+WIDTH = 220  # characters of the widest table; fewer would cut figures off
 _HASHES = tuple(method for method in METHODS if method != FLOAT)
 
 
 def main() -> None:
     """Run the benchmark and print its tables and figures."""
-    data = Path(os.environ.get("RSFED_TEST_DATA", "../shared/data"))
-    if not (data / TRUNK).exists():
-        raise UsageError("the benchmark needs real images; name their folder by RSFED_TEST_DATA", detail=str(data))
+    data = data_folder()
     narrator = Narrator()
     with narrator.phase("UC Merced"):
-        ucm = _measure(
-            data, "ucmerced_jpeg", Settings(METHODS, UCM_BITS, SEEDS, Split.RANDOM, K, UCM_EPOCHS, LEFT_OUT), narrator
-        )
+        folder = unpacked(data, UCM)
+        images = featured(data, find(folder))
+        ucm = _ucm(images, narrator)
+    with narrator.phase("UC Merced with several labels"):
+        several = featured(data, find(folder, multi_labels(data, folder)))
+        labelled = _multi_label(several, images, narrator)
     with narrator.phase("EuroSAT"):
-        eurosat = _measure(
-            data, "eurosat_rgb", Settings(METHODS, EUROSAT_BITS, SEEDS, Split.OFFICIAL, K, EUROSAT_EPOCHS), narrator
-        )
-    for found in (ucm, eurosat):
-        Console(highlight=False, width=120).print(outputs.tables(found, None))
-    sys.stdout.write(json.dumps(summary(ucm, eurosat)) + "\n")
+        tiles = find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT))
+        settings = Settings(METHODS, EUROSAT_BITS, SEEDS, Split.OFFICIAL, K, EUROSAT_EPOCHS)
+        eurosat = evaluate(featured(data, tiles), settings, narrator.say)
+    console = Console(highlight=False, width=WIDTH)
+    for found in (ucm, labelled, eurosat):
+        if found is labelled:
+            console.print(f"With several labels, split by the {len(ucm.protocol.classes)} single classes:")
+        console.print(outputs.tables(found, None))
+        console.print()
+    console.print(_differences(ucm))
+    sys.stdout.write(json.dumps(summary(ucm, labelled, eurosat)) + "\n")
 
 
-def summary(ucm: Evaluation, eurosat: Evaluation) -> dict[str, Any]:
+def _ucm(images: ImageSet, narrator: Narrator) -> Evaluation:
+    """Evaluate all methods at all widths; the training without some classes is for the widest only."""
+    *narrow, widest = UCM_BITS
+    settings = Settings(_HASHES, tuple(narrow), SEEDS, Split.RANDOM, K, UCM_EPOCHS)
+    parts = (
+        settings,
+        replace(settings, methods=METHODS, bits=(widest,), left_out=LEFT_OUT),
+        replace(settings, methods=tuple(method for method in FEW if method != FLOAT), bits=FEW_BITS),
+    )
+    first, full, wider = (evaluate(images, each, narrator.say) for each in parts)
+    rows = sorted(first.rows + full.rows + wider.rows, key=lambda row: (METHODS.index(row.method), row.bits or 0))
+    return replace(full, rows=tuple(rows))
+
+
+def _multi_label(images: ImageSet, single: ImageSet, narrator: Narrator) -> Evaluation:
+    """Evaluate by several labels on the splits of the single classes.
+
+    Raises:
+        UsageError: the label table names other images.
+    """
+    if [entry.name for entry in images.entries] != [entry.name for entry in single.entries]:
+        raise UsageError("not every image has several labels; unpack the images again", detail=str(single.listing.root))
+    settings = Settings(FEW, MULTI_LABEL_BITS, SEEDS, Split.RANDOM, K, UCM_EPOCHS)
+    return evaluate(images, settings, narrator.say, strata=single)
+
+
+def summary(ucm: Evaluation, labelled: Evaluation, eurosat: Evaluation) -> dict[str, Any]:
     """Return the figures as one object: mean average precision by data set, method and width, and what goes with it."""
     widest = max(UCM_BITS)
     rows = {row.method: row for row in ucm.rows if row.bits == widest}
     return {
-        "ucm": _by_method(ucm, UCM_BITS),
-        "eurosat": _by_method(eurosat, EUROSAT_BITS),
+        "ucm": _with_best(ucm, UCM_BITS),
+        "eurosat": _with_best(eurosat, EUROSAT_BITS),
         "distinct_codes": _each(rows, "distinct"),
         "left_out_precision": _each(rows, "left_out"),
         "within_class_overlap": _each(rows, "overlap"),
         "seeds": SEEDS,
+        "ucm_deviation": by_method(ucm, "map_found", deviation=True),
+        "ucm_map_k": by_method(ucm, "map_k"),
+        "ucm_map_k_deviation": by_method(ucm, "map_k", deviation=True),
+        "ucm_paired": {str(bits): _paired_in_words(ucm, bits) for bits in UCM_BITS},
+        "eurosat_map_k": by_method(eurosat, "map_k"),
+        "ucm_multilabel": {
+            "labels": len(labelled.protocol.classes),
+            **{name: by_method(labelled, name) for name in MULTI_LABEL},
+            "deviation": {name: by_method(labelled, name, deviation=True) for name in MULTI_LABEL},
+        },
     }
 
 
-def _by_method(found: Evaluation, widths: Sequence[int]) -> dict[str, Any]:
-    """Return the mean average precision of each method by width, of float search, and of the best at each width."""
-    figures = {(row.method, row.bits): row.figures["map_found"].mean for row in found.rows}
-    named = {method: {str(bits): round(figures[method, bits], 4) for bits in widths} for method in _HASHES}
-    best = {str(bits): max(named[method][str(bits)] for method in _HASHES) for bits in widths}
-    return {"best": best, **named, FLOAT: round(figures[FLOAT, None], 4)}
+def by_method(found: Evaluation, figure: str, *, deviation: bool = False) -> dict[str, Any]:
+    """Return a figure's mean, or its deviation over the seeds, by method and width, of float search by method alone."""
+    told: dict[str, Any] = {}
+    for row in found.rows:
+        each = row.figures[figure]
+        value = _rounded(each.deviation if deviation else each.mean)
+        if row.bits is None:
+            told[row.method] = value
+        else:
+            told.setdefault(row.method, {})[str(row.bits)] = value
+    return told
 
 
-def _each(rows: dict[str, Row], figure: str) -> dict[str, float]:
-    return {method: round(row.figures[figure].mean, 4) for method, row in rows.items()}
+def paired(found: Evaluation, bits: int) -> tuple[Row, dict[str, Spread]]:
+    """Return the best codes of a width, and how far their mean average precision lies above each other method's.
+
+    The differences are those on the same split, so what makes a split hard for all methods is not in their deviation.
+    """
+    rows = [row for row in found.rows if row.bits in {bits, None}]
+    best = max((row for row in rows if row.bits), key=lambda row: row.figures["map_found"].mean)
+    return best, {
+        row.method: spread(
+            [one["map_found"] - other["map_found"] for one, other in zip(best.runs, row.runs, strict=True)]
+        )
+        for row in rows
+        if row is not best
+    }
 
 
-def _measure(data: Path, name: str, settings: Settings, narrator: Narrator) -> Evaluation:
-    """Unpack a data set once, make its features once, and evaluate."""
-    (archive,) = data.glob(f"{name}*.zip")
-    if not (CACHE / name).is_dir():
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(CACHE)
-    splits = None
-    if settings.split is Split.OFFICIAL:
-        with zipfile.ZipFile(data / "labels_captions_splits.zip") as file:
-            splits = Path(file.extract(f"splits/{archive.stem}.csv", CACHE))
-    turns = splits is None  # eight times the cost, which the larger set would not bear
-    images = read(find(CACHE / name, splits=splits), data / TRUNK, CACHE, turns=turns)
-    return evaluate(images, settings, narrator.say)
+def _paired_in_words(found: Evaluation, bits: int) -> dict[str, Any]:
+    best, above = paired(found, bits)
+    told = {name: {"mean": _rounded(each.mean), "deviation": _rounded(each.deviation)} for name, each in above.items()}
+    return {"best": best.method, "above": told}
+
+
+def _differences(found: Evaluation) -> Table:
+    """Show how far the best codes of each width lie above the other methods."""
+    table = Table(box=None, pad_edge=False, title=f"{found.protocol.source}: mAP@{K} of the best less that of")
+    table.add_column("best")
+    others = [row.method for row in found.rows if row.bits in {UCM_BITS[0], None}]
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    for bits in UCM_BITS:
+        best, above = paired(found, bits)
+        table.add_row(
+            best.name, *(outputs.figure(above[name], "map_found") if name in above else "" for name in others)
+        )
+    return table
+
+
+def _with_best(found: Evaluation, widths: Sequence[int]) -> dict[str, Any]:
+    """Return the mean average precision by method and width, and of the best codes at each width."""
+    named = by_method(found, "map_found")
+    return {"best": {str(bits): max(named[method][str(bits)] for method in _HASHES) for bits in widths}, **named}
+
+
+def _each(rows: dict[str, Row], figure: str) -> dict[str, float | None]:
+    return {method: _rounded(row.figures[figure].mean) for method, row in rows.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,30 @@
 """How many bits flip when the same patches are hashed otherwise: `make bench-precision`.
 
-A code must be the same on every machine of a federation: a flipped bit on one node is a silent error of all. So a
-network is trained for a moment on synthetic patches and 10,000 of them are hashed as the encoder does it (float32,
-batches of 8), and again with other batch sizes, more threads, and in bfloat16.
+A code must be the same on every machine of a federation: a flipped bit on one node is a silent error of all. So the
+compact network is trained for a moment on synthetic patches, and a head as one on a frozen trunk on what that network
+says of them. 10,000 patches are hashed by each as the encoder does it (torch, float32, batches of 8), and again with
+other batch sizes, more threads, by ONNX Runtime, and in bfloat16.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
 from rsfed.config import DEFAULT_OBJECTIVE
-from rsfed.hashing.dataset import PatchSet
+from rsfed.hashing.dataset import Batch, PatchSet
+from rsfed.hashing.head import HashNetwork, TrunkHead
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.training import train_steps
@@ -28,24 +33,31 @@ from rsfed.lab.synth import generate
 from rsfed.trust.manifest import CompactResnet
 
 PATCHES, TRAINED_ON, STEPS, BITS = 10_000, 2_000, 150, 64
+_AT_ONCE = 64  # patches that are described together
+
+Run = Callable[[Batch], NDArray[np.float32]]
+"""Returns the outputs of a network for a batch, shape (n, bits)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to hash: type of the numbers, patches at a time, threads."""
+class Way:
+    """One way to hash: what computes, type of the numbers, patches at a time, threads."""
 
     name: str
     dtype: torch.dtype = torch.float32
     batch: int = 8
     threads: int = 1
+    onnx: bool = False
 
 
-_AS_THE_ENCODER = _Way("float32, batches of 8, 1 thread")
+_AS_THE_ENCODER = Way("torch, float32, batches of 8, 1 thread")
 _OTHERS = (
-    _Way("float32, batches of 1", batch=1),
-    _Way("float32, batches of 64", batch=64),
-    _Way("float32, 2 threads", threads=2),
-    _Way("bfloat16, batches of 8", torch.bfloat16),
+    Way("batches of 1", batch=1),
+    Way("batches of 64", batch=64),
+    Way("2 threads", threads=2),
+    Way("ONNX Runtime, batches of 8", onnx=True),
+    Way("ONNX Runtime, batches of 1", onnx=True, batch=1),
+    Way("bfloat16", torch.bfloat16),
 )
 
 
@@ -56,30 +68,100 @@ def main() -> None:
         generate(Path(name) / "images", patches=PATCHES)
         images = read(find(Path(name) / "images"))
     data = images.subset(np.arange(len(images)))
-    model = build_network(CompactResnet(), images.spec, BITS)
-    objective = make_objective(DEFAULT_OBJECTIVE, range(len(images.classes)), BITS, seed=0)
-    drawn = images.subset(np.random.default_rng(0).permutation(len(images))[:TRAINED_ON])
-    train_steps(model, drawn, objective, steps=STEPS, batch=64, learning_rate=1e-3, seed=0)
-    model.eval()
-    reference = _bits(model, data, _AS_THE_ENCODER)
-    sys.stdout.write(f"{len(data):,} patches, {BITS} bits, against {_AS_THE_ENCODER.name}\n\n")
-    sys.stdout.write(f"{'':28}{'bits flipped':>16}{'patches changed':>18}\n")
-    for way in _OTHERS:
-        flipped = _bits(model, data, way) != reference
-        changed = int(flipped.any(axis=1).sum())
-        sys.stdout.write(f"{way.name:28}{flipped.mean():>15.4%} {changed:>8} ({changed / len(data):.2%})\n")
+    compact = build_network(CompactResnet(), images.spec, BITS)
+    _train(compact, data)
+    described = describe(compact, data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = TrunkHead(described.patches[0][0].size, BITS)
+    _train(head, described)
+    sys.stdout.write(f"{len(data):,} patches, {BITS} bits, against {_AS_THE_ENCODER.name}\n")
+    for title, network, patches in (("compact network", compact, data), ("head on a trunk", head, described)):
+        _compare(title, network, patches)
 
 
-def _bits(trained: nn.Module, data: PatchSet, way: _Way) -> NDArray[np.bool_]:
-    """Return the bits of all patches, shape (n, bits)."""
-    torch.set_num_threads(way.threads)
-    model = copy.deepcopy(trained).to(way.dtype)
-    found = []
+def _train(network: HashNetwork, data: PatchSet) -> None:
+    objective = make_objective(DEFAULT_OBJECTIVE, range(data.labels.shape[1]), BITS, seed=0)
+    chosen = np.random.default_rng(0).permutation(len(data))[:TRAINED_ON]
+    drawn = replace(data, patches=tuple(data.patches[each] for each in chosen), labels=data.labels[chosen])
+    train_steps(network, drawn, objective, steps=STEPS, batch=64, learning_rate=1e-3, seed=0)
+    network.eval()
+
+
+def describe(network: HashNetwork, data: PatchSet) -> PatchSet:
+    """Return patches as a network describes them, in float16 as the features of a frozen trunk are kept."""
     with torch.inference_mode():
-        for start in range(0, len(data), way.batch):
-            inputs = data.batch(np.arange(start, min(start + way.batch, len(data))))
-            found.append((model(*(torch.from_numpy(each).to(way.dtype) for each in inputs)) > 0.5).numpy())
-    return np.concatenate(found)
+        parts = [network.describe(*map(torch.from_numpy, inputs)).numpy() for inputs in _batches(data, _AT_ONCE)]
+    rows = np.concatenate(parts).astype(np.float16)
+    return replace(data, patches=tuple((row,) for row in rows), augmentable=False)
+
+
+def _compare(title: str, network: HashNetwork, data: PatchSet) -> None:
+    reference = bits(network, data, _AS_THE_ENCODER)
+    sys.stdout.write(f"\n{title:28}{'bits flipped':>24}{'codes changed':>18}\n")
+    for way in _OTHERS:
+        flipped = bits(network, data, way) != reference
+        changed = int(flipped.any(axis=1).sum())
+        sys.stdout.write(
+            f"{way.name:28}{int(flipped.sum()):>12,} ({flipped.mean():8.4%}){changed:>8,} ({changed / len(data):.2%})\n"
+        )
+
+
+def bits(network: HashNetwork, data: PatchSet, way: Way) -> NDArray[np.bool_]:
+    """Return the bits of all patches as one way makes them, shape (n, bits)."""
+    torch.set_num_threads(way.threads)
+    run = _by_onnx(network, data, way.threads) if way.onnx else _by_torch(network, way.dtype)
+    with torch.inference_mode():
+        return np.concatenate([run(inputs) > 0.5 for inputs in _batches(data, way.batch)])
+
+
+def _batches(data: PatchSet, size: int) -> Iterator[Batch]:
+    for start in range(0, len(data), size):
+        yield data.batch(np.arange(start, min(start + size, len(data))))
+
+
+def _by_torch(network: HashNetwork, dtype: torch.dtype) -> Run:
+    model = copy.deepcopy(network).to(dtype)
+    return lambda inputs: model(*(torch.from_numpy(each).to(dtype) for each in inputs)).float().numpy()
+
+
+def _by_onnx(network: HashNetwork, data: PatchSet, threads: int) -> Run:
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = to_onnx(network, data.batch(np.arange(1)))
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(inputs: Batch) -> NDArray[np.float32]:
+        outputs: list[NDArray[np.float32]] = session.run(None, dict(zip(names, inputs, strict=True)))
+        return outputs[0]
+
+    return run
+
+
+def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
+    """Return a network as an ONNX model that takes any number of patches, traced on some inputs.
+
+    The exporter of TorchScript is the one that does without further packages: it wants onnx only to look for functions
+    of onnxscript, of which these networks have none. Its warnings, that it is an older one and that checks of sizes are
+    not traced, are known.
+    """
+    names = [f"input {number}" for number in range(len(inputs))]
+    with TemporaryDirectory(prefix="rsfed-bench-") as folder:
+        file = Path(folder) / "network.onnx"
+        with warnings.catch_warnings(), patch.object(onnx_proto_utils, "_add_onnxscript_fn", lambda model, _: model):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                tuple(map(torch.from_numpy, inputs)),
+                file,
+                dynamo=False,
+                input_names=names,
+                dynamic_axes={name: {0: "n"} for name in names},
+            )
+        return file.read_bytes()
 
 
 if __name__ == "__main__":

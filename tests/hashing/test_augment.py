@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rsfed.hashing.augment import JITTER, Augmentation
+from rsfed.hashing.augment import DROPPED, JITTER, Augmentation, drop_features
 
 
 def views(patches, seed=0):
@@ -53,3 +53,12 @@ def test_one_augmentation_turns_band_groups_of_any_size_alike():
     augmentation = Augmentation.draw(40, np.random.default_rng(5))
     small, large = (augmentation.apply(corner(size).repeat(40, axis=0)) for size in (3, 6))
     assert (small[:, 0, ::2, ::2] == large[:, 0, ::5, ::5]).all()
+
+
+def test_a_view_of_features_lacks_some_and_changes_no_other():
+    features = np.random.default_rng(3).uniform(1, 2, (50, 400)).astype(np.float32)
+    seen = drop_features(features, np.random.default_rng(4))
+    dropped = seen == 0
+    assert (seen[~dropped] == features[~dropped]).all()
+    assert dropped.mean() == pytest.approx(DROPPED, abs=0.01)
+    assert (dropped[0] != dropped[1]).any(), "each patch by itself"

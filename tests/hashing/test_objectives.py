@@ -19,8 +19,8 @@ from rsfed.hashing.objectives.terms import balance_loss, push_loss, quantisation
 SECTIONS = [
     MilanSection(margin=2.5),  # so large that every triplet counts
     BatchAllSection(),
+    CentresSection(within=0),
     CentresSection(),
-    CentresSection(within=0.3),
     PairwiseSection(),
     ContrastiveSection(),
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import DEFAULT_OBJECTIVE, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
@@ -16,7 +16,7 @@ from rsfed.hashing.weights import get_state, to_bytes
 
 from .conftest import ARCHITECTURE, BITS, patches_of, spec_of
 
-OBJECTIVE = make_objective(DEFAULT_OBJECTIVE, range(4), BITS, seed=0)
+OBJECTIVE = make_objective(BatchAllSection(), range(4), BITS, seed=0)
 
 
 def fit(data, *, steps=5, seed=0, batch=16, objective=OBJECTIVE, **options):
@@ -36,7 +36,7 @@ def figures(network, queries, gallery):
 
 @pytest.mark.parametrize(
     ("section", "gain"),
-    [(DEFAULT_OBJECTIVE, 0.2), (MilanSection(), 0.2), (CentresSection(), 0.2), (PairwiseSection(), 0.1)],
+    [(BatchAllSection(), 0.2), (MilanSection(), 0.2), (CentresSection(), 0.2), (PairwiseSection(), 0.1)],
 )
 def test_training_brings_patches_of_a_class_together(patch_set, section, gain):
     gallery, queries = list(patches_of(range(4), 12, seed=0)), list(patches_of(range(4), 6, seed=99))
@@ -56,6 +56,27 @@ def test_contrastive_training_learns_without_any_label():
     assert report.idle_steps == 0
     assert report.loss < report.losses[0] - 0.1
     assert report.examples == 60 * 32 * 2, "two views of each patch"
+
+
+def test_two_views_of_features_that_nothing_may_turn_differ():
+    features = PatchSet(tuple((row,) for row in np.ones((40, 30), np.float16)), np.zeros((40, 4), bool), 40, False)
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(30, BITS)
+
+        def forward(self, rows):
+            seen.append(rows.clone())
+            return torch.sigmoid(self.head(rows))
+
+    for section, alike in ((ContrastiveSection(), False), (CentresSection(within=0), True)):
+        objective = make_objective(section, range(4), BITS, seed=0)
+        train_steps(Watching(), features, objective, steps=1, batch=16, learning_rate=1e-3, seed=0)
+        first, *others = seen.pop().chunk(objective.views)
+        assert bool((first == 1).all()) is alike
+        assert all((first != other).any() for other in others)
 
 
 def test_adam_takes_the_decay_rates_of_the_objective(patch_set):
@@ -108,7 +129,7 @@ class Spoilt(type(OBJECTIVE)):
     """Loses its finite loss, whatever the network gives."""
 
     def __init__(self):
-        super().__init__(DEFAULT_OBJECTIVE)
+        super().__init__(BatchAllSection())
 
     def losses(self, outputs, labels):
         return Losses(outputs.sum() * float("inf"), compared=True)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rsfed.cli import run
+from rsfed.lab.evaluate import methods, timing
 from rsfed.lab.evaluate.methods import HASHES
 from rsfed.lab.synth import generate
 
@@ -127,6 +128,25 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
 
 
+def test_timing_tells_what_a_query_costs_by_each_method_hashing_included(archive, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "SIZES", (100, 2000))
+    options = ("--methods", "float,kulsh,kslsh,centres", "--bits", "16,32", "--epochs", "1", "--timing")
+    assert evaluate(archive, *options, "--report", tmp_path / "out", "--output", "json") == 0
+    rows = json.loads(capsys.readouterr().out)["timing"]
+    coded = [(method, bits) for method in ("kulsh", "kslsh", "centres") for bits in (16, 32)]
+    assert [(row["method"], row["bits"], row["images"]) for row in rows] == [
+        (*way, size) for size in (100, 2000) for way in [("float", None), *coded]
+    ]
+    for row in rows:
+        assert row["ms"] == row["hash_ms"] + row["search_ms"]
+        assert (row["hash_ms"] > 0) == (row["bits"] is not None)
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert all(words in page for words in ("What a query costs", "hashing it", "of 2,000 images"))
+    assert evaluate(archive, *options[:2], "--bits", "16", "--epochs", "1", "--timing") == 0
+    told = capsys.readouterr().out
+    assert all(words in told for words in ("ms of one query", "of 100 images", "centres 16"))
+
+
 def test_the_same_command_gives_the_same_figures(archive, capsys):
     results = []
     for _ in range(2):
@@ -161,6 +181,54 @@ def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     photographs(tmp_path / "two", {"lake": 4, "field": 1})
     assert evaluate(tmp_path / "two") == 2
     assert "class field has one image" in capsys.readouterr().err
+
+
+def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys):
+    photographs(tmp_path / "images", {f"class {number}": 2 for number in range(200)})
+    options = ("--methods", "lsh,centres", "--bits", "16", "--report", tmp_path / "out")
+    assert evaluate(tmp_path / "images", *options) == 1
+    told = capsys.readouterr().err
+    assert "take more bits, fewer classes" in told
+    assert "TOO_MANY_CLASSES" in told
+    assert "lsh" not in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["milan", "milan_batchall", "pairwise", "contrastive"])
+def test_a_training_that_diverges_stops_the_evaluation(tmp_path, capsys, monkeypatch, method):
+    photographs(tmp_path / "images", {"field": 6, "lake": 6})
+    real = methods.train_steps
+    monkeypatch.setattr(methods, "train_steps", lambda *given, **more: real(*given, **more | {"learning_rate": 1e30}))
+    options = ("--methods", method, "--bits", "16", "--epochs", "8", "--report", tmp_path / "out")
+    assert evaluate(tmp_path / "images", *options) == 1
+    assert "DIVERGED" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_a_label_are_left_out_and_that_is_told(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 8, "lake": 8})
+    rows = [f"{name}/{number}.png,{name}" for name in ("field", "lake") for number in range(5)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows, "lake/5.png,"]))
+    options = ("--labels", "labels.csv", "--methods", "lsh", "--bits", "16")
+    assert evaluate(tmp_path / "images", *options, "--output", "json") == 0
+    protocol = json.loads(capsys.readouterr().out)["protocol"]
+    assert (protocol["images"], protocol["unlabelled"]) == (10, 6)
+    assert evaluate(tmp_path / "images", *options) == 0
+    assert "6 without a label or not in the split file left out" in capsys.readouterr().out
+
+
+def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 6, "lake": 6, "marsh": 1})
+    rows = [f"{name}/{number}.png,,train" for name in ("field", "lake") for number in range(4)]
+    rows += ["field/5.png,,query", "lake/5.png,,query", "marsh/0.png,,query"]
+    (tmp_path / "splits.csv").write_text("\n".join(["path,label,split", *rows]))
+    options = ("--splits", tmp_path / "splits.csv", "--methods", "lsh,kslsh,centres", "--bits", "16", "--epochs", "1")
+    assert evaluate(tmp_path / "images", *options, "--output", "json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["queries_without_relevant"] == 1
+    assert {row["per_class"]["marsh"]["mean"] for row in result["methods"]} == {0}
+    assert evaluate(tmp_path / "images", *options) == 0
+    assert "1 queries have no relevant image in their gallery and count as 0" in capsys.readouterr().out
 
 
 def evaluate(folder, *options):

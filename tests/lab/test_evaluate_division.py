@@ -109,6 +109,12 @@ def test_a_class_with_one_image_is_named(split):
         divide(lonely, split, 0)
 
 
+def test_one_class_to_learn_from_is_refused():
+    one = images(roles=lambda position: "query" if position >= 8 else "train")
+    with pytest.raises(UsageError, match="has one class: call images of two classes train"):
+        divide(one, Split.OFFICIAL, 0)
+
+
 @pytest.mark.parametrize(("split", "what"), [(Split.BY_PLACE, "place"), (Split.BY_ACQUISITION, "acquisition")])
 def test_images_that_do_not_tell_or_are_all_of_one_are_not_split_by_it(split, what):
     with pytest.raises(UsageError, match=f"no image tells its {what}"):

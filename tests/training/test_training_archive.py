@@ -25,7 +25,7 @@ from node.training.patches import load_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
-from rsfed.config import CentresSection, ContrastiveSection
+from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import from_records
 from rsfed.hashing.payload import Payload, decode, encode
@@ -35,6 +35,7 @@ from rsfed.raster.item import Item, Window
 from rsfed.trust.manifest import FederationClass, Nomenclature
 
 COUNTS = dict.fromkeys(CLASSES, 6)
+EVERY_OBJECTIVE = [MilanSection(), BatchAllSection(), CentresSection(), PairwiseSection(), ContrastiveSection()]
 
 
 def start_weights(plan=None):
@@ -267,6 +268,24 @@ def test_more_classes_than_there_are_centres_for_are_refused(make):
     assert reason_of(home, task(plan=small_plan(objective=CentresSection(), nomenclature=many))) == "TOO_MANY_CLASSES"
 
 
+@pytest.mark.parametrize("section", EVERY_OBJECTIVE, ids=lambda section: section.name)
+def test_a_class_with_one_patch_is_trained_beside_the_others(make, section):
+    result = decode(
+        run_task(app, make("rare", {"water": 1, "field": 6}).path, task(plan=small_plan(objective=section)))
+    )
+    assert (result.error, result.metrics["metrics"]["num-examples"]) == ("", 7)
+
+
+@pytest.mark.parametrize(
+    "section", [each for each in EVERY_OBJECTIVE if each.name != "centres"], ids=lambda each: each.name
+)
+def test_a_loss_that_is_not_finite_sends_no_update(home, section):
+    plan = small_plan(objective=section)
+    huge = {name: np.full_like(array, 1e38) for name, array in start_weights(plan).items()}
+    result = decode(run_task(app, home.path, task(plan=plan, arrays={"arrays": huge})))
+    assert (result.error, result.arrays) == ("DIVERGED", {})
+
+
 def test_the_operators_limits_stand_above_the_plan(make):
     off = make("off", COUNTS, training="enabled = false")
     assert reason_of(off, task()) == "TRAINING_DISABLED"
@@ -464,6 +483,13 @@ def test_training_without_local_says_who_starts_it(home, capsys):
     code, _, err = node(home, capsys)
     assert code == 2
     assert "rsfed coordinator train" in err
+
+
+def test_local_training_of_one_class_says_what_to_do(make, capsys):
+    code, _, err = node(make("pond", {"water": 8}), capsys, "--local")
+    assert code == 1
+    assert "NOTHING_TO_COMPARE" in err
+    assert "tells classes apart" in err
 
 
 def test_local_training_of_an_empty_archive_says_what_to_do(make, capsys):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +15,14 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.config import (
+    BatchAllSection,
+    CentresSection,
+    ContrastiveSection,
+    CoordinatorConfig,
+    EncoderSection,
+    NomenclatureSection,
+)
 from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home
 
@@ -44,11 +51,11 @@ def config(**changes) -> CoordinatorConfig:
 class Coordinator:
     """A driver with a publisher that only remembers."""
 
-    def __init__(self, home, state):
+    def __init__(self, home, state, **changes):
         self.state, self.board, self.published = state, TaskBoard(), []
         self.driver = RunDriver(
             state,
-            config(),
+            config(**changes),
             self.board,
             starting=lambda _: Start(weights()),
             publish=self.publish,
@@ -74,18 +81,24 @@ class Coordinator:
         return [(event.kind, event.data) for event in records.events(self.state, run)]
 
 
-@pytest.fixture
-async def coordinator(home, state):
-    coordinator = Coordinator(home, state)
+@asynccontextmanager
+async def at_work(coordinator, answer=result_of):
+    """The driver, and one node that answers its tasks."""
     work = [
         asyncio.create_task(coordinator.driver.run()),
-        asyncio.create_task(answer_tasks(coordinator.board, "a", result_of)),
+        asyncio.create_task(answer_tasks(coordinator.board, "a", answer)),
     ]
     yield coordinator
     for task in work:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture
+async def coordinator(home, state):
+    async with at_work(Coordinator(home, state)) as coordinator:
+        yield coordinator
 
 
 async def test_a_queued_run_is_driven_and_its_release_published(coordinator, state):
@@ -123,6 +136,40 @@ async def test_a_failed_run_says_why_and_the_next_one_goes_on(coordinator, state
     run = records.request_run(state, 1, 1, utc_now())
     coordinator.driver.wake()
     assert (await coordinator.ended(run)).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("objective", "classes", "reason", "remedy"),
+    [
+        (CentresSection(), 2000, "TOO_MANY_CLASSES", "take more bits, fewer classes"),
+        (BatchAllSection(), 1, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+        (BatchAllSection(), 0, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+        (CentresSection(), 1, "NOTHING_TO_COMPARE", "add classes to the nomenclature"),
+    ],
+)
+async def test_an_objective_that_the_classes_do_not_allow_fails_the_run_before_any_node_is_asked(
+    home, state, objective, classes, reason, remedy
+):
+    nomenclature = NomenclatureSection(classes={f"class {number}": number for number in range(classes)})
+    coordinator = Coordinator(home, state, objective=objective, nomenclature=nomenclature)
+    asked = []
+    async with at_work(coordinator, lambda task: asked.append(task) or result_of(task)):
+        run = records.request_run(state, 1, 1, utc_now())
+        coordinator.driver.wake()
+        failed = await coordinator.ended(run)
+    assert (failed.state, asked, coordinator.published) == ("failed", [], [])
+    assert failed.error.endswith(f"[{reason}]")
+    assert remedy in failed.error
+    assert [kind for kind, _ in coordinator.events(run)] == ["failed"]
+
+
+async def test_without_labels_a_run_needs_no_classes(home, state):
+    async with at_work(
+        Coordinator(home, state, objective=ContrastiveSection(), nomenclature=NomenclatureSection())
+    ) as coordinator:
+        run = records.request_run(state, 1, 1, utc_now())
+        coordinator.driver.wake()
+        assert (await coordinator.ended(run)).state == "done"
 
 
 async def test_a_bug_fails_the_run_without_telling_internals(coordinator, state):
@@ -254,4 +301,4 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     plan = make_plan(config(), 4)
     assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
     assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
-    assert json.loads(plan.model_dump_json())["objective"]["name"] == "milan_batchall"
+    assert json.loads(plan.model_dump_json())["objective"]["name"] == "centres"

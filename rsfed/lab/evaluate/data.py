@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,13 +220,16 @@ def _each(listing: Listing, spec: InputSpec, take: Callable[[SourceInfo, Pixels]
     Of an image that gives several patches the first stands for all.
     """
     name = spec.groups[0].name
-    for entry in listing.entries:
+
+    def one(entry: Entry) -> Taken | None:
         try:
             info, contents = read_image(entry.path, listing.modality, spec)
-            taken = take(info, (content[name] for content in contents))
+            return entry, info, take(info, (content[name] for content in contents))
         except RasterRejected:
-            continue
-        yield entry, info, taken
+            return None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # reading and trunks leave the interpreter free
+        yield from filter(None, pool.map(one, listing.entries))
 
 
 def _compact(pixels: NDArray[np.float32]) -> NDArray[np.float16]:

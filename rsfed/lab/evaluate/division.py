@@ -69,6 +69,16 @@ def divide(images: ImageSet, split: Split, seed: int) -> Division:
     Raises:
         UsageError: the images do not allow this split, with what to do.
     """
+    division = _divide(images, split, seed)
+    if np.count_nonzero(images.labels[division.train].any(axis=0)) < 2:
+        raise UsageError(
+            "the part of the images to learn from has one class: call images of two classes train in the split file, "
+            "add images, or use --split random"
+        )
+    return division
+
+
+def _divide(images: ImageSet, split: Split, seed: int) -> Division:
     if split is Split.OFFICIAL:
         return _official(images)
     _check_classes(images)

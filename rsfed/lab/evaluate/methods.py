@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from rsfed.trust.manifest import CompactResnet
 _WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
 _STRETCHES = 4  # of training, each at a lower learning rate
 _RATE, _BATCH = 1e-3, 64
-_SETTINGS = {"milan": (1e-4, 90)}  # learning rate and patches of a step where its authors give them
+_MILAN_RATE, _MILAN_BATCH, _MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
 
@@ -82,17 +82,33 @@ def _network(objective: str) -> Callable[[Task], Hasher]:
         images = task.images
         model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
         aim = _objective(objective, len(images.classes), task.bits, task.seed)
-        rate, batch = _SETTINGS.get(objective, (_RATE, _BATCH))
         data = images.subset(task.train)
-        steps = max(1, math.ceil(task.epochs * len(data) / batch / _STRETCHES))
-        for stretch in range(_STRETCHES):
-            slowed = rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2
+        for stretch, recipe in enumerate(_recipe(objective, task, len(data))):
             seed = task.seed * _STRETCHES + stretch
-            train_steps(model, data, aim, steps=steps, batch=batch, learning_rate=slowed, seed=seed).refuse_idle()
+            train_steps(model, data, aim, **asdict(recipe), seed=seed).refuse_idle()
         encoder = Encoder(model, images.spec)
         return lambda positions: encoder.encode_set(images.subset(positions))
 
     return learn
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """A stretch of training, as `train_steps` takes it."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+def _recipe(objective: str, task: Task, patches: int) -> list[_Recipe]:
+    """Return the stretches of training: on a frozen trunk, `milan` is trained as its authors do."""
+    if objective == "milan" and task.images.trunk is not None:
+        return [_Recipe(_MILAN_STEPS, _MILAN_BATCH, _MILAN_RATE)]
+    rate, batch = (_MILAN_RATE, _MILAN_BATCH) if objective == "milan" else (_RATE, _BATCH)
+    steps = max(1, math.ceil(task.epochs * patches / batch / _STRETCHES))
+    slowed = [rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2 for stretch in range(_STRETCHES)]
+    return [_Recipe(steps, batch, each) for each in slowed]
 
 
 FLOAT = "float"

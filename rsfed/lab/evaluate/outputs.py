@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def tables(evaluation: Evaluation, report: Path | None) -> RenderableType:
         _per_class(evaluation),
     ]
     if evaluation.timings:
-        parts += ["", _costs(evaluation)]
+        parts += ["", _costs(evaluation), COSTS_IN_WORDS]
     if report:
         parts += ["", f"report: {report}"]
     return Group(*parts)
@@ -142,16 +143,47 @@ def _per_class(evaluation: Evaluation) -> Table:
 
 
 def _costs(evaluation: Evaluation) -> Table:
-    table = _table("one query against", "images", "ms", "bytes an image")
-    for each in evaluation.timings:
-        guessed = " (extrapolated)" * each.extrapolated
-        table.add_row(way(each.bits), f"{each.items:,}", f"{each.milliseconds:.3g}{guessed}", str(each.bytes_per_item))
+    found = costs(evaluation)
+    table = _table("ms of one query", "bytes an image", "hashing it", *(f"of {size} images" for size in found.sizes))
+    for row in found.rows:
+        table.add_row(*row)
     return table
 
 
-def way(bits: int | None) -> str:
-    """Return the name of a way to search whose cost was measured."""
-    return "float features" if bits is None else f"codes of {bits} bits"
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a query costs, as tables show it.
+
+    Attributes:
+        sizes: Numbers of images in a gallery.
+        rows: For each method at each width its name, bytes an image, milliseconds of hashing a query, and milliseconds
+            of hashing and search in the gallery of each size; "~" before those that were not measured at that size.
+    """
+
+    sizes: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+COSTS_IN_WORDS = (
+    "Milliseconds of one query: hashing it and exhaustive search, against made-up galleries. Making the features of "
+    "the query image is not in it. ~: the gallery did not fit into memory, in proportion to a smaller one."
+)
+
+
+def costs(evaluation: Evaluation) -> Costs:
+    """Return what a query costs by each method as galleries grow."""
+    sizes = sorted({each.items for each in evaluation.timings})
+    rows = []
+    for row in evaluation.rows:
+        own = [each for each in evaluation.timings if (each.method, each.bits) == (row.method, row.bits)]
+        times = [f"{'~' * each.extrapolated}{_milliseconds(each.milliseconds)}" for each in own]
+        hashing = "-" if row.bits is None else _milliseconds(row.query_ms)
+        rows.append((row.name, f"{own[0].bytes_per_item:,}", hashing, *times))
+    return Costs(tuple(f"{size:,}" for size in sizes), tuple(rows))
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def summary(evaluation: Evaluation, report: Path | None) -> dict[str, Any]:
@@ -191,9 +223,12 @@ def summary(evaluation: Evaluation, report: Path | None) -> dict[str, Any]:
         "left_out": [list(names) for names in evaluation.left_out],
         "timing": [
             {
+                "method": each.method,
                 "bits": each.bits,
                 "images": each.items,
                 "ms": each.milliseconds,
+                "hash_ms": each.hash_ms,
+                "search_ms": each.search_ms,
                 "bytes_per_item": each.bytes_per_item,
                 "extrapolated": each.extrapolated,
             }

@@ -10,7 +10,7 @@ from rsfed.lab.charts import group_mark
 from rsfed.lab.evaluate import pictures
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import WORDS
-from rsfed.lab.evaluate.outputs import FIGURES, columns, figure, leak_in_words, protocol_lines, way
+from rsfed.lab.evaluate.outputs import COSTS_IN_WORDS, FIGURES, columns, costs, figure, leak_in_words, protocol_lines
 from rsfed.lab.evaluate.results import Evaluation
 from rsfed.lab.page import page
 
@@ -39,7 +39,8 @@ def render(evaluation: Evaluation, images: ImageSet) -> str:
         figure=figure,
         leak=leak_in_words(evaluation),
         how=protocol_lines(evaluation),
-        way=way,
+        costs=costs(evaluation) if evaluation.timings else None,
+        costs_in_words=COSTS_IN_WORDS,
         curves=pictures.precision_recall(evaluation.snapshots),
         distances=[pictures.distances(shot) for shot in with_codes],
         maps=[pictures.code_map(shot, evaluation) for shot in shown],

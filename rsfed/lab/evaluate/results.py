@@ -24,16 +24,20 @@ class Row:
         bits: Width of its codes; None for search on float features.
         figures: Figures by the names of `rsfed.lab.evaluate.outputs.FIGURES`.
         per_class: Mean average precision (`map_found`) of the queries of each class that has some.
+        runs: The figures of each seed.
         learn_seconds: Mean seconds of learning.
         hash_ms: Mean milliseconds of hashing one image, many at a time; features of a frozen trunk are not in it.
+        query_ms: Mean milliseconds of hashing one image alone, as a query is; features are not in it.
     """
 
     method: str
     bits: int | None
     figures: Mapping[str, Spread]
     per_class: Mapping[str, Spread]
+    runs: tuple[Mapping[str, float], ...]
     learn_seconds: float
     hash_ms: float
+    query_ms: float
 
     @property
     def name(self) -> str:
@@ -104,21 +108,31 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Cost of one way to search a gallery of one size.
+    """Cost of one query by one method at one width against a gallery of one size.
 
     Attributes:
+        method: Its name.
         bits: Width of the codes; None for float features.
         items: Images in the gallery.
-        milliseconds: Of one query; hashing the query is not in it.
+        hash_ms: Milliseconds of hashing the query, from its features (of a network on pixels, from these); making
+            features is not in it.
+        search_ms: Milliseconds of the search.
         bytes_per_item: What each image takes in memory.
-        extrapolated: The gallery did not fit into memory, so the time is that of a smaller one in proportion.
+        extrapolated: The gallery did not fit into memory, so the search is that of a smaller one in proportion.
     """
 
+    method: str
     bits: int | None
     items: int
-    milliseconds: float
+    hash_ms: float
+    search_ms: float
     bytes_per_item: int
     extrapolated: bool
+
+    @property
+    def milliseconds(self) -> float:
+        """Of the query: hashing it and the search."""
+        return self.hash_ms + self.search_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +145,8 @@ class Evaluation:
         chance: Figures of a gallery in random order.
         leaks: Queries of the first seed with another image of their `place` and `acquisition` in their gallery.
         left_out: Names of the classes left out of training in each draw; none without `--left-out`.
-        timings: None without `--timing`.
+        timings: Cost of one query by every method at every width, the smallest gallery first; none without
+            `--timing`.
         features: Number of features that describe an image.
         division: Of the first seed.
         relevant_labels: Labels of all images, bool, shape (images, classes).

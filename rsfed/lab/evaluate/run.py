@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rsfed.codes import Codes
@@ -28,6 +31,9 @@ from rsfed.lab.evaluate.measures import (
 )
 from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
+from rsfed.lab.evaluate.timing import median_ms
+
+_Job = tuple[int, str, int | None]  # seed, method, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +69,23 @@ class Outcome:
     codes: Codes | None = None
     learn_seconds: float = 0.0
     hash_ms: float = 0.0
+    query_ms: float = 0.0
 
 
-def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = lambda _line: None) -> Evaluation:
+def evaluate(
+    images: ImageSet,
+    settings: Settings,
+    say: Callable[[str], None] = lambda _line: None,
+    *,
+    strata: ImageSet | None = None,
+) -> Evaluation:
     """Split, learn, hash and measure.
 
     Args:
         images: The images.
         settings: What to do.
         say: Told each step.
+        strata: The same images under the labels by which they are split; their own where this is left out.
 
     Raises:
         UsageError: the images do not allow the split.
@@ -80,32 +94,34 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
     for method, bits in _pairs(settings):
         if bits is not None:
             check(method, len(images.classes), bits)
+    divisions = [divide(strata or images, settings.split, seed) for seed in range(settings.seeds)]
+    cases = [Case(images, describe(images, each.train), each, settings.k) for each in divisions]
+    drawn = [_drawn(images, settings.left_out, seed) for seed in range(settings.seeds)]
+
+    def one(job: _Job) -> Outcome:
+        seed, method, bits = job
+        case = cases[seed]
+        if bits is None:
+            outcome = Outcome(*float_figures(case))
+        else:
+            task = Task(images, case.features, case.division.train, bits, seed, settings.epochs)
+            outcome = _hash(case, method, task, drawn[seed])
+        say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
+        return outcome
+
+    jobs = [(seed, method, bits) for seed in range(settings.seeds) for method, bits in _pairs(settings)]
     outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
-    chances, dropped = [], []
-    divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
-    for seed, division in enumerate(divisions):
-        features = describe(images, division.train)
-        case = Case(images, features, division, settings.k)
-        chances.append(chance_figures(case))
-        drawn = _drawn(images, settings.left_out, seed)
-        if len(drawn):
-            dropped.append(tuple(images.classes[each] for each in drawn))
-        for method, bits in _pairs(settings):
-            if bits is None:
-                outcome = Outcome(*float_figures(case))
-            else:
-                task = Task(images, features, division.train, bits, seed, settings.epochs)
-                outcome = _hash(case, method, task, drawn)
-            outcomes[method, bits].append(outcome)
-            say(f"  seed {seed}: {_name(method, bits)}: mAP@{settings.k} {outcome.figures['map_found']:.3f}")
+    for (_, method, bits), outcome in zip(jobs, _side_by_side(one, jobs), strict=True):
+        outcomes[method, bits].append(outcome)
+    chances = [chance_figures(case) for case in cases]
     return Evaluation(
         protocol=_protocol(images, settings, divisions[0]),
         rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
         chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
-        leaks=leaks(Case(images, features, divisions[0], settings.k)),
-        left_out=tuple(dropped),
+        leaks=leaks(cases[0]),
+        left_out=tuple(tuple(images.classes[each] for each in classes) for classes in drawn if len(classes)),
         timings=(),
-        features=features.shape[1],
+        features=cases[0].features.shape[1],
         division=divisions[0],
         relevant_labels=images.labels,
         snapshots=tuple(
@@ -114,6 +130,19 @@ def evaluate(images: ImageSet, settings: Settings, say: Callable[[str], None] = 
             if bits in {None, max(settings.bits)}
         ),
     )
+
+
+def _side_by_side(work: Callable[[_Job], Outcome], jobs: Sequence[_Job]) -> list[Outcome]:
+    """Do as many jobs at a time as there are cores, each with its share of them: that keeps all cores busy."""
+    cores = len(os.sched_getaffinity(0))
+    workers = min(cores, len(jobs))
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, jobs))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pairs(settings: Settings) -> Iterator[tuple[str, int | None]]:
@@ -131,12 +160,14 @@ def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outc
     learnt = time.perf_counter()
     codes = hasher(np.arange(len(case.images)))
     hashed = time.perf_counter()
+    query_ms = median_ms(lambda: hasher(case.division.queries[:1]))
     figures, per_class, counts = code_figures(case, codes)
     if len(drawn):
         known = ~task.images.labels[task.train][:, drawn].any(axis=1)
         partial = HASHES[method](replace(task, train=task.train[known]))
         figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
-    return Outcome(figures, per_class, counts, codes, learnt - start, 1000 * (hashed - learnt) / len(case.images))
+    hash_ms = 1000 * (hashed - learnt) / len(case.images)
+    return Outcome(figures, per_class, counts, codes, learnt - start, hash_ms, query_ms)
 
 
 def _drawn(images: ImageSet, count: int, seed: int) -> NDArray[np.int64]:
@@ -152,8 +183,10 @@ def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
         bits=bits,
         figures={name: _spread([each.figures[name] for each in found]) for name in found[0].figures},
         per_class={name: _spread([each.per_class[name] for each in found]) for name in found[0].per_class},
+        runs=tuple(each.figures for each in found),
         learn_seconds=float(np.mean([each.learn_seconds for each in found])),
         hash_ms=float(np.mean([each.hash_ms for each in found])),
+        query_ms=float(np.mean([each.query_ms for each in found])),
     )
 
 

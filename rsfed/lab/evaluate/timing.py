@@ -1,42 +1,69 @@
-"""What a search costs as the gallery grows: exhaustive search on float features, and on codes."""
+"""What a query costs as the gallery grows: hashing it, and exhaustive search on float features or on codes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from rsfed.codes import hamming
-from rsfed.lab.evaluate.results import Timing
+from rsfed.lab.evaluate.results import Row, Timing
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 _SHARE = 0.25  # of the memory that is free, that a gallery may take
 _REPEATS = 5  # the median counts
 
 
-def timings(features: int, widths: Sequence[int], k: int, *, sizes: Iterable[int] = SIZES) -> list[Timing]:
-    """Measure one query against made-up galleries.
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Cost of one search: milliseconds, bytes an image, whether the time is that of a smaller gallery in proportion."""
+
+    milliseconds: float
+    bytes_per_item: int
+    extrapolated: bool
+
+
+def timings(rows: Sequence[Row], features: int, k: int, *, sizes: Iterable[int]) -> list[Timing]:
+    """Measure one query by each way to search against made-up galleries, the smallest first.
 
     A gallery too large for memory is not built: its time is that of the largest that fits, in proportion.
 
     Args:
+        rows: The ways, with the time that each needs to hash a query.
         features: Number of float features of an image.
-        widths: Widths of codes in bits.
         k: Number of nearest images that are picked out.
         sizes: Numbers of images in a gallery.
     """
-    return [_timing(bits, features, k, items) for items in sizes for bits in (None, *widths)]
+    widths = dict.fromkeys(row.bits for row in rows)
+    found = []
+    for items in sizes:
+        searches = {bits: _search(bits, features, k, items) for bits in widths}
+        for row in rows:
+            cost = searches[row.bits]
+            found.append(
+                Timing(
+                    method=row.method,
+                    bits=row.bits,
+                    items=items,
+                    hash_ms=row.query_ms,
+                    search_ms=cost.milliseconds,
+                    bytes_per_item=cost.bytes_per_item,
+                    extrapolated=cost.extrapolated,
+                )
+            )
+    return found
 
 
-def _timing(bits: int | None, features: int, k: int, items: int) -> Timing:
+def _search(bits: int | None, features: int, k: int, items: int) -> _Search:
     size = 4 * features if bits is None else bits // 8
     working = size + 16  # and the distances with their order
     held = min(items, int(_SHARE * psutil.virtual_memory().available / working))
     search = _float_search(held, features, k) if bits is None else _code_search(held, bits, k)
-    return Timing(bits, items, _median(search) * items / held, size, extrapolated=held < items)
+    return _Search(median_ms(search) * items / held, size, extrapolated=held < items)
 
 
 def _float_search(items: int, features: int, k: int) -> Callable[[], object]:
@@ -58,11 +85,11 @@ def _nearest(distances: NDArray[np.generic], k: int) -> NDArray[np.int64]:
     return chosen[np.argsort(distances[chosen], kind="stable")]
 
 
-def _median(search: Callable[[], object]) -> float:
-    """Return the median time of a search in milliseconds; the first one warms up."""
+def median_ms(work: Callable[[], object]) -> float:
+    """Return the median time of some work in milliseconds; the first run warms up."""
     spent = []
     for _ in range(_REPEATS + 1):
         start = time.perf_counter()
-        search()
+        work()
         spent.append(1000 * (time.perf_counter() - start))
     return float(np.median(spent[1:]))

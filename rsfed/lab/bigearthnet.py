@@ -1,0 +1,192 @@
+"""BigEarthNet v2 on disk: one folder for each patch with a file for each of the 12 bands of Sentinel-2.
+
+`<root>/BigEarthNet-S2/<tile>/<patch>/<patch>_B02.tif` and so on, each band at its native size (120, 60 or 20 pixels),
+and `<root>/metadata.parquet` or `<root>/metadata.csv` with the columns patch_id, labels and split.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsfed.errors import ConfigError, RasterRejected, UsageError
+from rsfed.hashing.dataset import Patch
+from rsfed.raster.input_spec import BandGroup, InputSpec, branched_spec
+from rsfed.raster.modality import MODALITIES
+from rsfed.raster.reader import read_image
+
+SPLITS = ("train", "validation", "test")
+SIZE = 120  # pixels of a band at 10 m
+SENTINEL_2 = MODALITIES["sentinel-2-l2a"]
+SPEC: InputSpec = branched_spec(SENTINEL_2, SIZE)
+_COLUMNS = ("patch_id", "labels", "split")
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the metadata say of a patch.
+
+    Attributes:
+        name: Its id, the name of its folder.
+        labels: Its classes, at least one.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Patches of one split that could be read.
+
+    Attributes:
+        patches: Their bands: for each group of `SPEC` float16, shape (bands, size, size).
+        records: What the metadata say of each.
+        missing: Patches that were drawn and whose folder is not there.
+        damaged: Patches that were drawn and lack a band, or have one that cannot be read.
+    """
+
+    patches: tuple[Patch, ...]
+    records: tuple[Record, ...]
+    missing: int
+    damaged: int
+
+
+def read_metadata(root: Path) -> dict[str, list[Record]]:
+    """Return the labelled patches of each split.
+
+    Raises:
+        UsageError: there are no metadata, or they will not do.
+        ConfigError: EXTRA_MISSING, they are in Parquet alone and pyarrow is not installed.
+    """
+    table, parquet = root / "metadata.csv", root / "metadata.parquet"
+    if table.exists():
+        rows = _read_csv(table)
+    elif parquet.exists():
+        rows = _read_parquet(parquet)
+    else:
+        raise UsageError("the folder holds neither metadata.parquet nor metadata.csv", detail=str(root))
+    if not rows or not set(_COLUMNS) <= rows[0].keys():
+        raise UsageError(f"the metadata need rows with the columns {', '.join(_COLUMNS)}", detail=str(root))
+    found: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        name, split, labels = str(row["patch_id"]), row["split"], split_labels(row["labels"])
+        if split not in SPLITS:
+            raise UsageError(
+                f"the metadata give a patch the split {split!r}; use one of {', '.join(SPLITS)}", detail=name
+            )
+        if Path(name).name != name:
+            raise UsageError("the metadata name a patch that is no folder name; correct patch_id", detail=name)
+        if labels:
+            found[split].append(Record(name, labels))
+    if short := [split for split in SPLITS if not found[split]]:
+        raise UsageError(f"the metadata have no labelled patch of the split {short[0]}", detail=str(root))
+    return found
+
+
+def split_labels(told: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the labels of a patch; a text has them separated by ; or |, or is a list as Python or numpy prints it."""
+    if not isinstance(told, str):
+        return tuple(told or ())
+    if told.startswith("["):
+        return tuple(one or other for one, other in _QUOTED.findall(told))
+    return tuple(filter(None, map(str.strip, re.split(r"[;|]", told))))
+
+
+def read_part(root: Path, records: Iterable[Record], limit: int, seed: int = 0) -> Part:
+    """Read patches in an order drawn by a seed, until there are as many as wanted.
+
+    Args:
+        root: The folder of the data set.
+        records: The patches of a split.
+        limit: How many are wanted at most.
+        seed: Seed of the order.
+
+    Raises:
+        UsageError: none can be read.
+    """
+    known = list(records)
+    patches: list[Patch] = []
+    kept: list[Record] = []
+    missing = damaged = 0
+    for place in np.random.default_rng(seed).permutation(len(known)):
+        record = known[place]
+        if len(kept) == limit:
+            break
+        if not (folder := patch_folder(root, record.name)).is_dir():
+            missing += 1
+            continue
+        try:
+            patches.append(read_patch(folder))
+        except RasterRejected:
+            damaged += 1
+            continue
+        kept.append(record)
+    if not kept:
+        raise UsageError(
+            f"none of the {len(known):,} patches of a split can be read ({missing:,} are not there, {damaged:,} are "
+            "damaged); unpack BigEarthNet-S2 here",
+            detail=str(root),
+        )
+    return Part(tuple(patches), tuple(kept), missing, damaged)
+
+
+def patch_folder(root: Path, name: str) -> Path:
+    """Return where a patch lies: in the folder of its tile, which is its name without the last two numbers."""
+    return root / "BigEarthNet-S2" / name.rsplit("_", 2)[0] / name
+
+
+def read_patch(folder: Path) -> Patch:
+    """Return the bands of a patch as a K-branch network takes them: for each group float16, shape (bands, size, size).
+
+    Raises:
+        RasterRejected: a band is missing or cannot be read, or the files are no bands of Sentinel-2.
+    """
+    return tuple(
+        np.concatenate([_band(folder, group, place) for place in range(len(group.bands))]).astype(np.float16)
+        for group in SPEC.groups
+    )
+
+
+def _band(folder: Path, group: BandGroup, place: int) -> Any:  # noqa: ANN401 - float32, shape (1, size, size)
+    name = group.bands[place]
+    kind = replace(SENTINEL_2, name=f"{SENTINEL_2.name} {name}", bands=(name,), native_gsd=())
+    alone = group.model_copy(
+        update={"bands": (name,), "offset": (group.offset[place],), "scale": (group.scale[place],)}
+    )
+    _, contents = read_image(folder / f"{folder.name}_{name}.tif", kind, SPEC.model_copy(update={"groups": (alone,)}))
+    return next(contents)[group.name]
+
+
+def _read_csv(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError("the metadata cannot be read; they must be a CSV file in UTF-8", detail=str(path)) from error
+    return rows
+
+
+def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        from pyarrow import parquet  # noqa: PLC0415 - not needed where the metadata are a CSV file
+    except ImportError as error:
+        raise ConfigError(
+            "metadata.parquet needs pyarrow, which is not installed: install it, or write the columns "
+            f"{', '.join(_COLUMNS)} to metadata.csv beside it, labels separated by semicolons",
+            reason="EXTRA_MISSING",
+            detail=str(path),
+        ) from error
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path, columns=list(_COLUMNS)).to_pylist()
+    except (OSError, ValueError, KeyError) as error:  # what pyarrow raises is a ValueError, KeyError or OSError
+        raise UsageError("the metadata cannot be read; download metadata.parquet again", detail=str(path)) from error
+    return rows
