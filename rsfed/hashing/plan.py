@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rsfed.codes import check_bits
-from rsfed.config import RecordedObjective
+from rsfed.config_objectives import RecordedObjective
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, Nomenclature

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder

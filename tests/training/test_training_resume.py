@@ -14,7 +14,7 @@ from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import utc_now
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import EVALUATE

@@ -15,14 +15,8 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import (
-    BatchAllSection,
-    CentresSection,
-    ContrastiveSection,
-    CoordinatorConfig,
-    EncoderSection,
-    NomenclatureSection,
-)
+from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
 from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.home import Home
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from rsfed.clock import utc_now
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.hashing.calibration import PairCounts, to_records
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.plan import EVALUATE, TrainingPlan
