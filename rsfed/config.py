@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection
 from rsfed.config_section import Section
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
 from rsfed.raster.modality import modality
@@ -188,6 +189,7 @@ class CoordinatorConfig(Section):
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
     objective: ObjectiveSection = DEFAULT_OBJECTIVE
+    strategy: StrategySection = DEFAULT_STRATEGY
     nomenclature: NomenclatureSection = NomenclatureSection()
     training: CoordinatorTraining = CoordinatorTraining()
 

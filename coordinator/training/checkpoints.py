@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from coordinator.training import records
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Arrays, digest
 from rsfed.telemetry import log
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from rsfed.home import Home
 
 KEPT = 2  # of a run
+_STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 _WEIGHTS, _STRATEGY = "weights/", "strategy/"  # before the names of arrays
 
 RandomState = tuple[Any, ...]
@@ -78,10 +81,12 @@ class Origin:
     Attributes:
         plan: The training plan, as JSON.
         based_on: Release that it starts from; None for fresh weights.
+        strategy: How results become new weights.
     """
 
     plan: str
     based_on: Base | None
+    strategy: StrategySection = DEFAULT_STRATEGY
 
 
 class Checkpoints:
@@ -206,6 +211,7 @@ def _to_json(origin: Origin, progress: Progress) -> str:
         {
             "plan": origin.plan,
             "based_on": base and {"version": base.version, "digest": base.digest.hex(), "rounds": base.rounds},
+            "strategy": origin.strategy.model_dump(),
             "weights": list(progress.weights),  # their order: safetensors has its own
             "random": progress.random,
             "counted": progress.counted,
@@ -218,7 +224,11 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
     base, drawn = data["based_on"], data["random"]
     weights = _without(_WEIGHTS, arrays)
     return (
-        Origin(data["plan"], base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"])),
+        Origin(
+            data["plan"],
+            base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
+            _STRATEGIES.validate_python(data["strategy"]),
+        ),
         Progress(
             round=round_,
             weights={name: weights[name] for name in data["weights"]},

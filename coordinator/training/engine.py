@@ -13,6 +13,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import BoardGrid, Exchange, node_number
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
@@ -49,6 +50,7 @@ def train(  # noqa: PLR0913 - what a run is made of
     since: Progress,
     *,
     run_id: int,
+    strategy: StrategySection = DEFAULT_STRATEGY,
     rules: Rules,
     note: Note,
     keep: Keep | None = None,
@@ -61,6 +63,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         plan: What is trained.
         since: Where the run goes on; at its begin nothing but the weights to start from.
         run_id: The run.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         note: Takes events.
         keep: Takes those of rounds, with what it needs to go on from there; left out, they are noted as others are.
@@ -86,6 +89,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in since.weights.items()})}),
         run_config={
             "plan": plan.model_dump_json(),
+            "strategy": strategy.model_dump_json(),
             "min-nodes": rules.min_nodes,
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,

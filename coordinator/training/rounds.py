@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from pydantic import TypeAdapter
 
 from coordinator.training.checkpoints import Progress
+from coordinator.training.strategies import as_float32, make_strategy, restore, state_of
 from rsfed.clock import Deadline
+from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
 from rsfed.hashing.payload import Arrays
@@ -29,6 +31,7 @@ MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believe
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
 RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
 _POLL_S = 0.5
+_STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,8 @@ class Hooks:
 def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
-    It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
-    trained ones there.
+    It reads the plan, the strategy and the rules from `context.run_config`, starts from the arrays in `context.state`
+    and leaves the trained ones there.
 
     Args:
         hooks: What is told while the run goes on.
@@ -117,7 +120,8 @@ def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
         rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
-        loop = RoundLoop(grid, plan, rules, hooks, since or Progress())
+        strategy = _STRATEGIES.validate_json(settings["strategy"])
+        loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
         context.state[ARRAYS] = loop.run(context.state[ARRAYS])
         hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
@@ -141,23 +145,26 @@ class RoundLoop:
     Args:
         grid: Reaches the nodes.
         plan: What the nodes are told.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
         since: Where the run goes on.
     """
 
-    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
+    def __init__(  # noqa: PLR0913 - what a run is made of
+        self,
+        grid: Grid,
+        plan: TrainingPlan,
+        strategy: StrategySection,
+        *,
+        rules: Rules,
+        hooks: Hooks,
+        since: Progress,
+    ) -> None:
         self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
         self._awaited = frozenset(since.nodes)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
-        self._strategy = FedAvg(
-            fraction_train=rules.fraction,
-            fraction_evaluate=1.0,
-            min_train_nodes=rules.min_nodes,
-            min_evaluate_nodes=1,
-            min_available_nodes=1,
-            weighted_by_key=EXAMPLES,
-        )
+        self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -166,6 +173,7 @@ class RoundLoop:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
         counted = self._since.counted
+        restore(self._strategy, self._since.strategy, arrays)
         reasons: set[str] = set()
         for number in range(self._since.round + 1, self._plan.rounds + 1):
             arrays, report = self._one_round(number, arrays, self._await_nodes(number))
@@ -181,7 +189,7 @@ class RoundLoop:
         return Progress(
             round=report.round,
             weights={name: array.numpy() for name, array in arrays.items()},
-            strategy={},  # FedAvg carries nothing from round to round
+            strategy=state_of(self._strategy),
             random=self._random,
             counted=counted,
             nodes=report.nodes,
@@ -260,7 +268,7 @@ class RoundLoop:
         counted = len(good) >= self._rules.min_nodes
         losses = _take_losses(good)
         if counted:  # else the strategy must not see them: it would remember a step that was not made
-            arrays, _ = self._strategy.aggregate_train(number, good)
+            arrays = as_float32(self._strategy.aggregate_train(number, good)[0])
         report = RoundReport(
             round=number,
             nodes=tuple(reply.metadata.src_node_id for reply in good),
@@ -294,6 +302,8 @@ def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dic
         if reason:
             failed[reply.metadata.src_node_id] = reason
         else:
+            sent = reply.content[ARRAYS]  # in any order; some strategies take all of them to be in that of the weights
+            reply.content[ARRAYS] = ArrayRecord({name: sent[name] for name in start})
             good.append(reply)
     return good, failed
 

@@ -46,6 +46,7 @@ class TrainingPlan(BaseModel):
         batch: Patches of one step.
         learning_rate: Step size in the first round; see `rate`.
         seed: Makes the run repeatable.
+        proximal: Weight of the term that holds a node near the weights that a round starts from; see `train_steps`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,7 @@ class TrainingPlan(BaseModel):
     batch: int = Field(ge=4, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=1 << 62)
+    proximal: float = Field(default=0.0, ge=0, le=100)
 
     @property
     def class_ids(self) -> list[int]:
