@@ -16,6 +16,8 @@ _BadNodes = Annotated[int, Field(ge=0, le=1000)]
 class _Strategy(Section):
     """What the strategies have in common; each has exactly the options that it uses, named as Flower names them."""
 
+    clip: bool = False  # shorten updates that are longer than the median of the round before
+
     @property
     def proximal(self) -> float:
         """Weight of the term that holds a node near the weights that it starts from."""

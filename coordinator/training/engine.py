@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, RecordDict
+from flwr.app import Context, RecordDict
 
+from coordinator.training.arrays import record_of
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import BoardGrid, Exchange, node_number
@@ -17,6 +20,8 @@ from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
+
+_M_MMAP_THRESHOLD = -3  # from malloc.h
 
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
@@ -61,7 +66,8 @@ def train(  # noqa: PLR0913 - what a run is made of
     Args:
         board: Where nodes take their tasks.
         plan: What is trained.
-        since: Where the run goes on; at its begin nothing but the weights to start from.
+        since: Where the run goes on; at its begin nothing but the weights to start from. They are taken out of it, so
+            that memory holds them once.
         run_id: The run.
         strategy: How results become new weights.
         rules: When a round starts and ends.
@@ -72,6 +78,7 @@ def train(  # noqa: PLR0913 - what a run is made of
     Raises:
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
+    _return_freed_memory()
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
     grid = BoardGrid(board, run_id)
     told = _Told(
@@ -82,11 +89,13 @@ def train(  # noqa: PLR0913 - what a run is made of
         keep=keep or (lambda _, data: note("round", data)),
         before=before,
     )
+    start = record_of(since.weights)
+    since.weights.clear()
     context = Context(
         run_id=run_id,
         node_id=0,
         node_config={},
-        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in since.weights.items()})}),
+        state=RecordDict({ARRAYS: start}),
         run_config={
             "plan": plan.model_dump_json(),
             "strategy": strategy.model_dump_json(),
@@ -95,6 +104,7 @@ def train(  # noqa: PLR0913 - what a run is made of
             "fraction-train": rules.fraction,
         },
     )
+    del start
     hooks = Hooks(on_round=told.round, on_calibration=told.calibrated, on_wait=told.waiting, pause=grid.wait)
     server_app(hooks, since)(grid, context)
     counted = [data for data in told.rounds if data["counted"]]
@@ -105,6 +115,16 @@ def train(  # noqa: PLR0913 - what a run is made of
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
     )
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give large arrays back to the system when they are freed.
+
+    By itself it begins to keep them, and then holds twice as much as is in use: the same sizes come again and again,
+    but never all at once.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 class _Told:

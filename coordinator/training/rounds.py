@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,21 +16,21 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
+from coordinator.training.arrays import as_float32, views
 from coordinator.training.checkpoints import Progress
-from coordinator.training.strategies import as_float32, make_strategy, restore, state_of
+from coordinator.training.strategies import make_strategy, restore, state_of
+from coordinator.training.updates import TooFewUpdates, Updates, mean_loss
 from rsfed.clock import Deadline
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
+from rsfed.hashing.plan import ARRAYS, METRICS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
-MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
-MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
 RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
 _POLL_S = 0.5
+_LIMIT = "clip"  # norm that updates of the next round are shortened to, in what is kept of a run
 _STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
@@ -122,7 +122,7 @@ def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
         rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
         strategy = _STRATEGIES.validate_json(settings["strategy"])
         loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
-        context.state[ARRAYS] = loop.run(context.state[ARRAYS])
+        context.state[ARRAYS] = loop.run(context.state.pop(ARRAYS))
         hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
     app.main()(main)
@@ -161,10 +161,14 @@ class RoundLoop:
         hooks: Hooks,
         since: Progress,
     ) -> None:
-        self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
+        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+        self._first, self._counted = since.round + 1, since.counted
         self._awaited = frozenset(since.nodes)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
+        self._clips = strategy.clip
+        self._limit = float(since.strategy[_LIMIT]) if _LIMIT in since.strategy else None
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
+        restore(self._strategy, since.strategy)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -172,10 +176,9 @@ class RoundLoop:
         Raises:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
-        counted = self._since.counted
-        restore(self._strategy, self._since.strategy, arrays)
+        counted = self._counted
         reasons: set[str] = set()
-        for number in range(self._since.round + 1, self._plan.rounds + 1):
+        for number in range(self._first, self._plan.rounds + 1):
             arrays, report = self._one_round(number, arrays, self._await_nodes(number))
             counted += report.counted
             reasons.update(report.failed.values())
@@ -188,8 +191,8 @@ class RoundLoop:
     def _progress(self, report: RoundReport, arrays: ArrayRecord, counted: int) -> Progress:
         return Progress(
             round=report.round,
-            weights={name: array.numpy() for name, array in arrays.items()},
-            strategy=state_of(self._strategy),
+            weights=views(arrays),
+            strategy=state_of(self._strategy) | ({} if self._limit is None else {_LIMIT: np.array(self._limit)}),
             random=self._random,
             counted=counted,
             nodes=report.nodes,
@@ -263,22 +266,30 @@ class RoundLoop:
         messages = self._drawn(number, arrays, config, nodes)
         asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
-        good, failed = _sift(replies, {name: array.numpy() for name, array in arrays.items()})
-        answered = {*failed, *(reply.metadata.src_node_id for reply in good)}
-        counted = len(good) >= self._rules.min_nodes
-        losses = _take_losses(good)
-        if counted:  # else the strategy must not see them: it would remember a step that was not made
-            arrays = as_float32(self._strategy.aggregate_train(number, good)[0])
+        updates = Updates(replies, views(arrays), needed=self._rules.min_nodes, limit=self._limit)
+        if (new := self._aggregate(number, updates)) is not None:
+            arrays = new
+        answered = {*updates.failed, *updates.nodes}
         report = RoundReport(
             round=number,
-            nodes=tuple(reply.metadata.src_node_id for reply in good),
-            failed=failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
-            loss=_mean(losses),
-            examples=sum(_examples(reply) for reply in good),
-            counted=counted,
+            nodes=tuple(updates.nodes),
+            failed=updates.failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
+            loss=mean_loss(updates.losses),
+            examples=updates.examples,
+            counted=new is not None,
             seconds=time.monotonic() - start,
         )
         return arrays, report
+
+    def _aggregate(self, number: int, updates: Updates) -> ArrayRecord | None:
+        """Return the new weights; None where there are none, and then the strategy remembers no step."""
+        try:
+            new, _ = self._strategy.aggregate_train(number, updates)
+        except TooFewUpdates:
+            return None
+        if new is not None and self._clips:
+            self._limit = float(np.median(updates.norms))
+        return None if new is None else as_float32(new)
 
     def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: _Nodes) -> list[Message]:
         """Return the messages of a round to the nodes that are drawn for it.
@@ -295,41 +306,6 @@ class RoundLoop:
             random.setstate(elsewhere)
 
 
-def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:
-    good, failed = [], {}
-    for reply in replies:
-        reason = (reply.error.reason or "NODE_ERROR") if reply.has_error() else check_update(reply.content, start)
-        if reason:
-            failed[reply.metadata.src_node_id] = reason
-        else:
-            sent = reply.content[ARRAYS]  # in any order; some strategies take all of them to be in that of the weights
-            reply.content[ARRAYS] = ArrayRecord({name: sent[name] for name in start})
-            good.append(reply)
-    return good, failed
-
-
-def _take_losses(replies: Iterable[Message]) -> list[tuple[float, int]]:
-    """Take the losses out of the results, which need not have one and must be alike for a strategy.
-
-    Returns:
-        Loss and number of patches, of each result with a loss.
-    """
-    return [
-        (float(reply.content[METRICS].pop(LOSS)), _examples(reply))
-        for reply in replies
-        if LOSS in reply.content[METRICS]
-    ]
-
-
-def _examples(reply: Message) -> int:
-    return int(reply.content[METRICS][EXAMPLES])
-
-
-def _mean(losses: list[tuple[float, int]]) -> float | None:
-    total_ = sum(examples for _, examples in losses)
-    return sum(loss * examples for loss, examples in losses) / total_ if losses else None
-
-
 def read_counts(content: RecordDict, bits: int) -> PairCounts:
     """Return what a node counted for calibration.
 
@@ -338,32 +314,4 @@ def read_counts(content: RecordDict, bits: int) -> PairCounts:
     """
     if set(content) != {ARRAYS, METRICS}:
         raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
-    return from_records({name: array.numpy() for name, array in content[ARRAYS].items()}, content[METRICS], bits)
-
-
-def check_update(content: RecordDict, start: Arrays) -> str:
-    """Say why a result may not reach the strategy, or "" where it may.
-
-    Args:
-        content: The records of the result.
-        start: The weights that the node started from, by name.
-
-    Returns:
-        UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE, UPDATE_TOO_LARGE or "".
-    """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) - {LOSS} != {EXAMPLES, SECONDS}:
-        return "UPDATE_FORM"
-    arrays = {name: array.numpy() for name, array in content[ARRAYS].items()}
-    if {n: (a.shape, a.dtype) for n, a in arrays.items()} != {n: (a.shape, a.dtype) for n, a in start.items()}:
-        return "UPDATE_SHAPE"
-    if not 1 <= float(content[METRICS][EXAMPLES]) <= MAX_EXAMPLES:
-        return "UPDATE_EXAMPLES"
-    moved = _norm({name: array - start[name] for name, array in arrays.items()})
-    if not np.isfinite([moved, *content[METRICS].values()]).all():
-        return "UPDATE_NOT_FINITE"
-    return "UPDATE_TOO_LARGE" if moved > MAX_GROWTH * (1.0 + _norm(start)) else ""
-
-
-def _norm(arrays: Arrays) -> float:
-    """Return the L2 norm of all arrays together; float64, because float32 overflows."""
-    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays.values())))
+    return from_records(views(content[ARRAYS]), content[METRICS], bits)

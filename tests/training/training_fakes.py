@@ -100,7 +100,7 @@ async def answer_tasks(board, name: str, answer) -> None:
     """A node without a network: takes its tasks from the board and delivers what `answer(task)` returns, if any."""
     while True:
         task = await board.next_task(name, 5)
-        if task is None or (result := answer(task.payload)) is None:
+        if task is None or (result := answer(task.payload.read())) is None:
             await asyncio.sleep(0.01)  # a board that stops sends everybody away at once
             continue
         deliver(board, task, result)
