@@ -166,6 +166,7 @@ class RunDriver:
         return self._publish(plan, trained, origin.based_on)
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
+        from coordinator.training.strategies import copies_held  # noqa: PLC0415 - loads Flower
         from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
@@ -180,7 +181,16 @@ class RunDriver:
         origin = Origin(plan.model_dump_json(), start.based_on, strategy)
         progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        data = {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": version}
+        nodes = max(run.min_nodes, int(self._config.training.fraction * len(self._board.present())))
+        model = sum(array.nbytes for array in start.weights.values())
+        data = {
+            "rounds": run.rounds,
+            "min_nodes": run.min_nodes,
+            "based_on": version,
+            "strategy": strategy.name,
+            "memory_nodes": nodes,
+            "memory_bytes": copies_held(strategy, nodes) * model,
+        }
         self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
         return origin, progress
 

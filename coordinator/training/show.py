@@ -114,7 +114,7 @@ class _RunTable:
             self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
-            self._line = f"run {self._run} started from {base}"
+            self._line = f"run {self._run} started from {base}{_memory(data)}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
         elif event.kind == "calibrated":
@@ -136,6 +136,14 @@ class _RunTable:
         for row in self._rows:
             table.add_row(*map(Text, row))
         return Group(table, Text(self._line)) if self._rows else Text(self._line)
+
+
+def _memory(data: dict[str, Any]) -> str:
+    """Say which strategy averages and what it needs; runs of before there was a choice tell neither."""
+    if "strategy" not in data:
+        return ""
+    need = f"{data['memory_bytes'] / _MIB:.0f} MiB of memory for {data['memory_nodes']} nodes"
+    return f"; {data['strategy']} needs up to {need}"
 
 
 def _calibrated(data: dict[str, Any]) -> str:

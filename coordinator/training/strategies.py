@@ -101,6 +101,7 @@ _CLASSES: dict[str, type[FedAvg]] = {
     "bulyan": Bulyan,
 }
 _STREAMED = 6  # copies of the model in a round that looks at one result at a time
+_MOMENT_COPIES = 8  # more, where Flower computes moments and weights in double precision
 _COPIES = {  # of each result, in the strategies that compare all of them
     "fedmedian": 2, "fedtrimmedavg": 2, "krum": 4, "multikrum": 4, "bulyan": 4,
 }  # fmt: skip
@@ -137,7 +138,8 @@ def copies_held(section: StrategySection, nodes: int) -> int:
         section: The strategy.
         nodes: Nodes whose results come.
     """
-    return _STREAMED + _COPIES.get(section.name, 0) * nodes
+    fixed = _STREAMED + (_MOMENT_COPIES if section.name in {"fedadam", "fedyogi"} else 0)
+    return fixed + _COPIES.get(section.name, 0) * nodes
 
 
 def state_of(strategy: FedAvg) -> StrategyState:
