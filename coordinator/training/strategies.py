@@ -103,7 +103,7 @@ _CLASSES: dict[str, type[FedAvg]] = {
 _STREAMED = 6  # copies of the model in a round that looks at one result at a time
 _MOMENT_COPIES = 8  # more, where Flower computes moments and weights in double precision
 _COPIES = {  # of each result, in the strategies that compare all of them
-    "fedmedian": 2, "fedtrimmedavg": 2, "krum": 4, "multikrum": 4, "bulyan": 4,
+    "fedmedian": 1, "fedtrimmedavg": 1, "krum": 3, "multikrum": 3, "bulyan": 3,
 }  # fmt: skip
 _MOMENTS = ("m_t", "v_t")  # of FedAdam and FedYogi, by name of the weights
 _MOMENTUM = "momentum"  # of FedAvgM, in the order of the weights

@@ -300,7 +300,7 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     assert json.loads(plan.model_dump_json())["objective"]["name"] == "centres"
 
 
-@pytest.mark.parametrize(("section", "copies"), [(FedAvgSection(), 6), (FedMedianSection(), 6 + 2 * 3)])
+@pytest.mark.parametrize(("section", "copies"), [(FedAvgSection(), 6), (FedMedianSection(), 6 + 3)])
 async def test_a_run_says_at_its_start_which_strategy_averages_and_what_memory_it_needs(home, state, section, copies):
     driven = Coordinator(home, state)
     driven.driver._config = config(strategy=section)
