@@ -84,14 +84,24 @@ class PolicySection(Section):
     level: Literal["partner"] | None = None
 
 
+Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
+ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
+
+
 class NodeTraining(Section):
-    """How much of the machine training may use."""
+    """What training may ask of the node; the coordinator can only ask for less."""
 
     enabled: bool = True
     threads: int = Field(default=1, ge=1, le=256)
     memory_mib: int = Field(default=1024, ge=16)  # of patches held while a run goes on; more are sampled down
     max_steps: int = Field(default=10_000, ge=1)  # optimiser steps that one round may ask for
+    max_epochs: float | None = Field(default=None, gt=0)  # passes over the own patches that one round may ask for
+    rounds_per_day: int | None = Field(default=None, ge=1)  # in any 24 hours
+    hours: Hours | None = None  # in which tasks are taken, in local time, "from-until"; "20-6" is overnight
+    objectives: tuple[ObjectiveName, ...] = ()  # that may be trained; all where none is listed
+    min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
+    report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
 class NodeConfig(Section):

@@ -17,6 +17,7 @@ class _Objective(Section):
     """What the objectives have in common; each has exactly the options that it uses."""
 
     needs_labels: ClassVar[bool] = True  # whether it trains on labelled patches alone
+    needs_classes: ClassVar[int] = 2  # that a node's patches must have
 
 
 class MilanSection(_Objective):
@@ -42,6 +43,8 @@ class BatchAllSection(_Objective):
 class CentresSection(_Objective):
     """Outputs go to the fixed hash centres of their classes."""
 
+    needs_classes: ClassVar[int] = 1
+
     name: Literal["centres"] = "centres"
     free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
     within: Weight = 0.3  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
@@ -60,6 +63,7 @@ class ContrastiveSection(_Objective):
     """Two views of one patch are alike, those of different patches are not (NT-Xent)."""
 
     needs_labels: ClassVar[bool] = False
+    needs_classes: ClassVar[int] = 0
 
     name: Literal["contrastive"] = "contrastive"
     temperature: float = Field(default=0.5, ge=0.01, le=100)

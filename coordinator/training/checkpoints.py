@@ -236,7 +236,7 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
         Origin(
             data["plan"],
             base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
-            _STRATEGIES.validate_python(data["strategy"]),
+            _STRATEGIES.validate_python(data.get("strategy", {})),
         ),
         Progress(
             round=round_,

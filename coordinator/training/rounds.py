@@ -17,19 +17,17 @@ from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
 from coordinator.training.arrays import as_float32, views
+from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.checkpoints import Progress
 from coordinator.training.strategies import make_strategy, restore, state_of
 from coordinator.training.updates import TooFewUpdates, Updates, mean_loss
-from rsfed.clock import Deadline
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.plan import ARRAYS, METRICS, PLAN, TrainingPlan
+from rsfed.hashing.plan import ARRAYS, CONFIG, MEMBERS, METRICS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
-RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
-_POLL_S = 0.5
 _LIMIT = "clip"  # norm that updates of the next round are shortened to, in what is kept of a run
 _STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
@@ -92,16 +90,20 @@ class Hooks:
     """What a run tells while it goes on.
 
     Attributes:
+        on_preflight: Called after nodes were asked whether they take part.
         on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
         pause: Lets seconds pass.
+        name: Returns the name of a node by its number, for people.
     """
 
+    on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
     on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
     pause: Callable[[float], None] = time.sleep
+    name: Callable[[int], str] = str
 
 
 def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
@@ -129,16 +131,6 @@ def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
     return app
 
 
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
-
-    ids: list[int]
-
-    def get_node_ids(self) -> list[int]:
-        return self.ids
-
-
 class RoundLoop:
     """Drives a strategy over a grid.
 
@@ -163,7 +155,7 @@ class RoundLoop:
     ) -> None:
         self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
         self._first, self._counted = since.round + 1, since.counted
-        self._awaited = frozenset(since.nodes)
+        self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._clips = strategy.clip
         self._limit = float(since.strategy[_LIMIT]) if _LIMIT in since.strategy else None
@@ -179,7 +171,7 @@ class RoundLoop:
         counted = self._counted
         reasons: set[str] = set()
         for number in range(self._first, self._plan.rounds + 1):
-            arrays, report = self._one_round(number, arrays, self._await_nodes(number))
+            arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             counted += report.counted
             reasons.update(report.failed.values())
             self._hooks.on_round(report, self._progress(report, arrays, counted))
@@ -215,7 +207,7 @@ class RoundLoop:
             return CalibrationReport()
 
     def _calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
-        nodes = self._await_return()
+        nodes = self._attendance.not_refused()
         if not nodes.ids:
             return CalibrationReport()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
@@ -234,33 +226,7 @@ class RoundLoop:
         calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
         return CalibrationReport(calibration, tuple(counts), failed)
 
-    def _await_nodes(self, number: int) -> _Nodes:
-        deadline = Deadline.after(self._rules.timeout_s)
-        nodes = self._await_return()
-        while len(nodes.ids) < self._rules.min_nodes:
-            if not deadline.remaining():
-                raise TrainingError(
-                    f"round {number} needs {self._rules.min_nodes} nodes and {len(nodes.ids)} came; "
-                    "start more nodes, or train with a lower --nodes",
-                    reason="TOO_FEW_NODES",
-                )
-            self._hooks.on_wait(number, len(nodes.ids))
-            self._hooks.pause(min(_POLL_S, deadline.remaining()))
-            nodes = self._present()
-        return nodes
-
-    def _await_return(self) -> _Nodes:
-        """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
-        deadline = Deadline.after(min(RETURN_S, self._rules.timeout_s))
-        while self._awaited - set((nodes := self._present()).ids) and deadline.remaining():
-            self._hooks.pause(min(_POLL_S, deadline.remaining()))
-        self._awaited = frozenset()
-        return nodes
-
-    def _present(self) -> _Nodes:
-        return _Nodes(list(self._grid.get_node_ids()))
-
-    def _one_round(self, number: int, arrays: ArrayRecord, nodes: _Nodes) -> tuple[ArrayRecord, RoundReport]:
+    def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
         messages = self._drawn(number, arrays, config, nodes)
@@ -291,8 +257,8 @@ class RoundLoop:
             self._limit = float(np.median(updates.norms))
         return None if new is None else as_float32(new)
 
-    def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: _Nodes) -> list[Message]:
-        """Return the messages of a round to the nodes that are drawn for it.
+    def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
+        """Return the messages of a round to the nodes that are drawn for it; they say how many these are.
 
         Strategies draw by the process's own generator. Its state is ours for that moment, so that a run that was
         interrupted draws on as if it had not been, whatever else draws in this process.
@@ -300,10 +266,13 @@ class RoundLoop:
         elsewhere = random.getstate()
         random.setstate(self._random)
         try:
-            return list(self._strategy.configure_train(number, arrays, config, nodes))
+            messages = list(self._strategy.configure_train(number, arrays, config, nodes))
         finally:
             self._random = random.getstate()
             random.setstate(elsewhere)
+        for message in messages:
+            message.content[CONFIG][MEMBERS] = len(messages)
+        return messages
 
 
 def read_counts(content: RecordDict, bits: int) -> PairCounts:

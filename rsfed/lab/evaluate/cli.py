@@ -6,14 +6,11 @@ import json
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rsfed.errors import CodeError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
@@ -60,7 +57,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         SplitName | None,
         typer.Option(
             help="How images are split: by the seed alone, by --splits, or whole places or acquisitions at a time.",
-            show_default="official with --splits; else by-place where images tell where they lie, else random",
+            show_default="official with --splits; else by-place where any image tells where it lies, else random",
         ),
     ] = None,
     splits: Annotated[
