@@ -85,6 +85,7 @@ class PolicySection(Section):
 
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
+Coding = Literal["float32", "float16", "int8", "int4"]
 ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
 
 
@@ -187,6 +188,7 @@ class CoordinatorTraining(Section):
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
+    coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,7 @@ from numpy.typing import NDArray
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.payload import Arrays
 
-Coding = Literal["float32", "float16", "int8", "int4"]
-"""How weights travel: whole in float32, else their change, in half precision or in 255 or 15 levels for a block."""
-
-PACKED: tuple[Coding, ...] = ("float16", "int8", "int4")
+PACKED = ("float16", "int8", "int4")  # in half precision, or in 255 or 15 levels for a block
 BLOCK = 512  # values that share a step
 _LEVELS = {"int8": 127, "int4": 7}  # on either side of zero
 _PLAIN, _DEFLATED = b"\0", b"\1"  # first byte of a packed change

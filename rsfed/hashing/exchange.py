@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.deltas import PACKED, fingerprint, pack, unpack
+from rsfed.hashing.deltas import fingerprint, pack, unpack
 from rsfed.hashing.payload import Arrays, Config, Setting
 from rsfed.hashing.plan import CODING
 
@@ -96,7 +96,7 @@ class Downlink:
         lost: What rounding took so far and still has to be sent, of an interrupted run.
 
     Attributes:
-        lost: The same now; empty where weights travel whole.
+        lost: The same now; empty before the first change.
     """
 
     def __init__(self, coding: str, lost: Arrays | None = None) -> None:
@@ -114,10 +114,8 @@ class Downlink:
             holders: Nodes that have the former, and understand changes of them.
 
         Raises:
-            InvalidMessage: NOT_FINITE.
+            InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
         """
-        if self._coding not in PACKED:
-            return dict(new)
         wanted = {name: new[name] - was for name, was in before.items()}
         if self.lost:
             wanted = {name: change + self.lost[name] for name, change in wanted.items()}

@@ -102,13 +102,6 @@ def test_a_round_without_a_result_leaves_nothing_to_build_on() -> None:
     assert down.change_for(1) is None
 
 
-def test_weights_that_travel_whole_are_those_of_the_strategy() -> None:
-    weights, new, down = some(1), some(2), Downlink("float32")
-    assert equal(down.settle(weights, new, [1]), new)
-    assert down.change_for(1) is None
-    assert not down.lost
-
-
 def test_a_change_of_other_weights_is_not_taken() -> None:
     weights, down = some(1), Downlink("int8")
     down.settle(weights, moved(weights, some(2)), [1])
