@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -15,8 +16,6 @@ _BadNodes = Annotated[int, Field(ge=0, le=1000)]
 
 class _Strategy(Section):
     """What the strategies have in common; each has exactly the options that it uses, named as Flower names them."""
-
-    clip: bool = False  # shorten updates that are longer than the median of the round before
 
     @property
     def proximal(self) -> float:
@@ -80,12 +79,22 @@ class FedMedianSection(_Strategy):
 
     name: Literal["fedmedian"] = "fedmedian"
 
+    @property
+    def least_nodes(self) -> int:
+        """Of two results the median is the mean."""
+        return 3
+
 
 class FedTrimmedAvgSection(_Strategy):
     """The mean of each weight without the largest and smallest; all nodes count alike."""
 
     name: Literal["fedtrimmedavg"] = "fedtrimmedavg"
-    beta: float = Field(default=0.2, ge=0, lt=0.5)  # share of the nodes left out at each end
+    beta: float = Field(default=0.2, ge=0.001, lt=0.5)  # share of the nodes left out at each end
+
+    @property
+    def least_nodes(self) -> int:
+        """As many as it takes to leave one out at each end, as Flower rounds: int(beta * nodes)."""
+        return next(nodes for nodes in count(1) if int(self.beta * nodes))
 
 
 class KrumSection(_Strategy):

@@ -79,7 +79,3 @@ class Blob:
             self._file.seek(offset)
             return self._file.read(size)
 
-    def drop(self) -> None:
-        """Give the bytes up; the size stays known."""
-        with self._lock:
-            self._file.close()

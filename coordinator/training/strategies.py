@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from coordinator.training.arrays import record_of, view
 from rsfed.config_strategies import StrategySection
+from rsfed.errors import ConfigError
 from rsfed.hashing.plan import EXAMPLES, METRICS
 
 
@@ -119,7 +120,15 @@ def make_strategy(section: StrategySection, *, fraction: float, min_nodes: int) 
         section: Which, and its options.
         fraction: Share of the present nodes that a round asks.
         min_nodes: Nodes that it asks at least.
+
+    Raises:
+        ConfigError: of so few its rule would be the plain mean, or would fail.
     """
+    if min_nodes < section.least_nodes:
+        raise ConfigError(
+            f"strategy {section.name} with these options needs {section.least_nodes} nodes in every round, and the run "
+            f"was asked for with {min_nodes}; train with --nodes {section.least_nodes}"
+        )
     return _CLASSES[section.name](
         fraction_train=fraction,
         fraction_evaluate=1.0,
@@ -127,7 +136,7 @@ def make_strategy(section: StrategySection, *, fraction: float, min_nodes: int) 
         min_evaluate_nodes=1,
         min_available_nodes=1,
         weighted_by_key=EXAMPLES,
-        **section.model_dump(exclude={"name", "clip"}),
+        **section.model_dump(exclude={"name"}),
     )
 
 
