@@ -78,4 +78,3 @@ class Blob:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(size)
-

@@ -103,6 +103,7 @@ def train(  # noqa: PLR0913 - what a run is made of
             "min-nodes": rules.min_nodes,
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,
+            "coding": rules.coding,
         },
     )
     del start
@@ -187,6 +188,7 @@ class _Told:
             "sent_bytes": sum(exchange.sent for exchange in moved.values()),
             "received_bytes": sum(exchange.received for exchange in moved.values()),
             "seconds": round(report.seconds, 3),
+            "slowest_node_seconds": round(report.slowest, 3),
         }
         self._keep(progress, data)
         self.rounds.append(data)

@@ -15,18 +15,22 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
-from coordinator.training.arrays import as_float32, views
+from coordinator.training.arrays import as_float32, record_of, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
+from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
-from coordinator.training.strategies import make_strategy, restore, state_of
+from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.plan import ARRAYS, CONFIG, MEMBERS, PLAN, TrainingPlan
+from rsfed.hashing.deltas import PACKED
+from rsfed.hashing.exchange import Downlink
+from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
+_LOST = "lost/"  # what packed changes owe the nodes, in what is kept of a run
 _STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
@@ -42,6 +46,7 @@ class RoundReport:
         examples: Patches that the results rest on.
         counted: Whether the weights changed: at least the minimum of nodes gave a result.
         seconds: How long it took.
+        slowest: How long the slowest node computed, as it says, in seconds.
     """
 
     round: int
@@ -51,6 +56,7 @@ class RoundReport:
     examples: int
     counted: bool
     seconds: float
+    slowest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +76,19 @@ class CalibrationReport:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a round starts and ends.
+    """When a round starts and ends, and how weights travel.
 
     Attributes:
         min_nodes: Nodes that a round needs, present at its start and with a result at its end.
         timeout_s: How long a round waits for nodes to come, and then for their results.
         fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
+        coding: How weights travel, as `rsfed.config.Coding`.
     """
 
     min_nodes: int = 1
     timeout_s: float = 600.0
     fraction: float = 1.0
+    coding: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,12 @@ def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
-        rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
+        rules = Rules(
+            int(settings["min-nodes"]),
+            float(settings["round-timeout-s"]),
+            float(settings["fraction-train"]),
+            str(settings["coding"]),
+        )
         strategy = _STRATEGIES.validate_json(settings["strategy"])
         loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
         context.state[ARRAYS] = loop.run(context.state.pop(ARRAYS))
@@ -160,6 +173,8 @@ class RoundLoop:
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
+        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        self._downlink = Downlink(rules.coding, lost)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -183,7 +198,7 @@ class RoundLoop:
         return Progress(
             round=report.round,
             weights=views(arrays),
-            strategy=state_of(self._strategy),
+            strategy=state_of(self._strategy) | {_LOST + name: a for name, a in self._downlink.lost.items()},
             random=self._random,
             counted=counted,
             nodes=report.nodes,
@@ -210,7 +225,8 @@ class RoundLoop:
         if not nodes.ids:
             return CalibrationReport()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        messages = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
+        asked = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
+        messages = shorten(asked, self._downlink)
         counts: dict[int, PairCounts] = {}
         failed: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
@@ -228,12 +244,16 @@ class RoundLoop:
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        messages = self._drawn(number, arrays, config, nodes)
+        if self._rules.coding in PACKED:
+            config[CODING] = self._rules.coding
+        messages = shorten(self._drawn(number, arrays, config, nodes), self._downlink)
         asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
         updates = sift(replies, views(arrays))
         if (new := self._aggregate(number, updates)) is not None:
-            arrays = new
+            arrays = self._settled(arrays, new, updates.holders)
+        else:
+            self._downlink.stay()
         answered = {*updates.failed, *updates.good}
         report = RoundReport(
             round=number,
@@ -243,6 +263,7 @@ class RoundLoop:
             examples=updates.examples,
             counted=new is not None,
             seconds=time.monotonic() - start,
+            slowest=updates.slowest,
         )
         return arrays, report
 
@@ -252,6 +273,14 @@ class RoundLoop:
             return None
         new, _ = self._strategy.aggregate_train(number, updates)
         return None if new is None else as_float32(new)
+
+    def _settled(self, before: ArrayRecord, new: ArrayRecord, holders: list[int]) -> ArrayRecord:
+        """Return what the weights of the run become: exactly what nodes will have of the new ones."""
+        if self._rules.coding not in PACKED:
+            return new
+        settled = record_of(self._downlink.settle(views(before), views(new), holders))
+        go_on_from(self._strategy, settled)
+        return settled
 
     def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
         """Return the messages of a round to the nodes that are drawn for it; they say how many these are.

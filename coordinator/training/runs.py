@@ -157,7 +157,7 @@ class RunDriver:
             since,
             run_id=run.id,
             strategy=origin.strategy,
-            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction),
+            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction, settings.coding),
             note=partial(self._note, run.id),
             keep=partial(self._keep, run.id, origin),
             before=records.rounds_until(self._state, run.id, since.round),

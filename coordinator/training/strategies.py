@@ -175,3 +175,9 @@ def restore(strategy: FedAvg, state: StrategyState) -> None:
     if isinstance(strategy, FedAvgM):
         kept = sorted(int(name.removeprefix(f"{_MOMENTUM}/")) for name in state if name.startswith(f"{_MOMENTUM}/"))
         strategy.momentum_vector = [state[f"{_MOMENTUM}/{position}"] for position in kept] or None
+
+
+def go_on_from(strategy: FedAvg, arrays: ArrayRecord) -> None:
+    """Have a strategy take its next step from these weights in place of those that it gave."""
+    if isinstance(strategy, FedAvgM):
+        strategy.current_arrays = arrays  # the others take those that they send

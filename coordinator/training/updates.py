@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from coordinator.training.arrays import views
+from coordinator.training.changes import lengthen
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, SECONDS
@@ -36,11 +37,15 @@ class Checked:
         norm: L2 norm of its update.
         examples: Patches that it counts for.
         loss: Its loss; None where the node does not tell it.
+        seconds: How long the node computed, as it says.
+        packed: Whether it came as a packed change.
     """
 
     norm: float
     examples: float
     loss: float | None
+    seconds: float
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,16 @@ class Updates:
         return int(sum(each.examples for each in self.good.values()))
 
     @property
+    def slowest(self) -> float:
+        """Seconds that the slowest of the nodes computed."""
+        return max((each.seconds for each in self.good.values()), default=0.0)
+
+    @property
+    def holders(self) -> list[int]:
+        """The nodes that sent a packed change, so have the weights of the round and understand changes of them."""
+        return [node for node, each in self.good.items() if each.packed]
+
+    @property
     def loss(self) -> float | None:
         """Mean loss of the nodes that tell theirs, each by its patches; None where none does."""
         told = [(each.loss, each.examples) for each in self.good.values() if each.loss is not None]
@@ -74,6 +89,7 @@ class Updates:
         """Give the results as strategies take them."""
         for reply in self.replies:
             if (checked := self.good.get(reply.metadata.src_node_id)) is not None:
+                lengthen(reply.content, self.start)
                 sent, metrics = reply.content[ARRAYS], reply.content[METRICS]
                 # Some strategies pair arrays by position, and the wire keeps no order.
                 reply.content[ARRAYS] = ArrayRecord({name: sent[name] for name in self.start})
@@ -118,9 +134,7 @@ def _among_each_other(results: dict[int, Checked]) -> dict[int, Checked]:
     longest = MAX_NORM * median(each.norm for each in results.values())
     most = MAX_CLAIM * median(each.examples for each in results.values())
     return {
-        node: replace(each, examples=min(each.examples, most))
-        for node, each in results.items()
-        if each.norm <= longest
+        node: replace(each, examples=min(each.examples, most)) for node, each in results.items() if each.norm <= longest
     }
 
 
@@ -132,8 +146,10 @@ def check_update(content: RecordDict, start: Arrays) -> Checked:
         start: The weights that the node started from, by name.
 
     Raises:
-        InvalidMessage: UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE or UPDATE_TOO_LARGE.
+        InvalidMessage: UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE or UPDATE_TOO_LARGE; DELTA_FORM or
+            NOT_FINITE where it came as a packed change.
     """
+    packed = lengthen(content, start)
     arrays, metrics = read_result(content, "UPDATE_FORM")
     if metrics.keys() - {LOSS} != {EXAMPLES, SECONDS}:
         raise InvalidMessage("the result has other numbers than it was asked for", reason="UPDATE_FORM")
@@ -149,7 +165,7 @@ def check_update(content: RecordDict, start: Arrays) -> Checked:
         raise InvalidMessage("the result has a number that is not finite", reason="UPDATE_NOT_FINITE")
     if moved > MAX_GROWTH * (1.0 + _norm(start.values())):
         raise InvalidMessage("the result is too far from the weights of the task", reason="UPDATE_TOO_LARGE")
-    return Checked(moved, metrics[EXAMPLES], metrics.get(LOSS))
+    return Checked(moved, metrics[EXAMPLES], metrics.get(LOSS), metrics[SECONDS], packed)
 
 
 def read_result(content: RecordDict, reason: str) -> tuple[Arrays, Metrics]:
