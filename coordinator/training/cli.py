@@ -58,10 +58,9 @@ def train(
     round (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`,
     `needed`), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a
     result for the weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`,
-    `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted near pairs of held-out patches, `failed`: reason by
-    node, `queries`,
-    `prior` and `error` of the table that came of it, null without one), and at the end `released` (`version`,
-    `digest`) or `failed` (`reason`, `message`).
+    `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted near pairs of held-out
+    patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of it, null without one),
+    and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used

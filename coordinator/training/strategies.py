@@ -89,7 +89,7 @@ class StreamedAvgM(FedAvgM, StreamedAvg):  # type: ignore[misc]
         return new, None
 
 
-_CLASSES: dict[str, type[FedAvg]] = {
+STRATEGIES: dict[str, type[FedAvg]] = {
     "fedavg": StreamedAvg,
     "fedprox": StreamedProx,
     "fedavgm": StreamedAvgM,
@@ -129,7 +129,7 @@ def make_strategy(section: StrategySection, *, fraction: float, min_nodes: int) 
             f"strategy {section.name} with these options needs {section.least_nodes} nodes in every round, and the run "
             f"was asked for with {min_nodes}; train with --nodes {section.least_nodes}"
         )
-    return _CLASSES[section.name](
+    return STRATEGIES[section.name](
         fraction_train=fraction,
         fraction_evaluate=1.0,
         min_train_nodes=min_nodes,

@@ -174,13 +174,14 @@ def read_result(content: RecordDict, reason: str) -> tuple[Arrays, Metrics]:
     Raises:
         InvalidMessage: with the given reason where it is made of anything else.
     """
+    refused = InvalidMessage("the result has another form than it was asked for", reason=reason)
+    if set(content) != {ARRAYS, METRICS}:
+        raise refused
     try:
-        if set(content) != {ARRAYS, METRICS}:
-            raise KeyError
         metrics = {name: float(value) for name, value in content.metric_records[METRICS].items()}
         return views(content.array_records[ARRAYS]), metrics
-    except Exception as error:  # noqa: BLE001 - numpy's reader of headers raises whatever bytes make of it
-        raise InvalidMessage("the result has another form than it was asked for", reason=reason) from error
+    except Exception as error:  # numpy's reader of headers raises whatever the bytes make of it
+        raise refused from error
 
 
 def _norm(arrays: Iterable[NDArray[Any]]) -> float:

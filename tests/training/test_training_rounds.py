@@ -156,6 +156,15 @@ async def test_an_overflowing_update_is_told_from_a_large_one():
     assert rounds[0]["failed"] == {"bad": "UPDATE_TOO_LARGE"}
 
 
+async def test_a_strategy_that_fails_leaves_no_task_with_the_nodes(monkeypatch):
+    monkeypatch.setattr("coordinator.training.strategies.StreamedAvg.aggregate_train", lambda *_: 1 / 0)
+    board = TaskBoard()
+    with pytest.raises(ZeroDivisionError):
+        await run({"a": moved(1), "b": moved(1)}, board=board)
+    assert [await board.next_task(name, 0.01) for name in "ab"] == [None, None]
+    assert board._tasks == {}
+
+
 async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch):
     monkeypatch.setattr(board_module, "SILENCE_S", 0.5)
     monkeypatch.setattr(board_module, "GRACE_S", 0.3)
