@@ -91,7 +91,9 @@ class SuperLinkGrid:
         by_id = {message.metadata.message_id: message for message in asked}
         nodes = {message.metadata.dst_node_id for message in asked}
         own = [reply for reply in replies if reply.metadata.src_node_id in nodes]
-        gone = [by_id[reply.metadata.reply_to_message_id] for reply in replies if reply not in own]
+        gone = [
+            by_id[reply.metadata.reply_to_message_id] for reply in replies if reply.metadata.src_node_id not in nodes
+        ]
         own += [Message(Error(_NO_RESULT, "NODE_GONE"), reply_to=message) for message in gone]
         return sorted(own, key=lambda reply: reply.metadata.src_node_id)
 

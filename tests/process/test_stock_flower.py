@@ -170,7 +170,7 @@ class Engine:
             "superlink", "flower-superlink", *certificates, "--enable-supernode-auth", "--host", "127.0.0.1", "--port",
             self.port, "--database", self.folder / "superlink.db", "--disable-runtime-dependency-installation",
         )  # fmt: skip
-        wait_until(lambda: self._listens(process), what="the SuperLink listens")
+        wait_until(lambda: self._listens(process), what="the SuperLink listens", seconds=120)
 
     def _listens(self, process):
         assert process.poll() is None, self.log("superlink")
@@ -280,8 +280,8 @@ def test_a_stock_superlink_trains_what_our_own_engine_trains_and_only_known_node
         assert post(proxy.port, "/v1/control/list-runs", trusting(folder)) == 403
         assert post(engine.port, "/v1/control/list-runs", trusting(folder)) == 200, "so the proxy is what is needed"
     finally:
-        proxy.close()
         engine.close()
+        proxy.close()
 
     assert "ships code to all its nodes" in output
     events = told(output)
