@@ -5,11 +5,12 @@ import http.client
 import json
 import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -126,7 +127,9 @@ def trusting(folder):
 
 def post(port, path, context):
     with closing(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)) as connection:
-        connection.request("POST", path, b"", {"Content-Type": "application/x-protobuf"})
+        connection.request(
+            "POST", path, b"", {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
+        )
         return connection.getresponse().status
 
 
@@ -158,6 +161,7 @@ class Engine:
             process = subprocess.Popen(
                 [BIN / command[0], *map(str, command[1:])],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment(name),
+                start_new_session=True,
             )  # fmt: skip
         self._processes[name] = process
         return process
@@ -201,14 +205,16 @@ class Engine:
         """End the processes and whatever they started."""
         running = [psutil.Process(p.pid) for p in self._processes.values() if p.poll() is None]
         family = running + [child for process in running for child in process.children(recursive=True)]
-        for process in running:
+        for process in reversed(running):  # the SuperLink last: nodes take their leave there
             process.terminate()
+            psutil.wait_procs([process], timeout=15)
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):  # what a process left behind is in its group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(15)
         _, alive = psutil.wait_procs(family, timeout=15)
         for process in alive:
             process.kill()
-        psutil.wait_procs(alive, timeout=15)
-        for process in self._processes.values():
-            process.wait(15)
 
 
 def told(output):
