@@ -1,15 +1,15 @@
-"""One run on Flower: puts the app of the rounds, the grid over the board and the run's events together."""
+"""One run on Flower: puts the app of the rounds, a grid (over the board) and the run's events together."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
@@ -29,6 +29,26 @@ Note = Callable[[str, dict[str, Any]], None]
 
 Keep = Callable[[Progress, dict[str, Any]], None]
 """Takes how far the run is, and what the event of its last round says."""
+
+
+class RunGrid(Protocol):
+    """What a run asks of a grid: Flower's two calls, and what it takes to tell people of the run."""
+
+    @property
+    def exchanges(self) -> Mapping[str, Exchange]:
+        """What the last `send_and_receive` moved, by node name; empty where that is not known."""
+
+    def get_node_ids(self) -> list[int]:
+        """Return the numbers of the nodes that are present."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and return the replies."""
+
+    def name_of(self, node: int) -> str:
+        """Return the name of a node that was present in this run."""
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass for nodes to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +84,42 @@ def train(  # noqa: PLR0913 - what a run is made of
     keep: Keep | None = None,
     before: Sequence[dict[str, Any]] = (),
 ) -> Trained:
-    """Run the rounds of a plan that are left; blocks until they are done.
+    """Run the rounds of a plan that are left over the task board; takes and raises what `train_over` does.
 
     Args:
         board: Where nodes take their tasks.
+        plan: What is trained.
+        since: Where the run goes on.
+        run_id: The run.
+        strategy: How results become new weights.
+        rules: When a round starts and ends.
+        note: Takes events.
+        keep: Takes those of rounds.
+        before: What the events of the rounds until `since` said.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
+    grid = BoardGrid(board, run_id)
+    return train_over(
+        grid, plan, since, run_id=run_id, strategy=strategy, rules=rules, note=note, keep=keep, before=before
+    )
+
+
+def train_over(  # noqa: PLR0913 - what a run is made of
+    grid: RunGrid,
+    plan: TrainingPlan,
+    since: Progress,
+    *,
+    run_id: int,
+    strategy: StrategySection = DEFAULT_STRATEGY,
+    rules: Rules,
+    note: Note,
+    keep: Keep | None = None,
+    before: Sequence[dict[str, Any]] = (),
+) -> Trained:
+    """Run the rounds of a plan that are left; blocks until they are done.
+
+    Args:
+        grid: Reaches the nodes.
         plan: What is trained.
         since: Where the run goes on; at its begin nothing but the weights to start from. They are taken out of it, so
             that memory holds them once.
@@ -83,8 +135,6 @@ def train(  # noqa: PLR0913 - what a run is made of
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
     _return_freed_memory()
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
-    grid = BoardGrid(board, run_id)
     told = _Told(
         grid,
         rounds=plan.rounds,
@@ -145,7 +195,7 @@ class _Told:
 
     def __init__(  # noqa: PLR0913 - as many as it takes to tell a run
         self,
-        grid: BoardGrid,
+        grid: RunGrid,
         *,
         rounds: int,
         needed: int,
@@ -179,7 +229,7 @@ class _Told:
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""
         self._present = -1
-        moved: dict[str, Exchange] = self._grid.exchanges
+        moved = self._grid.exchanges
         name = self._grid.name_of
         data = {
             "round": report.round,
