@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
-import psutil
 import numpy as np
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -242,7 +242,7 @@ def own_engine(plan, homes):
                 train,
                 board,
                 plan,
-                Progress(weights=start),
+                Progress(weights=start_of(plan)),
                 run_id=1,
                 rules=Rules(2, 120.0, coding="int8"),
                 note=lambda *_: None,
