@@ -24,7 +24,7 @@ _LEVELS = {"int8": 127, "int4": 7}  # on either side of zero
 _PLAIN, _DEFLATED = b"\0", b"\1"  # first byte of a packed change
 _PAYS = 0.98  # of the plain size, that Huffman coding must stay below
 _HALF_MAX = float(np.finfo(np.float16).max)
-_DEFLATE = {"level": 1, "wbits": -zlib.MAX_WBITS, "strategy": zlib.Z_HUFFMAN_ONLY}
+_DEFLATE = {"level": 1, "strategy": zlib.Z_HUFFMAN_ONLY}
 
 
 def fingerprint(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -121,7 +121,7 @@ def _inflate(packed: bytes, size: int) -> memoryview:
     """Return so many bytes, never more, whatever the sender put in."""
     kind, content = packed[:1], memoryview(packed)[1:]
     if kind == _DEFLATED:
-        inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        inflate = zlib.decompressobj()
         try:
             plain = inflate.decompress(content, size + 1)
         except zlib.error as error:
