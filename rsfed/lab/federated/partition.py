@@ -1,0 +1,60 @@
+"""Which node holds which images: divisions with more or less skew between classes. Pure, repeatable by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.lab.evaluate.data import ImageSet
+from rsfed.lab.split import Sample, deal, spread
+
+Positions = NDArray[np.int64]
+_Deal = Callable[[Sequence[Sample], int, int], list[list[Sample]]]
+
+
+def _dirichlet(skew: float, samples: Sequence[Sample], nodes: int, seed: int) -> list[list[Sample]]:
+    return spread(samples, nodes, skew=skew, seed=seed)
+
+
+def _one_class(samples: Sequence[Sample], nodes: int, seed: int) -> list[list[Sample]]:
+    return deal(samples, nodes, seed=seed)
+
+
+PARTITIONS: Mapping[str, _Deal] = {
+    "dirichlet-0.1": partial(_dirichlet, 0.1),
+    "dirichlet-0.2": partial(_dirichlet, 0.2),
+    "dirichlet-1.0": partial(_dirichlet, 1.0),
+    "one-class": _one_class,
+}
+"""Ways to divide images over nodes, by their names. `one-class`: every class is at one node alone, so a node has one
+class where there are as many nodes as classes, and else as many as any other."""
+
+
+def partition(images: ImageSet, train: Positions, nodes: int, name: str, seed: int) -> list[Positions]:
+    """Divide the part to learn from over nodes; images of one acquisition stay together.
+
+    An image of several classes goes by the first of them.
+
+    Args:
+        images: All images.
+        train: Positions of the images to divide.
+        nodes: Number of nodes.
+        name: One of `PARTITIONS`.
+        seed: Seed of the draw.
+
+    Returns:
+        Positions of the images of each node, rising; every image is at exactly one.
+
+    Raises:
+        UsageError: the images do not allow this division.
+    """
+    samples = [
+        Sample(Path(str(each)), images.entries[each].labels[0], images.whereabouts[each].acquisition)
+        for each in train.tolist()
+    ]
+    parts = PARTITIONS[name](samples, nodes, seed)
+    return [np.array(sorted(int(str(sample.path)) for sample in part), np.int64) for part in parts]
