@@ -147,7 +147,6 @@ class RunDriver:
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
-        from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
@@ -166,6 +165,8 @@ class RunDriver:
         return self._publish(plan, trained, origin.based_on)
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
+        from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
+
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
         start = self._starting(plan)
