@@ -101,17 +101,17 @@ class Hooks:
     pause: Callable[[float], None] = time.sleep
 
 
-def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
+def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
     It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
     trained ones there.
 
     Args:
-        hooks: What is told while the run goes on.
+        hooks: What is told while the run goes on; nothing where they are left out.
         since: Where an interrupted run goes on; its weights are those in `context.state`.
     """
-    app = ServerApp()
+    app, hooks = ServerApp(), hooks or Hooks()
 
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config

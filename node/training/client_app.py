@@ -1,7 +1,7 @@
 """The node's Flower `ClientApp`: trains on its own labelled patches, and counts for calibration, whoever calls it.
 
 Used by the node's worker, by tests over a `Grid` in one process, and on the stock Flower engine with
-`node-config = 'home="..."'`.
+`node-config = 'home="..."'`. `app_over` is the same for the lab, over patches that it holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from node.training.holdout import HeldOut, hold_out
 from node.training.patches import load_patches
 from node.training.trainer import check_limits, train_round
 from rsfed.config import NodeConfig, NodeTraining, load_config
-from rsfed.errors import InvalidMessage
+from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.payload import Arrays, Metrics
@@ -107,3 +107,27 @@ def _patches(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) 
 
 app.train()(train)
 app.evaluate()(evaluate)
+
+
+def app_over(patches: PatchSet, threads: int) -> ClientApp:
+    """Return the app of a node of the lab, which holds patches and has no home, no policy and no operator to ask.
+
+    It trains as every node does; for calibration it does not count.
+
+    Args:
+        patches: Patches that it trains on.
+        threads: Threads to compute with.
+    """
+    held = ClientApp()
+
+    def train_on(message: Message, _context: Context) -> Message:
+        plan, start = _read(message)
+        result = train_round(plan, message.content[CONFIG].get(ROUND), start, patches, threads=threads)
+        return _reply(message, result.arrays, {EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
+
+    def refuse(_message: Message, _context: Context) -> Message:
+        raise TrainingError("a node of the lab does not calibrate", reason="CALIBRATION_REFUSED")
+
+    held.train()(train_on)
+    held.evaluate()(refuse)
+    return held

@@ -23,9 +23,9 @@ from rsfed.hashing.training import train_steps
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.trust.manifest import CompactResnet
 
-_WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
-_STRETCHES = 4  # of training, each at a lower learning rate
-_RATE, _BATCH = 1e-3, 64
+WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
+STRETCHES = 4  # of training, each at a lower learning rate
+RATE, BATCH = 1e-3, 64
 _MILAN_RATE, _MILAN_BATCH, _MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
@@ -80,11 +80,11 @@ def _network(objective: str) -> Callable[[Task], Hasher]:
     def learn(task: Task) -> Hasher:
         """Train the network (with a frozen trunk, its head)."""
         images = task.images
-        model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
+        model = build_network(images.trunk or CompactResnet(width=WIDTH), images.spec, task.bits, seed=task.seed)
         aim = _objective(objective, len(images.classes), task.bits, task.seed)
         data = images.subset(task.train)
         for stretch, recipe in enumerate(_recipe(objective, task, len(data))):
-            seed = task.seed * _STRETCHES + stretch
+            seed = task.seed * STRETCHES + stretch
             train_steps(model, data, aim, **asdict(recipe), seed=seed).refuse_idle()
         encoder = Encoder(model, images.spec)
         return lambda positions: encoder.encode_set(images.subset(positions))
@@ -105,9 +105,9 @@ def _recipe(objective: str, task: Task, patches: int) -> list[_Recipe]:
     """Return the stretches of training: on a frozen trunk, `milan` is trained as its authors do."""
     if objective == "milan" and task.images.trunk is not None:
         return [_Recipe(_MILAN_STEPS, _MILAN_BATCH, _MILAN_RATE)]
-    rate, batch = (_MILAN_RATE, _MILAN_BATCH) if objective == "milan" else (_RATE, _BATCH)
-    steps = max(1, math.ceil(task.epochs * patches / batch / _STRETCHES))
-    slowed = [rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2 for stretch in range(_STRETCHES)]
+    rate, batch = (_MILAN_RATE, _MILAN_BATCH) if objective == "milan" else (RATE, BATCH)
+    steps = max(1, math.ceil(task.epochs * patches / batch / STRETCHES))
+    slowed = [rate * (1 + math.cos(math.pi * stretch / STRETCHES)) / 2 for stretch in range(STRETCHES)]
     return [_Recipe(steps, batch, each) for each in slowed]
 
 

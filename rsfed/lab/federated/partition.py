@@ -58,3 +58,29 @@ def partition(images: ImageSet, train: Positions, nodes: int, name: str, seed: i
     ]
     parts = PARTITIONS[name](samples, nodes, seed)
     return [np.array(sorted(int(str(sample.path)) for sample in part), np.int64) for part in parts]
+
+
+def owners(images: ImageSet, parts: Sequence[Positions], seed: int) -> Positions:
+    """Return the node of every image: those that nodes learn from, and by the same skew all others.
+
+    An image that nobody learns from is at a node with the share that this node has of what is learnt of its class.
+
+    Args:
+        images: All images.
+        parts: Positions of the images that each node learns from.
+        seed: Seed of the draw.
+
+    Returns:
+        int64, shape (images,).
+    """
+    first = np.array([images.classes.index(entry.labels[0]) for entry in images.entries])
+    held = np.full(len(first), -1)
+    for node, part in enumerate(parts):
+        held[part] = node
+    rng = np.random.default_rng(seed)
+    for column in range(len(images.classes)):
+        counts = np.bincount(held[(first == column) & (held >= 0)], minlength=len(parts))
+        shares = counts / counts.sum() if counts.any() else np.full(len(parts), 1 / len(parts))
+        free = np.flatnonzero((first == column) & (held < 0))
+        held[free] = rng.choice(len(parts), len(free), p=shares)
+    return held
