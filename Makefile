@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query soak-training clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -57,6 +57,9 @@ bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, ru
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
+
+soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
+	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo bench build *.egg-info

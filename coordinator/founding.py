@@ -105,6 +105,7 @@ batch = 64  # patches
 learning_rate = 0.001
 round_timeout_s = 600.0
 min_nodes = 1
+fraction = 1.0  # of the nodes that are there, drawn for each round; min_nodes at least
 seed = 0
 
 # The federation's classes with their ids. Ids stay: give a new class a new one, never one that was used before.

@@ -73,5 +73,8 @@ def _trained(task: journal.Entry) -> Entry:
         "sent_bytes": task.sent_bytes,
         "seconds": task.seconds,
         "loss": task.loss,
+        "objective": task.objective,
+        "steps": task.steps,
+        "sent_digest": task.sent_digest,
     }
     return Entry(task.time, "training.task", f"run {task.run}", data)

@@ -50,6 +50,14 @@ enabled = true
 # Processor cores, and memory for patches, that training may use; of more patches a random part is taken.
 threads = 1
 memory_mib = 1024
+# Bounds of what a run may ask: without a line there is none. docs/operating.md says what each means.
+# objectives = ["milan_batchall", "centres"]
+# max_epochs = 10.0
+# rounds_per_day = 100
+# hours = "20-6"
+# min_others = 2
+# What leaves beside the update: "loss" is the mean training loss, rounded, never of a small archive.
+# report = ["loss"]
 # Keep a tenth of the labelled patches out of training, and send after it how many of the items nearest to them are
 # relevant, by distance: what `relevance` in the results of a search is made of. `rsfed node policy` says more.
 calibration = true

@@ -132,7 +132,13 @@ ALTER TABLE source ADD COLUMN crs TEXT;  -- for example EPSG:32633; NULL where t
 UPDATE source SET recipe = '';  -- so that files that were taken up before are read once more
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
+_SCHEMA_4 = """
+ALTER TABLE training_log ADD COLUMN objective TEXT;  -- that the plan names; NULL where the task had none
+ALTER TABLE training_log ADD COLUMN steps INTEGER;   -- that the plan asks for in a round
+ALTER TABLE training_log ADD COLUMN sent_digest TEXT;  -- SHA-256 of the result, hexadecimal; NULL where none was sent
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)

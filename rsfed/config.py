@@ -94,14 +94,24 @@ class PolicySection(_Section):
     level: Literal["partner"] | None = None
 
 
+Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
+ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
+
+
 class NodeTraining(_Section):
-    """How much of the machine training may use."""
+    """What training may ask of the node; the coordinator can only ask for less."""
 
     enabled: bool = True
     threads: int = Field(default=1, ge=1, le=256)
     memory_mib: int = Field(default=1024, ge=16)  # of patches held while a run goes on; more are sampled down
     max_steps: int = Field(default=10_000, ge=1)  # optimiser steps that one round may ask for
+    max_epochs: float | None = Field(default=None, gt=0)  # passes over the own patches that one round may ask for
+    rounds_per_day: int | None = Field(default=None, ge=1)  # in any 24 hours
+    hours: Hours | None = None  # in which tasks are taken, in local time, "from-until"; "20-6" is overnight
+    objectives: tuple[ObjectiveName, ...] = ()  # that may be trained; all where none is listed
+    min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
+    report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
 class NodeConfig(_Section):
@@ -174,6 +184,7 @@ class _Objective(_Section):
     """What the objectives have in common; each has exactly the options that it uses."""
 
     needs_labels: ClassVar[bool] = True  # whether it trains on labelled patches alone
+    needs_classes: ClassVar[int] = 2  # that a node's patches must have
 
 
 class MilanSection(_Objective):
@@ -199,6 +210,8 @@ class BatchAllSection(_Objective):
 class CentresSection(_Objective):
     """Outputs go to the fixed hash centres of their classes."""
 
+    needs_classes: ClassVar[int] = 1
+
     name: Literal["centres"] = "centres"
     free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
     within: Weight = 0.3  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
@@ -217,6 +230,7 @@ class ContrastiveSection(_Objective):
     """Two views of one patch are alike, those of different patches are not (NT-Xent)."""
 
     needs_labels: ClassVar[bool] = False
+    needs_classes: ClassVar[int] = 0
 
     name: Literal["contrastive"] = "contrastive"
     temperature: float = Field(default=0.5, ge=0.01, le=100)

@@ -53,7 +53,8 @@ def train(
 
     With `--output json` each line is one object with `run`, `event`, `at` and what the event says: `started` (`rounds`,
     `min_nodes`, `based_on`: version of the release whose weights it starts from, or null), `resumed` after an
-    interruption (`round`: the last one that was done, 0 for none), `waiting` for nodes (`round`, `present`, `needed`),
+    interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a round
+    (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`, `needed`),
     `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a result for the
     weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`, `received_bytes`,
     `seconds`), `calibrated` (`nodes` that counted near pairs of held-out patches, `failed`: reason by node, `queries`,

@@ -9,9 +9,10 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 
+from coordinator.training.attendance import PreflightReport
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
-from coordinator.training.grid import BoardGrid, Exchange, node_number
+from coordinator.training.grid import BoardGrid, Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
@@ -91,7 +92,14 @@ def train(  # noqa: PLR0913 - what a run is made of
             "fraction-train": rules.fraction,
         },
     )
-    hooks = Hooks(on_round=told.round, on_calibration=told.calibrated, on_wait=told.waiting, pause=grid.wait)
+    hooks = Hooks(
+        on_preflight=told.preflight,
+        on_round=told.round,
+        on_calibration=told.calibrated,
+        on_wait=told.waiting,
+        pause=grid.wait,
+        name=grid.name_of,
+    )
     server_app(hooks, since)(grid, context)
     counted = [data for data in told.rounds if data["counted"]]
     return Trained(
@@ -127,16 +135,28 @@ class _Told:
             self._note("waiting", {"round": number, "present": present, "needed": self._needed})
         self._present = present
 
+    def preflight(self, report: PreflightReport) -> None:
+        """Say which nodes take part, and why others do not."""
+        name = self._grid.name_of
+        self._note(
+            "preflight",
+            {
+                "round": report.round,
+                "nodes": sorted(map(name, report.nodes)),
+                "refused": {name(node): reason for node, reason in report.refused.items()},
+            },
+        )
+
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""
         self._present = -1
         moved: dict[str, Exchange] = self._grid.exchanges
-        names = {node_number(name): name for name in moved}
+        name = self._grid.name_of
         data = {
             "round": report.round,
             "rounds": self._rounds,
-            "nodes": sorted(names[node] for node in report.nodes),
-            "failed": {names[node]: reason for node, reason in report.failed.items()},
+            "nodes": sorted(map(name, report.nodes)),
+            "failed": {name(node): reason for node, reason in report.failed.items()},
             "counted": report.counted,
             "loss": report.loss,
             "examples": report.examples,
@@ -149,13 +169,13 @@ class _Told:
 
     def calibrated(self, report: CalibrationReport) -> None:
         """Keep the table and say what it rests on."""
-        names = {node_number(name): name for name in self._grid.exchanges}
+        name = self._grid.name_of
         table = self.calibration = report.calibration
         self._note(
             "calibrated",
             {
-                "nodes": sorted(names[node] for node in report.nodes),
-                "failed": {names[node]: reason for node, reason in report.failed.items()},
+                "nodes": sorted(map(name, report.nodes)),
+                "failed": {name(node): reason for node, reason in report.failed.items()},
                 "queries": None if table is None else table.queries,
                 "prior": None if table is None else table.prior,
                 "error": None if table is None else table.error,

@@ -101,8 +101,13 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
 
     def get_node_ids(self) -> list[int]:
         """Return the numbers of the nodes that are present, in the order of their names."""
-        self._names = {node_number(name): name for name in self._board.present()}
-        return list(self._names)
+        present = {node_number(name): name for name in self._board.present()}
+        self._names |= present
+        return list(present)
+
+    def name_of(self, node: int) -> str:
+        """Return the name of a node that was present in this run."""
+        return self._names[node]
 
     def wait(self, seconds: float) -> None:
         """Let time pass for nodes to come.

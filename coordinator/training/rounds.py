@@ -16,19 +16,27 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
+from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.checkpoints import Progress
-from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
 from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, PLAN, SECONDS, TrainingPlan
+from rsfed.hashing.plan import (
+    ARRAYS,
+    CONFIG,
+    EXAMPLES,
+    LOSS,
+    MEMBERS,
+    METRICS,
+    PLAN,
+    SECONDS,
+    TrainingPlan,
+)
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
 MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
-RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +97,20 @@ class Hooks:
     """What a run tells while it goes on.
 
     Attributes:
+        on_preflight: Called after nodes were asked whether they take part.
         on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
         pause: Lets seconds pass.
+        name: Returns the name of a node by its number, for people.
     """
 
+    on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
     on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
     pause: Callable[[float], None] = time.sleep
+    name: Callable[[int], str] = str
 
 
 def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
@@ -125,16 +137,6 @@ def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> Ser
     return app
 
 
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
-
-    ids: list[int]
-
-    def get_node_ids(self) -> list[int]:
-        return self.ids
-
-
 class RoundLoop:
     """Drives a strategy over a grid.
 
@@ -148,7 +150,7 @@ class RoundLoop:
 
     def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
         self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
-        self._awaited = frozenset(since.nodes)
+        self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = FedAvg(
             fraction_train=rules.fraction,
@@ -168,7 +170,7 @@ class RoundLoop:
         counted = self._since.counted
         reasons: set[str] = set()
         for number in range(self._since.round + 1, self._plan.rounds + 1):
-            arrays, report = self._one_round(number, arrays, self._await_nodes(number))
+            arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             counted += report.counted
             reasons.update(report.failed.values())
             self._hooks.on_round(report, self._progress(report, arrays, counted))
@@ -204,7 +206,7 @@ class RoundLoop:
             return CalibrationReport()
 
     def _calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
-        nodes = self._await_return()
+        nodes = self._attendance.not_refused()
         if not nodes.ids:
             return CalibrationReport()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
@@ -223,33 +225,7 @@ class RoundLoop:
         calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
         return CalibrationReport(calibration, tuple(counts), failed)
 
-    def _await_nodes(self, number: int) -> _Nodes:
-        deadline = Deadline.after(self._rules.timeout_s)
-        nodes = self._await_return()
-        while len(nodes.ids) < self._rules.min_nodes:
-            if not deadline.remaining():
-                raise TrainingError(
-                    f"round {number} needs {self._rules.min_nodes} nodes and {len(nodes.ids)} came; "
-                    "start more nodes, or train with a lower --nodes",
-                    reason="TOO_FEW_NODES",
-                )
-            self._hooks.on_wait(number, len(nodes.ids))
-            self._hooks.pause(min(_POLL_S, deadline.remaining()))
-            nodes = self._present()
-        return nodes
-
-    def _await_return(self) -> _Nodes:
-        """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
-        deadline = Deadline.after(min(RETURN_S, self._rules.timeout_s))
-        while self._awaited - set((nodes := self._present()).ids) and deadline.remaining():
-            self._hooks.pause(min(_POLL_S, deadline.remaining()))
-        self._awaited = frozenset()
-        return nodes
-
-    def _present(self) -> _Nodes:
-        return _Nodes(list(self._grid.get_node_ids()))
-
-    def _one_round(self, number: int, arrays: ArrayRecord, nodes: _Nodes) -> tuple[ArrayRecord, RoundReport]:
+    def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
         messages = self._drawn(number, arrays, config, nodes)
@@ -272,8 +248,8 @@ class RoundLoop:
         )
         return arrays, report
 
-    def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: _Nodes) -> list[Message]:
-        """Return the messages of a round to the nodes that are drawn for it.
+    def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
+        """Return the messages of a round to the nodes that are drawn for it; they say how many these are.
 
         Strategies draw by the process's own generator. Its state is ours for that moment, so that a run that was
         interrupted draws on as if it had not been, whatever else draws in this process.
@@ -281,10 +257,13 @@ class RoundLoop:
         elsewhere = random.getstate()
         random.setstate(self._random)
         try:
-            return list(self._strategy.configure_train(number, arrays, config, nodes))
+            messages = list(self._strategy.configure_train(number, arrays, config, nodes))
         finally:
             self._random = random.getstate()
             random.setstate(elsewhere)
+        for message in messages:
+            message.content[CONFIG][MEMBERS] = len(messages)
+        return messages
 
 
 def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:

@@ -100,7 +100,8 @@ class _RunTable:
     """The rounds of a run, and below them what is going on."""
 
     def __init__(self, run: int) -> None:
-        self._rows: list[tuple[str, ...]] = []
+        self._rows: dict[int, tuple[str, ...]] = {}  # by round: one may be done again after a crash
+        self._refused: dict[str, str] = {}  # by node
         self._line = f"run {run} is queued"
         self._run = run
         self.live: Live | None = None
@@ -108,13 +109,16 @@ class _RunTable:
     def add(self, event: Event) -> None:
         data = event.data
         if event.kind == "round":
-            self._rows.append(_row(data))
+            self._rows[data["round"]] = _row(data)
             self._line = f"run {self._run}: round {data['round']} of {data['rounds']} done"
         elif event.kind == "waiting":
             self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
             self._line = f"run {self._run} started from {base}"
+        elif event.kind == "preflight":
+            self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
+            self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
         elif event.kind == "calibrated":
@@ -133,9 +137,11 @@ class _RunTable:
         table = Table()
         for column in ("round", "nodes", "missing", "loss", "sent MiB", "received MiB", "seconds"):
             table.add_column(column, overflow="fold")
-        for row in self._rows:
+        for row in self._rows.values():
             table.add_row(*map(Text, row))
-        return Group(table, Text(self._line)) if self._rows else Text(self._line)
+        lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
+        below = Text("\n".join([*lines, self._line]))
+        return Group(table, below) if self._rows else below
 
 
 def _calibrated(data: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, nod
 if TYPE_CHECKING:
     from rsfed.home import Home
 
+_TASKS = 5  # of training that are shown; `rsfed node train status` shows more
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
@@ -22,8 +24,13 @@ def register(app: typer.Typer) -> None:
 
 def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """Say what this node is, what it holds and what its serve process is doing."""
-    result = _status(node_home(home))
-    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+    from node.training.account import account, task_line  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    training = account(place, _TASKS)
+    result = _status(place) | {"training": training.as_json()}
+    lines = [*training.words(), *map(task_line, training.tasks)]
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result, lines))
 
 
 def policy(home: HomeOption = DEFAULT_HOME) -> None:
@@ -104,7 +111,7 @@ def _serve(home: Home) -> dict[str, Any] | None:
     }
 
 
-def _table(result: dict[str, Any]) -> str:
+def _table(result: dict[str, Any], training: list[str]) -> str:
     archive, release, serve = result["archive"], result["release"], result["serve"]
     member = f"{result['name']} of federation {result['federation']}" if result["name"] else "not joined"
     rows = [
@@ -122,6 +129,7 @@ def _table(result: dict[str, Any]) -> str:
             f"{release['version']} ({release['bits']} bits, {release['digest'][:12]})" if release else "none yet",
         ),
         ("serve", _serve_line(serve) if serve else "not running"),
+        *zip(["training", *[""] * len(training)], training, strict=False),
     ]
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
 

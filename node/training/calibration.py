@@ -47,7 +47,7 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     Args:
         plan: What was trained.
         weights: The trained weights.
-        gallery: Patches that were trained on.
+        gallery: Patches that were trained on; unlabelled ones are left out, as nothing is known of what they show.
         queries: Patches that were not, one set for each acquisition.
         by: Whether the sets are whole acquisitions, or single patches.
         floor: Distinct acquisitions that class statistics must come from, at least 1.
@@ -58,8 +58,9 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     """
     torch.set_num_threads(threads)
     encoder = Encoder.from_state(weights, plan.architecture, plan.input, plan.bits)
-    codes = encoder.encode_set(gallery)
-    groups = [distance_histograms(encoder.encode_set(asked), asked.labels, codes, gallery.labels) for asked in queries]
+    labelled = gallery.labels.any(axis=1)
+    codes, labels = encoder.encode_set(gallery)[labelled], gallery.labels[labelled]
+    groups = [distance_histograms(encoder.encode_set(asked), asked.labels, codes, labels) for asked in queries]
     if len(groups) < floor:
         raise TrainingError(
             f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "

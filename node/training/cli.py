@@ -73,22 +73,12 @@ def status(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show whether this node takes part in training, what was asked of it and what it sent."""
-    from node.state import open_state  # noqa: PLC0415 - loaded only when used
-    from node.training import consent, journal  # noqa: PLC0415 - loaded only when used
-    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+    from node.training.account import account  # noqa: PLC0415 - loaded only when used
 
-    place = node_home(home)
-    enabled = load_config(NodeConfig, place.path).training.enabled
-    with closing(open_state(place)) as connection:
-        paused, refused = consent.is_paused(connection), consent.refused_runs(connection)
-        entries = journal.entries(connection, limit)
-    if output is Output.JSON:
-        tasks = [asdict(entry) | {"time": entry.time.isoformat()} for entry in entries]
-        told = {"enabled": enabled, "paused": paused, "refused_runs": refused, "tasks": tasks}
-        typer.echo(json.dumps(told, indent=1))
-    else:
-        typer.echo(_consent(enabled, paused, refused))
-        _print_tasks(entries)
+    told = account(node_home(home), limit)
+    typer.echo(json.dumps(told.as_json(), indent=1) if output is Output.JSON else "\n".join(told.words()))
+    if output is Output.TABLE:
+        _print_tasks(told.tasks)
 
 
 def pause(home: HomeOption = DEFAULT_HOME) -> None:
@@ -173,32 +163,23 @@ def _curve(losses: tuple[float, ...]) -> str:
     return "  ".join(f"{losses[n]:.3f}" for n in shown) + f"  (epochs {', '.join(str(n + 1) for n in shown)})"
 
 
-def _consent(enabled: bool, paused: bool, refused: Sequence[int]) -> str:
-    """Return in words what the operator said about training."""
-    lines = [f"this node takes {'part' if enabled and not paused else 'no part'} in training"]
-    if not enabled:
-        lines.append("node.toml says training.enabled = false")
-    if paused:
-        lines.append("paused: no new task is taken until `rsfed node train resume`")
-    if refused:
-        lines.append(f"refused runs: {', '.join(map(str, refused))}")
-    return "\n".join(lines)
-
-
 def _print_tasks(entries: Sequence[Entry]) -> None:
     if not entries:
         typer.echo("nothing was asked of it yet")
         return
     print_table(
-        ("UTC", "run", "round", "task", "MiB in", "MiB out", "seconds", "loss", "state"),
+        ("UTC", "run", "round", "task", "objective", "steps", "MiB in", "MiB out", "sent", "seconds", "loss", "state"),
         [
             (
                 f"{entry.time:%m-%d %H:%M:%S}",
                 str(entry.run),
                 str(entry.round),
                 entry.kind,
+                entry.objective or "",
+                "" if entry.steps is None else str(entry.steps),
                 f"{entry.received_bytes / _MIB:.2f}",
                 f"{entry.sent_bytes / _MIB:.2f}",
+                (entry.sent_digest or "")[:12],
                 f"{entry.seconds:.1f}",
                 "" if entry.loss is None else f"{entry.loss:.4f}",
                 entry.state,

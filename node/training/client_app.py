@@ -1,26 +1,47 @@
-"""The node's Flower `ClientApp`: trains on its own labelled patches, and counts for calibration, whoever calls it.
+"""The node's Flower `ClientApp`: says whether it takes part, trains on own labelled patches, counts for calibration.
 
-Used by the node's worker, by tests over a `Grid` in one process, and on the stock Flower engine with
-`node-config = 'home="..."'`. `app_over` is the same for the lab, over patches that it holds.
+It is the same whoever calls it, and keeps to what the operator allows. Used by the node's worker, by tests over a
+`Grid` in one process, and on the stock Flower engine with `node-config = 'home="..."'`.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from node.state import open_state
+from node.training.bounds import check_epochs, check_plan, check_round, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
-from node.training.patches import load_patches
-from node.training.trainer import check_limits, train_round
+from node.training.journal import rounds_since
+from node.training.patches import read_patches, training_items
+from node.training.preflight import check_archive, check_software
+from node.training.trainer import train_round
+from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.payload import Arrays, Metrics
-from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, LOSS, METRICS, PLAN, ROUND, SECONDS, TrainingPlan, parse_plan
+from rsfed.hashing.plan import (
+    ARRAYS,
+    CONFIG,
+    EXAMPLES,
+    LOSS,
+    MEMBERS,
+    METRICS,
+    PLAN,
+    ROUND,
+    SECONDS,
+    SOFTWARE,
+    TrainingPlan,
+    parse_plan,
+)
 from rsfed.home import Home
 from rsfed.privacy.policy import policy
 from rsfed.telemetry import log
@@ -28,20 +49,37 @@ from rsfed.telemetry import log
 app = ClientApp()
 
 
-def train(message: Message, context: Context) -> Message:
-    """Train for one round and return weights, number of patches, loss and seconds; nothing else leaves.
+def preflight(message: Message, context: Context) -> Message:
+    """Say whether this node may and can take part in a run, by an empty result or a reason why not.
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
-        TrainingError: TRAINING_DISABLED, PLAN_LIMITS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES,
-            WEIGHTS_UNFIT, DIVERGED.
+        TrainingError: OTHER_SOFTWARE, or what `train` and the archive have against the plan.
+    """
+    config = _settings(message)
+    check_software(config.get(SOFTWARE))
+    plan, home, limits = parse_plan(config.get(PLAN)), _home(context), _config(context).training
+    _check_bounds(home, plan, limits, config)
+    check_archive(home, plan, limits)
+    return Message(RecordDict(), reply_to=message)
+
+
+def train(message: Message, context: Context) -> Message:
+    """Train for one round and return weights, number of patches, seconds and, if the operator wants, the rounded loss.
+
+    Raises:
+        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
+            TOO_FEW_MEMBERS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES, WEIGHTS_UNFIT, DIVERGED.
     """
     plan, start = _read(message)
-    home, limits = _home(context), _config(context).training
-    check_limits(plan, limits)
-    patches, _ = _patches(home, plan, limits, message.metadata.run_id)
-    result = train_round(plan, message.content[CONFIG].get(ROUND), start, patches, threads=limits.threads)
-    return _reply(message, result.arrays, {EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
+    home, limits, config = _home(context), _config(context).training, _settings(message)
+    _check_bounds(home, plan, limits, config)
+    own = _own(home, plan, limits, message.metadata.run_id)
+    check_epochs(plan, limits, len(own.patches))
+    result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
+    told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
+    return _reply(message, result.arrays, {EXAMPLES: result.examples, SECONDS: result.seconds} | told)
 
 
 def evaluate(message: Message, context: Context) -> Message:
@@ -50,26 +88,41 @@ def evaluate(message: Message, context: Context) -> Message:
     Raises:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
         ConfigError: POLICY_LEVEL, the operator chose none.
-        TrainingError: TRAINING_DISABLED, PLAN_LIMITS, CALIBRATION_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS,
-            NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
+        TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
+            NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
     plan, weights = _read(message)
     home, config = _home(context), _config(context)
-    check_limits(plan, config.training)
+    check_plan(plan, config.training, utc_now())
     check_consent(config.training)
     floor = policy(config.policy.level).floor
-    gallery, held_out = _patches(home, plan, config.training, message.metadata.run_id)
-    queries = read_queries(home, plan, held_out)
-    counts = contribute(plan, weights, gallery, queries, by=held_out.by, floor=floor, threads=config.training.threads)
+    own = _own(home, plan, config.training, message.metadata.run_id)
+    queries, threads = read_queries(home, plan, own.held_out), config.training.threads
+    counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
     return _reply(message, *to_records(counts))
+
+
+def _settings(message: Message) -> ConfigRecord:
+    """Return the settings of a task."""
+    if CONFIG not in message.content.config_records:
+        raise InvalidMessage("the task has no settings", reason="TASK_INCOMPLETE")
+    return message.content[CONFIG]
 
 
 def _read(message: Message) -> tuple[TrainingPlan, Arrays]:
     """Return the plan and the weights of a task."""
-    records = message.content
-    if ARRAYS not in records.array_records or CONFIG not in records.config_records:
-        raise InvalidMessage("the task has no weights or no settings", reason="TASK_INCOMPLETE")
-    return parse_plan(records[CONFIG].get(PLAN)), {name: array.numpy() for name, array in records[ARRAYS].items()}
+    config, records = _settings(message), message.content.array_records
+    if ARRAYS not in records:
+        raise InvalidMessage("the task has no weights", reason="TASK_INCOMPLETE")
+    return parse_plan(config.get(PLAN)), {name: array.numpy() for name, array in records[ARRAYS].items()}
+
+
+def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:
+    """Refuse what the operator does not allow."""
+    now = utc_now()
+    check_plan(plan, limits, now)
+    with closing(open_state(home)) as connection:
+        check_round(limits, config.get(MEMBERS), rounds_since(connection, now - timedelta(days=1)))
 
 
 def _home(context: Context) -> Home:
@@ -88,10 +141,25 @@ def _reply(message: Message, arrays: Arrays, metrics: Metrics) -> Message:
     return Message(RecordDict(content), reply_to=message)
 
 
-_kept: dict[tuple[Home, TrainingPlan, NodeTraining, int], tuple[PatchSet, HeldOut]] = {}
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a run trains on here.
+
+    Attributes:
+        patches: The patches.
+        held_out: Those that are kept out of training.
+        acquisitions: Distinct ones among the patches.
+    """
+
+    patches: PatchSet
+    held_out: HeldOut
+    acquisitions: int
 
 
-def _patches(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> tuple[PatchSet, HeldOut]:
+_kept: dict[tuple[Home, TrainingPlan, NodeTraining, int], _Own] = {}
+
+
+def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _Own:
     """Read the patches once for each run; those of another run are given back first, memory is for one set.
 
     What is held out for calibration is decided with them: an ingest may go on meanwhile.
@@ -101,10 +169,13 @@ def _patches(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) 
         _kept.clear()
         log.info("training.reading", run=run_id)
         held_out = hold_out(home, plan) if limits.calibration else HeldOut()
-        _kept[key] = load_patches(home, plan, limits.memory_mib, without=held_out.ids), held_out
+        items, reading = training_items(home, plan, limits.memory_mib, without=held_out.ids)
+        patches = read_patches(items, reading, plan.class_ids)
+        _kept[key] = _Own(patches, held_out, len({item.acquisition for item in items}))
     return _kept[key]
 
 
+app.query("preflight")(preflight)
 app.train()(train)
 app.evaluate()(evaluate)
 
@@ -112,7 +183,7 @@ app.evaluate()(evaluate)
 def app_over(patches: PatchSet, threads: int) -> ClientApp:
     """Return the app of a node of the lab, which holds patches and has no home, no policy and no operator to ask.
 
-    It trains as every node does; for calibration it does not count.
+    It trains as every node does and tells its loss; it takes part in all that it is asked, but for calibration.
 
     Args:
         patches: Patches that it trains on.
@@ -120,14 +191,18 @@ def app_over(patches: PatchSet, threads: int) -> ClientApp:
     """
     held = ClientApp()
 
+    def agree(message: Message, _context: Context) -> Message:
+        return Message(RecordDict(), reply_to=message)
+
     def train_on(message: Message, _context: Context) -> Message:
         plan, start = _read(message)
-        result = train_round(plan, message.content[CONFIG].get(ROUND), start, patches, threads=threads)
+        result = train_round(plan, _settings(message).get(ROUND), start, patches, threads=threads)
         return _reply(message, result.arrays, {EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
 
     def refuse(_message: Message, _context: Context) -> Message:
         raise TrainingError("a node of the lab does not calibrate", reason="CALIBRATION_REFUSED")
 
+    held.query("preflight")(agree)
     held.train()(train_on)
     held.evaluate()(refuse)
     return held

@@ -1,13 +1,13 @@
 """Which labelled patches are kept out of training: whole acquisitions, so that no held-out patch has a twin there.
 
-Their order is a hash, so that an archive that grows goes on holding out what it held out before.
+Their order is a hash, so that an archive that grows goes on holding out most of what it held out before.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,8 +47,16 @@ def hold_out(home: Home, plan: TrainingPlan) -> HeldOut:
         return HeldOut()
     _, held_out, by = split(items, least=_CALIBRATION, most=_MOST_CALIBRATION)
     drawn = sorted(held_out, key=lambda item: _order(item.id))[:MAX_QUERIES]
-    kept = held_out if by == "acquisition" else drawn  # single patches that nobody asks for had better be trained on
-    return HeldOut(frozenset(item.id for item in kept), tuple(map(tuple, _by_acquisition(drawn))), by)
+    kept = {item.id for item in drawn}  # single patches that nobody asks for had better be trained on
+    if by == "acquisition":
+        kept = _whole(home, plan, {item.acquisition for item in held_out})
+    return HeldOut(frozenset(kept), tuple(map(tuple, _by_acquisition(drawn))), by)
+
+
+def _whole(home: Home, plan: TrainingPlan, acquisitions: Container[str]) -> set[int]:
+    """Return the ids of all patches of some acquisitions, also of unlabelled ones, which some objectives train on."""
+    with Catalogue(home) as catalogue:
+        return {item.id for item in catalogue.items(plan.modality) if item.acquisition in acquisitions}
 
 
 def labelled_items(home: Home, plan: TrainingPlan) -> list[Item]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rsfed.clock import Now, utc_now
+from rsfed.hashing.plan import TRAIN
 
 WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
 
@@ -22,9 +23,12 @@ class Entry:
         received_bytes: Size of the task.
         sent_bytes: What was sent of its result.
         seconds: From the task's arrival to the end.
-        loss: Mean loss of the node's training; None where there is none.
+        loss: Mean loss of the node's training, as it was told; None where it was not.
         state: "working", "done", or the closed reason why there is no result.
         time: When it came.
+        objective: What the plan trains; None where the task had no plan.
+        steps: Optimiser steps that the plan asks for in a round.
+        sent_digest: SHA-256 of the result, in hexadecimal; None where none was sent whole.
     """
 
     run: int
@@ -36,27 +40,46 @@ class Entry:
     loss: float | None
     state: str
     time: datetime
+    objective: str | None
+    steps: int | None
+    sent_digest: str | None
 
 
 def begin(  # noqa: PLR0913 - the columns of one row
-    connection: sqlite3.Connection, run: int, round_: int, kind: str, size: int, *, now: Now = utc_now
+    connection: sqlite3.Connection,
+    run: int,
+    round_: int,
+    kind: str,
+    size: int,
+    *,
+    objective: str | None = None,
+    steps: int | None = None,
+    now: Now = utc_now,
 ) -> int:
     """Note that a task came and return the number of its row."""
     row = connection.execute(
-        "INSERT INTO training_log (run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time) "
-        "VALUES (?, ?, ?, ?, 0, 0, NULL, ?, ?) RETURNING id",
-        (run, round_, kind, size, WORKING, now().astimezone(UTC).isoformat()),
+        "INSERT INTO training_log "
+        "(run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time, objective, steps) "
+        "VALUES (?, ?, ?, ?, 0, 0, NULL, ?, ?, ?, ?) RETURNING id",
+        (run, round_, kind, size, WORKING, now().astimezone(UTC).isoformat(), objective, steps),
     ).fetchone()
     return int(row[0])
 
 
 def end(  # noqa: PLR0913 - the columns of one row
-    connection: sqlite3.Connection, row: int, *, state: str, sent: int, seconds: float, loss: float | None
+    connection: sqlite3.Connection,
+    row: int,
+    *,
+    state: str,
+    sent: int,
+    seconds: float,
+    loss: float | None,
+    sent_digest: str | None = None,
 ) -> None:
     """Note how a task ended."""
     connection.execute(
-        "UPDATE training_log SET state = ?, sent_bytes = ?, seconds = ?, loss = ? WHERE id = ?",
-        (state, sent, seconds, loss, row),
+        "UPDATE training_log SET state = ?, sent_bytes = ?, seconds = ?, loss = ?, sent_digest = ? WHERE id = ?",
+        (state, sent, seconds, loss, sent_digest, row),
     )
 
 
@@ -65,14 +88,23 @@ def close_interrupted(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE training_log SET state = ? WHERE state = ?", (INTERRUPTED, WORKING))
 
 
+def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
+    """Return how many rounds of training gave a result that came after a moment."""
+    row = connection.execute(
+        "SELECT count(*) FROM training_log WHERE kind = ? AND state = ? AND time > ?",
+        (TRAIN, DONE, moment.astimezone(UTC).isoformat()),
+    ).fetchone()
+    return int(row[0])
+
+
 def entries(connection: sqlite3.Connection, limit: int) -> list[Entry]:
     """Return the last tasks, the newest first."""
     rows = connection.execute(
-        "SELECT run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time "
-        "FROM training_log ORDER BY id DESC LIMIT ?",
+        "SELECT run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time, objective, steps, "
+        "sent_digest FROM training_log ORDER BY id DESC LIMIT ?",
         (limit,),
     )
     return [
-        Entry(run, round_, kind, received, sent, seconds, loss, state, datetime.fromisoformat(time))
-        for run, round_, kind, received, sent, seconds, loss, state, time in rows
+        Entry(run, round_, kind, received, sent, seconds, loss, state, datetime.fromisoformat(time), *plan_and_digest)
+        for run, round_, kind, received, sent, seconds, loss, state, time, *plan_and_digest in rows
     ]

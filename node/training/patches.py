@@ -19,8 +19,10 @@ Progress = Callable[[int, int], None]
 """Called while patches are read, with patches read and patches in all."""
 
 
-def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()) -> PatchSet:
-    """Read the patches that this node trains on; a part drawn by the plan's seed where memory does not hold all.
+def training_items(
+    home: Home, plan: TrainingPlan, memory_mib: int, *, without: Container[int] = ()
+) -> tuple[list[Item], Reader]:
+    """Return the items that this node trains on, a part drawn by the plan's seed where memory does not hold all.
 
     Args:
         home: The node's home.
@@ -28,8 +30,11 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
         memory_mib: Memory for patches.
         without: Ids of patches that are left out.
 
+    Returns:
+        The items, and what reads them.
+
     Raises:
-        TrainingError: NO_LABELLED_PATCHES; TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
+        TrainingError: TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
         ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
     """
     with Catalogue(home) as catalogue:
@@ -40,7 +45,7 @@ def load_patches(home: Home, plan: TrainingPlan, memory_mib: int, *, without: Co
             and (not plan.objective.needs_labels or not set(plan.class_ids).isdisjoint(item.labels))
         ]
     reading = reader(home, plan.architecture, plan.input, ReleaseStore(home.releases).current())
-    return read_patches(sample(items, reading, memory_mib, plan.seed), reading, plan.class_ids)
+    return sample(items, reading, memory_mib, plan.seed), reading
 
 
 def sample(items: Sequence[Item], reading: Reader, memory_mib: int, seed: int) -> list[Item]:

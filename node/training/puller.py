@@ -23,7 +23,7 @@ from node.training.worker import Worker
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
-from rsfed.hashing.plan import EVALUATE, LOSS, METRICS
+from rsfed.hashing.plan import CONFIG, EVALUATE, LOSS, METRICS, PLAN, parse_plan
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.channel import call
@@ -163,22 +163,25 @@ class Puller:
             log.warning("training.task_refused", reason=error.reason)
             await self._refuse(first.task_id, error.reason)
             return
-        row = journal.begin(connection, job.task.run_id, job.task.round, job.task.kind, len(data))
-        state, loss = journal.INTERRUPTED, None
+        objective, steps = _asked(task)
+        row = journal.begin(connection, task.run_id, task.round, task.kind, len(data), objective=objective, steps=steps)
+        state, loss, sent_digest = journal.INTERRUPTED, None, None
         try:
             job.check()
             result = await self._work(job, data)
             await self._send(job, result)
-            answer = decode(result)
+            answer, sent_digest = decode(result), digest(result).hex()
             state, loss = answer.error or journal.DONE, answer.metrics.get(METRICS, {}).get(LOSS)
         except RsfedError as error:
             state = error.reason
             await self._refuse(job.id, state)
         finally:
             seconds = time.monotonic() - job.started
-            journal.end(connection, row, state=state, sent=job.sent, seconds=seconds, loss=loss)
-            log.info("training.task", run=job.task.run_id, round=job.task.round, state=state, seconds=round(seconds, 1))
-        if job.task.kind == EVALUATE:  # the last task of a run
+            journal.end(
+                connection, row, state=state, sent=job.sent, seconds=seconds, loss=loss, sent_digest=sent_digest
+            )
+            log.info("training.task", run=task.run_id, round=task.round, state=state, seconds=round(seconds, 1))
+        if task.kind == EVALUATE:  # the last task of a run
             await self._trainer.stop()
 
     async def _fetch(self, first: pb.TrainingServicePullTaskResponse) -> bytes:
@@ -276,3 +279,12 @@ class Puller:
                 log.debug("training.waiting", reason=error.reason, seconds=pause)
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes, keeps no secret
             pause = min(LONGEST_PAUSE_S, pause * 2)
+
+
+def _asked(task: Payload) -> tuple[str | None, int | None]:
+    """Return the objective of a task's plan and its steps in a round, for the operator to read."""
+    try:
+        plan = parse_plan(task.configs.get(CONFIG, {}).get(PLAN))
+    except InvalidMessage:
+        return None, None
+    return plan.objective.name, plan.local_steps

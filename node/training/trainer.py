@@ -1,4 +1,4 @@
-"""One round of training on the node's own patches, within the limits of its operator; knows nothing of Flower."""
+"""One round of training on the node's own patches; knows nothing of Flower."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rsfed.config import NodeTraining
-from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.errors import InvalidMessage
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
@@ -32,21 +31,6 @@ class RoundResult:
     examples: int
     loss: float
     seconds: float
-
-
-def check_limits(plan: TrainingPlan, limits: NodeTraining) -> None:
-    """Refuse what the operator of the node does not allow.
-
-    Raises:
-        TrainingError: TRAINING_DISABLED or PLAN_LIMITS.
-    """
-    if not limits.enabled:
-        raise TrainingError("training is switched off at this node", reason="TRAINING_DISABLED")
-    if plan.local_steps > limits.max_steps:
-        raise TrainingError(
-            f"the plan asks for {plan.local_steps} steps in a round; this node allows {limits.max_steps}",
-            reason="PLAN_LIMITS",
-        )
 
 
 def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: PatchSet, *, threads: int) -> RoundResult:

@@ -18,7 +18,10 @@ from rsfed.trust.manifest import Architecture, Nomenclature
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
 PLAN, ROUND = "plan", "server-round"  # settings of a task; Flower's strategies write the round under this name
+MEMBERS, SOFTWARE = "members", "software"  # settings: how many nodes have this task; version of the coordinator
 EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a result
+TRAIN = "train"  # kind of the task of a round
+PREFLIGHT = "query.preflight"  # kind of the task that a node gets first: may and can it take part?
 EVALUATE = "evaluate"  # kind of the task that ends a run: counting for calibration
 
 FINAL_RATE = 0.1  # of the learning rate, in the last round

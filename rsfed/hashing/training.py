@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsfed.errors import TrainingError
 from rsfed.hashing.augment import Augmentation, drop_features
@@ -86,7 +86,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         on_progress: Called after each step.
 
     Raises:
-        TrainingError: NO_PATCHES, or DIVERGED (the loss is not finite any more).
+        TrainingError: NO_PATCHES, or DIVERGED (outputs, loss or weights are not finite any more).
     """
     if not len(data):
         raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
@@ -104,15 +104,18 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
             inputs = tuple(view.apply(patches) for patches in inputs)
         elif objective.views > 1:
             inputs = tuple(drop_features(features, rng) for features in inputs)
-        loss = objective.losses(model(*map(torch.from_numpy, inputs)), torch.from_numpy(data.labels[chosen]))
-        total = _finite(loss.total.item())
+        outputs = model(*map(torch.from_numpy, inputs))
+        _check_finite(outputs)  # first, because not every loss takes what is no number
+        loss = objective.losses(outputs, torch.from_numpy(data.labels[chosen]))
+        _check_finite(loss.total)
         optimiser.zero_grad()
         torch.autograd.backward(loss.total)
         optimiser.step()
-        losses.append(total)
+        losses.append(loss.total.item())
         idle += not loss.compared
         examples += len(chosen)
         on_progress(step + 1, steps, losses[-1])
+    _check_finite(*model.parameters())  # the last step has no loss after it
     return TrainReport(
         losses=tuple(losses),
         steps=steps,
@@ -123,9 +126,8 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     )
 
 
-def _finite(loss: float) -> float:
-    if not np.isfinite(loss):
+def _check_finite(*tensors: Tensor) -> None:
+    if not all(torch.isfinite(each).all() for each in tensors):
         raise TrainingError(
             "training diverged: the loss is not finite any more; lower training.learning_rate", reason="DIVERGED"
         )
-    return loss

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,20 @@ from rsfed.codes import Codes
 from rsfed.config import CentresSection
 from rsfed.errors import RsfedError
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
-from rsfed.hashing.dataset import Patch, PatchSet
+from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation.counts import CosineSearch, HammingSearch, Search
 from rsfed.hashing.evaluation.label_overlap import f_score, label_overlap
-from rsfed.hashing.features import band_ranges, plain_features
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import Objective, make_objective
 from rsfed.hashing.training import train_steps
 from rsfed.lab.bigearthnet import SPEC, Part, read_metadata, read_part
 from rsfed.lab.evaluate.cli import parse_bits
+from rsfed.lab.evaluate.methods import plain_description, schedule
 from rsfed.lab.narrator import Narrator
 from rsfed.trust.manifest import KBranch
 
 FIGURES = ("precision", "recall", "f1", "f2")
-_BATCH, _RATE = 64, 1e-3
-_STRETCHES = 4  # of training, each at a lower learning rate, as `rsfed evaluate` has it
-_AT_ONCE = 256  # patches whose plain features are made together
-_RANGE_PATCHES = 512  # of the training part, that the ends of the histograms are measured on
 _SEED = 0
 
 _Row = tuple[str, int | None, dict[str, float]]
@@ -132,19 +127,9 @@ def _patch_set(part: Part, classes: Sequence[str]) -> PatchSet:
 
 
 def _plain(sets: Sets) -> list[NDArray[np.float32]]:
-    """Return the plain features of train, queries and gallery: for each statistics of every band at its native size."""
-    step = max(1, len(sets.train) // _RANGE_PATCHES)
-    sampled = sets.train.patches[::step]
-    ranges = [band_ranges(np.stack([patch[group] for patch in sampled])) for group in range(len(SPEC.groups))]
-
-    def describe(patches: Sequence[Patch]) -> NDArray[np.float32]:
-        groups = (np.stack(parts) for parts in zip(*patches, strict=True))
-        return np.concatenate([plain_features(group, ends) for group, ends in zip(groups, ranges, strict=True)], axis=1)
-
-    return [
-        np.concatenate([describe(each.patches[start : start + _AT_ONCE]) for start in range(0, len(each), _AT_ONCE)])
-        for each in (sets.train, sets.queries, sets.gallery)
-    ]
+    """Return the plain features of train, queries and gallery."""
+    describe = plain_description(sets.train.patches)
+    return [describe(each.patches) for each in (sets.train, sets.queries, sets.gallery)]
 
 
 def _hyperplanes(features: Sequence[NDArray[np.float32]], bits: int) -> tuple[Codes, Codes]:
@@ -159,12 +144,11 @@ def _network(
     """Train the K-branch network for hash centres and return the codes of queries and gallery."""
     model = build_network(KBranch(width=options.width), SPEC, bits, seed=_SEED)
     aim = _centres(classes, bits)
-    steps = max(1, math.ceil(options.epochs * len(sets.train) / _BATCH / _STRETCHES))
-    for stretch in range(_STRETCHES):
-        rate = _RATE * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2
-        done = train_steps(model, sets.train, aim, steps=steps, batch=_BATCH, learning_rate=rate, seed=stretch)
+    stretches = schedule(options.epochs, len(sets.train))
+    for number, stretch in enumerate(stretches):
+        done = train_steps(model, sets.train, aim, **asdict(stretch), seed=number)
         done.refuse_idle()
-        narrator.say(f"  {stretch + 1} of {_STRETCHES}: loss {done.loss:.3f}, {done.seconds:.0f} s")
+        narrator.say(f"  {number + 1} of {len(stretches)}: loss {done.loss:.3f}, {done.seconds:.0f} s")
     encoder = Encoder(model, SPEC)
     return encoder.encode_set(sets.queries), encoder.encode_set(sets.gallery)
 

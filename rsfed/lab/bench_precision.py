@@ -1,9 +1,9 @@
 """How many bits flip when the same patches are hashed otherwise: `make bench-precision`.
 
-A code must be the same on every machine of a federation: a flipped bit on one node is a silent error of all. So the
-compact network is trained for a moment on synthetic patches, and a head as one on a frozen trunk on what that network
-says of them. 10,000 patches are hashed by each as the encoder does it (torch, float32, batches of 8), and again with
-other batch sizes, more threads, by ONNX Runtime, and in bfloat16.
+A code must be the same on every machine of a federation: a flipped bit on one node is a silent error of all. So two
+networks are trained for a moment on synthetic patches: the compact one, and the head for a frozen trunk, which takes
+the descriptions of the compact one in place of a trunk's features. Each hashes 10,000 patches as the encoder does it
+(torch, float32, batches of 8), and again with other batch sizes, more threads, by ONNX Runtime, and in bfloat16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
+from unittest import mock
 
 import numpy as np
 import torch
@@ -151,7 +151,10 @@ def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
     names = [f"input {number}" for number in range(len(inputs))]
     with TemporaryDirectory(prefix="rsfed-bench-") as folder:
         file = Path(folder) / "network.onnx"
-        with warnings.catch_warnings(), patch.object(onnx_proto_utils, "_add_onnxscript_fn", lambda model, _: model):
+        with (
+            warnings.catch_warnings(),
+            mock.patch.object(onnx_proto_utils, "_add_onnxscript_fn", lambda model, _: model),
+        ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,

@@ -19,7 +19,7 @@ from rsfed.v1.control_pb2_grpc import ControlServiceStub
 
 FEDERATION = "demo"
 ANALYST = "ada"
-_COORDINATOR = "coordinator"
+COORDINATOR = "coordinator"
 _STANDSTILL_S = 120.0  # that a server may go without any progress while it starts or hashes
 _LOOK_S = 0.1
 _HANDLES_AT_ONCE = 2000  # of one `rsfed node resolve`: system limits bound the length of a command
@@ -50,10 +50,11 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """Return what init has no option for, as overrides of coordinator.toml and node.toml.
 
-        A policy level is what an operator has to choose; here all archives belong to one user.
+        The policy level, and whether the loss is told, are the operator's choice; here all archives are one user's.
         """
         return {
             "RSFED_NODE__POLICY__LEVEL": "partner",
+            "RSFED_NODE__TRAINING__REPORT": '["loss"]',
             "RSFED_COORDINATOR__ENCODER__WIDTH": str(self.width),
             "RSFED_COORDINATOR__TRAINING__LOCAL_STEPS": str(self.local_steps),
             "RSFED_COORDINATOR__TRAINING__SEED": str(self.seed),
@@ -83,12 +84,12 @@ class DemoFederation:
         classes = self._folder / "classes.txt"
         classes.write_text("\n".join(plan.classes))
         await self._processes.run(
-            *("coordinator", "init", FEDERATION, "--home", self.home(_COORDINATOR), "--modality", plan.modality),
+            *("coordinator", "init", FEDERATION, "--home", self.home(COORDINATOR), "--modality", plan.modality),
             *("--bits", str(plan.bits), "--size", str(plan.size), "--classes-file", classes),
             *("--bind", federation, "--advertise", federation, "--join-bind", join, "--join-advertise", join),
         )
-        await self._processes.start(_COORDINATOR, "coordinator", "serve", "--home", self.home(_COORDINATOR))
-        await self._until(_COORDINATOR, lambda status: status.state == "serving")
+        await self._processes.start(COORDINATOR, "coordinator", "serve", "--home", self.home(COORDINATOR))
+        await self._until(COORDINATOR, lambda status: status.state == "serving")
 
     async def admit_node(self, name: str, archive: Path, modality: str) -> dict[str, Any]:
         """Invite a node, let it join and ingest its archive; return what the ingest reported."""
@@ -106,6 +107,12 @@ class DemoFederation:
     async def serve_node(self, name: str) -> None:
         """Start serving."""
         await self._processes.start(name, "node", "serve", "--home", self.home(name))
+
+    async def crash(self, name: str) -> None:
+        """Kill the server of a node, or the coordinator, and start it again."""
+        await self._processes.kill(name)
+        role = COORDINATOR if name == COORDINATOR else "node"
+        await self._processes.start(name, role, "serve", "--home", self.home(name))
 
     async def admit_analyst(self) -> Home:
         """Invite an analyst, let it join and return its home."""
@@ -126,7 +133,7 @@ class DemoFederation:
     async def train(self, rounds: int, nodes: int) -> AsyncIterator[dict[str, Any]]:
         """Train and yield the events of the run as the coordinator reports them."""
         lines = self._processes.lines(
-            *("coordinator", "train", "--home", self.home(_COORDINATOR), "--rounds", str(rounds)),
+            *("coordinator", "train", "--home", self.home(COORDINATOR), "--rounds", str(rounds)),
             *("--nodes", str(nodes), "--output", "json"),
         )
         async for line in lines:
@@ -145,7 +152,7 @@ class DemoFederation:
 
     async def _invite(self, name: str, role: str) -> str:
         printed = await self._processes.run(
-            "coordinator", "invite", name, "--role", role, "--home", self.home(_COORDINATOR)
+            "coordinator", "invite", name, "--role", role, "--home", self.home(COORDINATOR)
         )
         return printed.strip()
 

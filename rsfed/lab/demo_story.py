@@ -193,8 +193,8 @@ class _Storyteller:
         async for event in federation.train(self._settings.rounds, self._settings.nodes):
             if event["event"] == "round":
                 self.told.rounds.append(event)
-                loss = "none" if event["loss"] is None else f"{event['loss']:.3f}"
-                self._narrator.say(f"  round {event['round']}: loss {loss}, {len(event['nodes'])} nodes")
+                loss = "" if event["loss"] is None else f", loss {event['loss']:.2f}"
+                self._narrator.say(f"  round {event['round']}: {len(event['nodes'])} nodes{loss}")
             elif event["event"] == "released":
                 version = event["version"]
         return version

@@ -111,6 +111,12 @@ class Processes:
             process = await self._spawn(arguments, stdout=output.fileno(), stderr=output.fileno())
         self._running[name] = _Server(process, log)
 
+    async def kill(self, name: str) -> None:
+        """End a server at once, without a word to it, as a crash does."""
+        process = self._running.pop(name).process
+        process.kill()
+        await process.wait()
+
     def check(self) -> None:
         """Make sure that every server still runs.
 

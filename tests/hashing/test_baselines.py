@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rsfed.codes import hamming
-from rsfed.errors import CodeError
+from rsfed.errors import CodeError, TrainingError
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.colour import NearestMeanColour
 from rsfed.hashing.features import BINS, band_ranges, plain_features
@@ -47,6 +47,12 @@ def test_a_constant_band_is_no_obstacle():
     assert np.isfinite(features).all()
     codes = RandomHyperplanes.fit(features, 16, seed=0).encode(features)
     assert (codes == codes[0]).all()
+
+
+@pytest.mark.parametrize("features", [np.array([[1, 2], [np.nan, 3]], np.float32), np.zeros((0, 2), np.float32)])
+def test_features_that_no_code_can_be_made_of_are_refused(features):
+    with pytest.raises(TrainingError, match=r"not finite|no features"):
+        RandomHyperplanes.fit(features, 16, seed=0)
 
 
 def test_hyperplanes_keep_angles_as_distances():

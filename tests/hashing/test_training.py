@@ -147,6 +147,13 @@ def test_a_diverged_training_stops_with_its_remedy(patch_set):
     assert refusal.value.reason == "DIVERGED"
 
 
+def test_a_last_step_that_spoils_the_weights_is_no_result(patch_set):
+    network = build_network(ARCHITECTURE, spec_of(2), BITS)
+    with pytest.raises(TrainingError) as refusal:
+        train_steps(network, patch_set, OBJECTIVE, steps=1, batch=8, learning_rate=float("inf"), seed=0)
+    assert refusal.value.reason == "DIVERGED"
+
+
 def test_patches_and_labels_are_held_as_they_were_given():
     items = list(patches_of(range(3), 2, seed=0))
     items[1] = (items[1][0], (7, 30))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from rsfed.errors import UsageError
 from rsfed.lab.evaluate.data import Entry, Whereabouts
@@ -70,6 +72,38 @@ def test_by_acquisition_no_acquisition_is_in_two_parts():
     assert parts[1].isdisjoint(parts[2])
 
 
+@given(st.lists(st.sampled_from(["", *"abcdefgh"]), min_size=12, max_size=60), st.integers(0, 9))
+def test_by_acquisition_every_image_is_in_one_part_with_its_whole_acquisition(names, seed):
+    """An image without an acquisition is one of its own."""
+    whole = [name or f"alone {position}" for position, name in enumerate(names)]
+    assume(len(set(whole)) >= 3 and any(names))
+    seen = images(classes=("field", "lake"), each=(len(names) + 1) // 2)
+    seen.whereabouts = [Whereabouts(None, None, name or None) for name in names] + [NOWHERE] * (len(names) % 2)
+    seen.labels[:] = True  # every group trains both classes, so none of these archives may be refused
+    parts = parts_of(divide(seen, Split.BY_ACQUISITION, seed))
+    assert sorted(each for part in parts for each in part) == list(range(len(seen)))
+    groups = [{whole[each] if each < len(whole) else "last" for each in part} for part in parts]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def test_whole_acquisitions_come_as_near_to_their_shares_as_they_allow():
+    first = [*[0] * 300, *[1] * 60, *[2] * 60, *[3] * 60]
+    uneven = images(each=240, where=lambda position: Whereabouts(None, None, f"pass {first[position]}"))
+    uneven.labels[:] = True
+    for seed in range(5):
+        assert sorted(map(len, parts_of(divide(uneven, Split.BY_ACQUISITION, seed)))) == [60, 120, 300]
+        equal = images(each=20, where=lambda position: Whereabouts(None, None, f"pass {position // 10}"))
+        assert list(map(len, parts_of(divide(equal, Split.BY_ACQUISITION, seed)))) == [20, 10, 10]
+        single = images(each=50, where=lambda position: box(position, 0))
+        for part, of_a_class in zip(parts_of(divide(single, Split.BY_PLACE, seed)), (30, 10, 10), strict=True):
+            assert single.labels[part].sum(axis=0).tolist() == [of_a_class, of_a_class]
+
+
+def parts_of(division):
+    return division.train.tolist(), division.gallery.tolist(), division.queries.tolist()
+
+
 def test_official_searches_what_it_trains_on_and_never_touches_val():
     division = divide(images(roles=lambda position: ("train", "val", "query")[position % 3]), Split.OFFICIAL, 0)
     assert set(division.train % 3) == set(division.gallery % 3) == {0}
@@ -97,7 +131,11 @@ def test_a_place_is_a_tag_or_a_shared_fifth_of_the_footprint_and_neighbours_are_
 
 def test_images_that_say_where_they_lie_are_split_by_place_unless_told_otherwise():
     assert default_split(images(where=lambda position: box(position, 0))) is Split.BY_PLACE
+    one = images(where=lambda position: box(0, 0) if position == 3 else NOWHERE)
+    assert default_split(one) is Split.BY_PLACE
+    assert divide(one, Split.BY_PLACE, 0)
     assert default_split(images()) is Split.RANDOM
+    assert default_split(images(where=lambda position: box(position // 10, 0))) is Split.RANDOM  # of two places
 
 
 @pytest.mark.parametrize("split", [Split.RANDOM, Split.BY_PLACE])

@@ -7,7 +7,7 @@ from rsfed.lab.evaluate.results import Row
 
 
 def way(method, bits, query_ms=0.0):
-    return Row(method, bits, {}, {}, learn_seconds=0, hash_ms=0, query_ms=query_ms)
+    return Row(method, bits, {}, {}, (), learn_seconds=0, hash_ms=0, query_ms=query_ms)
 
 
 def test_every_method_is_measured_at_every_size():

@@ -10,6 +10,7 @@ from PIL import Image
 from rsfed.cli import run
 from rsfed.errors import UsageError
 from rsfed.hashing.trunk import Trunk
+from rsfed.lab.evaluate import methods
 from rsfed.lab.evaluate.data import find, read
 
 
@@ -47,8 +48,12 @@ def test_features_are_made_once_and_again_where_the_file_is_damaged_or_the_trunk
     kept.write_bytes(kept.read_bytes()[:100])
     assert (features(read(find(folder), trunk(folder), cache)) == first).all()
     assert len(made) == 20
-    read(find(folder), trunk(folder, features=7), cache)
+    with np.load(kept) as held:
+        np.savez(kept, digests=held["digests"], features=held["features"][1:])
+    assert (features(read(find(folder), trunk(folder), cache)) == first).all()
     assert len(made) == 30
+    read(find(folder), trunk(folder, features=7), cache)
+    assert len(made) == 40
 
 
 def test_without_a_folder_to_keep_them_in_nothing_is_written(folder):
@@ -68,3 +73,23 @@ def test_every_kind_of_method_stands_on_the_trunk(folder, capsys):
 def test_a_trunk_for_other_images_is_refused(folder):
     with pytest.raises(UsageError, match="takes 4 bands and the images have 3"):
         read(find(folder), trunk(folder, bands=4))
+
+
+def test_on_a_trunk_milan_trains_as_its_authors_do_and_others_by_epochs(folder, monkeypatch, capsys):
+    asked = []
+    real = methods.train_steps
+
+    def recording(*given, **settings):
+        asked.append((settings["steps"], settings["batch"], settings["learning_rate"]))
+        return real(*given, **settings | {"steps": 1})
+
+    monkeypatch.setattr(methods, "train_steps", recording)
+    options = ["--bits", "16", "--epochs", "5", "--split", "random"]
+    assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "milan", *options]) == 0
+    assert asked == [(10_000, 90, 1e-4)]
+    assert "10,000 steps of 90 patches at 0.0001 of its authors" in " ".join(capsys.readouterr().out.split())
+    asked.clear()
+    assert run(["evaluate", str(folder), "--trunk", str(trunk(folder)), "--methods", "pairwise", *options]) == 0
+    assert len(asked) == 4
+    assert {batch for _, batch, _ in asked} == {64}
+    assert sorted({rate for *_, rate in asked}, reverse=True) == [rate for *_, rate in asked], "slower and slower"

@@ -87,7 +87,7 @@ def test_the_page_has_the_figures(figure):
 
 
 def test_a_run_without_any_loss_is_told_without_a_curve():
-    assert "No round gave a loss" in render(story(losses=[]))
+    assert "No node told a loss" in render(story(losses=[]))
 
 
 def test_a_release_that_says_nothing_of_relevance_is_told():

@@ -27,8 +27,8 @@ def scene(tmp_path):
     scene.resolve(*scene.handles[:2])
     scene.world.clock.move(hours=1)
     with closing(open_state(scene.home)) as connection:
-        row = journal.begin(connection, 8, 2, "train", 3000, now=scene.world.clock)
-        journal.end(connection, row, state="done", sent=2000, seconds=2.5, loss=0.25)
+        row = journal.begin(connection, 8, 2, "train", 3000, objective="centres", steps=40, now=scene.world.clock)
+        journal.end(connection, row, state="done", sent=2000, seconds=2.5, loss=0.25, sent_digest="ab" * 32)
     return scene
 
 
@@ -75,6 +75,9 @@ def test_queries_look_ups_and_training_are_listed_in_the_order_of_time(scene, ca
                 "sent_bytes": 2000,
                 "seconds": 2.5,
                 "loss": 0.25,
+                "objective": "centres",
+                "steps": 40,
+                "sent_digest": "ab" * 32,
             },
         },
     ]

@@ -4,24 +4,25 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from training_archive import make_archive
-from training_fakes import CLASSES, answer_tasks, make_members, small_plan, until
+from training_archive import load_patches, make_archive
+from training_fakes import CLASSES, answer_tasks, small_plan, until
 
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
+from node.catalogue import Catalogue
 from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
 from node.training.holdout import hold_out, split
-from node.training.patches import load_patches, sample
+from node.training.patches import read_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
@@ -51,16 +52,6 @@ def task(*, plan=None, number=1, run_id=1, **changes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def key():
-    return Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(scope="module")
-def members(key):
-    return make_members("a", release_key=key)
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory, members, key):
     """A node with six patches of each class."""
     return make_archive(tmp_path_factory.mktemp("node"), COUNTS, members=members, key=key)
@@ -75,12 +66,12 @@ def reason_of(home, data: bytes) -> str:
     return decode(run_task(app, home.path, data)).error
 
 
-def test_a_round_sends_weights_patches_loss_and_seconds_and_nothing_else(home):
+def test_a_round_sends_weights_patches_and_seconds_and_nothing_else(home):
     result = decode(run_task(app, home.path, task()))
     assert result.error == ""
     assert (result.run_id, result.round, result.kind) == (1, 1, "train")
     assert set(result.metrics) == {"metrics"}
-    assert set(result.metrics["metrics"]) == {"num-examples", "loss", "seconds"}
+    assert set(result.metrics["metrics"]) == {"num-examples", "seconds"}
     assert result.metrics["metrics"]["num-examples"] == sum(COUNTS.values())
     assert result.configs == {}
     assert set(result.arrays) == {"arrays"}
@@ -124,9 +115,10 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
             await asyncio.wait(nodes)
 
     (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
-    *rounds, calibrated = events
+    preflight, *rounds, calibrated = events
+    assert preflight == {"round": 1, "nodes": ["one", "two"], "refused": {}}
     assert [event["examples"] for event in rounds] == [18 + 12] * 2
-    assert all(event["failed"] == {} and np.isfinite(event["loss"]) for event in rounds)
+    assert all(event["failed"] == {} and event["loss"] is None for event in rounds)  # no operator listed the loss
     assert calibrated["failed"] == dict.fromkeys(("one", "two"), "TOO_FEW_ACQUISITIONS")
     assert first.calibration is None
     assert all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
@@ -154,23 +146,33 @@ def test_a_node_counts_near_pairs_of_patches_that_it_did_not_train_on_and_sends_
     assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(large, monkeypatch):
-    many = [replace(item, acquisition=f"overpass {item.id % 15}", labels=(10,)) for item in items(150, 1)]
-    monkeypatch.setattr("node.training.holdout.labelled_items", lambda *_: many)
-    held_out = hold_out(large, small_plan())
+def test_unlabelled_patches_that_were_trained_on_are_not_counted_as_unlike(make):
+    home, plan = make("half", {"water": 30, "field": 30, "glacier": 60}), small_plan(objective=ContrastiveSection())
+    trained = decode(run_task(app, home.path, task(plan=plan)))
+    counted = decode(run_task(app, home.path, task(plan=plan, kind="evaluate", arrays=trained.arrays)))
+    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], plan.bits)
+    assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 2, abs=0.05), (
+        "a quarter of all patches, half of these"
+    )
+
+
+def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(make):
+    home = make("flown", {"water": 75, "glacier": 75})
+    with sqlite3.connect(home.path / "state.sqlite") as catalogue:
+        catalogue.execute("UPDATE item SET acquisition = 'overpass ' || (id % 15)")
+    held_out = hold_out(home, small_plan())
     assert held_out.by == "acquisition"
-    assert len(held_out.ids) == 20
-    assert len(held_out.queries) == 2
-    assert {item.id for group in held_out.queries for item in group} == held_out.ids
+    with Catalogue(home) as catalogue:
+        flown = {item.id: item.acquisition for item in catalogue.items("rgb")}
+    kept = {flown[id_] for id_ in held_out.ids}
+    assert 1 <= len(kept) < 15
+    assert held_out.ids == {id_ for id_, acquisition in flown.items() if acquisition in kept}, "unlabelled ones too"
+    asked = {item.id for group in held_out.queries for item in group}
+    assert asked < held_out.ids
+    assert len(asked) >= 7
     assert all(len({item.acquisition for item in group}) == 1 for group in held_out.queries)
-
-
-def test_an_archive_that_grows_keeps_out_of_training_what_it_kept_out_before():
-    before, after = (split(items(count, count // 10), least=0.1, most=0.25)[1] for count in (100, 1000))
-    kept, still = ({item.acquisition for item in part} for part in (before, after))
-    assert len(kept) == 1
-    assert len(still) == 10
-    assert split(items(1000, 100), least=0.1, most=0.25)[1] == after
+    trained_on = load_patches(home, small_plan(objective=ContrastiveSection()), 16, without=held_out.ids)
+    assert len(trained_on) == 150 - len(held_out.ids)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,8 @@ def test_a_node_without_labelled_patches_says_so(make):
 
 
 def test_a_node_with_one_class_only_sends_no_update(make):
-    assert reason_of(make("water", {"water": 5}), task()) == "NOTHING_TO_COMPARE"
+    batchall = task(plan=small_plan(objective=BatchAllSection()))
+    assert reason_of(make("water", {"water": 5}), batchall) == "NOTHING_TO_COMPARE"
     water = Nomenclature(classes=(FederationClass(id=12, name="water"),))
     alone = small_plan(objective=CentresSection(), nomenclature=water)
     assert reason_of(make("lonely", {"water": 5}), task(plan=alone)) == "NOTHING_TO_COMPARE", "no other class anywhere"
@@ -276,9 +279,7 @@ def test_a_class_with_one_patch_is_trained_beside_the_others(make, section):
     assert (result.error, result.metrics["metrics"]["num-examples"]) == ("", 7)
 
 
-@pytest.mark.parametrize(
-    "section", [each for each in EVERY_OBJECTIVE if each.name != "centres"], ids=lambda each: each.name
-)
+@pytest.mark.parametrize("section", EVERY_OBJECTIVE, ids=lambda section: section.name)
 def test_a_loss_that_is_not_finite_sends_no_update(home, section):
     plan = small_plan(objective=section)
     huge = {name: np.full_like(array, 1e38) for name, array in start_weights(plan).items()}
@@ -326,7 +327,7 @@ def test_a_task_that_will_not_do_is_answered_with_its_reason(home, data, reason)
 
 
 def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
-    monkeypatch.setattr("node.training.client_app.load_patches", lambda *_, **__: (home.path / "canary").read_bytes())
+    monkeypatch.setattr("node.training.client_app.read_patches", lambda *_: (home.path / "canary").read_bytes())
     result = run_task(app, home.path, task(run_id=77))
     assert decode(result).error == "TRAINING_FAILED"
     assert b"canary" not in result
@@ -335,9 +336,7 @@ def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
 
 def test_patches_are_read_once_for_each_run(home, monkeypatch):
     reads = []
-    monkeypatch.setattr(
-        "node.training.client_app.load_patches", lambda *given, **more: reads.append(1) or load_patches(*given, **more)
-    )
+    monkeypatch.setattr("node.training.client_app.read_patches", lambda *given: reads.append(1) or read_patches(*given))
     for number, run_id in ((1, 50), (2, 50), (1, 51)):
         assert decode(run_task(app, home.path, task(number=number, run_id=run_id))).error == ""
     assert len(reads) == 2
@@ -506,9 +505,10 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     assert "nothing was asked" in node(home, capsys, "status")[1]
     connection = open_state(home)
     for number, state in ((1, "done"), (2, "TASK_EXPIRED"), (3, "working")):
-        row = journal.begin(connection, 8, number, "train", 2 << 20)
+        row = journal.begin(connection, 8, number, "train", 2 << 20, objective="centres", steps=40)
         if state != "working":
-            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25)
+            digest = "ab" * 32 if state == "done" else None
+            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25, sent_digest=digest)
     journal.close_interrupted(connection)
     connection.close()
     tasks = json.loads(node(home, capsys, "status", "--output", "json")[1])["tasks"]
@@ -516,3 +516,9 @@ def test_status_shows_what_was_asked_and_sent(make, capsys):
     table = node(home, capsys, "status")[1]
     assert "done" in table
     assert "0.25" in table
+    code = run(["node", "status", "--home", str(home.path)])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "this node takes part in training" in shown
+    assert "run 8 round 1 train (centres, 40 steps): done, 1048576 bytes sent, abababababab" in shown
+    assert "run 8 round 2 train (centres, 40 steps): TASK_EXPIRED, nothing sent" in shown

@@ -85,10 +85,12 @@ async def test_train_prints_every_event_as_one_line_of_json(home, serving):
     code, out, err = await rsfed(home, "train", "--rounds", "2", "--output", "json")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines] == ["started", "round", "round", "calibrated", "released"]
+    events = ["started", "preflight", "round", "round", "calibrated", "released"]
+    assert [line["event"] for line in lines] == events
     assert all(line["run"] == 1 and line["at"] for line in lines)
-    assert lines[1]["nodes"] == ["a"]
-    assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[1])
+    assert (lines[1]["nodes"], lines[1]["refused"]) == (["a"], {})
+    assert lines[2]["nodes"] == ["a"]
+    assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[2])
 
 
 async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, serving):
@@ -98,6 +100,7 @@ async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, s
     assert "release 2 published" in out
     assert [json.loads(line)["event"] for line in err.splitlines()] == [
         "started",
+        "preflight",
         "round",
         "round",
         "calibrated",

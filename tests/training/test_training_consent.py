@@ -69,8 +69,16 @@ def say(home, decide, *arguments):
         return decide(connection, *arguments)
 
 
-async def rounds_of(board, run_id, *, rounds=1, start=None):
+async def rounds_of(board, run_id, *, rounds=1, start=None, refused=None):
+    """Train, and return the events of the rounds; the nodes that took no part are added to `refused`."""
     events = []
+
+    def note(kind, data):
+        if kind == "round":
+            events.append(data)
+        elif kind == "preflight" and refused is not None:
+            refused.update(data["refused"])
+
     await asyncio.to_thread(
         train,
         board,
@@ -78,7 +86,7 @@ async def rounds_of(board, run_id, *, rounds=1, start=None):
         Progress(weights=weights() if start is None else start),
         run_id=run_id,
         rules=Rules(1, 60.0),
-        note=lambda kind, data: events.append(data) if kind == "round" else None,
+        note=note,
     )
     return events
 
@@ -121,8 +129,9 @@ async def test_a_task_that_comes_before_a_node_noticed_the_pause_is_refused_at_o
     async with pulling(service, tmp_path, "a", fake) as home, pulling(service, tmp_path, "b", Fake(result_of)):
         await there(service.board, "a", "b")
         say(home, consent.set_paused, True)
-        (round_,) = await rounds_of(service.board, 1)
-    assert (round_["nodes"], round_["failed"]) == (["b"], {"a": "TRAINING_PAUSED"})
+        refused = {}
+        (round_,) = await rounds_of(service.board, 1, refused=refused)
+    assert (round_["nodes"], refused) == (["b"], {"a": "TRAINING_PAUSED"})
     assert fake.tasks == []
 
 
@@ -143,7 +152,7 @@ async def test_a_task_in_progress_is_finished_when_the_node_is_paused(service, t
         await until(lambda: service.board._heard["a"] > heard)  # it looked, and goes on
         go_on.set()
         assert (await rounds)[0]["nodes"] == ["a"]
-        assert (await finished(home, 1))[0].state == "done"
+        assert (await finished(home, 2))[0].state == "done"
 
 
 async def test_a_refused_run_gets_its_reason_and_another_run_is_worked_on(service, tmp_path, often):
@@ -151,18 +160,19 @@ async def test_a_refused_run_gets_its_reason_and_another_run_is_worked_on(servic
     say(Home(tmp_path / "a"), consent.refuse_run, 7)
     async with pulling(service, tmp_path, "a", refusing) as home, pulling(service, tmp_path, "b", Fake(result_of)):
         await there(service.board, "a", "b")
-        rounds = await rounds_of(service.board, 7, rounds=2)
-        assert [(r["nodes"], r["failed"], r["counted"]) for r in rounds] == [(["b"], {"a": "RUN_REFUSED"}, True)] * 2
+        refused = {}
+        rounds = await rounds_of(service.board, 7, rounds=2, refused=refused)
+        assert [(r["nodes"], r["failed"], r["counted"]) for r in rounds] == [(["b"], {}, True)] * 2
+        assert refused == {"a": "RUN_REFUSED"}
         assert refusing.tasks == []
         (round_,) = await rounds_of(service.board, 8)
         assert (round_["nodes"], round_["failed"]) == (["a", "b"], {})
-        entries = await finished(home, 5)
+        entries = await finished(home, 4)
     assert [(e.run, e.kind, e.state, e.sent_bytes > 0) for e in entries] == [
         (8, "evaluate", "done", True),
         (8, "train", "done", True),
-        (7, "evaluate", "RUN_REFUSED", False),
-        (7, "train", "RUN_REFUSED", False),
-        (7, "train", "RUN_REFUSED", False),
+        (8, "query.preflight", "done", True),
+        (7, "query.preflight", "RUN_REFUSED", False),
     ]
 
 
@@ -191,9 +201,10 @@ async def test_a_result_that_is_half_sent_when_its_run_is_refused_never_becomes_
     receive, offsets = service.board.receive, []
 
     def refused_meanwhile(node, task_id, expected, offset, chunk):
-        if chunk and not offsets:
-            say(Home(tmp_path / "a"), consent.refuse_run, 7)
-        offsets.append(offset)
+        if expected[0] > 1 << 20:
+            if not offsets:
+                say(Home(tmp_path / "a"), consent.refuse_run, 7)
+            offsets.append(offset)
         return receive(node, task_id, expected, offset, chunk)
 
     service.board.receive = refused_meanwhile
@@ -201,7 +212,7 @@ async def test_a_result_that_is_half_sent_when_its_run_is_refused_never_becomes_
         await there(service.board, "a")
         with pytest.raises(TrainingError, match="RUN_REFUSED"):
             await rounds_of(service.board, 7, start={"w": np.zeros((900, 1000), np.float32)})
-        entries = await finished(home, 1)
+        entries = await finished(home, 2)
     assert max(offsets) == 0
     assert (entries[0].state, entries[0].sent_bytes) == ("RUN_REFUSED", 1 << 20)
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx_maker import tiny_trunk
-from training_archive import make_archive, make_release
+from training_archive import load_patches, make_archive, make_release
 from training_fakes import CLASSES, make_members, small_plan
 
 from node.training.local import train_locally
-from node.training.patches import load_patches
 from node.training.trainer import train_round
 from rsfed.config import NodeConfig, load_config
 from rsfed.hashing.payload import Payload, encode

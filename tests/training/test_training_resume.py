@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import threading
 from contextlib import asynccontextmanager, suppress
 
 import numpy as np
@@ -12,25 +13,14 @@ from training_fakes import answer_tasks, result_of, until, weights
 
 from coordinator.state import State
 from coordinator.training import records
+from coordinator.training.board import RunStopped
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import utc_now
-from rsfed.config import CentresSection
+from rsfed.config import BatchAllSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import EVALUATE
 from rsfed.home import Home
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path)
-
-
-@pytest.fixture
-def state(home):
-    state = State(home)
-    yield state
-    state.close()
 
 
 def uneven(task: bytes) -> bytes:
@@ -113,13 +103,39 @@ async def test_a_run_that_was_queued_when_the_coordinator_ended_is_driven_after_
         assert [(await coordinator.ended(run)).release_version for run in (first, second)] == [2, 3]
 
 
+async def test_a_run_that_was_publishing_when_the_coordinator_ended_publishes_when_it_is_back(home, state):
+    run = records.request_run(state, 2, 1, utc_now())
+
+    reached, ended = threading.Event(), threading.Event()
+
+    def dying(*_):
+        reached.set()
+        ended.wait()
+        raise RunStopped("as if the process had ended just now")
+
+    async with process(home, state, {"a": result_of}) as coordinator:
+        coordinator.driver._publish = dying
+        await until(reached.is_set)
+        assert records.get_run(state, run).state == "publishing"
+        ended.set()  # the driver is cancelled before it could look for a run once more
+    trained, kinds = [], lambda: [event.kind for event in records.events(state, run)]
+    assert "released" not in kinds()
+    async with process(home, state, {"a": result_of}) as coordinator:
+        publish = coordinator.driver._publish
+        coordinator.driver._publish = lambda plan, what, before: trained.append(what) or publish(plan, what, before)
+        assert (await coordinator.ended(run)).state == "done"
+    assert (kinds().count("round"), kinds().count("released")) == (2, 1)
+    np.testing.assert_array_equal(trained[0].weights["w"], weights(2)["w"])
+    assert (trained[0].rounds, trained[0].nodes) == (2, {"a"})
+
+
 async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home, state):
     run = records.request_run(state, 2, 1, utc_now())
     async with process(home, state, {"a": until_round(1, result_of)}) as coordinator:
         await until(lambda: coordinator.done(run) == 1)
     plans = []
     async with process(home, state, {}) as coordinator:
-        coordinator.driver._config = config(objective=CentresSection())
+        coordinator.driver._config = config(objective=BatchAllSection())
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):
@@ -128,7 +144,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home,
 
         coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, "a", answer)))
         assert (await coordinator.ended(run)).state == "done"
-    assert set(plans) == {"milan_batchall"}
+    assert set(plans) == {"centres"}
 
 
 async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home, state):

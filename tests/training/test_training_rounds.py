@@ -30,7 +30,7 @@ from coordinator.training.rounds import Rules
 from rsfed.errors import TrainingError
 from rsfed.hashing.calibration import fit, total
 from rsfed.hashing.payload import Payload, decode, encode
-from rsfed.hashing.plan import EVALUATE
+from rsfed.hashing.plan import EVALUATE, PREFLIGHT
 
 
 async def run(nodes, **options):
@@ -159,7 +159,9 @@ async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch
     board = TaskBoard()
 
     async def vanish():
-        await board.next_task("gone", 5)  # takes the first task and is never heard of again
+        willing = await board.next_task("gone", 5)
+        deliver(board, willing, result_of(willing.payload))
+        await board.next_task("gone", 5)  # takes the first task of a round and is never heard of again
 
     vanishing = asyncio.create_task(vanish())
     trained, rounds = await run({"good": moved(1)}, board=board)
@@ -175,8 +177,10 @@ async def test_a_slow_node_is_left_behind_at_the_round_deadline():
 
     async def slow():
         while True:
-            task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers
-            if task is not None:
+            task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers those of rounds
+            if task is not None and decode(task.payload).kind == PREFLIGHT:
+                deliver(board, task, result_of(task.payload))
+            elif task is not None:
                 late.append(task)
                 await asyncio.sleep(0.2)
 

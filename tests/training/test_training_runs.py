@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from training_fakes import answer_tasks, result_of, until, weights
 
-from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
@@ -24,19 +23,6 @@ from rsfed.config import (
     NomenclatureSection,
 )
 from rsfed.errors import StateError, TrainingError, UsageError
-from rsfed.home import Home
-
-
-@pytest.fixture
-def home(tmp_path):
-    return Home(tmp_path)
-
-
-@pytest.fixture
-def state(home):
-    state = State(home)
-    yield state
-    state.close()
 
 
 def config(**changes) -> CoordinatorConfig:
@@ -75,7 +61,7 @@ class Coordinator:
     def done(self, run):
         """The last round that was done; 0 once the run has begun, None before."""
         told = records.events(self.state, run)
-        return max((event.data.get("round", 0) for event in told if event.kind != "waiting"), default=None)
+        return max((event.data["round"] for event in told if event.kind == "round"), default=0 if told else None)
 
     def events(self, run):
         return [(event.kind, event.data) for event in records.events(self.state, run)]
@@ -110,7 +96,7 @@ async def test_a_queued_run_is_driven_and_its_release_published(coordinator, sta
     assert plan.rounds == 2
     np.testing.assert_array_equal(trained.weights["w"], weights(2)["w"])
     kinds = [kind for kind, _ in coordinator.events(run)]
-    assert kinds == ["started", "round", "round", "calibrated", "released"]
+    assert kinds == ["started", "preflight", "round", "round", "calibrated", "released"]
     assert coordinator.events(run)[-1][1] == {"version": 2, "digest": "02" * 32}
     await until(lambda: coordinator.driver.running is None)  # the run is noted as done a moment before
 
@@ -244,7 +230,7 @@ async def test_a_run_that_is_cancelled_in_its_last_moment_publishes_nothing(coor
     await until(lambda: coordinator.driver.running is None)
     assert (ended.state, ended.release_version) == ("failed", None)
     assert coordinator.published == []
-    assert [kind for kind, _ in coordinator.events(run)] == ["started", "round", "calibrated", "failed"]
+    assert [kind for kind, _ in coordinator.events(run)] == ["started", "preflight", "round", "calibrated", "failed"]
 
 
 async def test_a_run_that_publishes_is_not_cancelled_any_more(coordinator, state):

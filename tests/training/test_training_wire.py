@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from training_fakes import counts_of, make_members, result_of, small_plan, until, weights
+from training_fakes import make_members, result_of, small_plan, until, weights
 
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
@@ -22,7 +22,7 @@ from rsfed.clock import Deadline
 from rsfed.config import NodeTraining
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import CHUNK_BYTES, decode, digest
-from rsfed.hashing.plan import EVALUATE
+from rsfed.hashing.plan import TRAIN
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import bind, make_server, server_credentials
@@ -71,8 +71,8 @@ class Fake:
         self.answer, self.tasks, self.stopped = answer, [], 0
 
     async def run(self, task):
-        if decode(task).kind == EVALUATE:
-            return counts_of(task)
+        if decode(task).kind != TRAIN:
+            return result_of(task)
         self.tasks.append(task)
         result = self.answer(task)
         return await result if asyncio.iscoroutine(result) else result
@@ -138,13 +138,16 @@ async def test_two_nodes_train_together_over_mtls(service, tmp_path):
         np.testing.assert_array_equal(trained.weights["w"], weights(6)["w"])
         assert [r["nodes"] for r in rounds] == [["a", "b"]] * 3
         assert rounds[0]["sent_bytes"] == len(one.tasks[0]) + len(other.tasks[0])
-        entries = await finished(home, 4)
+        entries = await finished(home, 5)
     assert [(e.run, e.round, e.kind, e.state, e.loss) for e in entries] == [
         (9, 3, "evaluate", "done", None),
         *((9, n, "train", "done", 0.5) for n in (3, 2, 1)),
+        (9, 1, "query.preflight", "done", None),
     ]
     assert entries[1].received_bytes == len(one.tasks[-1])
-    assert entries[1].sent_bytes == len(result_of(one.tasks[-1], step=1))
+    sent = result_of(one.tasks[-1], step=1)
+    assert (entries[1].sent_bytes, entries[1].sent_digest) == (len(sent), digest(sent).hex())
+    assert {(e.objective, e.steps) for e in entries} == {("centres", 4)}
     assert one.stopped == 2  # after the calibration that ends the run, and at the end
 
 
@@ -167,7 +170,7 @@ async def test_a_node_whose_training_fails_says_why(service, tmp_path):
         _, rounds = await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 30.0))
         while len(rounds[0]["nodes"]) + len(rounds[0]["failed"]) < 2:  # b came after the first round had begun
             _, rounds = await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 30.0))
-        entries = await finished(home, 1)
+        entries = await finished(home, 2)
     assert rounds[0]["failed"] == {"b": "WORKER_DIED"}
     assert "WORKER_DIED" in {entry.state for entry in entries}
     assert entries[0].loss is None
@@ -188,7 +191,7 @@ async def test_a_node_gives_up_work_that_nobody_wants_any_more(service, tmp_path
         with pytest.raises(TrainingError):
             await rounds_of(service, plan=small_plan(rounds=1), rules=Rules(1, 0.5))
         await asyncio.wait_for(cancelled.wait(), 10)
-        entries = await finished(home, 1)
+        entries = await finished(home, 2)
     assert entries[0].state == "TASK_EXPIRED"
 
 
@@ -213,7 +216,7 @@ async def test_a_node_stops_working_for_a_cancelled_run_and_is_there_for_the_nex
         with pytest.raises(RunCancelled):
             await running
         await asyncio.wait_for(stopped.wait(), 10)
-        assert (await finished(home, 1))[0].state == "TASK_EXPIRED"
+        assert (await finished(home, 2))[0].state == "TASK_EXPIRED"
         service.board.begin()
         trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
     assert trained.nodes == {"a"}
@@ -238,7 +241,7 @@ async def test_an_upload_goes_on_after_the_connection_broke(service, tmp_path):
 
     def breaking(node, task_id, expected, offset, chunk):
         position = receive(node, task_id, expected, offset, chunk)
-        if chunk:
+        if expected[0] > CHUNK_BYTES:
             offsets.append(offset)
         if len(offsets) == 2:
             offsets.append(-1)
@@ -253,7 +256,7 @@ async def test_an_upload_goes_on_after_the_connection_broke(service, tmp_path):
     async with pulling(service, tmp_path, "a", Fake(lambda t: result_of(t, step=0))):
         _, rounds = await rounds_of(service, plan=small_plan(rounds=1), start=start)
     assert rounds[0]["nodes"] == ["a"]
-    assert offsets.count(0) == 2  # of the round and of the calibration; nothing was sent from the start again
+    assert offsets.count(0) == 1  # nothing was sent from the start again
     assert -1 in offsets
 
 
@@ -293,7 +296,7 @@ async def test_a_node_that_is_not_admitted_waits_and_takes_part_again_later(memb
 
 
 async def test_a_node_whose_disk_is_full_goes_on_without_its_log(service, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
     begin = journal.begin

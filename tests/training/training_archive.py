@@ -11,6 +11,7 @@ from PIL import Image
 from training_fakes import CLASSES, Members, small_plan
 
 from node.ingest import Listener, ingest
+from node.training.patches import read_patches, training_items
 from rsfed.clock import utc_now
 from rsfed.hashing.weights import init_weights
 from rsfed.home import Home
@@ -63,6 +64,11 @@ def make_release(folder, members: Members, key: Ed25519PrivateKey, *, version: i
     store = ReleaseStore(folder)
     files = [weights] if trunk is None else [weights, trunk.read_bytes()]
     return store.admit(header, files, members.bundle, federation=members.bundle.federation, now=now)
+
+
+def load_patches(home: Home, plan, memory_mib: int, **more):
+    """Read the patches that a node trains on."""
+    return read_patches(*training_items(home, plan, memory_mib, **more), plan.class_ids)
 
 
 def make_archive(path, counts: dict[str, int], *, members=None, key=None, seed: int = 1, training: str = "") -> Home:

@@ -14,7 +14,7 @@ from rsfed.clock import utc_now
 from rsfed.config import DEFAULT_OBJECTIVE
 from rsfed.hashing.calibration import PairCounts, to_records
 from rsfed.hashing.payload import Payload, decode, digest, encode
-from rsfed.hashing.plan import EVALUATE, TrainingPlan
+from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN, TrainingPlan
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
 from rsfed.trust.bundle import open_bundle, sign_bundle
@@ -52,8 +52,13 @@ def weights(value: float = 0.0) -> dict[str, np.ndarray]:
 
 
 def result_of(task: bytes, *, step: float = 1.0, examples: float = 10, loss: float = 0.5, **changes) -> bytes:
-    """What an honest node sends: the weights of the task, moved by a step; counts when it is asked to count."""
+    """What an honest node sends: the weights of the task, moved by a step; counts when it is asked to count.
+
+    Asked whether it takes part, it says yes.
+    """
     payload = decode(task)
+    if payload.kind == PREFLIGHT:
+        return encode(Payload(payload.run_id, payload.round, payload.kind))
     if payload.kind == EVALUATE:
         return counts_of(task)
     moved = {name: array + np.float32(step) for name, array in payload.arrays["arrays"].items()}
@@ -78,8 +83,8 @@ def counts_of(task: bytes, counts: PairCounts | None = None) -> bytes:
 
 
 def in_rounds(answer):
-    """Answer as given in the rounds, and honestly when asked to count for calibration."""
-    return lambda task: counts_of(task) if decode(task).kind == EVALUATE else answer(task)
+    """Answer as given in the rounds, and honestly when asked to take part or to count for calibration."""
+    return lambda task: answer(task) if decode(task).kind == TRAIN else result_of(task)
 
 
 def deliver(board, task, result: bytes, *, node: str | None = None, chunk: int = 1 << 20) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.codes import Codes, check_bits, pack
+from rsfed.hashing.baselines.finite import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,10 @@ class RandomHyperplanes:
 
         Raises:
             CodeError: bits is not a width that codes may have.
+            TrainingError: there are no features, or one is not finite, which would give all images one code.
         """
         check_bits(bits)
+        check_finite(features)
         deviation = features.std(axis=0, dtype=np.float64)
         normals = np.random.default_rng(seed).standard_normal((features.shape[1], bits))
         return cls(features.mean(axis=0, dtype=np.float64), np.where(deviation > 0, deviation, 1.0), normals)

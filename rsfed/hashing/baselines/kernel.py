@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes, pack
 from rsfed.errors import TrainingError
+from rsfed.hashing.baselines.finite import check_finite
 
 ANCHORS = 300
 _ROWS_AT_ONCE = 16_384  # bounds the kernel rows that are held while codes are made
@@ -44,10 +45,10 @@ class AnchorKernel:
             features: What bandwidth and means are taken over, shape (n, features), n >= 1.
 
         Raises:
-            TrainingError: a feature is not finite, or all images have the same features.
+            TrainingError: there are none, a feature is not finite, or all images have the same features.
         """
-        if not np.isfinite(features).all() or not np.isfinite(anchors).all():
-            raise TrainingError("the features hold values that are not finite; compute them again")
+        check_finite(features)
+        check_finite(anchors)
         origin = anchors[0].astype(np.float64)
         centred = anchors - origin
         squared = _squared_distances(features - origin, centred)

@@ -7,7 +7,7 @@ as they are; the cosine of features gives levels by its order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -63,6 +63,9 @@ class Search(Protocol):
     def ranked(self, rows: slice) -> NDArray[np.integer]:
         """Return the level of every item for these queries, shape (queries of rows, gallery)."""
 
+    def only(self, rows: slice) -> Self:
+        """Return the search of these queries alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class HammingSearch:
@@ -88,6 +91,10 @@ class HammingSearch:
             CodeError: the codes differ in width.
         """
         return hamming(self.queries[rows], self.gallery)
+
+    def only(self, rows: slice) -> Self:
+        """Return the search of these queries alone."""
+        return replace(self, queries=self.queries[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,10 @@ class CosineSearch:
             distinct = np.unique(values[values >= edge])
             levels[row] = len(distinct) - np.searchsorted(distinct, values, side="right")
         return levels
+
+    def only(self, rows: slice) -> Self:
+        """Return the search of these queries alone."""
+        return replace(self, queries=self.queries[rows])
 
 
 def distance_histograms(

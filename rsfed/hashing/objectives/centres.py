@@ -6,7 +6,8 @@ between outputs and centre, and a quantisation term. Every node trains for the s
 
 - Several labels: each bit goes where most of the patch's centres have it, with the weight of their majority. A bit on
   which they are divided evenly is left to the patch; a mean would pull it to the threshold, where it flips.
-- Unlabelled patches take part in the quantisation alone.
+- Unlabelled patches are in no batch as long as there are labelled ones; in a batch of them quantisation and views
+  count.
 - Centres alone bring all patches of a class to one code, so that nothing is ranked within it. So they leave the last
   bits free: these keep the random hyperplanes of the start, in the space that the other bits shape, and patches that
   are near in it stay near (Charikar, STOC 2002).

@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         SplitName | None,
         typer.Option(
             help="How images are split: by the seed alone, by --splits, or whole places or acquisitions at a time.",
-            show_default="official with --splits; else by-place where images tell where they lie, else random",
+            show_default="official with --splits; else by-place where any image tells where it lies, else random",
         ),
     ] = None,
     splits: Annotated[

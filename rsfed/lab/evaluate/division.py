@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import UsageError
 from rsfed.lab.evaluate.data import ImageSet, Whereabouts
-from rsfed.lab.split import Sample, hold_out
 from rsfed.raster.item import Footprint
 
 TRAIN_SHARE = 0.6  # of each class, as MiLaN's protocol has it
+_SHARES = (TRAIN_SHARE, (1 - TRAIN_SHARE) / 2, (1 - TRAIN_SHARE) / 2)  # of train, gallery and queries, by group
+_DRAWS = 100  # tries to find a training part of two classes
 _SAME_PLACE = 0.2  # least share of the smaller footprint that two images of one place have in common
 
 
@@ -58,9 +57,9 @@ class Division:
 
 
 def default_split(images: ImageSet) -> Split:
-    """Return the split for images without a split file: by place wherever most of them say where they lie."""
-    known = sum(each.footprint is not None or each.place is not None for each in images.whereabouts)
-    return Split.BY_PLACE if 2 * known > len(images) else Split.RANDOM
+    """Return the split for images without a split file: by place wherever some image says where it lies, if it can."""
+    groups = places(images.whereabouts)
+    return Split.BY_PLACE if any(groups) and _number(groups) >= len(_SHARES) else Split.RANDOM
 
 
 def divide(images: ImageSet, split: Split, seed: int) -> Division:
@@ -163,19 +162,43 @@ def _random(images: ImageSet, seed: int) -> Division:
 
 
 def _by_group(images: ImageSet, groups: Sequence[str | None], seed: int) -> Division:
-    samples = [
-        Sample(Path(str(position)), entry.labels[0], group)
-        for position, (entry, group) in enumerate(zip(images.entries, groups, strict=True))
-    ]
-    train, rest = hold_out(samples, share=1 - TRAIN_SHARE, at_most=len(samples), seed=seed)
-    gallery, queries = hold_out(rest, share=0.5, at_most=len(rest), seed=seed)
-    if not (train and gallery and queries):
-        raise UsageError("there are too few places or acquisitions to split by; add images or use --split random")
-    return Division(_positions(train), _positions(gallery), _positions(queries), np.full(len(queries), -1))
+    """Give every image to one part, whole groups at a time; an image without a group is one of its own."""
+    own: dict[str | int, int] = {}
+    group = np.array([own.setdefault(name or position, len(own)) for position, name in enumerate(groups)])
+    counted = np.column_stack([np.ones(len(images), np.int64), images.labels])
+    holds = np.zeros((len(own), counted.shape[1]), np.int64)
+    np.add.at(holds, group, counted)
+    rng = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        part = _deal(holds, rng)
+        if np.count_nonzero(holds[part == 0, 1:].any(axis=0)) > 1:
+            break
+    train, gallery, queries = (np.flatnonzero(part[group] == each) for each in range(len(_SHARES)))
+    return Division(train, gallery, queries, np.full(len(queries), -1))
 
 
-def _positions(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    return np.array(sorted(int(str(sample.path)) for sample in samples), np.int64)
+def _deal(holds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the part of each group, int64, shape (groups,); every part gets one.
+
+    The largest group goes first, those of one size in an order by chance, each to the part where it does most against
+    the squared distance of all counts from their shares.
+
+    Args:
+        holds: Images of each group, then those of each class, shape (groups, 1 + classes); at least as many groups as
+            parts.
+        rng: Draws the order.
+    """
+    lacks = np.outer(_SHARES, holds.sum(axis=0))
+    part = np.zeros(len(holds), np.int64)
+    empty = set(range(len(_SHARES)))
+    order = rng.permutation(len(holds))
+    order = order[np.argsort(-holds[order, 0], kind="stable")]
+    for left, each in zip(range(len(order), 0, -1), order, strict=True):
+        open_parts = sorted(empty) if left == len(empty) else range(len(_SHARES))
+        part[each] = max(open_parts, key=lambda one: float(lacks[one] @ holds[each]))
+        lacks[part[each]] -= holds[each]
+        empty.discard(int(part[each]))
+    return part
 
 
 def _check_classes(images: ImageSet) -> None:
@@ -191,6 +214,10 @@ def _check_classes(images: ImageSet) -> None:
 def _check_groups(groups: Sequence[str | None], what: str, remedy: str) -> None:
     if not any(groups):
         raise UsageError(f"no image tells its {what}: {remedy}, or use --split random")
-    counts = Counter(filter(None, groups))
-    if len(counts) + groups.count(None) < 3:
-        raise UsageError(f"all images are of {len(counts)} {what}s, too few to split by; use --split random")
+    if _number(groups) < len(_SHARES):
+        raise UsageError(f"all images are of {_number(groups)} {what}s, too few to split by; use --split random")
+
+
+def _number(groups: Sequence[str | None]) -> int:
+    """Return the number of groups; an image without one is one of its own."""
+    return len(set(filter(None, groups))) + groups.count(None)

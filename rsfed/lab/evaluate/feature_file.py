@@ -59,7 +59,7 @@ def _load(path: Path) -> dict[str, Vector]:
     """Return what a file holds; a damaged one counts as empty and is written anew."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            digests, features = held["digests"], held["features"]
+            rows = zip(held["digests"], held["features"], strict=True)
+            return {digest.tobytes().hex(): vector for digest, vector in rows}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
-    return {row.tobytes().hex(): vector for row, vector in zip(digests, features, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes
 from rsfed.hashing.evaluation.bits import bit_statistics
-from rsfed.hashing.evaluation.counts import CosineSearch, HammingSearch, Histograms, Search, graded_histograms
+from rsfed.hashing.evaluation.counts import CosineSearch, HammingSearch, Search, graded_histograms
+from rsfed.hashing.evaluation.curves import PairHistograms, pair_histograms
 from rsfed.hashing.evaluation.expected import expected_precision
 from rsfed.hashing.evaluation.leaks import Leak, leak
 from rsfed.hashing.evaluation.neighbours import within_class_overlap
@@ -21,8 +23,9 @@ from rsfed.lab.evaluate.methods import Features
 
 MULTI_LABEL = ("ndcg", "acg", "weighted_map")  # figures that say nothing new where each image has one class
 CLASS_FIGURE = "map_found"  # that is told class by class
-Measured = tuple[dict[str, float], dict[str, float], Histograms]
-"""Figures, mean average precision of the queries of each class (NaN without a query), and items at each distance."""
+_QUERIES_AT_ONCE = 256  # bounds what is held for each pair of a query and an image
+Measured = tuple[dict[str, float], dict[str, float], PairHistograms]
+"""Figures, mean average precision of the queries of each class (NaN without a query), and pairs at each distance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Case:
 def code_figures(case: Case, codes: Codes) -> Measured:
     """Return every figure of the codes of all images, shape (images, bits // 8)."""
     search = case.hamming(codes)
-    found, per_class, counts = _ranked(case, search)
+    found, per_class, pairs = _ranked(case, search)
     overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
     bits = bit_statistics(search.gallery)
     return (
@@ -78,7 +81,7 @@ def code_figures(case: Case, codes: Codes) -> Measured:
             "bit_correlation": math.nan if bits.correlation is None else bits.correlation,
         },
         per_class,
-        counts,
+        pairs,
     )
 
 
@@ -120,19 +123,34 @@ def left_out_precision(case: Case, codes: Codes, drawn: NDArray[np.int64]) -> fl
 
 def without_relevant(images: ImageSet, division: Division) -> int:
     """Return the number of queries that have no relevant image in their gallery."""
-    shared = images.labels[division.queries].astype(np.float32) @ images.labels[division.gallery].T > 0
-    return int(np.count_nonzero(shared.sum(axis=1) == (division.own >= 0)))
+    searched = images.labels[division.gallery].astype(np.float32).T
+    count = 0
+    for rows in _batches(len(division.queries)):
+        shared = images.labels[division.queries[rows]].astype(np.float32) @ searched > 0
+        count += int(np.count_nonzero(shared.sum(axis=1) == (division.own[rows] >= 0)))
+    return count
 
 
 def _ranked(case: Case, search: Search) -> Measured:
     """Return the figures of a ranking; those of several labels only where images have several."""
-    counts = graded_histograms(search, case.wanted, case.searched, own=case.division.own)
-    values = figures(counts, case.k)
+    found, pairs = [], []
+    for rows in _batches(len(case.wanted)):
+        counts = graded_histograms(search.only(rows), case.wanted[rows], case.searched, own=case.division.own[rows])
+        pairs.append(pair_histograms(counts.binary()))
+        found.append(figures(counts, case.k))
+    whole = PairHistograms(
+        np.sum([each.relevant for each in pairs], axis=0), np.sum([each.irrelevant for each in pairs], axis=0)
+    )
+    values = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
     if not case.images.multi_label:
         values = {name: each for name, each in values.items() if name not in MULTI_LABEL}
     means = by_class({CLASS_FIGURE: values[CLASS_FIGURE]}, case.wanted).means[CLASS_FIGURE].tolist()
     per_class = dict(zip(case.images.classes, means, strict=True))
-    return {name: float(each.mean()) for name, each in values.items()}, per_class, counts.binary()
+    return {name: float(each.mean()) for name, each in values.items()}, per_class, whole
+
+
+def _batches(queries: int) -> Iterator[slice]:
+    return (slice(start, start + _QUERIES_AT_ONCE) for start in range(0, queries, _QUERIES_AT_ONCE))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from rsfed.config import ObjectiveSection
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.baselines.kslsh import KSLSH
 from rsfed.hashing.baselines.kulsh import KULSH
+from rsfed.hashing.dataset import Patch
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.features import band_ranges, plain_features
 from rsfed.hashing.network import build_network
@@ -26,7 +27,7 @@ from rsfed.trust.manifest import CompactResnet
 WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
 STRETCHES = 4  # of training, each at a lower learning rate
 RATE, BATCH = 1e-3, 64
-_MILAN_RATE, _MILAN_BATCH, _MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
+MILAN_RATE, MILAN_BATCH, MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
 
@@ -93,7 +94,7 @@ def _network(objective: str) -> Callable[[Task], Hasher]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
+class Recipe:
     """A stretch of training, as `train_steps` takes it."""
 
     steps: int
@@ -101,14 +102,20 @@ class _Recipe:
     learning_rate: float
 
 
-def _recipe(objective: str, task: Task, patches: int) -> list[_Recipe]:
+def _recipe(objective: str, task: Task, patches: int) -> list[Recipe]:
     """Return the stretches of training: on a frozen trunk, `milan` is trained as its authors do."""
     if objective == "milan" and task.images.trunk is not None:
-        return [_Recipe(_MILAN_STEPS, _MILAN_BATCH, _MILAN_RATE)]
-    rate, batch = (_MILAN_RATE, _MILAN_BATCH) if objective == "milan" else (RATE, BATCH)
-    steps = max(1, math.ceil(task.epochs * patches / batch / STRETCHES))
+        return [Recipe(MILAN_STEPS, MILAN_BATCH, MILAN_RATE)]
+    if objective == "milan":
+        return schedule(task.epochs, patches, MILAN_RATE, MILAN_BATCH)
+    return schedule(task.epochs, patches)
+
+
+def schedule(epochs: int, patches: int, rate: float = RATE, batch: int = BATCH) -> list[Recipe]:
+    """Return the stretches of training for some epochs, each slower than the one before."""
+    steps = max(1, math.ceil(epochs * patches / batch / STRETCHES))
     slowed = [rate * (1 + math.cos(math.pi * stretch / STRETCHES)) / 2 for stretch in range(STRETCHES)]
-    return [_Recipe(steps, batch, each) for each in slowed]
+    return [Recipe(steps, batch, each) for each in slowed]
 
 
 FLOAT = "float"
@@ -131,6 +138,17 @@ def check(method: str, classes: int, bits: int) -> None:
         _objective(method, classes, bits, 0)
 
 
+def training_in_words(methods: Collection[str], epochs: int, *, on_trunk: bool) -> str:
+    """Say how the networks among these methods are trained."""
+    if not NETWORKS.keys() & methods:
+        return "no method trains a network"
+    told = f"{epochs} epochs with Adam, {BATCH} patches a step, the learning rate falling from {RATE:g}"
+    if not (on_trunk and "milan" in methods):
+        return told
+    steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
+    return f"{told}; milan with the losses, sampling and {steps} of its authors, on the head of the others"
+
+
 def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:
     """Return the features of all images: those of the frozen trunk, else plain ones.
 
@@ -140,10 +158,24 @@ def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:
     """
     if images.trunk is not None:
         return np.stack([patch[0] for patch in images.patches]).astype(np.float32)
+    return plain_description([images.patches[position] for position in train])(images.patches)
+
+
+def plain_description(train: Sequence[Patch]) -> Callable[[Sequence[Patch]], Features]:
+    """Return what gives patches their plain features: those of each band at its native size, side by side.
+
+    Args:
+        train: Patches whose values set the ranges of the histograms.
+    """
     sampled = train[:: max(1, len(train) // _RANGE_IMAGES)]
-    ranges = band_ranges(np.stack([images.patches[position][0] for position in sampled]))
-    parts = [
-        plain_features(np.stack([patch[0] for patch in images.patches[start : start + _AT_ONCE]]), ranges)
-        for start in range(0, len(images), _AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    ranges = [band_ranges(np.stack(group)) for group in zip(*sampled, strict=True)]
+
+    def some(patches: Sequence[Patch]) -> Features:
+        groups = map(np.stack, zip(*patches, strict=True))
+        return np.concatenate([plain_features(group, ends) for group, ends in zip(groups, ranges, strict=True)], axis=1)
+
+    def describe_all(patches: Sequence[Patch]) -> Features:
+        starts = range(0, len(patches), _AT_ONCE)
+        return np.concatenate([some(patches[start : start + _AT_ONCE]) for start in starts])
+
+    return describe_all

@@ -80,7 +80,8 @@ def protocol_lines(evaluation: Evaluation) -> list[str]:
         f"{how.queries:,} queries against {how.gallery:,} images (seed 0), {how.train:,} to learn from.",
         f"Relevant: {alike}. Every figure is expected over the order of equal distances and cut off at k = {how.k}.",
         f"Seeds: {', '.join(map(str, how.seeds))}.",
-        f"Features: {how.features}; {how.epochs} epochs.",
+        f"Features: {how.features}.",
+        f"Training: {how.training}.",
     ]
     if how.without_relevant:
         lines.append(f"{how.without_relevant:,} queries have no relevant image in their gallery and count as 0.")
@@ -206,6 +207,7 @@ def summary(evaluation: Evaluation, report: Path | None) -> dict[str, Any]:
             "queries_without_relevant": how.without_relevant,
             "features": how.features,
             "epochs": how.epochs,
+            "training": how.training,
         },
         "leak": {what: {"share": leak.share, "known": leak.known} for what, leak in evaluation.leaks.items()},
         "methods": [

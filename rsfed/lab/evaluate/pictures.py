@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from rsfed.analyst.results import Bucket, Hit, Outcome, SearchResult
 from rsfed.analyst.sheet import COLUMNS, QUERY, TILE, Picture, Section, contact_sheet
 from rsfed.codes import hamming, unpack
-from rsfed.hashing.evaluation.counts import Histograms
-from rsfed.hashing.evaluation.curves import pair_histograms, radius_curve
+from rsfed.hashing.evaluation.curves import PairHistograms, radius_curve
 from rsfed.lab.charts import Line, bar_chart, line_chart, scatter_chart
 from rsfed.lab.evaluate.data import Entry, ImageSet
 from rsfed.lab.evaluate.methods import NETWORKS
@@ -49,16 +48,16 @@ class Drawing:
 
 def precision_recall(snapshots: Sequence[Snapshot]) -> Drawing:
     """Draw precision over recall of every method as the radius of the search grows."""
-    lines = [Line(shot.name, _style(number), _curve(shot.counts)) for number, shot in enumerate(snapshots)]
+    lines = [Line(shot.name, _style(number), _curve(shot.pairs)) for number, shot in enumerate(snapshots)]
     chart = line_chart(
         lines, title="Precision over recall", x_label="recall in per cent of all relevant images", y_label="precision"
     )
     return Drawing(chart, "", tuple((line.name + " (dashed)" * ("dashed" in line.style), line.style) for line in lines))
 
 
-def _curve(counts: Histograms) -> list[tuple[float, float]]:
+def _curve(pairs: PairHistograms) -> list[tuple[float, float]]:
     """Return recall in per cent and precision within each radius, few enough points to be told apart."""
-    curve = radius_curve(pair_histograms(counts))
+    curve = radius_curve(pairs)
     points: list[tuple[float, float]] = []
     for recall, precision in zip(100 * curve.recall, curve.precision, strict=True):
         if not math.isnan(precision) and (not points or recall >= points[-1][0] + _STEP):
@@ -68,8 +67,7 @@ def _curve(counts: Histograms) -> list[tuple[float, float]]:
 
 def distances(shot: Snapshot) -> Drawing:
     """Draw how far relevant and other images lie from queries."""
-    pairs = pair_histograms(shot.counts)
-    relevant, other = (each / max(1, each.sum()) for each in (pairs.relevant, pairs.irrelevant))
+    relevant, other = (each / max(1, each.sum()) for each in (shot.pairs.relevant, shot.pairs.irrelevant))
     lines = [
         Line("relevant", "node-0", list(enumerate(relevant.tolist()))),
         Line("other", "node-1", list(enumerate(other.tolist()))),

@@ -10,6 +10,7 @@ from rsfed.lab.charts import group_mark
 from rsfed.lab.evaluate import pictures
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import WORDS
+from rsfed.lab.evaluate.measures import CLASS_FIGURE
 from rsfed.lab.evaluate.outputs import COSTS_IN_WORDS, FIGURES, columns, costs, figure, leak_in_words, protocol_lines
 from rsfed.lab.evaluate.results import Evaluation
 from rsfed.lab.page import page
@@ -37,6 +38,7 @@ def render(evaluation: Evaluation, images: ImageSet) -> str:
         columns=columns(evaluation),
         words=FIGURES,
         figure=figure,
+        class_figure=CLASS_FIGURE,
         leak=leak_in_words(evaluation),
         how=protocol_lines(evaluation),
         costs=costs(evaluation) if evaluation.timings else None,

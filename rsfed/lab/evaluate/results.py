@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.codes import Codes
-from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.curves import PairHistograms
 from rsfed.hashing.evaluation.leaks import Leak
 from rsfed.hashing.evaluation.tables import Spread
 from rsfed.lab.evaluate.division import Division, Split
@@ -65,6 +65,7 @@ class Protocol:
         without_relevant: Queries of the first seed that have no relevant image in their gallery.
         features: What baselines see and networks start from, in words.
         epochs: Passes over the training part of methods that are trained.
+        training: How they are trained, in words.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Protocol:
     without_relevant: int
     features: str
     epochs: int
+    training: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,13 @@ class Snapshot:
     Attributes:
         method: Its name.
         bits: Width of its codes; None for search on float features.
-        counts: Items and relevant items at each distance from each query.
+        pairs: Pairs of a query and an image at each distance, all queries together.
         codes: Codes of all images; None for search on float features.
     """
 
     method: str
     bits: int | None
-    counts: Histograms
+    pairs: PairHistograms
     codes: Codes | None
 
     @property

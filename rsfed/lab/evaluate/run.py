@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsfed.codes import Codes
 from rsfed.errors import UsageError
-from rsfed.hashing.evaluation.counts import Histograms
+from rsfed.hashing.evaluation.curves import PairHistograms
 from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import Division, Split, divide
@@ -29,7 +29,7 @@ from rsfed.lab.evaluate.measures import (
     left_out_precision,
     without_relevant,
 )
-from rsfed.lab.evaluate.methods import FLOAT, HASHES, Task, check, describe
+from rsfed.lab.evaluate.methods import FLOAT, HASHES, Features, Task, check, describe, training_in_words
 from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
 from rsfed.lab.evaluate.timing import median_ms
 
@@ -65,7 +65,7 @@ class Outcome:
 
     figures: dict[str, float]
     per_class: dict[str, float]
-    counts: Histograms
+    pairs: PairHistograms
     codes: Codes | None = None
     learn_seconds: float = 0.0
     hash_ms: float = 0.0
@@ -88,15 +88,16 @@ def evaluate(
         strata: The same images under the labels by which they are split; their own where this is left out.
 
     Raises:
-        UsageError: the images do not allow the split.
+        UsageError: the images do not allow the split, or leaving out so many classes.
         TrainingError: a method cannot be trained on them; as far as that can be told, before anything is done.
     """
     for method, bits in _pairs(settings):
         if bits is not None:
             check(method, len(images.classes), bits)
     divisions = [divide(strata or images, settings.split, seed) for seed in range(settings.seeds)]
-    cases = [Case(images, describe(images, each.train), each, settings.k) for each in divisions]
-    drawn = [_drawn(images, settings.left_out, seed) for seed in range(settings.seeds)]
+    described = _described(images, divisions)
+    cases = [Case(images, each, division, settings.k) for each, division in zip(described, divisions, strict=True)]
+    drawn = [_drawn(images, each.train, settings.left_out, seed) for seed, each in enumerate(divisions)]
 
     def one(job: _Job) -> Outcome:
         seed, method, bits = job
@@ -125,11 +126,18 @@ def evaluate(
         division=divisions[0],
         relevant_labels=images.labels,
         snapshots=tuple(
-            Snapshot(method, bits, found[0].counts, found[0].codes)
+            Snapshot(method, bits, found[0].pairs, found[0].codes)
             for (method, bits), found in outcomes.items()
             if bits in {None, max(settings.bits)}
         ),
     )
+
+
+def _described(images: ImageSet, divisions: Sequence[Division]) -> list[Features]:
+    """Return the features of all images for each split; those of a trunk are the same for all, and held once."""
+    if images.trunk is not None:
+        return [describe(images, divisions[0].train)] * len(divisions)
+    return [describe(images, each.train) for each in divisions]
 
 
 def _side_by_side(work: Callable[[_Job], Outcome], jobs: Sequence[_Job]) -> list[Outcome]:
@@ -161,20 +169,30 @@ def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outc
     codes = hasher(np.arange(len(case.images)))
     hashed = time.perf_counter()
     query_ms = median_ms(lambda: hasher(case.division.queries[:1]))
-    figures, per_class, counts = code_figures(case, codes)
+    figures, per_class, pairs = code_figures(case, codes)
     if len(drawn):
-        known = ~task.images.labels[task.train][:, drawn].any(axis=1)
-        partial = HASHES[method](replace(task, train=task.train[known]))
+        partial = HASHES[method](replace(task, train=_without(task.images, task.train, drawn)))
         figures["left_out"] = left_out_precision(case, partial(np.arange(len(case.images))), drawn)
     hash_ms = 1000 * (hashed - learnt) / len(case.images)
-    return Outcome(figures, per_class, counts, codes, learnt - start, hash_ms, query_ms)
+    return Outcome(figures, per_class, pairs, codes, learnt - start, hash_ms, query_ms)
 
 
-def _drawn(images: ImageSet, count: int, seed: int) -> NDArray[np.int64]:
-    """Draw the classes that are left out of training."""
+def _drawn(images: ImageSet, train: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Draw the classes that are left out of training; of the others at least two must stay to train on."""
     if count > len(images.classes) - 2:
         raise UsageError(f"--left-out {count} leaves fewer than two of {len(images.classes)} classes to train on")
-    return np.sort(np.random.default_rng(seed).permutation(len(images.classes))[:count])
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(images.classes))[:count])
+    if count and np.count_nonzero(images.labels[_without(images, train, drawn)].any(axis=0)) < 2:
+        raise UsageError(
+            f"--left-out {count} leaves images of fewer than two classes to train on with seed {seed}, because images "
+            "with any label that is left out go too; leave out fewer classes, or add images without those labels"
+        )
+    return drawn
+
+
+def _without(images: ImageSet, train: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the images of the training part that have none of the drawn classes."""
+    return train[~images.labels[train][:, drawn].any(axis=1)]
 
 
 def _row(method: str, bits: int | None, found: Sequence[Outcome]) -> Row:
@@ -213,6 +231,7 @@ def _protocol(images: ImageSet, settings: Settings, division: Division) -> Proto
         without_relevant=without_relevant(images, division),
         features=_features_in_words(images),
         epochs=settings.epochs,
+        training=training_in_words(settings.methods, settings.epochs, on_trunk=images.trunk is not None),
     )
 
 

@@ -1,0 +1,138 @@
+"""Who takes part in a round: nodes that are there, and that said before their first one that they may and can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+import rsfed
+from coordinator.training.checkpoints import Progress
+from rsfed.clock import Deadline
+from rsfed.errors import TrainingError
+from rsfed.hashing.plan import CONFIG, MEMBERS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
+
+if TYPE_CHECKING:
+    from coordinator.training.rounds import Hooks, Rules
+
+RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
+PREFLIGHT_S = 120.0  # that nodes have to say whether they take part; their training process may have to start first
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightReport:
+    """What nodes said before their first round.
+
+    Attributes:
+        round: The round that they were asked before.
+        nodes: Flower's numbers of those that take part.
+        refused: Why the others do not, by number.
+    """
+
+    round: int
+    nodes: tuple[int, ...]
+    refused: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
+
+    ids: list[int]
+
+    def get_node_ids(self) -> list[int]:
+        """Return their numbers."""
+        return self.ids
+
+
+class Attendance:
+    """Keeps who takes part in a run.
+
+    Args:
+        grid: Reaches the nodes.
+        plan: What they are asked to train.
+        rules: When a round starts.
+        hooks: What is told.
+        since: Where the run goes on.
+    """
+
+    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
+        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+        self._awaited = frozenset(since.nodes)
+        self._admitted: set[int] = set()
+        self._refused: dict[int, str] = {}
+
+    def for_round(self, number: int) -> Nodes:
+        """Return the nodes that are there for a round and said that they take part; wait until they are enough.
+
+        Raises:
+            TrainingError: TOO_FEW_NODES came within the time of a round, or are willing before the first one.
+        """
+        deadline = Deadline.after(self._rules.timeout_s)
+        nodes = self._willing(number, self._await_return())
+        while len(nodes.ids) < self._rules.min_nodes:
+            if not deadline.remaining() or (number == 1 and self._refused):
+                raise self._too_few(number, len(nodes.ids))
+            self._hooks.on_wait(number, len(nodes.ids))
+            self._hooks.pause(min(_POLL_S, deadline.remaining()))
+            nodes = self._willing(number, self._present())
+        return nodes
+
+    def not_refused(self) -> Nodes:
+        """Return the nodes that are there and did not say that they take no part."""
+        return Nodes([node for node in self._await_return().ids if node not in self._refused])
+
+    def _too_few(self, number: int, came: int) -> TrainingError:
+        refused = ", ".join(f"{self._hooks.name(node)} ({reason})" for node, reason in self._refused.items())
+        return TrainingError(
+            f"round {number} needs {self._rules.min_nodes} nodes and {came} came; "
+            + (f"these take no part: {refused}; " if refused else "")
+            + "start more nodes, or train with a lower --nodes",
+            reason="TOO_FEW_NODES",
+        )
+
+    def _willing(self, number: int, present: Nodes) -> Nodes:
+        """Return those of the present nodes that take part; new ones are asked, once there are enough for a round.
+
+        Whoever was away is asked again: it may have been restarted with other settings.
+        """
+        there = set(present.ids)
+        self._admitted &= there
+        self._refused = {node: reason for node, reason in self._refused.items() if node in there}
+        new = [node for node in present.ids if node not in self._admitted and node not in self._refused]
+        if new and len(there) >= self._rules.min_nodes:
+            self._preflight(number, new, len(there))
+        return Nodes([node for node in present.ids if node in self._admitted])
+
+    def _preflight(self, number: int, nodes: list[int], members: int) -> None:
+        config = {PLAN: self._plan.model_dump_json(), ROUND: number, MEMBERS: members, SOFTWARE: rsfed.__version__}
+        content = RecordDict({CONFIG: ConfigRecord(config)})
+        messages = [Message(content, dst_node_id=node, message_type=PREFLIGHT) for node in nodes]
+        refused = dict.fromkeys(nodes, "NO_ANSWER")
+        for reply in self._grid.send_and_receive(messages, timeout=min(PREFLIGHT_S, self._rules.timeout_s)):
+            refused.pop(reply.metadata.src_node_id)
+            if reply.has_error():
+                refused[reply.metadata.src_node_id] = _refusal(reply.error.reason or "NODE_ERROR")
+        self._admitted |= set(nodes) - set(refused)
+        self._refused |= refused
+        willing = tuple(node for node in nodes if node not in refused)
+        self._hooks.on_preflight(PreflightReport(number, willing, refused))
+
+    def _await_return(self) -> Nodes:
+        """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
+        deadline = Deadline.after(min(RETURN_S, self._rules.timeout_s))
+        while self._awaited - set((nodes := self._present()).ids) and deadline.remaining():
+            self._hooks.pause(min(_POLL_S, deadline.remaining()))
+        self._awaited = frozenset()
+        return nodes
+
+    def _present(self) -> Nodes:
+        return Nodes(list(self._grid.get_node_ids()))
+
+
+def _refusal(reason: str) -> str:
+    """Return why a node takes no part; one of before there was a preflight fails at it as at any unknown kind."""
+    return "OTHER_SOFTWARE" if reason in {"UNKNOWN_KIND", "TRAINING_FAILED"} else reason

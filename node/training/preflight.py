@@ -1,0 +1,102 @@
+"""Before a run: can this node take part with what it holds? Asked once, so that no round is spent to find out."""
+
+from __future__ import annotations
+
+import rsfed
+from node.catalogue import Catalogue
+from node.training.bounds import check_epochs
+from node.training.holdout import hold_out
+from node.training.patches import training_items
+from rsfed.config import NodeTraining
+from rsfed.errors import TrainingError, UsageError
+from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.plan import TrainingPlan
+from rsfed.home import Home
+from rsfed.raster.modality import modality
+from rsfed.trust.manifest import Nomenclature
+from rsfed.trust.release_store import ReleaseStore
+
+
+def check_software(asked: object) -> None:
+    """Refuse to train with software that may compute otherwise: another version but for the last digit.
+
+    Args:
+        asked: Version of the coordinator's software, as the task says it.
+
+    Raises:
+        TrainingError: OTHER_SOFTWARE.
+    """
+    if _line(str(asked)) != _line(rsfed.__version__):
+        raise TrainingError(
+            f"the coordinator runs rsfed {str(asked)[:20]}, this node {rsfed.__version__}; update the older one",
+            reason="OTHER_SOFTWARE",
+        )
+
+
+def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> None:
+    """Refuse a plan that this archive cannot train.
+
+    Args:
+        home: The node's home.
+        plan: What the coordinator asks for.
+        limits: What the operator allows.
+
+    Raises:
+        TrainingError: OTHER_BANDS, OTHER_CLASSES, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE (one class only),
+            TOO_MANY_CLASSES, PLAN_LIMITS; TRUNK_MISSING or TRUNK_UNFIT where the network stands on a trunk.
+        ConfigError: EXTRA_MISSING, the trunk needs onnxruntime.
+    """
+    _check_bands(home, plan)
+    release = ReleaseStore(home.releases).current()
+    if release is not None:
+        check_classes(release.manifest.nomenclature, plan.nomenclature)
+    held_out = hold_out(home, plan).ids if limits.calibration else frozenset()
+    items, _ = training_items(home, plan, limits.memory_mib, without=held_out)
+    if not items:
+        raise TrainingError(
+            "this archive has no patch to train on; ingest images, and map their labels to classes of the federation",
+            reason="NO_LABELLED_PATCHES",
+        )
+    classes = {label for item in items for label in item.labels} & set(plan.class_ids)
+    alone = plan.objective.needs_labels and len(plan.class_ids) < 2
+    if alone or len(classes) < plan.objective.needs_classes or len(items) < 2 - plan.objective.needs_labels:
+        raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
+    make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)
+    check_epochs(plan, limits, len(items))
+
+
+def check_classes(own: Nomenclature, asked: Nomenclature) -> None:
+    """Refuse classes that mean something else here: own labels were mapped to those of the own release.
+
+    A newer version may add, rename and drop classes, since ids keep their meaning over the versions of a nomenclature.
+
+    Raises:
+        TrainingError: OTHER_CLASSES.
+    """
+    names = {entry.id: entry.name for entry in own.classes}
+    renamed = any(names.get(entry.id, entry.name) != entry.name for entry in asked.classes)
+    if own.name == asked.name:
+        differ = asked.version < own.version or (asked.version == own.version and bool(names) and own != asked)
+    else:
+        differ = renamed
+    if differ:
+        raise TrainingError(
+            f"this node's labels mean classes of {own.name} {own.version}, the run trains {asked.name} {asked.version}",
+            reason="OTHER_CLASSES",
+        )
+
+
+def _check_bands(home: Home, plan: TrainingPlan) -> None:
+    with Catalogue(home) as catalogue:
+        held = catalogue.modalities()
+    try:
+        known = set(modality(plan.modality).bands)
+    except UsageError:
+        known = set()
+    asked = {band for group in plan.input.groups for band in group.bands}
+    if not asked <= known or (held and plan.modality not in held):
+        raise TrainingError(f"the run trains {plan.modality}; this archive has other bands", reason="OTHER_BANDS")
+
+
+def _line(version: str) -> list[str]:
+    return version.split(".")[:2]

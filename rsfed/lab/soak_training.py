@@ -1,0 +1,188 @@
+"""Training runs whose members are killed at random moments: `make soak-training`.
+
+Every trial is a federation of its own, of real processes over mTLS, in which one process is killed (SIGKILL) in the
+middle of a run and started again at once. A trial is good where the run publishes one release that all nodes take up,
+and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rsfed.errors import RsfedError, StateError
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.evaluation import evaluate
+from rsfed.home import Home
+from rsfed.lab.demo_federation import COORDINATOR, DemoFederation, Plan
+from rsfed.lab.processes import Processes
+from rsfed.transport.loop import run
+from rsfed.trust.release_store import ReleaseStore
+
+NODES = ("alps", "baltic", "crete")
+CLASSES = ("field", "forest", "water", "town")
+ROUNDS, NEEDED = 8, 2  # rounds of a run, nodes that each needs: one may be away
+SIZE, BITS, PER_CLASS, HELD_OUT = 32, 32, 15, 25  # pixels; patches of a class in an archive, and held out
+_PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a trial gave.
+
+    Attributes:
+        weights: SHA-256 of the released weights.
+        mean_average_precision: mAP@20 of held-out patches among others.
+        seconds: How long the run took.
+        complete: Whether every round had all nodes.
+    """
+
+    weights: str
+    mean_average_precision: float
+    seconds: float
+    complete: bool
+
+
+def main() -> None:
+    """Run the trials and print one line of JSON; exits with 1 where one was not good."""
+    parser = argparse.ArgumentParser(description="Train while members are killed at random moments.")
+    parser.add_argument("--kills", type=int, default=20, help="trials with a killed node, and with the coordinator")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    options = parser.parse_args()
+    found = run(_soak(options.kills, random.Random(options.seed)))  # noqa: S311 - repeatable, keeps no secret
+    sys.stdout.write(json.dumps(found | {"seed": options.seed}) + "\n")
+    sys.exit(1 if found["failed"] else 0)
+
+
+async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
+    calm = await _trial(None, 0.0)
+    failed: list[str] = []
+    outcomes: dict[str, list[Outcome]] = {"node": [], "coordinator": []}
+    for number in range(2 * kills):
+        kind = "node" if number % 2 else "coordinator"
+        victim = draw.choice(NODES) if kind == "node" else COORDINATOR
+        moment = draw.uniform(0.0, calm.seconds)
+        sys.stderr.write(f"trial {number + 1} of {2 * kills}: {victim} dies {moment:.1f} s after the start\n")
+        try:
+            outcomes[kind].append(await _trial(victim, moment))
+        except RsfedError as error:
+            failed.append(f"{victim} after {moment:.1f} s: {error}")
+    return {
+        "trials": 2 * kills,
+        "good": sum(map(len, outcomes.values())),
+        "failed": failed,
+        "map": round(calm.mean_average_precision, 4),
+        "map_drop": {kind: _drops(calm, some) for kind, some in outcomes.items()},
+        "identical_weights": {kind: sum(o.weights == calm.weights for o in some) for kind, some in outcomes.items()},
+        "rounds_with_all_nodes": {kind: sum(o.complete for o in some) for kind, some in outcomes.items()},
+        "seconds": round(calm.seconds, 1),
+        "seconds_longest": round(max((o.seconds for some in outcomes.values() for o in some), default=0.0), 1),
+    }
+
+
+def _drops(calm: Outcome, outcomes: list[Outcome]) -> dict[str, float]:
+    """Return the mean and the largest loss of mAP against the undisturbed run."""
+    drops = [calm.mean_average_precision - outcome.mean_average_precision for outcome in outcomes] or [0.0]
+    return {"mean": round(float(np.mean(drops)), 4), "largest": round(max(drops), 4)}
+
+
+async def _trial(victim: str | None, moment: float) -> Outcome:
+    """Found a federation, train while the victim dies, and look at what came of it.
+
+    Raises:
+        RsfedError: the run failed, or what came of it is not as it must be.
+    """
+    with TemporaryDirectory(prefix="rsfed-soak-") as name:
+        folder = Path(name)
+        async with Processes(folder / "logs", {"OMP_NUM_THREADS": "1"}) as processes:
+            federation = DemoFederation(processes, folder)
+            await _found(federation, folder)
+            start = time.monotonic()
+            rounds = await _train(federation, victim, moment)
+            seconds = time.monotonic() - start
+            await federation.wait_indexed(NODES, release=2)
+            weights, precision = _worth(Home(federation.home(COORDINATOR)))
+    if [each["round"] for each in rounds] != list(range(1, ROUNDS + 1)):
+        raise StateError(f"the rounds were {[each['round'] for each in rounds]}")
+    return Outcome(weights, precision, seconds, all(len(each["nodes"]) == len(NODES) for each in rounds))
+
+
+async def _found(federation: DemoFederation, folder: Path) -> None:
+    await federation.found(_PLAN)
+    for number, node in enumerate(NODES):
+        _write_archive(folder / "archives" / node, np.random.default_rng(number))
+        await federation.admit_node(node, folder / "archives" / node, "rgb")
+        await federation.serve_node(node)
+    await federation.wait_indexed(NODES, release=1)
+
+
+async def _train(federation: DemoFederation, victim: str | None, moment: float) -> list[dict[str, Any]]:
+    """Train and return the events of the rounds; the victim dies so many seconds after the run began."""
+    rounds, dying = [], None
+    async for event in federation.train(ROUNDS, NEEDED):
+        if event["event"] == "started" and victim is not None:
+            dying = asyncio.create_task(_die(federation, victim, moment))
+        elif event["event"] == "round":
+            rounds.append(event)
+    if dying is not None:
+        await dying
+    return rounds
+
+
+async def _die(federation: DemoFederation, victim: str, moment: float) -> None:
+    await asyncio.sleep(moment)
+    await federation.crash(victim)
+
+
+def _worth(home: Home) -> tuple[str, float]:
+    """Return the digest of the released weights, and how well they find the like of held-out patches."""
+    release = ReleaseStore(home.releases).current()
+    if release is None:
+        raise StateError("the coordinator has no sound release")
+    encoder = Encoder.load(release)
+    rng = np.random.default_rng(99)
+    labels = np.repeat(np.eye(len(CLASSES), dtype=np.bool_), HELD_OUT, axis=0)
+    queries, gallery = (encoder.encode({"all": _normalised(p)} for p in _patches(HELD_OUT, rng)) for _ in range(2))
+    weights = release.weights("rgb").read_bytes()
+    return hashlib.sha256(weights).hexdigest(), evaluate(queries, labels, gallery, labels).mean_average_precision
+
+
+def _write_archive(folder: Path, rng: np.random.Generator) -> None:
+    for number, pixels in enumerate(_patches(PER_CLASS, rng)):
+        path = folder / CLASSES[number // PER_CLASS] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def _patches(count: int, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    """Return patches, shape (SIZE, SIZE, 3) each, class by class: noisy stripes whose direction is the class."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    patches = []
+    for number in range(len(CLASSES)):
+        angle = number * np.pi / len(CLASSES)
+        for _ in range(count):
+            wave = np.cos((rows * np.sin(angle) + columns * np.cos(angle)) * rng.uniform(0.8, 1.2) + rng.uniform(0, 6))
+            pixels = 128 + 40 * wave[..., None] * rng.uniform(0.3, 1, 3) + rng.normal(0, 40, (SIZE, SIZE, 3))
+            patches.append(pixels.clip(0, 255).astype(np.uint8))
+    return patches
+
+
+def _normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return ((pixels.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)
+
+
+if __name__ == "__main__":
+    main()
