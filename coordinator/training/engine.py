@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, RecordDict
+from flwr.app import Context, RecordDict
 
+from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import BoardGrid, Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
+
+_M_MMAP_THRESHOLD = -3  # from malloc.h
 
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
@@ -50,6 +56,7 @@ def train(  # noqa: PLR0913 - what a run is made of
     since: Progress,
     *,
     run_id: int,
+    strategy: StrategySection = DEFAULT_STRATEGY,
     rules: Rules,
     note: Note,
     keep: Keep | None = None,
@@ -60,8 +67,10 @@ def train(  # noqa: PLR0913 - what a run is made of
     Args:
         board: Where nodes take their tasks.
         plan: What is trained.
-        since: Where the run goes on; at its begin nothing but the weights to start from.
+        since: Where the run goes on; at its begin nothing but the weights to start from. They are taken out of it, so
+            that memory holds them once.
         run_id: The run.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         note: Takes events.
         keep: Takes those of rounds, with what it needs to go on from there; left out, they are noted as others are.
@@ -70,6 +79,7 @@ def train(  # noqa: PLR0913 - what a run is made of
     Raises:
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
+    _return_freed_memory()
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
     grid = BoardGrid(board, run_id)
     told = _Told(
@@ -80,18 +90,22 @@ def train(  # noqa: PLR0913 - what a run is made of
         keep=keep or (lambda _, data: note("round", data)),
         before=before,
     )
+    start = record_of(since.weights)
+    since.weights.clear()
     context = Context(
         run_id=run_id,
         node_id=0,
         node_config={},
-        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in since.weights.items()})}),
+        state=RecordDict({ARRAYS: start}),
         run_config={
             "plan": plan.model_dump_json(),
+            "strategy": strategy.model_dump_json(),
             "min-nodes": rules.min_nodes,
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,
         },
     )
+    del start
     hooks = Hooks(
         on_preflight=told.preflight,
         on_round=told.round,
@@ -109,6 +123,16 @@ def train(  # noqa: PLR0913 - what a run is made of
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
     )
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give large arrays back to the system when they are freed.
+
+    By itself it begins to keep them, and then holds twice as much as is in use: the same sizes come again and again,
+    but never all at once.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 class _Told:

@@ -6,15 +6,16 @@ Flower stamps messages with a process-wide identity, so one run at a time uses a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from coordinator.training.arrays import record_of, views
+from coordinator.training.blob import Blob
 from coordinator.training.board import Task, TaskBoard
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
@@ -47,7 +48,7 @@ def to_payload(content: RecordDict, run_id: int, kind: str) -> Payload:
         run_id,
         rounds[0] if rounds else 0,
         kind,
-        {name: {key: array.numpy() for key, array in r.items()} for name, r in content.array_records.items()},
+        {name: views(r) for name, r in content.array_records.items()},
         {name: {key: float(value) for key, value in r.items()} for name, r in content.metric_records.items()},
         configs,
     )
@@ -55,10 +56,7 @@ def to_payload(content: RecordDict, run_id: int, kind: str) -> Payload:
 
 def to_records(payload: Payload) -> RecordDict:
     """Return a payload as Flower's records."""
-    records: dict[str, Any] = {
-        name: ArrayRecord({key: Array(np.asarray(array)) for key, array in arrays.items()})
-        for name, arrays in payload.arrays.items()
-    }
+    records: dict[str, Any] = {name: record_of(arrays) for name, arrays in payload.arrays.items()}
     records |= {name: MetricRecord(dict(metrics)) for name, metrics in payload.metrics.items()}
     records |= {name: ConfigRecord(dict(config)) for name, config in payload.configs.items()}
     return RecordDict(records)
@@ -120,12 +118,13 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Pin messages to the board and return their ids. Messages that share their records are encoded once."""
-        encoded: dict[int, bytes] = {}
+        encoded: dict[int, Blob] = {}
         ids = []
         for message in messages:
             key = id(message.content)
             if key not in encoded:
-                encoded[key] = encode(to_payload(message.content, self._run_id, message.metadata.message_type))
+                payload = to_payload(message.content, self._run_id, message.metadata.message_type)
+                encoded[key] = self._board.blob(encode(payload))
             task = self._board.offer(self._names[message.metadata.dst_node_id], encoded[key])
             self._sent[task.id] = (message, task)
             ids.append(task.id)
@@ -136,33 +135,38 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         replies = []
         for task_id in message_ids:
             message, task = self._sent[task_id]
-            if task.result is not None:
-                replies.append(_reply(message, task.result))
+            if task.done:
+                replies.append(_reply(message, task))
                 del self._sent[task_id]
         return replies
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and wait for the replies of nodes that are still there.
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send messages and give the replies of nodes that are still there, each read when its turn comes.
 
         Returns:
             One reply for each message, in the order of the nodes' names; an error reply where there is no result.
         """
         ids = self.push_messages(messages)
         pairs = sorted((self._sent.pop(task_id) for task_id in ids), key=lambda pair: pair[1].node)
-        deadline = Deadline.after(_LONGEST_S if timeout is None else timeout)
-        self._board.collect((task for _, task in pairs), deadline)
-        late = "NODE_GONE" if deadline.remaining() else "ROUND_DEADLINE"
-        replies = [_reply(m, t.result) if t.result is not None else _error(m, late) for m, t in pairs]
-        self.exchanges = {
-            task.node: Exchange(task.sent, task.received, (reply.error.reason or "") if reply.has_error() else "")
-            for (_, task), reply in zip(pairs, replies, strict=True)
-        }
-        return replies
+        self.exchanges = {}
+        return self._replies(pairs, Deadline.after(_LONGEST_S if timeout is None else timeout))
+
+    def _replies(self, pairs: list[tuple[Message, Task]], deadline: Deadline) -> Iterator[Message]:
+        messages = {task.id: message for message, task in pairs}
+        for task in self._board.collect((task for _, task in pairs), deadline):
+            late = "NODE_GONE" if deadline.remaining() else "ROUND_DEADLINE"
+            yield self._reply_to(messages[task.id], task, late)
+
+    def _reply_to(self, message: Message, task: Task, late: str) -> Message:
+        reply = _reply(message, task) if task.done else _error(message, late)
+        reason = (reply.error.reason or "") if reply.has_error() else ""
+        self.exchanges[task.node] = Exchange(task.sent, task.received, reason)
+        return reply
 
 
-def _reply(message: Message, result: bytes) -> Message:
+def _reply(message: Message, task: Task) -> Message:
     try:
-        payload = decode(result)
+        payload = decode(task.take())
     except InvalidMessage as error:
         return _error(message, error.reason)
     return _error(message, payload.error) if payload.error else Message(to_records(payload), reply_to=message)

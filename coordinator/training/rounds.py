@@ -8,35 +8,28 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from pydantic import TypeAdapter
 
+from coordinator.training.arrays import as_float32, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.checkpoints import Progress
+from coordinator.training.strategies import make_strategy, restore, state_of
+from coordinator.training.updates import TooFewUpdates, Updates, mean_loss
+from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import (
-    ARRAYS,
-    CONFIG,
-    EXAMPLES,
-    LOSS,
-    MEMBERS,
-    METRICS,
-    PLAN,
-    SECONDS,
-    TrainingPlan,
-)
+from rsfed.hashing.plan import ARRAYS, CONFIG, MEMBERS, METRICS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
-MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
-MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
+_LIMIT = "clip"  # norm that updates of the next round are shortened to, in what is kept of a run
+_STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +106,25 @@ class Hooks:
     name: Callable[[int], str] = str
 
 
-def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
+def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
-    It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
-    trained ones there.
+    It reads the plan, the strategy and the rules from `context.run_config`, starts from the arrays in `context.state`
+    and leaves the trained ones there.
 
     Args:
-        hooks: What is told while the run goes on; nothing where they are left out.
+        hooks: What is told while the run goes on.
         since: Where an interrupted run goes on; its weights are those in `context.state`.
     """
-    app, hooks = ServerApp(), hooks or Hooks()
+    app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
         rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
-        loop = RoundLoop(grid, plan, rules, hooks, since or Progress())
-        context.state[ARRAYS] = loop.run(context.state[ARRAYS])
+        strategy = _STRATEGIES.validate_json(settings["strategy"])
+        loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
+        context.state[ARRAYS] = loop.run(context.state.pop(ARRAYS))
         hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
     app.main()(main)
@@ -143,23 +137,30 @@ class RoundLoop:
     Args:
         grid: Reaches the nodes.
         plan: What the nodes are told.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
         since: Where the run goes on.
     """
 
-    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
-        self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
+    def __init__(  # noqa: PLR0913 - what a run is made of
+        self,
+        grid: Grid,
+        plan: TrainingPlan,
+        strategy: StrategySection,
+        *,
+        rules: Rules,
+        hooks: Hooks,
+        since: Progress,
+    ) -> None:
+        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+        self._first, self._counted = since.round + 1, since.counted
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
-        self._strategy = FedAvg(
-            fraction_train=rules.fraction,
-            fraction_evaluate=1.0,
-            min_train_nodes=rules.min_nodes,
-            min_evaluate_nodes=1,
-            min_available_nodes=1,
-            weighted_by_key=EXAMPLES,
-        )
+        self._clips = strategy.clip
+        self._limit = float(since.strategy[_LIMIT]) if _LIMIT in since.strategy else None
+        self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
+        restore(self._strategy, since.strategy)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -167,9 +168,9 @@ class RoundLoop:
         Raises:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
-        counted = self._since.counted
+        counted = self._counted
         reasons: set[str] = set()
-        for number in range(self._since.round + 1, self._plan.rounds + 1):
+        for number in range(self._first, self._plan.rounds + 1):
             arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             counted += report.counted
             reasons.update(report.failed.values())
@@ -182,8 +183,8 @@ class RoundLoop:
     def _progress(self, report: RoundReport, arrays: ArrayRecord, counted: int) -> Progress:
         return Progress(
             round=report.round,
-            weights={name: array.numpy() for name, array in arrays.items()},
-            strategy={},  # FedAvg carries nothing from round to round
+            weights=views(arrays),
+            strategy=state_of(self._strategy) | ({} if self._limit is None else {_LIMIT: np.array(self._limit)}),
             random=self._random,
             counted=counted,
             nodes=report.nodes,
@@ -231,22 +232,30 @@ class RoundLoop:
         messages = self._drawn(number, arrays, config, nodes)
         asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
-        good, failed = _sift(replies, {name: array.numpy() for name, array in arrays.items()})
-        answered = {*failed, *(reply.metadata.src_node_id for reply in good)}
-        counted = len(good) >= self._rules.min_nodes
-        losses = _take_losses(good)
-        if counted:  # else the strategy must not see them: it would remember a step that was not made
-            arrays, _ = self._strategy.aggregate_train(number, good)
+        updates = Updates(replies, views(arrays), needed=self._rules.min_nodes, limit=self._limit)
+        if (new := self._aggregate(number, updates)) is not None:
+            arrays = new
+        answered = {*updates.failed, *updates.nodes}
         report = RoundReport(
             round=number,
-            nodes=tuple(reply.metadata.src_node_id for reply in good),
-            failed=failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
-            loss=_mean(losses),
-            examples=sum(_examples(reply) for reply in good),
-            counted=counted,
+            nodes=tuple(updates.nodes),
+            failed=updates.failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
+            loss=mean_loss(updates.losses),
+            examples=updates.examples,
+            counted=new is not None,
             seconds=time.monotonic() - start,
         )
         return arrays, report
+
+    def _aggregate(self, number: int, updates: Updates) -> ArrayRecord | None:
+        """Return the new weights; None where there are none, and then the strategy remembers no step."""
+        try:
+            new, _ = self._strategy.aggregate_train(number, updates)
+        except TooFewUpdates:
+            return None
+        if new is not None and self._clips:
+            self._limit = float(np.median(updates.norms))
+        return None if new is None else as_float32(new)
 
     def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
         """Return the messages of a round to the nodes that are drawn for it; they say how many these are.
@@ -266,39 +275,6 @@ class RoundLoop:
         return messages
 
 
-def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:
-    good, failed = [], {}
-    for reply in replies:
-        reason = (reply.error.reason or "NODE_ERROR") if reply.has_error() else check_update(reply.content, start)
-        if reason:
-            failed[reply.metadata.src_node_id] = reason
-        else:
-            good.append(reply)
-    return good, failed
-
-
-def _take_losses(replies: Iterable[Message]) -> list[tuple[float, int]]:
-    """Take the losses out of the results, which need not have one and must be alike for a strategy.
-
-    Returns:
-        Loss and number of patches, of each result with a loss.
-    """
-    return [
-        (float(reply.content[METRICS].pop(LOSS)), _examples(reply))
-        for reply in replies
-        if LOSS in reply.content[METRICS]
-    ]
-
-
-def _examples(reply: Message) -> int:
-    return int(reply.content[METRICS][EXAMPLES])
-
-
-def _mean(losses: list[tuple[float, int]]) -> float | None:
-    total_ = sum(examples for _, examples in losses)
-    return sum(loss * examples for loss, examples in losses) / total_ if losses else None
-
-
 def read_counts(content: RecordDict, bits: int) -> PairCounts:
     """Return what a node counted for calibration.
 
@@ -307,32 +283,4 @@ def read_counts(content: RecordDict, bits: int) -> PairCounts:
     """
     if set(content) != {ARRAYS, METRICS}:
         raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
-    return from_records({name: array.numpy() for name, array in content[ARRAYS].items()}, content[METRICS], bits)
-
-
-def check_update(content: RecordDict, start: Arrays) -> str:
-    """Say why a result may not reach the strategy, or "" where it may.
-
-    Args:
-        content: The records of the result.
-        start: The weights that the node started from, by name.
-
-    Returns:
-        UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE, UPDATE_TOO_LARGE or "".
-    """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) - {LOSS} != {EXAMPLES, SECONDS}:
-        return "UPDATE_FORM"
-    arrays = {name: array.numpy() for name, array in content[ARRAYS].items()}
-    if {n: (a.shape, a.dtype) for n, a in arrays.items()} != {n: (a.shape, a.dtype) for n, a in start.items()}:
-        return "UPDATE_SHAPE"
-    if not 1 <= float(content[METRICS][EXAMPLES]) <= MAX_EXAMPLES:
-        return "UPDATE_EXAMPLES"
-    moved = _norm({name: array - start[name] for name, array in arrays.items()})
-    if not np.isfinite([moved, *content[METRICS].values()]).all():
-        return "UPDATE_NOT_FINITE"
-    return "UPDATE_TOO_LARGE" if moved > MAX_GROWTH * (1.0 + _norm(start)) else ""
-
-
-def _norm(arrays: Arrays) -> float:
-    """Return the L2 norm of all arrays together; float64, because float32 overflows."""
-    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays.values())))
+    return from_records(views(content[ARRAYS]), content[METRICS], bits)

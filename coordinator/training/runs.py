@@ -156,6 +156,7 @@ class RunDriver:
             plan,
             since,
             run_id=run.id,
+            strategy=origin.strategy,
             rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction),
             note=partial(self._note, run.id),
             keep=partial(self._keep, run.id, origin),
@@ -165,14 +166,31 @@ class RunDriver:
         return self._publish(plan, trained, origin.based_on)
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
+        from coordinator.training.strategies import copies_held  # noqa: PLC0415 - loads Flower
         from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
+        strategy = self._config.strategy
+        if run.min_nodes < strategy.least_nodes:
+            raise ConfigError(
+                f"strategy {strategy.name} with these options needs {strategy.least_nodes} nodes in every round, and "
+                f"the run was asked for with {run.min_nodes}; train with --nodes {strategy.least_nodes}"
+            )
         start = self._starting(plan)
-        origin, progress = Origin(plan.model_dump_json(), start.based_on), Progress(weights=start.weights)
+        origin = Origin(plan.model_dump_json(), start.based_on, strategy)
+        progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        data = {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": version}
+        nodes = max(run.min_nodes, int(self._config.training.fraction * len(self._board.present())))
+        model = sum(array.nbytes for array in start.weights.values())
+        data = {
+            "rounds": run.rounds,
+            "min_nodes": run.min_nodes,
+            "based_on": version,
+            "strategy": strategy.name,
+            "memory_nodes": nodes,
+            "memory_bytes": copies_held(strategy, nodes) * model,
+        }
         self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
         return origin, progress
 
@@ -219,6 +237,7 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
+        proximal=config.strategy.proximal,
     )
 
 

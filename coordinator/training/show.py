@@ -115,7 +115,7 @@ class _RunTable:
             self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
-            self._line = f"run {self._run} started from {base}"
+            self._line = f"run {self._run} started from {base}{_memory(data)}"
         elif event.kind == "preflight":
             self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
             self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
@@ -142,6 +142,14 @@ class _RunTable:
         lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
         below = Text("\n".join([*lines, self._line]))
         return Group(table, below) if self._rows else below
+
+
+def _memory(data: dict[str, Any]) -> str:
+    """Say which strategy averages and what it needs; runs of before there was a choice tell neither."""
+    if "strategy" not in data:
+        return ""
+    need = f"{data['memory_bytes'] / _MIB:.0f} MiB of memory for {data['memory_nodes']} nodes"
+    return f"; {data['strategy']} needs up to {need}"
 
 
 def _calibrated(data: dict[str, Any]) -> str:

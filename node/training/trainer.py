@@ -61,6 +61,7 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
         batch=plan.batch,
         learning_rate=plan.rate(number),
         seed=plan.round_seed(number),
+        proximal=plan.proximal,
     )
     report.refuse_idle()
     return RoundResult(get_state(network), len(patches), report.loss, report.seconds)

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rsfed.codes import check_bits
-from rsfed.config import RecordedObjective
+from rsfed.config_objectives import RecordedObjective
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, Nomenclature
@@ -49,6 +49,7 @@ class TrainingPlan(BaseModel):
         batch: Patches of one step.
         learning_rate: Step size in the first round; see `rate`.
         seed: Makes the run repeatable.
+        proximal: Weight of the term that holds a node near the weights that a round starts from; see `train_steps`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,7 @@ class TrainingPlan(BaseModel):
     batch: int = Field(ge=4, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=1 << 62)
+    proximal: float = Field(default=0.0, ge=0, le=100)
 
     @property
     def class_ids(self) -> list[int]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsfed.codes import Codes
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.errors import RsfedError
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.dataset import PatchSet

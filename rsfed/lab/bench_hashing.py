@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import UsageError
 from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.hashing.dataset import Batch, PatchSet
 from rsfed.hashing.head import HashNetwork, TrunkHead
 from rsfed.hashing.network import build_network

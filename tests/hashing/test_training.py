@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
@@ -187,3 +187,15 @@ def test_extreme_values_stay_finite():
     content = {"all": np.array([[-3e38, 3e38], [1e5, 0]], np.float32).reshape(1, 2, 2).repeat(4, 1).repeat(4, 2)}
     data = PatchSet.from_items([(content, (0,))], spec_of(1, size=8), [0])
     assert np.isfinite(data.batch(np.array([0]))[0]).all()
+
+
+def test_the_proximal_term_adds_the_squared_distance_from_the_start_to_the_loss(patch_set):
+    start = build_network(ARCHITECTURE, spec_of(2), BITS, seed=1)
+    one_step, free = fit(patch_set, steps=1)[0], fit(patch_set, steps=2)[1]
+    _, held = fit(patch_set, steps=2, proximal=3.0)
+    moved = sum(
+        float((now - was).detach().double().square().sum())
+        for now, was in zip(one_step.parameters(), start.parameters(), strict=True)
+    )
+    assert held.losses[0] == free.losses[0], "nothing has moved yet"
+    assert held.losses[1] - free.losses[1] == pytest.approx(3.0 / 2 * moved, rel=1e-3)

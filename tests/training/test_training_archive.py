@@ -26,7 +26,7 @@ from node.training.patches import read_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import from_records
 from rsfed.hashing.payload import Payload, decode, encode

@@ -19,7 +19,8 @@ from node.state import open_state
 from node.training import bounds, journal
 from node.training.adapter import run_task
 from node.training.client_app import app
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, NodeTraining
+from rsfed.config import NodeTraining
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
 from rsfed.errors import ConfigError, TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN

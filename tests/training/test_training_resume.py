@@ -16,7 +16,8 @@ from coordinator.training import records
 from coordinator.training.board import RunStopped
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import utc_now
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
+from rsfed.config_strategies import FedMedianSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import EVALUATE
@@ -135,7 +136,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home,
         await until(lambda: coordinator.done(run) == 1)
     plans = []
     async with process(home, state, {}) as coordinator:
-        coordinator.driver._config = config(objective=BatchAllSection())
+        coordinator.driver._config = config(objective=BatchAllSection(), strategy=FedMedianSection())
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):
@@ -159,7 +160,7 @@ async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home,
 
 
 def origin():
-    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20))
+    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20), FedMedianSection())
 
 
 def keep(checkpoints, run, round_, **changes):

@@ -39,7 +39,9 @@ async def run(nodes, **options):
     return trained, [data for kind, data in events if kind == "round"]
 
 
-async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=()):
+async def run_whole(
+    nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=(), **options
+):
     """The same with all events, and nodes that answer for the calibration, too."""
     board = board or TaskBoard()
     events, kept = [], [] if kept is None else kept
@@ -56,6 +58,7 @@ async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None, sin
             note=lambda kind, data: events.append((kind, data)),
             keep=lambda progress, data: (kept.append(progress), events.append(("round", data))),
             before=before,
+            **options,
         )
     finally:
         for task in tasks:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from rsfed.codes import Codes
-from rsfed.config import ObjectiveSection
+from rsfed.config_objectives import ObjectiveSection
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.baselines.kslsh import KSLSH
 from rsfed.hashing.baselines.kulsh import KULSH

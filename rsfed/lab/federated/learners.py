@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.clientapp import ClientApp
 
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.errors import ConfigError
 from rsfed.hashing.closed_form import LEAST_PATCHES, ClosedForm
 from rsfed.hashing.encoder import Encoder
