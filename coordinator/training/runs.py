@@ -171,7 +171,7 @@ class RunDriver:
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
-        strategy = self._config.strategy
+        strategy = self._config.averages_by
         if run.min_nodes < strategy.least_nodes:
             raise ConfigError(
                 f"strategy {strategy.name} with these options needs {strategy.least_nodes} nodes in every round, and "
@@ -202,8 +202,8 @@ class RunDriver:
         self._note(run.id, "resumed", {"round": found[1].round})
         return found
 
-    def _keep(self, run: int, origin: Origin, progress: Progress, data: records.Data) -> None:
-        self._checkpoints.keep(run, origin, progress, ("round", data), now=self._now())
+    def _keep(self, run: int, origin: Origin, progress: Progress, kind: str, data: records.Data) -> None:
+        self._checkpoints.keep(run, origin, progress, (kind, data), now=self._now())
 
     def _note(self, run: int, kind: str, data: records.Data) -> None:
         records.add_event(self._state, run, kind, data, self._now())
@@ -237,7 +237,9 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
-        proximal=config.strategy.proximal,
+        proximal=config.averages_by.proximal,
+        solve_start=config.solves_start,
+        solve_end=config.solves_end,
     )
 
 

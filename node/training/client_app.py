@@ -15,17 +15,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from node.state import open_state
-from node.training.bounds import check_epochs, check_plan, check_round, reported
+from node.training.bounds import check_epochs, check_plan, check_round, check_sums, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.journal import rounds_since
 from node.training.patches import read_patches, training_items
 from node.training.preflight import check_archive, check_software
-from node.training.trainer import train_round
+from node.training.trainer import sum_up, train_round
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import to_records
+from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import (
@@ -42,6 +43,7 @@ from rsfed.hashing.plan import (
     TrainingPlan,
     parse_plan,
 )
+from rsfed.hashing.refit import to_arrays
 from rsfed.home import Home
 from rsfed.privacy.policy import policy
 from rsfed.telemetry import log
@@ -80,6 +82,24 @@ def train(message: Message, context: Context) -> Message:
     result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
     told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
     return _reply(message, result.arrays, {EXAMPLES: result.examples, SECONDS: result.seconds} | told)
+
+
+def sums(message: Message, context: Context) -> Message:
+    """Return sums over the own patches of what the last layer takes, from which the coordinator solves for that layer.
+
+    Raises:
+        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        ConfigError: POLICY_LEVEL, the operator chose none.
+        TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
+            TOO_FEW_MEMBERS, SUMS_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, TOO_FEW_PATCHES, WEIGHTS_UNFIT.
+    """
+    plan, weights = _read(message)
+    home, config = _home(context), _config(context)
+    _check_bounds(home, plan, config.training, _settings(message))
+    own = _own(home, plan, config.training, message.metadata.run_id)
+    floor = policy(config.policy.level).floor
+    check_sums(plan, config.training, acquisitions=own.acquisitions, floor=floor)
+    return _summed(message, sum_up(plan, weights, own.patches, threads=config.training.threads))
 
 
 def evaluate(message: Message, context: Context) -> Message:
@@ -141,6 +161,10 @@ def _reply(message: Message, arrays: Arrays, metrics: Metrics) -> Message:
     return Message(RecordDict(content), reply_to=message)
 
 
+def _summed(message: Message, given: Sums) -> Message:
+    return _reply(message, to_arrays(given), {EXAMPLES: given.patches})
+
+
 @dataclass(frozen=True, slots=True)
 class _Own:
     """What a run trains on here.
@@ -176,11 +200,12 @@ def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _
 
 
 app.query("preflight")(preflight)
+app.query("sums")(sums)
 app.train()(train)
 app.evaluate()(evaluate)
 
 
-def app_over(patches: PatchSet, threads: int) -> ClientApp:
+def app_over(patches: PatchSet, threads: int, acquisitions: int) -> ClientApp:
     """Return the app of a node of the lab, which holds patches and has no home, no policy and no operator to ask.
 
     It trains as every node does and tells its loss; it takes part in all that it is asked, but for calibration.
@@ -188,6 +213,7 @@ def app_over(patches: PatchSet, threads: int) -> ClientApp:
     Args:
         patches: Patches that it trains on.
         threads: Threads to compute with.
+        acquisitions: Distinct ones among the patches.
     """
     held = ClientApp()
 
@@ -199,10 +225,16 @@ def app_over(patches: PatchSet, threads: int) -> ClientApp:
         result = train_round(plan, _settings(message).get(ROUND), start, patches, threads=threads)
         return _reply(message, result.arrays, {EXAMPLES: result.examples, LOSS: result.loss, SECONDS: result.seconds})
 
+    def sum_over(message: Message, _context: Context) -> Message:
+        plan, weights = _read(message)
+        check_sums(plan, NodeTraining(), acquisitions=acquisitions, floor=1)
+        return _summed(message, sum_up(plan, weights, patches, threads=threads))
+
     def refuse(_message: Message, _context: Context) -> Message:
         raise TrainingError("a node of the lab does not calibrate", reason="CALIBRATION_REFUSED")
 
     held.query("preflight")(agree)
+    held.query("sums")(sum_over)
     held.train()(train_on)
     held.evaluate()(refuse)
     return held

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rsfed.clock import Now, utc_now
-from rsfed.hashing.plan import TRAIN
+from rsfed.hashing.plan import SUMS, TRAIN
 
 WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
 
@@ -89,10 +89,10 @@ def close_interrupted(connection: sqlite3.Connection) -> None:
 
 
 def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
-    """Return how many rounds of training gave a result that came after a moment."""
+    """Return how many rounds of training gave a result that came after a moment; sums count as a round."""
     row = connection.execute(
-        "SELECT count(*) FROM training_log WHERE kind = ? AND state = ? AND time > ?",
-        (TRAIN, DONE, moment.astimezone(UTC).isoformat()),
+        "SELECT count(*) FROM training_log WHERE kind IN (?, ?) AND state = ? AND time > ?",
+        (TRAIN, SUMS, DONE, moment.astimezone(UTC).isoformat()),
     ).fetchone()
     return int(row[0])
 

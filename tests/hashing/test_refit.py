@@ -45,7 +45,7 @@ def taken(network, data):
 def test_the_layer_is_the_ridge_regression_of_what_it_takes_on_the_centres_up_to_its_length(network):
     data = patches()
     before, rows = get_state(network), np.c_[taken(network, data).numpy(), np.ones(len(data))]
-    after = refit(network, [sums(network, part(data, np.arange(n, len(data), 2)), CENTRES) for n in (0, 1)])
+    after = refit(get_state(network), [sums(network, part(data, np.arange(n, len(data), 2)), CENTRES) for n in (0, 1)])
     padded = np.vstack([rows, np.sqrt(module.RIDGE) * np.eye(rows.shape[1])])
     targets = np.vstack([np.where(CENTRES, 1.0, -1.0)[data.labels.argmax(axis=1)], np.zeros((rows.shape[1], HELD))])
     expected, *_ = np.linalg.lstsq(padded, targets, rcond=None)
@@ -57,7 +57,7 @@ def test_the_layer_is_the_ridge_regression_of_what_it_takes_on_the_centres_up_to
 
 def test_free_bits_and_all_other_layers_stay(network):
     before = get_state(network)
-    after = refit(network, [sums(network, patches(), CENTRES)])
+    after = refit(get_state(network), [sums(network, patches(), CENTRES)])
     assert after.keys() == before.keys()
     for name, array in before.items():
         kept = slice(HELD, None) if name.startswith("head.") else slice(None)
@@ -68,7 +68,7 @@ def test_free_bits_and_all_other_layers_stay(network):
 
 def test_a_network_that_never_learnt_finds_the_centres_of_new_patches(network):
     network.load_state_dict(
-        {n: torch.from_numpy(a) for n, a in refit(network, [sums(network, patches(), CENTRES)]).items()}
+        {n: torch.from_numpy(a) for n, a in refit(get_state(network), [sums(network, patches(), CENTRES)]).items()}
     )
     unseen = patches(1)
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_a_network_that_never_learnt_finds_the_centres_of_new_patches(network):
 
 def test_a_node_with_too_few_patches_gives_no_sums_and_a_federation_of_none_is_refused(network):
     few = part(patches(), np.arange(LEAST_PATCHES - 1))
-    for attempt in (lambda: sums(network, few, CENTRES), lambda: refit(network, [])):
+    for attempt in (lambda: sums(network, few, CENTRES), lambda: refit(get_state(network), [])):
         with pytest.raises(TrainingError) as refused:
             attempt()
         assert refused.value.reason == "TOO_FEW_PATCHES"

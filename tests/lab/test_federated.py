@@ -12,12 +12,17 @@ from onnx_maker import tiny_trunk
 from PIL import Image
 from rich.console import Console
 
+from coordinator.training.rounds import server_app
 from node.training.client_app import app_over
 from node.training.trainer import train_round
 from rsfed.cli import run
 from rsfed.codes import pack
+from rsfed.config import CoordinatorConfig, EncoderSection
+from rsfed.config_strategies import FedAvgSection, default_strategy
+from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
+from rsfed.hashing.plan import PREFLIGHT
 from rsfed.hashing.weights import get_state
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.evaluate.division import Division, Split
@@ -26,6 +31,7 @@ from rsfed.lab.federated import learners
 from rsfed.lab.federated.measures import merged, own_galleries, union
 from rsfed.lab.federated.outputs import WAYS, tables
 from rsfed.lab.federated.partition import PARTITIONS, owners
+from rsfed.lab.federated.poison import ATTACKS, poisoned
 from rsfed.lab.federated.run import ROWS, FederatedSettings, evaluate_federated
 
 CLASSES, EACH = 4, 60
@@ -96,12 +102,21 @@ def test_what_a_federated_evaluation_cannot_do_is_refused(told, tmp_path, capsys
     assert "lower --nodes" in capsys.readouterr().err
 
 
+def plan_of(task, parts, rounds):
+    return learners.plan_of(task, parts, learners.Way(rounds, FedAvgSection(), start=False, end=False))
+
+
+def averaged(plan, sets, start):
+    apps = [app_over(each, 1, 1) for each in sets]
+    return learners.run_over(server_app(), plan, apps, start, FedAvgSection(), least=min(2, len(apps)))
+
+
 def test_a_federation_of_one_node_is_that_nodes_own_training_round_after_round(task):
-    plan = learners.plan_of(task, [task.train], 3)
+    plan, own = plan_of(task, [task.train], 3), task.images.subset(task.train)
     expected = start = get_state(build_network(plan.architecture, task.images.spec, 16))
     for number in (1, 2, 3):
-        expected = train_round(plan, number, expected, task.images.subset(task.train), threads=1).arrays
-    found = learners.rounds_over(plan, [app_over(task.images.subset(task.train), 1)], start, least=1)
+        expected = train_round(plan, number, expected, own, threads=1).arrays
+    found = averaged(plan, [own], start)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert (found[name] == array).all()
@@ -109,27 +124,58 @@ def test_a_federation_of_one_node_is_that_nodes_own_training_round_after_round(t
 
 def test_weights_are_the_mean_over_nodes_by_their_patches_and_a_node_without_patches_costs_its_share(task):
     parts = [task.train[:30], task.train[30:40]]
-    plan = learners.plan_of(task, parts, 1)
+    plan = plan_of(task, parts, 1)
     start = get_state(build_network(plan.architecture, task.images.spec, 16))
     sets = [task.images.subset(part) for part in parts]
     apart = [train_round(plan, 1, start, each, threads=1).arrays for each in sets]
-    empty = PatchSet((), np.zeros((0, CLASSES), bool), 0)
-    apps = [app_over(each, 1) for each in (*sets, empty)]
-    found = learners.rounds_over(plan, apps, start, least=2)
+    found = averaged(plan, [*sets, PatchSet((), np.zeros((0, CLASSES), bool), 0)], start)
     for name, array in found.items():
         assert array == pytest.approx(0.75 * apart[0][name] + 0.25 * apart[1][name], abs=1e-6)
 
 
+def test_the_default_is_that_of_a_coordinator_whose_configuration_says_nothing_of_it(task):
+    encoder = EncoderSection(kind="frozen-trunk")
+    config = CoordinatorConfig(federation="testing", encoder=encoder)
+    plan = learners.plan_of(task, [task.train], learners.DEFAULT)
+    assert (plan.solve_start, plan.solve_end) == (config.solves_start, config.solves_end) == (True, True)
+    assert default_strategy(plan.architecture.kind) == config.averages_by
+    assert plan.objective == config.objective
+    assert learners.DEFAULT.strategy is None
+
+
 def test_the_default_gives_codes_of_the_width_that_do_not_depend_on_who_is_asked(task):
-    hasher = learners.default(task, [task.train[:40], task.train[40:]])
+    hasher = learners.federated(task, [task.train[:40], task.train[40:]])
     codes = hasher(np.arange(10))
     assert codes.shape == (10, 2)
     assert (hasher(np.arange(10)[::-1])[::-1] == codes).all()
 
 
-@given(
-    st.integers(1, 100), st.lists(st.integers(1, 3000), min_size=2, max_size=20), st.sampled_from([20, learners.ROUNDS])
-)
+def absent(make, patches, place):
+    """The first node agrees to take part and then gives nothing."""
+    app = make(patches)
+
+    def refuse(message, context):
+        if message.metadata.message_type == PREFLIGHT:
+            return app(message, context)
+        raise TrainingError("away", reason="TOO_FEW_PATCHES")
+
+    return app if place else refuse
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_updates_and_sums_that_cannot_be_right_count_as_none_and_others_as_those_of_any_node(task, name):
+    parts = [task.train[::3], task.train[1::3], task.train[2::3]]
+    everything = np.arange(len(task.images))
+
+    def codes(wrap=None):
+        return learners.federated(task, parts, wrap=wrap)(everything)
+
+    attacked = codes(poisoned(ATTACKS[name]))
+    assert (attacked == codes(absent)).all() == (name in {"nan", "scale"})
+    assert not (attacked == codes()).all()
+
+
+@given(st.integers(1, 100), st.lists(st.integers(1, 3000), min_size=2, max_size=20), st.sampled_from([20, 60]))
 def test_a_federation_takes_at_most_the_sample_passes_of_training_in_one_place(epochs, sizes, rounds):
     parts = [range(size) for size in sizes]
     central = epochs * sum(sizes)

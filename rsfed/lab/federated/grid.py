@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -24,7 +23,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is untyped
         apps: The app of each node; their numbers count from 1.
     """
 
-    def __init__(self, apps: Sequence[ClientApp]) -> None:
+    def __init__(self, apps: Sequence[Callable[[Message, Context], Message]]) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, 1, _RUN
         self._apps = dict(enumerate(apps, start=1))
         self._replies: dict[str, Message] = {}

@@ -4,33 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from rsfed.config_objectives import CentresSection
+from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
-from rsfed.hashing.closed_form import LEAST_PATCHES, ClosedForm
+from rsfed.hashing.closed_form import ClosedForm
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.head import HashNetwork
 from rsfed.hashing.network import build_network
-from rsfed.hashing.objectives.centres import Centres
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
-from rsfed.hashing.refit import refit, sums
 from rsfed.hashing.weights import State, get_state, set_state
+from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.methods import BATCH, HASHES, RATE, STRETCHES, WIDTH, Hasher, Task
 from rsfed.lab.federated.grid import LocalGrid
 from rsfed.lab.federated.partition import Positions
+from rsfed.lab.federated.poison import App, Wrap
 from rsfed.trust.manifest import Architecture, CompactResnet, FederationClass, Nomenclature
 
 OBJECTIVE = CentresSection()
-ROUNDS = 60  # of the default: many short ones, before nodes with other classes drift apart
-PLAIN_ROUNDS = 20  # of plain FedAvg
 _TIMEOUT_S = 600.0
 _SERVER, _CLIENT = "coordinator.training.rounds:server_app", "node.training.client_app:app_over"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How nodes train together; left out, as a coordinator does it that says nothing else.
+
+    Attributes:
+        rounds: Rounds at most. The default is many short ones, before nodes with other classes drift apart.
+        strategy: How results become new weights; None for that of the architecture.
+        start: Whether the last layer is solved for before the first round, where it can be.
+        end: Whether it is after the last round.
+    """
+
+    rounds: int = 60
+    strategy: StrategySection | None = None
+    start: bool = True
+    end: bool = True
+
+
+PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False)
+DEFAULT = Way()
 
 
 def network(task: Task) -> Hasher:
@@ -45,15 +67,33 @@ def closed_form(task: Task, parts: Sequence[Positions]) -> Hasher:
     return lambda positions: fitted.encode(task.features[positions])
 
 
-def fedavg(task: Task, parts: Sequence[Positions]) -> Hasher:
-    """Train by plain FedAvg: some rounds from random weights."""
-    return _hasher(task, _rounds(task, parts, get_state(_network(task)), PLAIN_ROUNDS))
+def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: Wrap | None = None) -> Hasher:
+    """Train together, over the apps of both sides.
+
+    Args:
+        task: What is learnt.
+        parts: Positions of the images of each node.
+        way: How.
+        wrap: Returns the app of a node that is not as it should be.
+    """
+    made, threads = _app(_CLIENT), torch.get_num_threads()
+    clients: list[App] = []
+    for place, part in enumerate(parts):
+        make = partial(made, threads=threads, acquisitions=acquisitions(task.images, part))
+        patches = task.images.subset(part)
+        clients.append(wrap(make, patches, place) if wrap else make(patches))
+    plan, model = plan_of(task, parts, way), _network(task)
+    strategy = way.strategy or default_strategy(plan.architecture.kind)
+    set_state(
+        model, run_over(_app(_SERVER)(), plan, clients, get_state(model), strategy, least=len(parts) - bool(wrap))
+    )
+    encoder = Encoder(model, task.images.spec)
+    return lambda positions: encoder.encode_set(task.images.subset(positions))
 
 
-def default(task: Task, parts: Sequence[Positions]) -> Hasher:
-    """Train by the default: FedAvg in many short rounds, its last layer solved for before and after them."""
-    trained = _rounds(task, parts, _refitted(task, parts, get_state(_network(task))), ROUNDS)
-    return _hasher(task, _refitted(task, parts, trained))
+def acquisitions(images: ImageSet, part: Positions) -> int:
+    """Return how many distinct acquisitions there are; an image of none that is known is one of its own."""
+    return len({images.whereabouts[each].acquisition or each for each in part.tolist()})
 
 
 def steps_of(task: Task, parts: Sequence[Positions], rounds: int) -> tuple[int, int]:
@@ -69,14 +109,16 @@ def steps_of(task: Task, parts: Sequence[Positions], rounds: int) -> tuple[int, 
     return rounds, max(1, central // (rounds * len(parts)))
 
 
-def plan_of(task: Task, parts: Sequence[Positions], rounds: int) -> TrainingPlan:
-    """Return the plan of a run that takes no more than training in one place; arguments as of `steps_of`."""
-    images = task.images
-    taken, steps = steps_of(task, parts, rounds)
+def plan_of(task: Task, parts: Sequence[Positions], way: Way) -> TrainingPlan:
+    """Return the plan of a run that takes no more than training in one place."""
+    images, architecture = task.images, _architecture(task)
+    taken, steps = steps_of(task, parts, way.rounds)
+    strategy = way.strategy or default_strategy(architecture.kind)
+    solvable = architecture.kind == "frozen-trunk"
     return TrainingPlan(
         modality=images.listing.modality.name,
         input=images.spec,
-        architecture=_architecture(task),
+        architecture=architecture,
         bits=task.bits,
         objective=OBJECTIVE,
         nomenclature=Nomenclature(
@@ -87,20 +129,32 @@ def plan_of(task: Task, parts: Sequence[Positions], rounds: int) -> TrainingPlan
         batch=BATCH,
         learning_rate=RATE,
         seed=task.seed,
+        proximal=strategy.proximal,
+        solve_start=way.start and solvable,
+        solve_end=way.end and solvable,
     )
 
 
-def rounds_over(plan: TrainingPlan, clients: Sequence[ClientApp], start: State, *, least: int) -> State:
-    """Run the coordinator's app over nodes in this process and return the weights after the last round.
+def run_over(  # noqa: PLR0913 - what a run is made of
+    app: ServerApp,
+    plan: TrainingPlan,
+    clients: Sequence[App],
+    start: State,
+    strategy: StrategySection,
+    *,
+    least: int,
+) -> State:
+    """Run the coordinator's app over nodes in this process and return the weights that it ends with.
 
     Args:
+        app: The coordinator's app.
         plan: What nodes are told.
         clients: Their apps.
         start: Weights to start from.
+        strategy: How results become new weights.
         least: Nodes that a round needs a result of.
 
     Raises:
-        ConfigError: EXTRA_MISSING, the coordinator is not installed.
         TrainingError: TOO_FEW_NODES, or NO_RESULT in any round.
     """
     context = Context(
@@ -110,19 +164,14 @@ def rounds_over(plan: TrainingPlan, clients: Sequence[ClientApp], start: State, 
         state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in start.items()})}),
         run_config={
             "plan": plan.model_dump_json(),
+            "strategy": strategy.model_dump_json(),
             "min-nodes": least,
             "round-timeout-s": _TIMEOUT_S,
             "fraction-train": 1.0,
         },
     )
-    _app(_SERVER)()(LocalGrid(clients), context)
+    app(LocalGrid(clients), context)
     return {name: array.numpy() for name, array in context.state[ARRAYS].items()}
-
-
-def _rounds(task: Task, parts: Sequence[Positions], start: State, rounds: int) -> State:
-    client, threads = _app(_CLIENT), torch.get_num_threads()
-    clients = [client(task.images.subset(part), threads) for part in parts]
-    return rounds_over(plan_of(task, parts, rounds), clients, start, least=len(parts))
 
 
 def _app(side: str) -> Callable[..., Any]:
@@ -146,22 +195,3 @@ def _architecture(task: Task) -> Architecture:
 
 def _network(task: Task) -> HashNetwork:
     return build_network(_architecture(task), task.images.spec, task.bits, seed=task.seed)
-
-
-def _loaded(task: Task, state: State) -> HashNetwork:
-    model = _network(task)
-    set_state(model, state)
-    return model
-
-
-def _hasher(task: Task, state: State) -> Hasher:
-    encoder = Encoder(_loaded(task, state), task.images.spec)
-    return lambda positions: encoder.encode_set(task.images.subset(positions))
-
-
-def _refitted(task: Task, parts: Sequence[Positions], state: State) -> State:
-    """Solve for the last layer from the sums of the nodes that have enough patches."""
-    model = _loaded(task, state)
-    aim = Centres(OBJECTIVE, range(len(task.images.classes)), task.bits, seed=task.seed)
-    large = [part for part in parts if len(part) >= LEAST_PATCHES]
-    return refit(model, [sums(model, task.images.subset(part), aim.centres) for part in large])

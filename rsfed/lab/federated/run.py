@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +24,11 @@ from rsfed.lab.federated.partition import PARTITIONS, Positions, owners, partiti
 
 CENTRAL = ("network", "closed_form")
 """Ways to learn in one place; the one with the highest mean is what gaps are measured from."""
-TOGETHER = {"fedavg": learners.fedavg, "default": learners.default, "closed_form": learners.closed_form}
+TOGETHER: Mapping[str, Callable[[Task, Sequence[Positions]], Hasher]] = {
+    "fedavg": partial(learners.federated, way=learners.PLAIN),
+    "default": partial(learners.federated, way=learners.DEFAULT),
+    "closed_form": learners.closed_form,
+}
 ROWS = ("central", *TOGETHER, "local_own", "local_union")
 
 
@@ -95,9 +100,57 @@ class FederatedEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """One split: what is learnt from its one part, and measured on the others.
+
+    Attributes:
+        task: What is learnt.
+        division: How the images are split.
+        k: Cut-off of the figure.
+    """
+
+    task: Task
+    division: Division
+    k: int
+
+    def parts(self, name: str, nodes: int) -> list[Positions]:
+        """Return what each node learns from under a division of `PARTITIONS`.
+
+        Raises:
+            UsageError: the images do not allow this division.
+        """
+        return partition(self.task.images, self.task.train, nodes, name, self.task.seed)
+
+    def codes(self, hasher: Hasher) -> Codes:
+        """Return the codes of all images."""
+        return hasher(np.arange(len(self.task.images)))
+
+    def measure(self, hasher: Hasher) -> float:
+        """Return the mean average precision of one encoder over the union of the galleries."""
+        return union(self.task.images, self.division, self.codes(hasher), self.k)
+
+
+@dataclass(frozen=True, slots=True)
 class _Run:
     figure: float
     seconds: float
+
+
+def cases(images: ImageSet, settings: FederatedSettings) -> list[Case]:
+    """Return the split of each seed.
+
+    Raises:
+        UsageError: the images do not allow the split.
+    """
+    divisions = [divide(images, settings.split, seed) for seed in range(settings.seeds)]
+    return [
+        Case(
+            Task(images, describe(images, each.train), each.train, settings.bits, seed, settings.epochs),
+            each,
+            settings.k,
+        )
+        for seed, each in enumerate(divisions)
+    ]
 
 
 def evaluate_federated(
@@ -116,32 +169,24 @@ def evaluate_federated(
         ConfigError: EXTRA_MISSING, the coordinator or the node is not installed.
     """
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every step
-    seeds = range(settings.seeds)
-    divisions = [divide(images, settings.split, seed) for seed in seeds]
-    divided = {
-        (name, seed): partition(images, divisions[seed].train, settings.nodes, name, seed)
-        for name in settings.partitions
-        for seed in seeds
-    }
-    tasks = [
-        Task(images, describe(images, each.train), each.train, settings.bits, seed, settings.epochs)
-        for seed, each in enumerate(divisions)
-    ]
-    central: dict[str, list[_Run]] = {name: [] for name in CENTRAL}
-    for seed in seeds:
-        for name, run in _central(tasks[seed], divisions[seed], settings.k).items():
-            say(f"  seed {seed}: central {name}: mAP@{settings.k} {run.figure:.3f}")
-            central[name].append(run)
+    splits = cases(images, settings)
+    divided = {name: [case.parts(name, settings.nodes) for case in splits] for name in settings.partitions}
+
+    def each_seed(what: str, found: Iterable[dict[str, _Run]]) -> dict[str, list[_Run]]:
+        runs: dict[str, list[_Run]] = {}
+        for seed, figures in enumerate(found):
+            for way, run in figures.items():
+                say(f"  seed {seed}: {what} {way}: mAP@{settings.k} {run.figure:.3f}")
+                runs.setdefault(way, []).append(run)
+        return runs
+
+    central = each_seed("central", map(_central, splits))
     best = max(CENTRAL, key=lambda name: float(np.mean([run.figure for run in central[name]])))
     rows = []
-    for name in settings.partitions:
-        found: dict[str, list[_Run]] = {"central": central[best], **{way: [] for way in ROWS[1:]}}
-        for seed in seeds:
-            for way, run in _federated(tasks[seed], divisions[seed], divided[name, seed], settings.k).items():
-                say(f"  seed {seed}: {name} {way}: mAP@{settings.k} {run.figure:.3f}")
-                found[way].append(run)
-        rows += [_row(name, way, found[way], central[best]) for way in ROWS]
-    some = divided[settings.partitions[0], 0]
+    for name, parts in divided.items():
+        runs = {"central": central[best], **each_seed(name, map(_federated, splits, parts))}
+        rows += [_row(name, way, runs[way], central[best]) for way in ROWS]
+    some = splits[0].task, divided[settings.partitions[0]][0]
     return FederatedEvaluation(
         settings=settings,
         images=len(images),
@@ -149,38 +194,31 @@ def evaluate_federated(
         central={name: spread([run.figure for run in runs]) for name, runs in central.items()},
         best=best,
         rounds={
-            "fedavg": learners.steps_of(tasks[0], some, learners.PLAIN_ROUNDS),
-            "default": learners.steps_of(tasks[0], some, learners.ROUNDS),
+            "fedavg": learners.steps_of(*some, learners.PLAIN.rounds),
+            "default": learners.steps_of(*some, learners.DEFAULT.rounds),
         },
         rows=tuple(rows),
     )
 
 
-def _central(task: Task, division: Division, k: int) -> dict[str, _Run]:
+def _central(case: Case) -> dict[str, _Run]:
+    task = case.task
     return {
-        "network": _timed(lambda: union(task.images, division, _all(task, learners.network(task)), k)),
-        "closed_form": _timed(
-            lambda: union(task.images, division, _all(task, learners.closed_form(task, [task.train])), k)
-        ),
+        "network": _timed(lambda: case.measure(learners.network(task))),
+        "closed_form": _timed(lambda: case.measure(learners.closed_form(task, [task.train]))),
     }
 
 
-def _federated(task: Task, division: Division, parts: Sequence[Positions], k: int) -> dict[str, _Run]:
-    def together(learn: Callable[[Task, Sequence[Positions]], Hasher]) -> _Run:
-        return _timed(lambda: union(task.images, division, _all(task, learn(task, parts)), k))
-
-    runs = {way: together(learn) for way, learn in TOGETHER.items()}
+def _federated(case: Case, parts: Sequence[Positions]) -> dict[str, _Run]:
+    task = case.task
+    runs = {way: _timed(lambda learn=learn: case.measure(learn(task, parts))) for way, learn in TOGETHER.items()}
     start = time.perf_counter()
-    alone = np.stack([_all(task, learners.network(replace(task, train=part))) for part in parts])
+    alone = np.stack([case.codes(learners.network(replace(task, train=part))) for part in parts])
     seconds = time.perf_counter() - start
     holder = owners(task.images, parts, task.seed)
     for way, measure in (("local_own", own_galleries), ("local_union", merged)):
-        runs[way] = _Run(measure(task.images, division, alone, holder, k), seconds)
+        runs[way] = _Run(measure(task.images, case.division, alone, holder, case.k), seconds)
     return runs
-
-
-def _all(task: Task, hasher: Hasher) -> Codes:
-    return hasher(np.arange(len(task.images)))
 
 
 def _timed(work: Callable[[], float]) -> _Run:
