@@ -163,7 +163,7 @@ async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch
 
     async def vanish():
         willing = await board.next_task("gone", 5)
-        deliver(board, willing, result_of(willing.payload))
+        deliver(board, willing, result_of(willing.payload.read()))
         await board.next_task("gone", 5)  # takes the first task of a round and is never heard of again
 
     vanishing = asyncio.create_task(vanish())
@@ -181,8 +181,8 @@ async def test_a_slow_node_is_left_behind_at_the_round_deadline():
     async def slow():
         while True:
             task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers those of rounds
-            if task is not None and decode(task.payload).kind == PREFLIGHT:
-                deliver(board, task, result_of(task.payload))
+            if task is not None and decode(task.payload.read()).kind == PREFLIGHT:
+                deliver(board, task, result_of(task.payload.read()))
             elif task is not None:
                 late.append(task)
                 await asyncio.sleep(0.2)

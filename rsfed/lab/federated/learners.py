@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
-import torch
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.serverapp import ServerApp
 
@@ -76,7 +76,7 @@ def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: 
         way: How.
         wrap: Returns the app of a node that is not as it should be.
     """
-    made, threads = _app(_CLIENT), torch.get_num_threads()
+    made, threads = _app(_CLIENT), len(os.sched_getaffinity(0))
     clients: list[App] = []
     for place, part in enumerate(parts):
         make = partial(made, threads=threads, acquisitions=acquisitions(task.images, part))

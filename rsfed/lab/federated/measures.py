@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class MergedSearch:
             held = self.holder == node
             distances[:, held] = hamming(codes[rows], self.gallery[held])
         return distances
+
+    def only(self, rows: slice) -> Self:
+        """Return the search of these queries alone."""
+        return replace(self, queries=self.queries[:, rows])
 
 
 def union(images: ImageSet, division: Division, codes: Codes, k: int) -> float:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message
-from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.plan import ARRAYS
 
 _Values = NDArray[np.float32]
-_NONE = np.float32(0)
+_NONE = np.zeros((), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +39,17 @@ ATTACKS: Mapping[str, Attack] = {
 """By the names that `make bench-federated` tells them by."""
 
 App = Callable[[Message, Context], Message]
-Wrap = Callable[[Callable[[PatchSet], ClientApp], PatchSet, int], App]
+Wrap = Callable[[Callable[[PatchSet], App], PatchSet, int], App]
 """Returns the app of a node: given what makes one of patches, the node's patches, and its place among the nodes."""
 
 
 def poisoned(attack: Attack) -> Wrap:
     """Return what makes the first of the nodes attack."""
 
-    def wrap(make: Callable[[PatchSet], ClientApp], patches: PatchSet, place: int) -> App:
+    def wrap(app_of: Callable[[PatchSet], App], patches: PatchSet, place: int) -> App:
         if place:
-            return make(patches)
-        app = make(replace(patches, labels=np.roll(patches.labels, 1, axis=1)) if attack.flips else patches)
+            return app_of(patches)
+        app = app_of(replace(patches, labels=np.roll(patches.labels, 1, axis=1)) if attack.flips else patches)
 
         def attacking(message: Message, context: Context) -> Message:
             return _tampered(app(message, context), message, attack)

@@ -211,7 +211,11 @@ def _central(case: Case) -> dict[str, _Run]:
 
 def _federated(case: Case, parts: Sequence[Positions]) -> dict[str, _Run]:
     task = case.task
-    runs = {way: _timed(lambda learn=learn: case.measure(learn(task, parts))) for way, learn in TOGETHER.items()}
+
+    def together(learn: Callable[[Task, Sequence[Positions]], Hasher]) -> _Run:
+        return _timed(lambda: case.measure(learn(task, parts)))
+
+    runs = {way: together(learn) for way, learn in TOGETHER.items()}
     start = time.perf_counter()
     alone = np.stack([case.codes(learners.network(replace(task, train=part))) for part in parts])
     seconds = time.perf_counter() - start
