@@ -1,20 +1,32 @@
 """Sums for the last layer: what a node gives and when, what the coordinator believes, and what it solves for."""
 
+import asyncio
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx_maker import tiny_trunk
+from pydantic import ValidationError
 from test_training_bounds import ask, log
 from training_archive import load_patches, make_archive
-from training_fakes import CLASSES, small_plan
+from training_fakes import CLASSES, answer_tasks, small_plan, until
 
-from coordinator.training.rounds import Hooks, server_app
-from node.training.client_app import app_over
+from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
+from coordinator.training.engine import train
+from coordinator.training.rounds import Hooks, Rules, server_app
+from coordinator.training.show import print_run
+from node.training.adapter import run_task
+from node.training.client_app import app, app_over
 from node.training.journal import DONE
 from node.training.trainer import sum_up
+from rsfed.clock import utc_now
+from rsfed.config import CoordinatorConfig
 from rsfed.config_objectives import BatchAllSection
-from rsfed.config_strategies import FedAvgMSection
+from rsfed.config_strategies import FedAvgMSection, FedAvgSection
 from rsfed.errors import InvalidMessage
 from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
@@ -235,3 +247,65 @@ def test_a_run_that_goes_on_from_any_of_its_states_gives_the_same_and_asks_for_n
     assert len(anew.progress) == 3 - step
     for name, array in found.items():
         assert (again[name] == array).all()
+
+
+async def test_a_run_over_real_nodes_says_who_gave_sums_and_ends_with_the_layer_that_follows(make, plan):
+    home, board, events = make(archive=INDEPENDENT), TaskBoard(), []
+    node = asyncio.create_task(answer_tasks(board, "one", lambda data: run_task(app, home.path, data)))
+    await until(board.present)
+    short = replace_plan(plan, rounds=1)
+    trained = await asyncio.to_thread(
+        train,
+        board,
+        short,
+        Progress(weights=start(plan)),
+        run_id=5,
+        rules=Rules(1, 60.0),
+        note=lambda kind, data: events.append((kind, data)),
+    )
+    node.cancel()
+    patches_ = sum(COUNTS.values())
+    told = [data for kind, data in events if kind == "solved"]
+    expected = {"nodes": ["one"], "failed": {}, "patches": patches_, "solved": True}
+    assert told == [expected | {"round": 0}, expected | {"round": 1}]
+    assert [kind for kind, _ in events] == ["preflight", "solved", "round", "solved", "calibrated"]
+    own = load_patches(home, plan, 16)
+    solved = refit.refit(trained.weights, [sum_up(short, trained.weights, own, threads=1)])
+    for name, array in trained.weights.items():
+        assert array == pytest.approx(solved[name], abs=1e-3), "solving once more changes nothing"
+
+
+def told_in_table(**changes):
+    data = {"round": 0, "nodes": ["a", "b"], "failed": {}, "patches": 90, "solved": True} | changes
+    run = SimpleNamespace(id=1, words="done", rounds=3, requested=utc_now())
+    with redirect_stdout(StringIO()) as out:
+        print_run(run, [SimpleNamespace(kind="solved", data=data)])
+    return out.getvalue()
+
+
+def test_the_table_says_what_came_of_the_last_layer():
+    assert "solved for before the first round, from 90 patches of 2 nodes" in told_in_table()
+    missing = told_in_table(round=3, solved=False, failed={"c": "SUMS_REFUSED"})
+    assert "not solved for after round 3 (c: SUMS_REFUSED)" in missing
+
+
+def test_a_configuration_solves_wherever_it_can_and_is_refused_where_it_cannot():
+    def made(kind="frozen-trunk", objective="centres", **closed_form):
+        return CoordinatorConfig.model_validate(
+            {
+                "federation": "testing",
+                "encoder": {"kind": kind},
+                "objective": {"name": objective},
+                "closed_form": closed_form,
+            }
+        )
+
+    assert (made().solves_start, made().solves_end) == (True, True)
+    assert made().averages_by == FedAvgMSection(server_momentum=0.5)
+    assert (made(end=False).solves_start, made(end=False).solves_end) == (True, False)
+    for other in ({"kind": "compact-resnet"}, {"objective": "milan"}):
+        assert (made(**other).solves_start, made(**other).solves_end) == (False, False)
+        assert not made(start=False, **other).solves_start
+        with pytest.raises(ValidationError, match="frozen-trunk"):
+            made(start=True, **other)
+    assert made(kind="compact-resnet").averages_by == FedAvgSection()
