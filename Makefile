@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query soak-training clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-memory soak-training clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -63,6 +63,9 @@ bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, ru
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
+
+bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
+	PYTHONPATH=tests/training $(BIN)/python tests/training/memory_of_a_round.py
 
 soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
 	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)

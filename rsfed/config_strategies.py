@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from itertools import count
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -16,7 +17,7 @@ _BadNodes = Annotated[int, Field(ge=0, le=1000)]
 class _Strategy(Section):
     """What the strategies have in common; each has exactly the options that it uses, named as Flower names them."""
 
-    clip: bool = False  # shorten updates that are longer than the median of the round before
+    title: ClassVar[str]  # name of Flower's class, as releases tell it
 
     @property
     def proximal(self) -> float:
@@ -32,11 +33,15 @@ class _Strategy(Section):
 class FedAvgSection(_Strategy):
     """The mean of the nodes' weights, each by its patches."""
 
+    title: ClassVar[str] = "FedAvg"
+
     name: Literal["fedavg"] = "fedavg"
 
 
 class FedProxSection(_Strategy):
     """FedAvg of nodes that are held near the weights that they start from."""
+
+    title: ClassVar[str] = "FedProx"
 
     name: Literal["fedprox"] = "fedprox"
     proximal_mu: float = Field(default=0.01, gt=0, le=100)
@@ -50,6 +55,8 @@ class FedProxSection(_Strategy):
 class FedAvgMSection(_Strategy):
     """FedAvg whose steps keep their momentum."""
 
+    title: ClassVar[str] = "FedAvgM"
+
     name: Literal["fedavgm"] = "fedavgm"
     server_learning_rate: _Step = 1.0
     server_momentum: _Decay = 0.9
@@ -57,6 +64,8 @@ class FedAvgMSection(_Strategy):
 
 class FedAdamSection(_Strategy):
     """Adam over the rounds; `eta` is about the step of a weight in one round."""
+
+    title: ClassVar[str] = "FedAdam"
 
     name: Literal["fedadam"] = "fedadam"
     eta: _Step = 1e-2
@@ -68,6 +77,8 @@ class FedAdamSection(_Strategy):
 class FedYogiSection(_Strategy):
     """Yogi over the rounds: Adam that forgets large steps more slowly."""
 
+    title: ClassVar[str] = "FedYogi"
+
     name: Literal["fedyogi"] = "fedyogi"
     eta: _Step = 1e-2
     beta_1: _Decay = 0.9
@@ -78,18 +89,34 @@ class FedYogiSection(_Strategy):
 class FedMedianSection(_Strategy):
     """The median of each weight; all nodes count alike."""
 
+    title: ClassVar[str] = "FedMedian"
+
     name: Literal["fedmedian"] = "fedmedian"
+
+    @property
+    def least_nodes(self) -> int:
+        """Of two results the median is the mean."""
+        return 3
 
 
 class FedTrimmedAvgSection(_Strategy):
     """The mean of each weight without the largest and smallest; all nodes count alike."""
 
+    title: ClassVar[str] = "FedTrimmedAvg"
+
     name: Literal["fedtrimmedavg"] = "fedtrimmedavg"
-    beta: float = Field(default=0.2, ge=0, lt=0.5)  # share of the nodes left out at each end
+    beta: float = Field(default=0.2, ge=0.001, lt=0.5)  # share of the nodes left out at each end
+
+    @property
+    def least_nodes(self) -> int:
+        """As many as it takes to leave one out at each end, as Flower rounds: int(beta * nodes)."""
+        return next(nodes for nodes in count(1) if int(self.beta * nodes))
 
 
 class KrumSection(_Strategy):
     """The result of the one node that is nearest to the others."""
+
+    title: ClassVar[str] = "Krum"
 
     name: Literal["krum"] = "krum"
     num_malicious_nodes: _BadNodes = 1
@@ -103,6 +130,8 @@ class KrumSection(_Strategy):
 class MultiKrumSection(_Strategy):
     """The mean of the nodes that are nearest to the others."""
 
+    title: ClassVar[str] = "MultiKrum"
+
     name: Literal["multikrum"] = "multikrum"
     num_malicious_nodes: _BadNodes = 1
     num_nodes_to_select: int = Field(default=2, ge=1, le=1000)
@@ -115,6 +144,8 @@ class MultiKrumSection(_Strategy):
 
 class BulyanSection(_Strategy):
     """The mean of what is nearest to the median of each weight, among the nodes that MultiKrum selects."""
+
+    title: ClassVar[str] = "Bulyan"
 
     name: Literal["bulyan"] = "bulyan"
     num_malicious_nodes: _BadNodes = 1

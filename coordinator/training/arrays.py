@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 
 def view(array: Array) -> NDArray[Any]:
-    """Return an array of this process as numpy sees it, read-only and without a copy."""
+    """Return an array as numpy sees it, read-only and without a copy; the array's own words of its form do not count.
+
+    Raises:
+        ValueError, and others: it is none of numpy's; whoever reads what came of elsewhere catches all.
+    """
+    if array.stype != SType.NUMPY:
+        raise ValueError("the array is not in numpy's form")
     stream = BytesIO(array.data)  # shares the bytes: it would copy when written to
     np.lib.format.read_magic(stream)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)

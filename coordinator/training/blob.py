@@ -78,8 +78,3 @@ class Blob:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(size)
-
-    def drop(self) -> None:
-        """Give the bytes up; the size stays known."""
-        with self._lock:
-            self._file.close()

@@ -51,12 +51,6 @@ class Task:
         """Bytes of the result that came."""
         return len(self.upload)
 
-    def take(self) -> bytes:
-        """Return the result, which is here, and let go of it."""
-        data = self.upload.read()
-        self.upload.drop()
-        return data
-
 
 class TaskBoard:
     """Holds at most one task for each node.

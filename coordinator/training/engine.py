@@ -42,6 +42,7 @@ class Trained:
         nodes: Names of the nodes whose results they rest on.
         loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
+        strategy: How the results became weights, by Flower's name.
     """
 
     weights: Arrays
@@ -49,6 +50,7 @@ class Trained:
     nodes: frozenset[str]
     loss: float | None
     calibration: Calibration | None = None
+    strategy: str = DEFAULT_STRATEGY.title
 
 
 def train(  # noqa: PLR0913 - what a run is made of
@@ -79,6 +81,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         before: What the events of the rounds until `since` said.
 
     Raises:
+        ConfigError: the strategy needs more nodes than the rules do.
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
     _return_freed_memory()
@@ -125,6 +128,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         nodes=frozenset().union(*(data["nodes"] for data in counted)),
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
+        strategy=strategy.title,
     )
 
 

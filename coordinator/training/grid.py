@@ -6,8 +6,9 @@ Flower stamps messages with a process-wide identity, so one run at a time uses a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -60,6 +61,21 @@ def to_records(payload: Payload) -> RecordDict:
     records |= {name: MetricRecord(dict(metrics)) for name, metrics in payload.metrics.items()}
     records |= {name: ConfigRecord(dict(config)) for name, config in payload.configs.items()}
     return RecordDict(records)
+
+
+class Replies:
+    """The replies to messages; each is read when its turn comes, so memory holds one of them.
+
+    Args:
+        read: Goes through them; the first time it waits for each.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Message]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Message]:
+        """Go through them, once more if need be."""
+        return self._read()
 
 
 class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this folder
@@ -140,8 +156,8 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
                 del self._sent[task_id]
         return replies
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send messages and give the replies of nodes that are still there, each read when its turn comes.
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Replies:
+        """Send messages and return the replies of nodes that are still there.
 
         Returns:
             One reply for each message, in the order of the nodes' names; an error reply where there is no result.
@@ -149,7 +165,8 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         ids = self.push_messages(messages)
         pairs = sorted((self._sent.pop(task_id) for task_id in ids), key=lambda pair: pair[1].node)
         self.exchanges = {}
-        return self._replies(pairs, Deadline.after(_LONGEST_S if timeout is None else timeout))
+        deadline = Deadline.after(_LONGEST_S if timeout is None else timeout)
+        return Replies(partial(self._replies, pairs, deadline))
 
     def _replies(self, pairs: list[tuple[Message, Task]], deadline: Deadline) -> Iterator[Message]:
         messages = {task.id: message for message, task in pairs}
@@ -166,7 +183,7 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
 
 def _reply(message: Message, task: Task) -> Message:
     try:
-        payload = decode(task.take())
+        payload = decode(task.upload.read())
     except InvalidMessage as error:
         return _error(message, error.reason)
     return _error(message, payload.error) if payload.error else Message(to_records(payload), reply_to=message)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
@@ -21,15 +20,14 @@ from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.checkpoints import Progress
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import make_strategy, restore, state_of
-from coordinator.training.updates import TooFewUpdates, Updates, mean_loss
+from coordinator.training.updates import Updates, read_result, sift
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.plan import ARRAYS, CONFIG, MEMBERS, METRICS, PLAN, TrainingPlan
+from rsfed.hashing.plan import ARRAYS, CONFIG, MEMBERS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
-_LIMIT = "clip"  # norm that updates of the next round are shortened to, in what is kept of a run
 _STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
@@ -138,12 +136,15 @@ class RoundLoop:
     """Drives a strategy over a grid.
 
     Args:
-        grid: Reaches the nodes.
+        grid: Reaches the nodes; the replies that it returns can be gone through twice.
         plan: What the nodes are told.
         strategy: How results become new weights.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
         since: Where the run goes on.
+
+    Raises:
+        ConfigError: the strategy needs more nodes than a round.
     """
 
     def __init__(  # noqa: PLR0913 - what a run is made of
@@ -161,8 +162,6 @@ class RoundLoop:
         self._last_layer = LastLayer(grid, plan, rules.timeout_s)
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
-        self._clips = strategy.clip
-        self._limit = float(since.strategy[_LIMIT]) if _LIMIT in since.strategy else None
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
 
@@ -204,7 +203,7 @@ class RoundLoop:
         return Progress(
             round=after,
             weights=views(arrays),
-            strategy=state_of(self._strategy) | ({} if self._limit is None else {_LIMIT: np.array(self._limit)}),
+            strategy=state_of(self._strategy),
             random=self._random,
             counted=counted,
             nodes=tuple(nodes),
@@ -253,15 +252,15 @@ class RoundLoop:
         messages = self._drawn(number, arrays, config, nodes)
         asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
-        updates = Updates(replies, views(arrays), needed=self._rules.min_nodes, limit=self._limit)
+        updates = sift(replies, views(arrays))
         if (new := self._aggregate(number, updates)) is not None:
             arrays = new
-        answered = {*updates.failed, *updates.nodes}
+        answered = {*updates.failed, *updates.good}
         report = RoundReport(
             round=number,
-            nodes=tuple(updates.nodes),
+            nodes=tuple(updates.good),
             failed=updates.failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
-            loss=mean_loss(updates.losses),
+            loss=updates.loss,
             examples=updates.examples,
             counted=new is not None,
             seconds=time.monotonic() - start,
@@ -269,13 +268,10 @@ class RoundLoop:
         return arrays, report
 
     def _aggregate(self, number: int, updates: Updates) -> ArrayRecord | None:
-        """Return the new weights; None where there are none, and then the strategy remembers no step."""
-        try:
-            new, _ = self._strategy.aggregate_train(number, updates)
-        except TooFewUpdates:
+        """Return the new weights; None of too few results, which the strategy never sees: it would remember a step."""
+        if len(updates.good) < self._rules.min_nodes:
             return None
-        if new is not None and self._clips:
-            self._limit = float(np.median(updates.norms))
+        new, _ = self._strategy.aggregate_train(number, updates)
         return None if new is None else as_float32(new)
 
     def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
@@ -302,6 +298,5 @@ def read_counts(content: RecordDict, bits: int) -> PairCounts:
     Raises:
         InvalidMessage: CALIBRATION_FORM or CALIBRATION_COUNTS, what came may not reach the sum.
     """
-    if set(content) != {ARRAYS, METRICS}:
-        raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
-    return from_records(views(content[ARRAYS]), content[METRICS], bits)
+    arrays, metrics = read_result(content, "CALIBRATION_FORM")
+    return from_records(arrays, metrics, bits)

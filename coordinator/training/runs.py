@@ -166,17 +166,13 @@ class RunDriver:
         return self._publish(plan, trained, origin.based_on)
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
-        from coordinator.training.strategies import copies_held  # noqa: PLC0415 - loads Flower
+        from coordinator.training.strategies import copies_held, make_strategy  # noqa: PLC0415 - loads Flower
         from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
         strategy = self._config.averages_by
-        if run.min_nodes < strategy.least_nodes:
-            raise ConfigError(
-                f"strategy {strategy.name} with these options needs {strategy.least_nodes} nodes in every round, and "
-                f"the run was asked for with {run.min_nodes}; train with --nodes {strategy.least_nodes}"
-            )
+        make_strategy(strategy, fraction=self._config.training.fraction, min_nodes=run.min_nodes)  # or says why not
         start = self._starting(plan)
         origin = Origin(plan.model_dump_json(), start.based_on, strategy)
         progress = Progress(weights=start.weights)

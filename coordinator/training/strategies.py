@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from coordinator.training.arrays import record_of, view
 from rsfed.config_strategies import StrategySection
+from rsfed.errors import ConfigError
 from rsfed.hashing.plan import EXAMPLES, METRICS
 
 
@@ -88,7 +89,7 @@ class StreamedAvgM(FedAvgM, StreamedAvg):  # type: ignore[misc]
         return new, None
 
 
-_CLASSES: dict[str, type[FedAvg]] = {
+STRATEGIES: dict[str, type[FedAvg]] = {
     "fedavg": StreamedAvg,
     "fedprox": StreamedProx,
     "fedavgm": StreamedAvgM,
@@ -119,15 +120,23 @@ def make_strategy(section: StrategySection, *, fraction: float, min_nodes: int) 
         section: Which, and its options.
         fraction: Share of the present nodes that a round asks.
         min_nodes: Nodes that it asks at least.
+
+    Raises:
+        ConfigError: of so few its rule would be the plain mean, or would fail.
     """
-    return _CLASSES[section.name](
+    if min_nodes < section.least_nodes:
+        raise ConfigError(
+            f"strategy {section.name} with these options needs {section.least_nodes} nodes in every round, and the run "
+            f"was asked for with {min_nodes}; train with --nodes {section.least_nodes}"
+        )
+    return STRATEGIES[section.name](
         fraction_train=fraction,
         fraction_evaluate=1.0,
         min_train_nodes=min_nodes,
         min_evaluate_nodes=1,
         min_available_nodes=1,
         weighted_by_key=EXAMPLES,
-        **section.model_dump(exclude={"name", "clip"}),
+        **section.model_dump(exclude={"name"}),
     )
 
 

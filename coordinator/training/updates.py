@@ -1,112 +1,129 @@
-"""What nodes send in a round, looked at one by one on its way to the strategy, which never sees what cannot be right.
+"""What nodes send in a round, looked at before a strategy, which never sees what cannot be right.
 
-Each is let go before the next is read, so that a strategy that streams holds one at a time.
+Results are gone through twice, one at a time: first each is checked and measured, then those that fit among the others
+are handed on. So the bounds are those of the round itself, and memory holds one result however many nodes send.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from coordinator.training.arrays import record_of, view
+from coordinator.training.arrays import views
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.payload import Arrays
+from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, SECONDS
 
-MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
+MAX_EXAMPLES = 1e8  # patches that a node may claim
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
+MAX_NORM = 10.0  # L2 norm of an update, in medians of the round
+MAX_CLAIM = 10.0  # patches that a node counts for, in medians of what the round's nodes claim
+LEAST_COMPARED = 3  # results below which a median says nothing about any of them
 
 
-class TooFewUpdates(Exception):
-    """The round gave too few results for the weights to change."""
-
-
-class Updates:
-    """The results of a round that a strategy may see, once through, in the order of the weights.
-
-    Args:
-        replies: What came of the nodes.
-        start: The weights that they started from.
-        needed: Results below which the strategy must not take a step.
-        limit: L2 norm that each update is shortened to where it is longer; None for none.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is kept of a result that can be right.
 
     Attributes:
-        nodes: Flower's numbers of the nodes whose result counts, in order.
-        failed: Why the others gave none, by number.
-        losses: Loss and patches of each result with a loss.
-        examples: Patches that the results rest on.
-        norms: L2 norm of each update as it came.
+        norm: L2 norm of its update.
+        examples: Patches that it counts for.
+        loss: Its loss; None where the node does not tell it.
     """
 
-    def __init__(self, replies: Iterable[Message], start: Arrays, *, needed: int, limit: float | None) -> None:
-        self._replies, self._start, self._needed, self._limit = replies, start, needed, limit
-        self.nodes: list[int] = []
-        self.failed: dict[int, str] = {}
-        self.losses: list[tuple[float, int]] = []
-        self.examples = 0
-        self.norms: list[float] = []
+    norm: float
+    examples: float
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The results of a round that a strategy may see, in the order of the weights.
+
+    Attributes:
+        replies: What came of the nodes; can be gone through again.
+        start: The weights that they started from.
+        good: The nodes whose result counts, by Flower's number, in order.
+        failed: Why the others gave none, by number.
+    """
+
+    replies: Iterable[Message]
+    start: Arrays
+    good: dict[int, Checked] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        """Patches that the results rest on."""
+        return int(sum(each.examples for each in self.good.values()))
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss of the nodes that tell theirs, each by its patches; None where none does."""
+        told = [(each.loss, each.examples) for each in self.good.values() if each.loss is not None]
+        return sum(loss * examples for loss, examples in told) / sum(n for _, n in told) if told else None
 
     def __iter__(self) -> Iterator[Message]:
-        """Give the results that may be seen.
-
-        Raises:
-            TooFewUpdates: there were fewer than needed; nothing of what the strategy saw may stay.
-        """
-        for reply in self._replies:
-            if self._takes(reply):
+        """Give the results as strategies take them."""
+        for reply in self.replies:
+            if (checked := self.good.get(reply.metadata.src_node_id)) is not None:
+                sent, metrics = reply.content[ARRAYS], reply.content[METRICS]
+                # Some strategies pair arrays by position, and the wire keeps no order.
+                reply.content[ARRAYS] = ArrayRecord({name: sent[name] for name in self.start})
+                metrics[EXAMPLES] = checked.examples
+                metrics.pop(LOSS, None)  # not all tell it, and strategies want all alike
+                del sent, metrics
                 yield reply
             del reply  # or it would be held while the next one is read
-        if len(self.nodes) < self._needed:
-            raise TooFewUpdates
-
-    def _takes(self, reply: Message) -> bool:
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            self.failed[node] = reply.error.reason or "NODE_ERROR"
-            return False
-        try:
-            norm = check_update(reply.content, self._start)
-        except InvalidMessage as error:
-            self.failed[node] = error.reason
-            return False
-        metrics = reply.content[METRICS]
-        examples = int(metrics[EXAMPLES])
-        if LOSS in metrics:  # taken out: not all tell it, and strategies want all alike
-            self.losses.append((float(metrics.pop(LOSS)), examples))
-        self.nodes.append(node)
-        self.norms.append(norm)
-        self.examples += examples
-        share = 1.0 if self._limit is None or norm <= self._limit else self._limit / norm
-        reply.content[ARRAYS] = _in_order(reply.content[ARRAYS], self._start, share)
-        return True
 
 
-def _in_order(sent: ArrayRecord, start: Arrays, share: float) -> ArrayRecord:
-    """Return an update in the order of the weights, which some strategies rely on and the wire does not keep.
+def sift(replies: Iterable[Message], start: Arrays) -> Updates:
+    """Check all results of a round; returns when all that come are there.
 
     Args:
-        sent: The update; emptied where it is shortened.
-        start: What it started from.
-        share: Part of the way that is gone.
+        replies: What comes of the nodes; can be gone through again.
+        start: The weights that they started from.
     """
-    if share == 1.0:
-        return ArrayRecord({name: sent[name] for name in start})
-    way = np.float32(share)
-    return record_of({name: was + (view(sent.pop(name)) - was) * way for name, was in start.items()})
+    good: dict[int, Checked] = {}
+    failed: dict[int, str] = {}
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        try:
+            if reply.has_error():
+                failed[node] = reply.error.reason or "NODE_ERROR"
+            else:
+                good[node] = check_update(reply.content, start)
+        except InvalidMessage as error:
+            failed[node] = error.reason
+        del reply  # or it would be held while the next one is read
+    fitting = _among_each_other(good)
+    failed |= dict.fromkeys(good.keys() - fitting.keys(), "UPDATE_TOO_LARGE")
+    return Updates(replies, start, fitting, failed)
 
 
-def mean_loss(losses: list[tuple[float, int]]) -> float | None:
-    """Return the mean of losses, each by its patches; None of none."""
-    total = sum(examples for _, examples in losses)
-    return sum(loss * examples for loss, examples in losses) / total if losses else None
+def _among_each_other(results: dict[int, Checked]) -> dict[int, Checked]:
+    """Return the results whose norm fits those of the others, with the patches they claim held down in the same way.
+
+    Half of the nodes would have to err together to move a median to where they want it.
+    """
+    if len(results) < LEAST_COMPARED:
+        return results
+    longest = MAX_NORM * median(each.norm for each in results.values())
+    most = MAX_CLAIM * median(each.examples for each in results.values())
+    return {
+        node: replace(each, examples=min(each.examples, most)) for node, each in results.items() if each.norm <= longest
+    }
 
 
-def check_update(content: RecordDict, start: Arrays) -> float:
-    """Check that a result may reach the strategy, and return the L2 norm of its update.
+def check_update(content: RecordDict, start: Arrays) -> Checked:
+    """Check that a result may reach the strategy, as far as it alone can tell.
 
     Args:
         content: The records of the result.
@@ -115,20 +132,38 @@ def check_update(content: RecordDict, start: Arrays) -> float:
     Raises:
         InvalidMessage: UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE or UPDATE_TOO_LARGE.
     """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) - {LOSS} != {EXAMPLES, SECONDS}:
-        raise InvalidMessage("the result has other records than it was asked for", reason="UPDATE_FORM")
-    arrays = content[ARRAYS]
-    forms = {name: (array.dtype, tuple(array.shape)) for name, array in arrays.items()}
-    if forms != {name: (str(array.dtype), array.shape) for name, array in start.items()}:
+    arrays, metrics = read_result(content, "UPDATE_FORM")
+    if metrics.keys() - {LOSS} != {EXAMPLES, SECONDS}:
+        raise InvalidMessage("the result has other numbers than it was asked for", reason="UPDATE_FORM")
+    forms = [{name: (array.dtype, array.shape) for name, array in each.items()} for each in (arrays, start)]
+    if forms[0] != forms[1]:
         raise InvalidMessage("the result has other arrays than the task", reason="UPDATE_SHAPE")
-    if not 1 <= float(content[METRICS][EXAMPLES]) <= MAX_EXAMPLES:
+    if not all(map(math.isfinite, metrics.values())):
+        raise InvalidMessage("the result has a number that is not finite", reason="UPDATE_NOT_FINITE")
+    if not 1 <= metrics[EXAMPLES] <= MAX_EXAMPLES:
         raise InvalidMessage("the result claims an impossible number of patches", reason="UPDATE_EXAMPLES")
-    moved = _norm(view(array) - start[name] for name, array in arrays.items())
-    if not np.isfinite([moved, *content[METRICS].values()]).all():
+    moved = _norm(array - start[name] for name, array in arrays.items())
+    if not math.isfinite(moved):
         raise InvalidMessage("the result has a number that is not finite", reason="UPDATE_NOT_FINITE")
     if moved > MAX_GROWTH * (1.0 + _norm(start.values())):
         raise InvalidMessage("the result is too far from the weights of the task", reason="UPDATE_TOO_LARGE")
-    return moved
+    return Checked(moved, metrics[EXAMPLES], metrics.get(LOSS))
+
+
+def read_result(content: RecordDict, reason: str) -> tuple[Arrays, Metrics]:
+    """Return the arrays and the numbers of a result, which a node of any make may have sent.
+
+    Raises:
+        InvalidMessage: with the given reason where it is made of anything else.
+    """
+    refused = InvalidMessage("the result has another form than it was asked for", reason=reason)
+    if set(content) != {ARRAYS, METRICS}:
+        raise refused
+    try:
+        metrics = {name: float(value) for name, value in content.metric_records[METRICS].items()}
+        return views(content.array_records[ARRAYS]), metrics
+    except Exception as error:  # numpy's reader of headers raises whatever the bytes make of it
+        raise refused from error
 
 
 def _norm(arrays: Iterable[NDArray[Any]]) -> float:

@@ -68,9 +68,10 @@ class TrainingPlan(BaseModel):
     batch: int = Field(ge=4, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=1 << 62)
-    proximal: float = Field(default=0.0, ge=0, le=100)
-    solve_start: bool = False
-    solve_end: bool = False
+    # These are left out where they do nothing: older nodes refuse a plan with a key that they do not know.
+    proximal: float = Field(default=0.0, ge=0, le=100, exclude_if=lambda value: value == 0)
+    solve_start: bool = Field(default=False, exclude_if=lambda value: not value)
+    solve_end: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
     def _solves_what_it_can(self) -> Self:

@@ -1,14 +1,18 @@
-"""Run by test_training_memory.py in a process of its own: prints by how much two rounds raised its peak memory.
+"""What memory a round needs: `make bench-memory` prints it for all strategies, test_training_memory.py looks at some.
 
-Arguments: a file with what every node sends, the section of the strategy as JSON, the number of nodes, a home.
+Each is measured in a process of its own, which is this file with arguments: a file with what every node sends, the
+section of the strategy as JSON, the number of nodes, a home. It prints by how much two rounds raised its peak memory.
 """
 
 import json
+import os
 import resource
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -20,10 +24,13 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints, Origin, Progress
 from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
+from coordinator.training.strategies import STRATEGIES, copies_held
 from rsfed.clock import utc_now
 from rsfed.config_strategies import StrategySection
-from rsfed.hashing.payload import CHUNK_BYTES, digest
+from rsfed.hashing.payload import CHUNK_BYTES, Payload, digest, encode
 from rsfed.home import Home
+
+ANY = TypeAdapter(StrategySection)
 
 
 def weights(value: float = 0.5) -> dict[str, np.ndarray]:
@@ -45,9 +52,38 @@ def deliver_all(board: TaskBoard, result: Path, names: list[str], size: int, sha
             threading.Event().wait(0.01)
 
 
-def main() -> None:
-    result, section, nodes, home = sys.argv[1:]
-    strategy = TypeAdapter(StrategySection).validate_json(section)
+def write_result(path: Path) -> Path:
+    """Write what every node sends."""
+    metrics = {"num-examples": 10.0, "loss": 0.5, "seconds": 0.1}
+    path.write_bytes(encode(Payload(1, 1, "train", {"arrays": weights(0.51)}, {"metrics": metrics})))
+    return path
+
+
+def times_the_model(result: Path, section: StrategySection, nodes: int) -> float:
+    """Return by how many times the model two rounds raise the peak memory of a process of their own."""
+    with TemporaryDirectory() as home:
+        command = [sys.executable, __file__, str(result), section.model_dump_json(), str(nodes), home]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        told = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert told["rounds"] == 2
+    assert told["bytes"] > 4 * 10.9e6
+    return told["times"]
+
+
+def print_table(nodes: int = 16) -> None:
+    """Print for each strategy what it needed and what it says that it needs, in models."""
+    with TemporaryDirectory() as folder:
+        result = write_result(Path(folder) / "result")
+        sys.stdout.write(f"{'strategy':<16}{'measured':>10}{'said':>6}  times the model, {nodes} nodes\n")
+        for name in STRATEGIES:
+            section = ANY.validate_python({"name": name})
+            measured = times_the_model(result, section, nodes)
+            sys.stdout.write(f"{name:<16}{measured:>10.2f}{copies_held(section, nodes):>6}\n")
+            sys.stdout.flush()
+
+
+def measure(result: str, section: str, nodes: str, home: str) -> None:
+    strategy = ANY.validate_json(section)
     names = [f"node-{number:02}" for number in range(int(nodes))]
     data = Path(result).read_bytes()
     size, sha256 = len(data), digest(data)
@@ -82,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure(*sys.argv[1:]) if sys.argv[1:] else print_table()

@@ -107,7 +107,7 @@ def test_a_result_arrives_in_parts_and_goes_on_where_it_stopped(board):
     assert push(board, task, 4000, RESULT[4000:9000]) == 9000
     assert push(board, task, 0, RESULT[:4000]) == 9000  # came twice, late
     assert push(board, task, 9000, RESULT[9000:]) == len(RESULT)
-    assert task.take() == RESULT
+    assert task.upload.read() == RESULT
     assert push(board, task, 9000, RESULT[9000:]) == len(RESULT)  # nor does a repeat spoil it
 
 
@@ -117,7 +117,7 @@ def test_a_node_that_computed_again_starts_its_upload_again(board):
     other = RESULT[::-1]
     assert push(board, task, 4000, other[4000:], data=other) == 0
     assert push(board, task, 0, other, data=other) == len(other)
-    assert task.take() == other
+    assert task.upload.read() == other
 
 
 def test_a_result_that_does_not_fit_its_digest_is_dropped_and_can_be_sent_again(board):
@@ -163,7 +163,7 @@ def test_waiting_for_results_ends_with_the_last_one(board):
     for task in tasks:
         threading.Timer(0.05, deliver, (board, task, RESULT)).start()
     collect(board, tasks, Deadline.after(60))
-    assert [task.take() for task in tasks] == [RESULT, RESULT]
+    assert [task.upload.read() for task in tasks] == [RESULT, RESULT]
 
 
 def test_a_node_that_went_silent_is_not_waited_for(board, clock):
@@ -172,7 +172,7 @@ def test_a_node_that_went_silent_is_not_waited_for(board, clock):
     board.task("b", alive.id)
     threading.Timer(0.05, deliver, (board, alive, RESULT)).start()
     collect(board, [silent, alive], Deadline.after(3600))  # longer than a test may take
-    assert (silent.done, alive.take()) == (False, RESULT)
+    assert (silent.done, alive.upload.read()) == (False, RESULT)
 
 
 def test_a_sign_of_life_keeps_a_node_in_the_round(board, clock):
@@ -182,7 +182,7 @@ def test_a_sign_of_life_keeps_a_node_in_the_round(board, clock):
     clock.now += board_module.SILENCE_S - 1
     threading.Timer(0.05, deliver, (board, task, RESULT)).start()
     collect(board, [task], Deadline.after(60))
-    assert task.take() == RESULT
+    assert task.upload.read() == RESULT
 
 
 async def test_stopping_ends_runs_and_sends_waiting_nodes_away(board):

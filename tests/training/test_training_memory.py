@@ -1,45 +1,22 @@
-"""Memory of a round: what averages holds one result at a time, however many nodes send theirs at once."""
+"""Memory of a round: what averages holds one result at a time, however many nodes send theirs at once.
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+`make bench-memory` measures all strategies with sixteen nodes.
+"""
 
 import pytest
-from memory_of_a_round import weights
+from memory_of_a_round import times_the_model, write_result
 
 from coordinator.training.strategies import copies_held
-from rsfed.config_strategies import BulyanSection, FedAvgMSection, FedAvgSection, FedProxSection, KrumSection
-from rsfed.hashing.payload import Payload, encode
-
-SCRIPT = Path(__file__).with_name("memory_of_a_round.py")
+from rsfed.config_strategies import FedAvgMSection, KrumSection
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    metrics = {"num-examples": 10.0, "loss": 0.5, "seconds": 0.1}
-    path = tmp_path_factory.mktemp("memory") / "result"
-    path.write_bytes(encode(Payload(1, 1, "train", {"arrays": weights(0.51)}, {"metrics": metrics})))
-    return path
+@pytest.mark.parametrize(
+    ("section", "nodes"), [(FedAvgMSection(), 8), (KrumSection(), 5)], ids=["averages", "compares"]
+)
+def test_a_round_of_eleven_million_parameters_needs_no_more_than_it_says(tmp_path, section, nodes):
+    assert times_the_model(write_result(tmp_path / "result"), section, nodes) < copies_held(section, nodes)
 
 
-def times_the_model(result, tmp_path, section, nodes):
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    command = [sys.executable, str(SCRIPT), str(result), section.model_dump_json(), str(nodes), str(home)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path])}
-    told = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert told["rounds"] == 2
-    assert told["bytes"] > 4 * 10.9e6
-    return told["times"]
-
-
-@pytest.mark.parametrize("section", [FedAvgSection(), FedProxSection(), FedAvgMSection()], ids=lambda s: s.name)
-def test_eleven_million_parameters_of_sixteen_nodes_need_less_than_six_times_the_model(result, tmp_path, section):
-    assert times_the_model(result, tmp_path, section, 16) < copies_held(section, 16) == 6
-
-
-@pytest.mark.parametrize("section", [KrumSection(), BulyanSection()], ids=lambda s: s.name)
-def test_what_compares_results_needs_no_more_than_it_says(result, tmp_path, section):
-    assert times_the_model(result, tmp_path, section, 7) < copies_held(section, 7)
+@pytest.mark.parametrize("nodes", [3, 16, 1000])
+def test_what_averages_says_less_than_six_times_the_model_however_many_nodes(nodes):
+    assert copies_held(FedAvgMSection(), nodes) == 6

@@ -56,7 +56,7 @@ async def run_whole(
             run_id=5,
             rules=rules or Rules(1, 30.0),
             note=lambda kind, data: events.append((kind, data)),
-            keep=lambda progress, data: (kept.append(progress), events.append(("round", data))),
+            keep=lambda progress, *event: (kept.append(progress), events.append(event)),
             before=before,
             **options,
         )
@@ -154,6 +154,15 @@ async def test_an_overflowing_update_is_told_from_a_large_one():
     huge = {"w": np.full((2, 3), 3e38, np.float32), "scale": np.zeros((), np.float32)}
     _, rounds = await run({"good": moved(1), "bad": lambda task: result_of(task, arrays={"arrays": huge})})
     assert rounds[0]["failed"] == {"bad": "UPDATE_TOO_LARGE"}
+
+
+async def test_a_strategy_that_fails_leaves_no_task_with_the_nodes(monkeypatch):
+    monkeypatch.setattr("coordinator.training.strategies.StreamedAvg.aggregate_train", lambda *_: 1 / 0)
+    board = TaskBoard()
+    with pytest.raises(ZeroDivisionError):
+        await run({"a": moved(1), "b": moved(1)}, board=board)
+    assert [await board.next_task(name, 0.01) for name in "ab"] == [None, None]
+    assert board._tasks == {}
 
 
 async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch):

@@ -19,6 +19,7 @@ from rsfed.config_objectives import BatchAllSection, CentresSection, Contrastive
 from rsfed.config_strategies import BulyanSection, FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.errors import StateError, TrainingError, UsageError
 from rsfed.hashing.payload import decode
+from rsfed.hashing.plan import parse_plan
 
 
 def config(**changes) -> CoordinatorConfig:
@@ -286,6 +287,13 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     assert json.loads(plan.model_dump_json())["objective"]["name"] == "centres"
 
 
+def test_a_plan_without_a_proximal_term_is_one_that_nodes_of_before_there_was_one_take():
+    plain, held = (make_plan(config(strategy=section()), 1) for section in (FedAvgSection, FedProxSection))
+    assert "proximal" not in json.loads(plain.model_dump_json())
+    assert json.loads(held.model_dump_json())["proximal"] == 0.01
+    assert [parse_plan(plan.model_dump_json()) for plan in (plain, held)] == [plain, held]
+
+
 @pytest.mark.parametrize(("section", "copies"), [(FedAvgSection(), 6), (FedMedianSection(), 6 + 3)])
 async def test_a_run_says_at_its_start_which_strategy_averages_and_what_memory_it_needs(home, state, section, copies):
     driven = Coordinator(home, state)
@@ -328,3 +336,4 @@ async def test_fedprox_reaches_the_nodes_as_part_of_the_plan(home, state):
         driven.driver.wake()
         assert (await driven.ended(run)).state == "done"
     assert set(seen) == {0.25}
+    assert driven.published[0][1].strategy == "FedProx"
