@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query bench-memory soak-training clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-memory soak-training clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -48,6 +48,12 @@ bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSF
 
 bench-hashing-scratch: $(READY) ## Train networks from scratch on EuroSAT; needs RSFED_TEST_DATA, takes long
 	$(BIN)/python -m rsfed.lab.bench_hashing_scratch
+
+bench-federated: $(DEV_READY) ## Compare federated training with central on real images; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_federated
+
+bench-federated-full: $(DEV_READY) ## The same, and what each part of the default does; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_federated --full
 
 bench-bigearthnet: $(READY) ## Compare hashing methods on BigEarthNet v2: make bench-bigearthnet DATA=DIR
 	$(BIN)/python -m rsfed.lab.bench_bigearthnet --data "$(DATA)" $(OPTIONS)

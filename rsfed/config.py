@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection
 from rsfed.config_section import Section
-from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
+from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
 from rsfed.raster.modality import modality
@@ -102,6 +102,7 @@ class NodeTraining(Section):
     objectives: tuple[ObjectiveName, ...] = ()  # that may be trained; all where none is listed
     min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
+    sums: bool = True  # send sums of products of features, from which the last layer on a frozen trunk is solved for
     report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
@@ -192,6 +193,13 @@ class CoordinatorTraining(Section):
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
+class ClosedFormSection(Section):
+    """When the last layer on a frozen trunk is solved for from sums of the nodes; left out, wherever it can be."""
+
+    start: bool | None = None  # before the first round
+    end: bool | None = None  # after the last one
+
+
 class CoordinatorConfig(Section):
     """coordinator.toml."""
 
@@ -201,9 +209,38 @@ class CoordinatorConfig(Section):
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
     objective: ObjectiveSection = DEFAULT_OBJECTIVE
-    strategy: StrategySection = DEFAULT_STRATEGY
+    strategy: StrategySection | None = None  # left out: fedavgm with momentum 0.5 on a frozen trunk, else fedavg
+    closed_form: ClosedFormSection = ClosedFormSection()
     nomenclature: NomenclatureSection = NomenclatureSection()
     training: CoordinatorTraining = CoordinatorTraining()
+
+    @model_validator(mode="after")
+    def _solves_what_it_can(self) -> Self:
+        if (self.closed_form.start or self.closed_form.end) and not self._solvable:
+            raise ValueError(
+                "closed_form.start and closed_form.end solve for the last layer on a frozen trunk, for hash centres: "
+                'take them out, or set encoder.kind = "frozen-trunk" and objective.name = "centres"'
+            )
+        return self
+
+    @property
+    def averages_by(self) -> StrategySection:
+        """The strategy of a run."""
+        return self.strategy or default_strategy(self.encoder.kind)
+
+    @property
+    def solves_start(self) -> bool:
+        """Whether a run solves for the last layer before its first round."""
+        return self._solvable if self.closed_form.start is None else self.closed_form.start
+
+    @property
+    def solves_end(self) -> bool:
+        """Whether a run solves for the last layer after its last round."""
+        return self._solvable if self.closed_form.end is None else self.closed_form.end
+
+    @property
+    def _solvable(self) -> bool:
+        return self.encoder.kind == "frozen-trunk" and self.objective.name == "centres"
 
 
 class AnalystConfig(Section):

@@ -159,6 +159,11 @@ class BulyanSection(_Strategy):
 DEFAULT_STRATEGY = FedAvgSection()
 
 
+def default_strategy(architecture: str) -> StrategySection:
+    """Return what averages a network of this kind where the configuration names no strategy."""
+    return FedAvgMSection(server_momentum=0.5) if architecture == "frozen-trunk" else DEFAULT_STRATEGY
+
+
 def _with_name(raw: Any) -> Any:  # noqa: ANN401 - whatever a file holds
     return {"name": DEFAULT_STRATEGY.name, **raw} if isinstance(raw, dict) else raw
 

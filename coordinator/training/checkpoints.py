@@ -50,7 +50,8 @@ class Progress:
         strategy: What the strategy carries from round to round, by name.
         random: State of the generator that draws nodes; None before the first draw.
         counted: Rounds that changed the weights.
-        nodes: Flower's numbers of the nodes whose results the last round rests on.
+        nodes: Flower's numbers of the nodes whose results the last round that counted rests on.
+        asked: Whether nodes were asked after it for sums for the last layer.
     """
 
     round: int = 0
@@ -59,6 +60,7 @@ class Progress:
     random: RandomState | None = None
     counted: int = 0
     nodes: tuple[int, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Checkpoints:
             TrainingError: CHECKPOINT_UNWRITABLE, for example because the disk is full.
         """
         arrays = _prefixed(_WEIGHTS, progress.weights) | _prefixed(_STRATEGY, progress.strategy)
-        path = self._folder / _file_name(run, progress.round)
+        path = self._folder / _file_name(run, progress.round, asked=progress.asked)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             with writing_atomically(path) as draft:  # not by way of bytes, which memory would hold several times
@@ -179,7 +181,7 @@ class Checkpoints:
 
     def _read(self, row: sqlite3.Row) -> tuple[Origin, Progress] | None:
         try:
-            path = self._folder / _file_name(row["run"], row["round"])
+            path = self._folder / _file_of(row)
             if _digest(path) != row["digest"]:
                 return None
             arrays = safetensors.load_file(path)
@@ -190,8 +192,8 @@ class Checkpoints:
     def _remove_others(self) -> None:
         """Delete files that no row names: of earlier rounds, of ended runs, and drafts."""
         with self._state.reading() as connection:
-            rows = connection.execute("SELECT run, round FROM checkpoint").fetchall()
-        named = {_file_name(row["run"], row["round"]) for row in rows}
+            rows = connection.execute("SELECT run, round, data FROM checkpoint").fetchall()
+        named = set(map(_file_of, rows))
         for path in self._folder.glob("*") if self._folder.exists() else ():
             if path.name not in named:
                 path.unlink()
@@ -202,8 +204,13 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _file_name(run: int, round_: int) -> str:
-    return f"{run}-{round_}.safetensors"
+def _file_name(run: int, round_: int, *, asked: bool) -> str:
+    """Return the name of a file: none overwrites another that a row names."""
+    return f"{run}-{round_}{'-solved' if asked else ''}.safetensors"
+
+
+def _file_of(row: sqlite3.Row) -> str:
+    return _file_name(row["run"], row["round"], asked=json.loads(row["data"]).get("asked", False))
 
 
 def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -225,6 +232,7 @@ def _to_json(origin: Origin, progress: Progress) -> str:
             "random": progress.random,
             "counted": progress.counted,
             "nodes": progress.nodes,
+            "asked": progress.asked,
         }
     )
 
@@ -245,5 +253,6 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
             counted=data["counted"],
             nodes=tuple(data["nodes"]),
+            asked=data.get("asked", False),
         ),
     )

@@ -17,6 +17,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import BoardGrid, Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
@@ -27,8 +28,8 @@ _M_MMAP_THRESHOLD = -3  # from malloc.h
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
 
-Keep = Callable[[Progress, dict[str, Any]], None]
-"""Takes how far the run is, and what the event of its last round says."""
+Keep = Callable[[Progress, str, dict[str, Any]], None]
+"""Takes how far the run is, and kind and words of the event that brought it there."""
 
 
 class RunGrid(Protocol):
@@ -127,7 +128,8 @@ def train_over(  # noqa: PLR0913 - what a run is made of
         strategy: How results become new weights.
         rules: When a round starts and ends.
         note: Takes events.
-        keep: Takes those of rounds, with what it needs to go on from there; left out, they are noted as others are.
+        keep: Takes those that change the weights, with what it needs to go on from there; left out, they are noted as
+            others are.
         before: What the events of the rounds until `since` said.
 
     Raises:
@@ -140,7 +142,7 @@ def train_over(  # noqa: PLR0913 - what a run is made of
         rounds=plan.rounds,
         needed=rules.min_nodes,
         note=note,
-        keep=keep or (lambda _, data: note("round", data)),
+        keep=keep or (lambda _, kind, data: note(kind, data)),
         before=before,
     )
     start = record_of(since.weights)
@@ -162,6 +164,7 @@ def train_over(  # noqa: PLR0913 - what a run is made of
     del start
     hooks = Hooks(
         on_preflight=told.preflight,
+        on_solved=told.solved,
         on_round=told.round,
         on_calibration=told.calibrated,
         on_wait=told.waiting,
@@ -226,6 +229,18 @@ class _Told:
             },
         )
 
+    def solved(self, report: SolveReport, progress: Progress) -> None:
+        """Say who gave sums for the last layer, and what came of it."""
+        name = self._grid.name_of
+        data = {
+            "round": report.round,
+            "nodes": sorted(map(name, report.nodes)),
+            "failed": {name(node): reason for node, reason in report.failed.items()},
+            "patches": report.patches,
+            "solved": report.solved,
+        }
+        self._keep(progress, "solved", data)
+
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""
         self._present = -1
@@ -244,7 +259,7 @@ class _Told:
             "seconds": round(report.seconds, 3),
             "slowest_node_seconds": round(report.slowest, 3),
         }
-        self._keep(progress, data)
+        self._keep(progress, "round", data)
         self.rounds.append(data)
 
     def calibrated(self, report: CalibrationReport) -> None:

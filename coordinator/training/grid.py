@@ -120,8 +120,8 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         return list(present)
 
     def name_of(self, node: int) -> str:
-        """Return the name of a node that was present in this run."""
-        return self._names[node]
+        """Return the name of a node; its number where it was not there since the coordinator started."""
+        return self._names.get(node, str(node))
 
     def wait(self, seconds: float) -> None:
         """Let time pass for nodes to come.

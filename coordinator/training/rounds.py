@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -19,6 +19,7 @@ from coordinator.training.arrays import as_float32, record_of, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
+from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
 from rsfed.config_strategies import StrategySection
@@ -97,6 +98,7 @@ class Hooks:
 
     Attributes:
         on_preflight: Called after nodes were asked whether they take part.
+        on_solved: Called after nodes were asked for sums for the last layer, also with how far the run is by then.
         on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
@@ -105,6 +107,7 @@ class Hooks:
     """
 
     on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
+    on_solved: Callable[[SolveReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
@@ -112,17 +115,17 @@ class Hooks:
     name: Callable[[int], str] = str
 
 
-def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
+def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
     It reads the plan, the strategy and the rules from `context.run_config`, starts from the arrays in `context.state`
     and leaves the trained ones there.
 
     Args:
-        hooks: What is told while the run goes on.
+        hooks: What is told while the run goes on; nothing where they are left out.
         since: Where an interrupted run goes on; its weights are those in `context.state`.
     """
-    app = ServerApp()
+    app, hooks = ServerApp(), hooks or Hooks()
 
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config
@@ -168,13 +171,14 @@ class RoundLoop:
         since: Progress,
     ) -> None:
         self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
-        self._first, self._counted = since.round + 1, since.counted
+        self._since = since
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
         lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
         self._downlink = Downlink(rules.coding, lost)
+        self._last_layer = LastLayer(grid, plan, rules.timeout_s, self._downlink)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -182,26 +186,44 @@ class RoundLoop:
         Raises:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
-        counted = self._counted
+        since, rounds = self._since, self._plan.rounds
+        counted, nodes = since.counted, since.nodes
         reasons: set[str] = set()
-        for number in range(self._first, self._plan.rounds + 1):
+        if self._plan.solve_start and not since.round and not since.asked:
+            arrays = self._solve(arrays, self._attendance.for_round(1), 0, 0, ())
+        for number in range(since.round + 1, rounds + 1):
             arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             counted += report.counted
+            nodes = report.nodes if report.counted else nodes
             reasons.update(report.failed.values())
-            self._hooks.on_round(report, self._progress(report, arrays, counted))
+            self._hooks.on_round(report, self._progress(arrays, report.round, counted, nodes))
         if not counted:
             what = ", ".join(sorted(reasons)) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
+        if self._plan.solve_end and not (since.round == rounds and since.asked):
+            arrays = self._solve(arrays, self._attendance.not_refused(), rounds, counted, nodes)
         return arrays
 
-    def _progress(self, report: RoundReport, arrays: ArrayRecord, counted: int) -> Progress:
+    def _solve(
+        self, arrays: ArrayRecord, nodes: Nodes, after: int, counted: int, rests_on: Sequence[int]
+    ) -> ArrayRecord:
+        """Have nodes give sums, and return weights with the last layer that follows from them."""
+        arrays, report = self._last_layer.solve(arrays, nodes, after=after, rests_on=rests_on)
+        self._downlink.stay()  # the change on its way no longer leads to the weights of the run
+        self._hooks.on_solved(report, self._progress(arrays, after, counted, rests_on, asked=True))
+        return arrays
+
+    def _progress(
+        self, arrays: ArrayRecord, after: int, counted: int, nodes: Sequence[int], *, asked: bool = False
+    ) -> Progress:
         return Progress(
-            round=report.round,
+            round=after,
             weights=views(arrays),
             strategy=state_of(self._strategy) | {_LOST + name: a for name, a in self._downlink.lost.items()},
             random=self._random,
             counted=counted,
-            nodes=report.nodes,
+            nodes=tuple(nodes),
+            asked=asked,
         )
 
     def calibrate(self, arrays: ArrayRecord) -> CalibrationReport:

@@ -171,7 +171,7 @@ class RunDriver:
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
-        strategy = self._config.strategy
+        strategy = self._config.averages_by
         make_strategy(strategy, fraction=self._config.training.fraction, min_nodes=run.min_nodes)  # or says why not
         start = self._starting(plan)
         origin = Origin(plan.model_dump_json(), start.based_on, strategy)
@@ -198,8 +198,8 @@ class RunDriver:
         self._note(run.id, "resumed", {"round": found[1].round})
         return found
 
-    def _keep(self, run: int, origin: Origin, progress: Progress, data: records.Data) -> None:
-        self._checkpoints.keep(run, origin, progress, ("round", data), now=self._now())
+    def _keep(self, run: int, origin: Origin, progress: Progress, kind: str, data: records.Data) -> None:
+        self._checkpoints.keep(run, origin, progress, (kind, data), now=self._now())
 
     def _note(self, run: int, kind: str, data: records.Data) -> None:
         records.add_event(self._state, run, kind, data, self._now())
@@ -233,7 +233,9 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
-        proximal=config.strategy.proximal,
+        proximal=config.averages_by.proximal,
+        solve_start=config.solves_start,
+        solve_end=config.solves_end,
     )
 
 

@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
             plan,
             Progress(weights=start.weights),
             run_id=context.run_id,
-            strategy=config.strategy,
+            strategy=config.averages_by,
             rules=rules,
             note=_note,
         )

@@ -11,36 +11,27 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from node.state import open_state
-from node.training import kept
-from node.training.bounds import check_epochs, check_plan, check_round, reported
+from node.training.bounds import check_epochs, check_plan, check_round, check_sums, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.journal import rounds_since
+from node.training.kept import DiskMemory
+from node.training.messages import read, settings_of, summed, trained, with_arrays
 from node.training.patches import read_patches, training_items
 from node.training.preflight import check_archive, check_software
-from node.training.trainer import train_round
+from node.training.trainer import sum_up, train_round
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
-from rsfed.errors import InvalidMessage
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
-from rsfed.hashing.exchange import answered, received
-from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import (
-    ARRAYS,
-    CODING,
-    CONFIG,
-    DELTA,
-    EXAMPLES,
     MEMBERS,
-    METRICS,
     PLAN,
     ROUND,
-    SECONDS,
     SOFTWARE,
     TrainingPlan,
     parse_plan,
@@ -59,7 +50,7 @@ def preflight(message: Message, context: Context) -> Message:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
         TrainingError: OTHER_SOFTWARE, or what `train` and the archive have against the plan.
     """
-    config = _settings(message)
+    config = settings_of(message)
     check_software(config.get(SOFTWARE))
     plan, home, limits = parse_plan(config.get(PLAN)), _home(context), _config(context).training
     _check_bounds(home, plan, limits, config)
@@ -71,68 +62,58 @@ def train(message: Message, context: Context) -> Message:
     """Train for one round and return weights, number of patches, seconds and, if the operator wants, the rounded loss.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN or DELTA_FORM.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES, WEIGHTS_UNFIT, DIVERGED.
     """
-    home, limits, config = _home(context), _config(context).training, _settings(message)
-    plan, start = _read(message, home)
+    home, limits, config = _home(context), _config(context).training, settings_of(message)
+    memory = DiskMemory(home)
+    plan, start = read(message, memory)
     _check_bounds(home, plan, limits, config)
     own = _own(home, plan, limits, message.metadata.run_id)
     check_epochs(plan, limits, len(own.patches))
     result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
     told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
-    metrics = {EXAMPLES: result.examples, SECONDS: result.seconds} | told
-    if CODING in config:
-        return _reply(message, _change(home, message, start, result.arrays), metrics)
-    return _reply(message, _records(result.arrays), metrics)
+    return trained(message, start, result, told, memory)
+
+
+def sums(message: Message, context: Context) -> Message:
+    """Return sums over the own patches of what the last layer takes, from which the coordinator solves for that layer.
+
+    Raises:
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
+        ConfigError: POLICY_LEVEL, the operator chose none.
+        TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
+            TOO_FEW_MEMBERS, SUMS_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, TOO_FEW_PATCHES, WEIGHTS_UNFIT.
+    """
+    home, config = _home(context), _config(context)
+    plan, weights = read(message, DiskMemory(home))
+    _check_bounds(home, plan, config.training, settings_of(message))
+    own = _own(home, plan, config.training, message.metadata.run_id)
+    floor = policy(config.policy.level).floor
+    check_sums(plan, config.training, acquisitions=own.acquisitions, floor=floor)
+    return summed(message, sum_up(plan, weights, own.patches, threads=config.training.threads))
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Count how near held-out patches find their like with trained weights, for calibration; nothing else leaves.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN or DELTA_FORM.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
         ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
     home, config = _home(context), _config(context)
-    plan, weights = _read(message, home)
+    plan, weights = read(message, DiskMemory(home))
     check_plan(plan, config.training, utc_now())
     check_consent(config.training)
     floor = policy(config.policy.level).floor
     own = _own(home, plan, config.training, message.metadata.run_id)
     queries, threads = read_queries(home, plan, own.held_out), config.training.threads
     counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
-    kept.forget(home)  # this task ends the run
-    arrays, metrics = to_records(counts)
-    return _reply(message, _records(arrays), metrics)
-
-
-def _settings(message: Message) -> ConfigRecord:
-    """Return the settings of a task."""
-    if CONFIG not in message.content.config_records:
-        raise InvalidMessage("the task has no settings", reason="TASK_INCOMPLETE")
-    return message.content[CONFIG]
-
-
-def _read(message: Message, home: Home) -> tuple[TrainingPlan, Arrays]:
-    """Return the plan and the weights of a task, which come whole or as a change of those of the last round."""
-    plan, content = parse_plan(_settings(message).get(PLAN)), message.content
-    if DELTA in content.config_records:
-        return plan, received(content[DELTA], kept.recall(home, message.metadata.run_id))
-    if ARRAYS not in content.array_records:
-        raise InvalidMessage("the task has no weights", reason="TASK_INCOMPLETE")
-    return plan, {name: array.numpy() for name, array in content[ARRAYS].items()}
-
-
-def _change(home: Home, message: Message, start: Arrays, trained: Arrays) -> RecordDict:
-    """Return a result as a packed change, after keeping what the next round builds on."""
-    config, run_id = _settings(message), message.metadata.run_id
-    change, left = answered(config[ROUND], start, trained, str(config[CODING]), kept.recall(home, run_id))
-    kept.keep(home, run_id, left)
-    return RecordDict({DELTA: ConfigRecord(change)})
+    DiskMemory(home).forget()  # this task ends the run
+    return with_arrays(message, *to_records(counts))
 
 
 def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:
@@ -149,15 +130,6 @@ def _home(context: Context) -> Home:
 
 def _config(context: Context) -> NodeConfig:
     return load_config(NodeConfig, _home(context).path)
-
-
-def _records(arrays: Arrays) -> RecordDict:
-    return RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in arrays.items()})})
-
-
-def _reply(message: Message, content: RecordDict, metrics: Metrics) -> Message:
-    content[METRICS] = MetricRecord(dict(metrics))
-    return Message(content, reply_to=message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +167,6 @@ def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _
 
 
 app.query("preflight")(preflight)
+app.query("sums")(sums)
 app.train()(train)
 app.evaluate()(evaluate)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rsfed.clock import Now, utc_now
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.payload import Payload
-from rsfed.hashing.plan import CONFIG, PLAN, TRAIN, parse_plan
+from rsfed.hashing.plan import CONFIG, PLAN, SUMS, TRAIN, parse_plan
 
 WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
 _RUNS = 1 << 64  # numbers of runs: the stock Flower engine takes them from all of uint64, SQLite has int64
@@ -92,10 +92,10 @@ def close_interrupted(connection: sqlite3.Connection) -> None:
 
 
 def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
-    """Return how many rounds of training gave a result that came after a moment."""
+    """Return how many rounds of training gave a result that came after a moment; sums count as a round."""
     row = connection.execute(
-        "SELECT count(*) FROM training_log WHERE kind = ? AND state = ? AND time > ?",
-        (TRAIN, DONE, moment.astimezone(UTC).isoformat()),
+        "SELECT count(*) FROM training_log WHERE kind IN (?, ?) AND state = ? AND time > ?",
+        (TRAIN, SUMS, DONE, moment.astimezone(UTC).isoformat()),
     ).fetchone()
     return int(row[0])
 

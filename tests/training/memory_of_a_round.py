@@ -110,7 +110,7 @@ def measure(result: str, section: str, nodes: str, home: str) -> None:
             strategy=strategy,
             rules=Rules(int(nodes), 300.0),
             note=lambda *_: None,
-            keep=lambda progress, data: checkpoints.keep(run, origin, progress, ("round", data), now=utc_now()),
+            keep=lambda progress, *event: checkpoints.keep(run, origin, progress, event, now=utc_now()),
         ).result()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = sum(array.nbytes for array in trained.weights.values())

@@ -5,9 +5,9 @@ import pytest
 from training_archive import make_archive
 from training_fakes import CLASSES, small_plan
 
-from node.training import kept
 from node.training.adapter import run_task
 from node.training.client_app import app
+from node.training.kept import DiskMemory
 from rsfed.hashing.deltas import PACKED
 from rsfed.hashing.exchange import Downlink, result
 from rsfed.hashing.payload import Payload, decode, encode
@@ -24,7 +24,7 @@ def archive(tmp_path_factory, members, key):
 
 @pytest.fixture
 def home(archive):
-    kept.forget(archive)
+    DiskMemory(archive).forget()
     return archive
 
 
@@ -69,15 +69,14 @@ def test_a_change_counts_for_the_last_task_too_and_then_nothing_is_kept(home):
     down.settle(START, result(first.configs["delta"], START), [1])
     answer = ask(home, 1, change=down.change_for(1), kind="evaluate")
     assert answer.error == "TOO_FEW_ACQUISITIONS"  # it read the weights; this archive is too small to count
-    kept.keep(home, 1, kept.recall(home, 1))
-    assert kept.recall(home, 2) is None
+    assert DiskMemory(home).recall(2) is None
 
 
 def test_a_node_that_lost_its_weights_says_so_and_takes_them_whole(home):
     down = Downlink("int8")
     first = ask(home, 1, coding="int8")
     weights = down.settle(START, result(first.configs["delta"], START), [1])
-    for damage in (lambda: kept.forget(home), lambda: (home.path / "training.safetensors").write_bytes(b"torn")):
+    for damage in (DiskMemory(home).forget, lambda: (home.path / "training.safetensors").write_bytes(b"torn")):
         damage()
         assert ask(home, 2, coding="int8", change=down.change_for(1)).error == "BASE_UNKNOWN"
     assert ask(home, 2, coding="int8", weights=weights).error == ""
@@ -86,7 +85,7 @@ def test_a_node_that_lost_its_weights_says_so_and_takes_them_whole(home):
 
 def test_what_is_kept_comes_back_after_a_restart_of_the_training_process(home):
     ask(home, 1, coding="int8")
-    again = kept.recall(home, 1)
+    again = DiskMemory(home).recall(1)
     assert again.round == 1
     assert same(again.start, START)
     assert any(array.any() for array in again.lost.values())

@@ -206,6 +206,22 @@ def test_the_last_two_rounds_are_kept_and_nothing_of_a_run_that_ended(home, stat
     assert checkpoints.newest(run) is None
 
 
+def test_what_is_kept_after_nodes_gave_sums_takes_the_place_of_what_was_kept_before_and_never_its_file(home, state):
+    run, checkpoints = begun(state), Checkpoints(home, state)
+    keep(checkpoints, run, 1)
+    keep(checkpoints, run, 2)
+    assert checkpoints.newest(run)[1].asked is False
+    (home.path / "runs" / "1-2-solved.safetensors").write_bytes(b"all that a crash left of the next state")
+    assert checkpoints.newest(run)[1].round == 2
+    checkpoints.keep(run, origin(), Progress(2, weights(9), asked=True), ("solved", {}), now=utc_now())
+    _, found = checkpoints.newest(run)
+    assert (found.round, found.asked, found.weights["w"].max()) == (2, True, 9)
+    assert sorted(path.name for path in (home.path / "runs").iterdir()) == [
+        "1-1.safetensors",
+        "1-2-solved.safetensors",
+    ]
+
+
 def test_a_damaged_state_costs_one_round_and_two_of_them_the_run(home, state):
     run, checkpoints = begun(state), Checkpoints(home, state)
     for number in (1, 2):

@@ -56,7 +56,7 @@ async def run_whole(
             run_id=5,
             rules=rules or Rules(1, 30.0),
             note=lambda kind, data: events.append((kind, data)),
-            keep=lambda progress, data: (kept.append(progress), events.append(("round", data))),
+            keep=lambda progress, *event: (kept.append(progress), events.append(event)),
             before=before,
             **options,
         )

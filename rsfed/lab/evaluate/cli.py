@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rsfed.errors import CodeError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
@@ -124,6 +128,15 @@ def evaluate(  # noqa: PLR0913 - the options of the command
             "to 10,000,000 images.",
         ),
     ] = False,
+    federated: Annotated[
+        bool,
+        typer.Option(
+            "--federated",
+            help="Instead of methods compare ways to learn from images that are spread over nodes with more and less "
+            "skew between classes: in one place, federated and each node alone. At the largest width of --bits.",
+        ),
+    ] = False,
+    nodes: Annotated[int, typer.Option(min=2, max=100, help="Number of nodes with --federated.")] = 5,
     report: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder to write evaluation.html to, one page with pictures."),
@@ -135,8 +148,6 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     Figures are expected values over the order of equal distances, so they do not depend on the order of files. A query
     is never in its own gallery. Damaged images are skipped and counted. Nothing leaves this machine.
     """
-    from rich.console import Console  # noqa: PLC0415 - loaded only when used
-
     from rsfed.lab.evaluate import outputs  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import timing as cost  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.data import find, read  # noqa: PLC0415 - loaded only when used
@@ -147,17 +158,26 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     from rsfed.lab.narrator import Narrator  # noqa: PLC0415 - loaded only when used
 
     chosen = parse_methods(methods), parse_bits(bits)
-    if split is SplitName.OFFICIAL and splits is None:
-        raise UsageError("--split official needs --splits FILE.csv with the columns path, label and split")
-    if splits is not None and split not in {None, SplitName.OFFICIAL}:
-        raise UsageError("--splits is the official split; leave --split out or say official")
+    _check_split(split, splits)
     if turns and trunk is None:
         raise UsageError("--turns needs --trunk FILE, whose features it averages")
+    if federated and (left_out or timing or report):
+        raise UsageError("--federated goes without --left-out, --timing and --report; keep features by --cache")
     narrator = Narrator()
     with narrator.phase("read the images"):
         images = read(find(folder, labels, splits), trunk, cache or report, turns=turns)
     how = Split.OFFICIAL if splits else Split(split.value) if split else default_split(images)
     passes = epochs or (_EPOCHS_OF_TRUNK if trunk else _EPOCHS)
+    if federated:
+        from rsfed.lab.federated import outputs as federated_outputs  # noqa: PLC0415 - loads Flower
+        from rsfed.lab.federated.run import FederatedSettings, evaluate_federated  # noqa: PLC0415 - loads Flower
+
+        wanted = FederatedSettings(max(chosen[1]), seeds, nodes, how, k, passes)
+        with narrator.phase("learn, hash and measure"):
+            compared = evaluate_federated(images, wanted, narrator.say)
+        told = compared, images.listing.root.name
+        _print(output, lambda: federated_outputs.summary(*told), lambda: federated_outputs.tables(*told))
+        return
     settings = Settings(*chosen, seeds=seeds, split=how, k=k, epochs=passes, left_out=left_out)
     with narrator.phase("learn, hash and measure"):
         found = run(images, settings, narrator.say)
@@ -169,11 +189,24 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     if report is not None:
         with narrator.phase("write the report"):
             path = write_report(found, images, report.absolute())
+    _print(output, lambda: outputs.summary(found, path), lambda: outputs.tables(found, path))
+
+
+def _check_split(split: SplitName | None, splits: Path | None) -> None:
+    if split is SplitName.OFFICIAL and splits is None:
+        raise UsageError("--split official needs --splits FILE.csv with the columns path, label and split")
+    if splits is not None and split not in {None, SplitName.OFFICIAL}:
+        raise UsageError("--splits is the official split; leave --split out or say official")
+
+
+def _print(output: Output, summary: Callable[[], dict[str, Any]], tables: Callable[[], RenderableType]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+
     if output is Output.JSON:
-        typer.echo(json.dumps(outputs.summary(found, path)))
+        typer.echo(json.dumps(summary()))
     else:
         width = max(Console().width, _LEAST_COLUMNS)
-        Console(highlight=False, width=width).print(outputs.tables(found, path))
+        Console(highlight=False, width=width).print(tables())
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

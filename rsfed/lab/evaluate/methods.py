@@ -24,9 +24,9 @@ from rsfed.hashing.training import train_steps
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.trust.manifest import CompactResnet
 
-_WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
-_STRETCHES = 4  # of training, each at a lower learning rate
-_RATE, _BATCH = 1e-3, 64
+WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
+STRETCHES = 4  # of training, each at a lower learning rate
+RATE, BATCH = 1e-3, 64
 MILAN_RATE, MILAN_BATCH, MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
@@ -81,11 +81,11 @@ def _network(objective: str) -> Callable[[Task], Hasher]:
     def learn(task: Task) -> Hasher:
         """Train the network (with a frozen trunk, its head)."""
         images = task.images
-        model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
+        model = build_network(images.trunk or CompactResnet(width=WIDTH), images.spec, task.bits, seed=task.seed)
         aim = _objective(objective, len(images.classes), task.bits, task.seed)
         data = images.subset(task.train)
         for stretch, recipe in enumerate(_recipe(objective, task, len(data))):
-            seed = task.seed * _STRETCHES + stretch
+            seed = task.seed * STRETCHES + stretch
             train_steps(model, data, aim, **asdict(recipe), seed=seed).refuse_idle()
         encoder = Encoder(model, images.spec)
         return lambda positions: encoder.encode_set(images.subset(positions))
@@ -111,10 +111,10 @@ def _recipe(objective: str, task: Task, patches: int) -> list[Recipe]:
     return schedule(task.epochs, patches)
 
 
-def schedule(epochs: int, patches: int, rate: float = _RATE, batch: int = _BATCH) -> list[Recipe]:
+def schedule(epochs: int, patches: int, rate: float = RATE, batch: int = BATCH) -> list[Recipe]:
     """Return the stretches of training for some epochs, each slower than the one before."""
-    steps = max(1, math.ceil(epochs * patches / batch / _STRETCHES))
-    slowed = [rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2 for stretch in range(_STRETCHES)]
+    steps = max(1, math.ceil(epochs * patches / batch / STRETCHES))
+    slowed = [rate * (1 + math.cos(math.pi * stretch / STRETCHES)) / 2 for stretch in range(STRETCHES)]
     return [Recipe(steps, batch, each) for each in slowed]
 
 
@@ -142,7 +142,7 @@ def training_in_words(methods: Collection[str], epochs: int, *, on_trunk: bool) 
     """Say how the networks among these methods are trained."""
     if not NETWORKS.keys() & methods:
         return "no method trains a network"
-    told = f"{epochs} epochs with Adam, {_BATCH} patches a step, the learning rate falling from {_RATE:g}"
+    told = f"{epochs} epochs with Adam, {BATCH} patches a step, the learning rate falling from {RATE:g}"
     if not (on_trunk and "milan" in methods):
         return told
     steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
