@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def main() -> None:
     with narrator.phase("UC Merced"):
         ucm = evaluate_federated(images, settings, narrator.say)
     with narrator.phase("UC Merced with a node that sends bad updates"):
-        drops = {name: poison_drops(images, settings, ucm, name, narrator) for name in (MILD, SKEWED)}
+        drops = {name: poison_drops(images, settings, ucm, name, narrator.say) for name in (MILD, SKEWED)}
     with narrator.phase("EuroSAT"):
         tiles = featured(data, find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT)))
         wanted = FederatedSettings(BITS, SEEDS, NODES, Split.OFFICIAL, K, EUROSAT_EPOCHS, (SKEWED,))
@@ -116,7 +116,11 @@ def gap(found: FederatedEvaluation, division: str, way: str) -> float:
 
 
 def poison_drops(
-    images: ImageSet, settings: FederatedSettings, found: FederatedEvaluation, division: str, narrator: Narrator
+    images: ImageSet,
+    settings: FederatedSettings,
+    found: FederatedEvaluation,
+    division: str,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, float]:
     """Return the points that the default loses by each attack of its first node, against no attack, paired by seed."""
     calm = next(row for row in found.rows if (row.partition, row.way) == (division, "default")).runs
@@ -126,7 +130,7 @@ def poison_drops(
         for case in cases(images, settings):
             parts = case.parts(division, settings.nodes)
             figures.append(case.measure(federated(case.task, parts, wrap=poisoned(attack))))
-            narrator.say(f"  seed {case.task.seed}: {division} {name}: mAP@{settings.k} {figures[-1]:.3f}")
+            say(f"  seed {case.task.seed}: {division} {name}: mAP@{settings.k} {figures[-1]:.3f}")
         drops[name] = _points(calm, figures)
     return drops
 

@@ -24,6 +24,7 @@ from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
 from rsfed.hashing.plan import PREFLIGHT
 from rsfed.hashing.weights import get_state
+from rsfed.lab import bench_federated as bench
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.evaluate.division import Division, Split
 from rsfed.lab.evaluate.methods import BATCH, Task, describe
@@ -32,7 +33,7 @@ from rsfed.lab.federated.measures import merged, own_galleries, union
 from rsfed.lab.federated.outputs import WAYS, tables
 from rsfed.lab.federated.partition import PARTITIONS, owners
 from rsfed.lab.federated.poison import ATTACKS, poisoned
-from rsfed.lab.federated.run import ROWS, FederatedSettings, evaluate_federated
+from rsfed.lab.federated.run import ROWS, FederatedSettings, cases, evaluate_federated
 
 CLASSES, EACH = 4, 60
 
@@ -65,7 +66,9 @@ def told(folder):
     return ["evaluate", str(folder / "images"), "--trunk", str(folder / "trunk.onnx"), "--federated", *options]
 
 
-def test_every_division_has_six_rows_with_gaps_to_the_best_central_model_on_the_same_splits(told, capsys):
+@pytest.mark.timeout(600)
+def test_every_division_has_six_rows_with_gaps_to_the_best_central_model_on_the_same_splits(told, capsys, monkeypatch):
+    monkeypatch.setattr(learners, "PROJECTIONS", 256)  # 4,096 take a second each time
     assert run([*told, "--output", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["protocol"]["bits"] == 24
@@ -93,6 +96,22 @@ def test_the_table_says_how_it_came_about_and_what_each_way_loses(task, capsys):
     for line, row in zip(lines, found.rows, strict=True):
         assert WAYS[row.way] in line
         assert row.way == "central" or f"{100 * row.gap.mean:.1f}" in line.split()
+
+
+def test_the_bench_tells_gaps_and_what_attacks_cost_in_points(task, monkeypatch):
+    monkeypatch.setattr(learners, "PROJECTIONS", 64)
+    asked = FederatedSettings(16, 1, 3, Split.RANDOM, 5, 1, (bench.MILD, bench.SKEWED))
+    found = evaluate_federated(task.images, asked)
+    drops = {name: bench.poison_drops(task.images, asked, found, name) for name in asked.partitions}
+    told = bench.summary(found, found, drops)
+    gaps = {(row.partition, row.way): 100 * row.gap.mean for row in found.rows}
+    assert told["ucm_gap_a1"] == pytest.approx(gaps[bench.MILD, "default"], abs=0.01)
+    assert told["fedavg_ucm_gap_a01"] == pytest.approx(gaps[bench.SKEWED, "fedavg"], abs=0.01)
+    assert told["poison_drop"].keys() == told["poison_drop_a01"].keys() == {"nan", "scale", "signflip", "labelflip"}
+    [case] = cases(task.images, asked)
+    calm = case.measure(learners.federated(case.task, case.parts(bench.MILD, 3)))
+    attacked = case.measure(learners.federated(case.task, case.parts(bench.MILD, 3), wrap=poisoned(ATTACKS["nan"])))
+    assert told["poison_drop"]["nan"] == pytest.approx(100 * (calm - attacked), abs=0.01)
 
 
 def test_what_a_federated_evaluation_cannot_do_is_refused(told, tmp_path, capsys):

@@ -145,15 +145,16 @@ def test_sums_come_through_the_wire(plan):
 def spoiled(sums):
     """Sums that no patches have, by what is wrong with them."""
     gram, targets = sums.gram.astype(np.float32), sums.targets.astype(np.float32)
-    lopsided, negative, infinite = gram.copy(), gram.copy(), gram.copy()
+    lopsided, indefinite, infinite = gram.copy(), gram.copy(), gram.copy()
     lopsided[0, 1] += 50
-    negative[3, 3] -= 2 * gram[3, 3]
+    indefinite[0, 1] = indefinite[1, 0] = 3 * np.sqrt(gram[0, 0] * gram[1, 1])
     infinite[0, 0] = np.inf
+    louder = np.append(np.full(len(gram) - 1, 100, np.float32), np.float32(1))
     return {
         "lopsided": {"gram": lopsided},
-        "negative": {"gram": negative},
+        "indefinite": {"gram": indefinite},
         "infinite": {"gram": infinite},
-        "louder than its patches": {"gram": gram * 100, "targets": targets * 100},
+        "louder than its patches": {"gram": gram * np.outer(louder, louder), "targets": targets * louder[:, None]},
         "targets of other patches": {"targets": targets * -1e6},
         "not a number": {"targets": targets * np.nan},
     }

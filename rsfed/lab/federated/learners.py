@@ -16,7 +16,7 @@ from flwr.serverapp import ServerApp
 from rsfed.config_objectives import CentresSection
 from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
-from rsfed.hashing.closed_form import ClosedForm
+from rsfed.hashing.closed_form import PROJECTIONS, ClosedForm
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.head import HashNetwork
 from rsfed.hashing.network import build_network
@@ -63,7 +63,8 @@ def network(task: Task) -> Hasher:
 def closed_form(task: Task, parts: Sequence[Positions]) -> Hasher:
     """Fit the closed form on the features of each part."""
     nodes = [(task.features[part], task.images.labels[part]) for part in parts]
-    fitted = ClosedForm.fit(nodes, range(len(task.images.classes)), task.bits, task.seed)
+    classes = range(len(task.images.classes))
+    fitted = ClosedForm.fit(nodes, classes, task.bits, task.seed, projections=PROJECTIONS)
     return lambda positions: fitted.encode(task.features[positions])
 
 
