@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from coordinator.training.rounds import server_app
-from node.training.client_app import app_over
+from node.training.bare_app import app_over
 from node.training.trainer import train_round
 from rsfed.cli import run
 from rsfed.codes import pack

@@ -20,7 +20,8 @@ from coordinator.training.engine import train
 from coordinator.training.rounds import Hooks, Rules, server_app
 from coordinator.training.show import print_run
 from node.training.adapter import run_task
-from node.training.client_app import app, app_over
+from node.training.bare_app import app_over
+from node.training.client_app import app
 from node.training.journal import DONE
 from node.training.trainer import sum_up
 from rsfed.clock import utc_now

@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.serverapp import ServerApp
 
+from rsfed.config import Coding, CoordinatorTraining
 from rsfed.config_objectives import CentresSection
 from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
@@ -43,15 +44,17 @@ class Way:
         strategy: How results become new weights; None for that of the architecture.
         start: Whether the last layer is solved for before the first round, where it can be.
         end: Whether it is after the last round.
+        coding: How weights travel.
     """
 
     rounds: int = 60
     strategy: StrategySection | None = None
     start: bool = True
     end: bool = True
+    coding: Coding = CoordinatorTraining().coding
 
 
-PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False)
+PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False, coding="float32")
 DEFAULT = Way()
 
 
@@ -85,9 +88,10 @@ def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: 
         clients.append(wrap(make, patches, place) if wrap else make(patches))
     plan, model = plan_of(task, parts, way), _network(task)
     strategy = way.strategy or default_strategy(plan.architecture.kind)
-    set_state(
-        model, run_over(_app(_SERVER)(), plan, clients, get_state(model), strategy, least=len(parts) - bool(wrap))
-    )
+    least = len(parts) - bool(wrap)
+    start = get_state(model)
+    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=way.coding)
+    set_state(model, end)
     encoder = Encoder(model, task.images.spec)
     return lambda positions: encoder.encode_set(task.images.subset(positions))
 
@@ -144,6 +148,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
     strategy: StrategySection,
     *,
     least: int,
+    coding: Coding = "float32",
 ) -> State:
     """Run the coordinator's app over nodes in this process and return the weights that it ends with.
 
@@ -154,6 +159,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
         start: Weights to start from.
         strategy: How results become new weights.
         least: Nodes that a round needs a result of.
+        coding: How weights travel.
 
     Raises:
         TrainingError: TOO_FEW_NODES, or NO_RESULT in any round.
@@ -169,6 +175,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
             "min-nodes": least,
             "round-timeout-s": _TIMEOUT_S,
             "fraction-train": 1.0,
+            "coding": coding,
         },
     )
     app(LocalGrid(clients), context)
