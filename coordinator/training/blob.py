@@ -60,6 +60,8 @@ class Blob:
         """
         with self._lock:
             try:
+                if self._size + len(chunk) > CHUNK_BYTES:
+                    self._file.rollover()  # before it is written: memory would hold it once more
                 self._file.seek(self._size)
                 self._file.write(chunk)
                 self._file.flush()

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from coordinator.training.arrays import views
@@ -175,11 +175,11 @@ def read_result(content: RecordDict, reason: str) -> tuple[Arrays, Metrics]:
         InvalidMessage: with the given reason where it is made of anything else.
     """
     refused = InvalidMessage("the result has another form than it was asked for", reason=reason)
-    if set(content) != {ARRAYS, METRICS}:
+    # Not by way of Flower's `array_records`, which makes a cycle: the result would stay until Python looks for those.
+    if {name: type(record) for name, record in content.items()} != {ARRAYS: ArrayRecord, METRICS: MetricRecord}:
         raise refused
     try:
-        metrics = {name: float(value) for name, value in content.metric_records[METRICS].items()}
-        return views(content.array_records[ARRAYS]), metrics
+        return views(content[ARRAYS]), {name: float(value) for name, value in content[METRICS].items()}
     except Exception as error:  # numpy's reader of headers raises whatever the bytes make of it
         raise refused from error
 

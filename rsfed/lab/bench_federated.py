@@ -77,7 +77,7 @@ def summary(
     return {
         "ucm_gap_a01": gap(ucm, SKEWED, "default"),
         "ucm_gap_a1": gap(ucm, MILD, "default"),
-        "eurosat_gap_a01": gap(eurosat, SKEWED, "default"),
+        "eurosat_gap_a01": gap(eurosat, SKEWED, "default", "network"),
         "fedavg_ucm_gap_a01": gap(ucm, SKEWED, "fedavg"),
         "bytes_ratio": bytes_ratio(),
         "bytes_map_loss": bytes_map_loss(),
@@ -85,6 +85,15 @@ def summary(
         "resume_ok": resume_ok(),
         "poison_drop": dict(drops[MILD]),
         "poison_drop_a01": dict(drops[SKEWED]),
+        "closed_form_ucm_gap_a01": gap(ucm, SKEWED, "closed_form"),
+        "same_encoder": {
+            "ucm_gap_a01": gap(ucm, SKEWED, "default", "network"),
+            "ucm_gap_a1": gap(ucm, MILD, "default", "network"),
+        },
+        "central": {
+            name: {way: round(each.mean, 4) for way, each in found.central.items()}
+            for name, found in (("ucm", ucm), ("eurosat", eurosat))
+        },
         "seeds": SEEDS,
     }
 
@@ -109,10 +118,10 @@ def resume_ok() -> bool | None:
     return None
 
 
-def gap(found: FederatedEvaluation, division: str, way: str) -> float:
-    """Return the points below the best central model, paired by seed, and their mean taken."""
+def gap(found: FederatedEvaluation, division: str, way: str, central: str | None = None) -> float:
+    """Return the points below a central model, the best one where none is named; the mean of differences by seed."""
     row = next(row for row in found.rows if (row.partition, row.way) == (division, way))
-    return round(100 * row.gap.mean, 2)
+    return _points(found.central_runs[central or found.best], row.runs)
 
 
 def poison_drops(

@@ -11,7 +11,7 @@ from rsfed.config_strategies import FedAvgMSection, KrumSection
 
 
 @pytest.mark.parametrize(
-    ("section", "nodes"), [(FedAvgMSection(), 8), (KrumSection(), 5)], ids=["averages", "compares"]
+    ("section", "nodes"), [(FedAvgMSection(), 5), (KrumSection(), 5)], ids=["averages", "compares"]
 )
 def test_a_round_of_eleven_million_parameters_needs_no_more_than_it_says(tmp_path, section, nodes):
     assert times_the_model(write_result(tmp_path / "result"), section, nodes) < copies_held(section, nodes)

@@ -85,6 +85,7 @@ class FederatedEvaluation:
         images: Number of images.
         classes: Number of classes.
         central: The figure of each way of `CENTRAL`.
+        central_runs: The same of each seed.
         best: Name of the best of them.
         rounds: Rounds and steps of a node in one, of plain FedAvg and of the default.
         rows: The ways under each division, in the order of `ROWS`.
@@ -94,6 +95,7 @@ class FederatedEvaluation:
     images: int
     classes: int
     central: Mapping[str, Spread]
+    central_runs: Mapping[str, tuple[float, ...]]
     best: str
     rounds: Mapping[str, tuple[int, int]]
     rows: tuple[FederatedRow, ...]
@@ -192,6 +194,7 @@ def evaluate_federated(
         images=len(images),
         classes=len(images.classes),
         central={name: spread([run.figure for run in runs]) for name, runs in central.items()},
+        central_runs={name: tuple(run.figure for run in runs) for name, runs in central.items()},
         best=best,
         rounds={
             "fedavg": learners.steps_of(*some, learners.PLAIN.rounds),
