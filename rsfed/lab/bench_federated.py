@@ -1,24 +1,32 @@
 """Federated training on real images: `make bench-federated`, and with ablations `make bench-federated-full`.
 
 UC Merced (splits of five seeds as in `make bench-hashing`) and EuroSAT (its split file) stand on the features of a
-frozen trunk and are divided over five nodes; both sides' own apps train in this process. The images are found through
-RSFED_TEST_DATA, their features kept in the folder RSFED_BENCH_CACHE. Ends with one line of JSON; docs/output.md tells
-what is in it.
+frozen trunk and are divided over five nodes; both sides' own apps train in one process. What the service itself costs
+is measured on real processes. The images are found through RSFED_TEST_DATA, their features kept in the folder
+RSFED_BENCH_CACHE. Ends with one line of JSON; docs/output.md tells what is in it.
+
+Its parts are processes of their own, as many at a time as there are cores: a network this small keeps no second core
+busy, and Flower allows one run at a time in a process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from rsfed.config_strategies import FedAvgSection, FedProxSection
+from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
 from rsfed.lab.evaluate.data import ImageSet, find
 from rsfed.lab.evaluate.division import Split
@@ -27,139 +35,222 @@ from rsfed.lab.federated.outputs import tables
 from rsfed.lab.federated.poison import ATTACKS, poisoned
 from rsfed.lab.federated.run import FederatedEvaluation, FederatedSettings, cases, evaluate_federated
 from rsfed.lab.narrator import Narrator
+from rsfed.lab.training_service import service_figures
+from rsfed.transport.loop import run
 
 SEEDS, NODES, BITS, K = 5, 5, 32, 20
 UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on validation parts
 SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
+SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
 WIDTH = 160  # characters
+WHOLE = replace(DEFAULT, coding="float32")  # an attack is on weights, so they travel as such
+ROBUST = Way(strategy=FedMedianSection(), start=False, end=False, coding="float32")  # sums have no median
 WAYS: Mapping[str, Way] = {
     "plain FedAvg, 20 rounds": PLAIN,
-    "plain FedAvg, 60 rounds": Way(strategy=FedAvgSection(), start=False, end=False),
-    "with a proximal term": Way(strategy=FedProxSection(), start=False, end=False),
-    "with server momentum": Way(start=False, end=False),
-    "with momentum, solved start": Way(end=False),
-    "with momentum, solved end": Way(start=False),
-    "without momentum, solved start and end": Way(strategy=FedAvgSection()),
-    "default: momentum, solved start and end": DEFAULT,
+    "plain FedAvg, 60 rounds": replace(PLAIN, rounds=DEFAULT.rounds),
+    "with a proximal term": replace(PLAIN, rounds=DEFAULT.rounds, strategy=FedProxSection()),
+    "with server momentum": replace(WHOLE, start=False, end=False),
+    "with momentum, solved start": replace(WHOLE, end=False),
+    "with momentum, solved end": replace(WHOLE, start=False),
+    "without momentum, solved start and end": replace(WHOLE, strategy=FedAvgSection()),
+    "momentum, solved start and end": WHOLE,
+    "default: the same on packed changes": DEFAULT,
 }
 """Ablations: what each part of the default does alone and together."""
 
+Say = Callable[[str], None]
+
 
 def main() -> None:
-    """Run the benchmark and print its tables and figures."""
+    """Run the benchmark, or one part of it, and print its tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="also measure each part of the default alone")
-    full = parser.parse_args().full
-    data, narrator, console = data_folder(), Narrator(), Console(highlight=False, width=WIDTH)
-    images = featured(data, find(unpacked(data, UCM)))
-    settings = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
+    parser.add_argument("--part", choices=PARTS, help="this part alone")
+    options = parser.parse_args()
+    if options.part is not None:
+        logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every step
+        sys.stdout.write(json.dumps(PARTS[options.part]()) + "\n")
+        return
+    names = [name for name in PARTS if options.full or name != "ablations"]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = dict(zip(names, pool.map(_in_its_own_process, names), strict=True))
+    with Narrator().phase("The training service"):
+        service = run(service_figures())
+    for part in found.values():
+        sys.stdout.write(part.pop("table"))
+    told = summary(found["ucm"], found["eurosat"], found["poison"])
+    told |= {
+        "bytes_ratio": round(service.bytes_ratio, 4),
+        "round_overhead_s": round(service.round_overhead_s, 3),
+        "resume_ok": service.resume_ok,
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def _in_its_own_process(part: str) -> dict[str, Any]:
+    """Return what a part found; what it says meanwhile goes to standard error."""
+    command = [sys.executable, "-m", "rsfed.lab.bench_federated", "--part", part]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def ucm_part() -> dict[str, Any]:
+    """Compare ways to learn on UC Merced under every division."""
+    narrator = Narrator()
     with narrator.phase("UC Merced"):
-        ucm = evaluate_federated(images, settings, narrator.say)
-    with narrator.phase("UC Merced with a node that sends bad updates"):
-        drops = {name: poison_drops(images, settings, ucm, name, narrator.say) for name in (MILD, SKEWED)}
-    with narrator.phase("EuroSAT"):
-        tiles = featured(data, find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT)))
-        wanted = FederatedSettings(BITS, SEEDS, NODES, Split.OFFICIAL, K, EUROSAT_EPOCHS, (SKEWED,))
-        eurosat = evaluate_federated(tiles, wanted, narrator.say)
-    for found, source in ((ucm, UCM), (eurosat, EUROSAT)):
-        console.print(tables(found, source))
-        console.print()
-    if full:
-        with narrator.phase("UC Merced, each part of the default"):
-            console.print(ablations(images, settings, ucm))
-    sys.stdout.write(json.dumps(summary(ucm, eurosat, drops)) + "\n")
+        return ucm_figures(evaluate_federated(_ucm(), SETTINGS, narrator.say))
 
 
-def summary(
-    ucm: FederatedEvaluation, eurosat: FederatedEvaluation, drops: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
-    """Return the figures as one object: gaps and drops in points of mean average precision."""
+def ucm_figures(found: FederatedEvaluation) -> dict[str, Any]:
+    """Return the figures of UC Merced; those that begin with an underscore are for other figures."""
     return {
-        "ucm_gap_a01": gap(ucm, SKEWED, "default"),
-        "ucm_gap_a1": gap(ucm, MILD, "default"),
-        "eurosat_gap_a01": gap(eurosat, SKEWED, "default", "network"),
-        "fedavg_ucm_gap_a01": gap(ucm, SKEWED, "fedavg"),
-        "bytes_ratio": bytes_ratio(),
-        "bytes_map_loss": bytes_map_loss(),
-        "round_overhead_s": round_overhead_s(),
-        "resume_ok": resume_ok(),
-        "poison_drop": dict(drops[MILD]),
-        "poison_drop_a01": dict(drops[SKEWED]),
-        "closed_form_ucm_gap_a01": gap(ucm, SKEWED, "closed_form"),
+        "table": _text(tables(found, UCM)),
+        "ucm_gap_a01": gap(found, SKEWED, "default"),
+        "ucm_gap_a1": gap(found, MILD, "default"),
+        "fedavg_ucm_gap_a01": gap(found, SKEWED, "fedavg"),
+        "closed_form_ucm_gap_a01": gap(found, SKEWED, "closed_form"),
         "same_encoder": {
-            "ucm_gap_a01": gap(ucm, SKEWED, "default", "network"),
-            "ucm_gap_a1": gap(ucm, MILD, "default", "network"),
+            "ucm_gap_a01": gap(found, SKEWED, "default", "network"),
+            "ucm_gap_a1": gap(found, MILD, "default", "network"),
         },
-        "central": {
-            name: {way: round(each.mean, 4) for way, each in found.central.items()}
-            for name, found in (("ucm", ucm), ("eurosat", eurosat))
+        "central": {"ucm": _central(found)},
+        "_default": {name: _runs(found, name, "default") for name in (SKEWED, MILD)},
+        "_fedavg": {name: _runs(found, name, "fedavg") for name in (SKEWED, MILD)},
+    }
+
+
+def eurosat_part() -> dict[str, Any]:
+    """Compare ways to learn on EuroSAT under the most skewed division."""
+    narrator, data = Narrator(), data_folder()
+    tiles = featured(data, find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT)))
+    settings = replace(SETTINGS, split=Split.OFFICIAL, epochs=EUROSAT_EPOCHS, partitions=(SKEWED,))
+    with narrator.phase("EuroSAT"):
+        found = evaluate_federated(tiles, settings, narrator.say)
+    return {
+        "table": _text(tables(found, EUROSAT)),
+        "eurosat_gap_a01": gap(found, SKEWED, "default", "network"),
+        "central": {"eurosat": _central(found)},
+    }
+
+
+def poison_part() -> dict[str, Any]:
+    """Measure on UC Merced what one node that sends bad updates costs."""
+    narrator, images = Narrator(), _ucm()
+    with narrator.phase("UC Merced with a node that sends bad updates"):
+        return poison_figures(images, SETTINGS, narrator.say)
+
+
+def poison_figures(images: ImageSet, settings: FederatedSettings, say: Say = lambda _line: None) -> dict[str, Any]:
+    """Return the figures without an attack and with each, of the default and of a robust strategy."""
+    ways = {"default": WHOLE, "robust": ROBUST}
+    runs = {
+        name: {division: attacked_runs(images, settings, division, way, say) for division in (SKEWED, MILD)}
+        for name, way in ways.items()
+    }
+    table = Table("division", "way", "no attack", *ATTACKS, box=None, title="mAP with one node that attacks")
+    for name, divisions in runs.items():
+        for division, found in divisions.items():
+            table.add_row(division, name, *(f"{np.mean(figures):.3f}" for figures in found.values()))
+    return {"table": _text(table), "_runs": runs}
+
+
+def attacked_runs(
+    images: ImageSet, settings: FederatedSettings, division: str, way: Way, say: Say
+) -> dict[str, list[float]]:
+    """Return the figure of each seed, without an attack and with each attack of the first node."""
+    found: dict[str, list[float]] = {}
+    for name, attack in {"none": None, **ATTACKS}.items():
+        wrap = None if attack is None else poisoned(attack)
+        for case in cases(images, settings):
+            figure = case.measure(federated(case.task, case.parts(division, settings.nodes), way, wrap))
+            strategy = "default" if way.strategy is None else way.strategy.name
+            say(f"  seed {case.task.seed}: {division} {strategy}, attack {name}: {figure:.3f}")
+            found.setdefault(name, []).append(figure)
+    return found
+
+
+def ablations_part() -> dict[str, Any]:
+    """Measure how far each way falls behind the central network under the most skewed division."""
+    narrator, images = Narrator(), _ucm()
+    with narrator.phase("UC Merced, each part of the default"):
+        return {"table": _text(ablations(images, SETTINGS, narrator.say))}
+
+
+def ablations(images: ImageSet, settings: FederatedSettings, say: Say = lambda _line: None) -> Table:
+    """Return the figure of each way of `WAYS`, and how far it lies above plain FedAvg on the same split."""
+    table = Table("way", "mAP", "points above the first", "deviation", box=None, title=f"{UCM}, {SKEWED}")
+    first: list[float] = []
+    for name, way in WAYS.items():
+        splits = cases(images, settings)
+        runs = [case.measure(federated(case.task, case.parts(SKEWED, settings.nodes), way)) for case in splits]
+        say(f"  {name}: {np.mean(runs):.4f}")
+        first = first or runs
+        above = 100 * np.subtract(runs, first)
+        deviation = f"{above.std(ddof=1):.2f}" if len(above) > 1 else ""
+        table.add_row(name, f"{np.mean(runs):.4f}", f"{above.mean():.2f}", deviation)
+    return table
+
+
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "eurosat": eurosat_part,
+    "poison": poison_part,
+    "ucm": ucm_part,
+    "ablations": ablations_part,
+}
+
+
+def summary(ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of the parts as one object: gaps and drops in points of mean average precision."""
+    shown = {key: value for key, value in (*ucm.items(), *eurosat.items()) if key not in {"table", "central"}}
+    default, robust = poison["_runs"]["default"], poison["_runs"]["robust"]
+    return {
+        **{key: value for key, value in shown.items() if not key.startswith("_")},
+        "bytes_map_loss": _points(default[SKEWED]["none"], ucm["_default"][SKEWED]),
+        "poison_drop": _drops(default[MILD]),
+        "poison_drop_a01": _drops(default[SKEWED]),
+        "robust": {
+            "below_fedavg": {name: _points(ucm["_fedavg"][name], robust[name]["none"]) for name in (MILD, SKEWED)},
+            "poison_drop": _drops(robust[MILD]),
+            "poison_drop_a01": _drops(robust[SKEWED]),
         },
+        "central": ucm["central"] | eurosat["central"],
         "seeds": SEEDS,
     }
 
 
-def bytes_ratio() -> float | None:
-    """Return the bytes of a round against float32 both ways; None where it was not measured."""
-    return None
-
-
-def bytes_map_loss() -> float | None:
-    """Return the points that these bytes cost; None where it was not measured."""
-    return None
-
-
-def round_overhead_s() -> float | None:
-    """Return the seconds of a round beyond the slowest node's computing; None where it was not measured."""
-    return None
-
-
-def resume_ok() -> bool | None:
-    """Return whether a run outlives the kill of its coordinator; None where it was not measured."""
-    return None
-
-
 def gap(found: FederatedEvaluation, division: str, way: str, central: str | None = None) -> float:
     """Return the points below a central model, the best one where none is named; the mean of differences by seed."""
-    row = next(row for row in found.rows if (row.partition, row.way) == (division, way))
-    return _points(found.central_runs[central or found.best], row.runs)
+    return _points(found.central_runs[central or found.best], _runs(found, division, way))
 
 
-def poison_drops(
-    images: ImageSet,
-    settings: FederatedSettings,
-    found: FederatedEvaluation,
-    division: str,
-    say: Callable[[str], None] = lambda _line: None,
-) -> dict[str, float]:
-    """Return the points that the default loses by each attack of its first node, against no attack, paired by seed."""
-    calm = next(row for row in found.rows if (row.partition, row.way) == (division, "default")).runs
-    drops = {}
-    for name, attack in ATTACKS.items():
-        figures = []
-        for case in cases(images, settings):
-            parts = case.parts(division, settings.nodes)
-            figures.append(case.measure(federated(case.task, parts, wrap=poisoned(attack))))
-            say(f"  seed {case.task.seed}: {division} {name}: mAP@{settings.k} {figures[-1]:.3f}")
-        drops[name] = _points(calm, figures)
-    return drops
+def _ucm() -> ImageSet:
+    data = data_folder()
+    return featured(data, find(unpacked(data, UCM)))
 
 
-def ablations(images: ImageSet, settings: FederatedSettings, found: FederatedEvaluation) -> Table:
-    """Return how far each way falls behind the best central model under the most skewed division."""
-    central = next(row for row in found.rows if row.way == "central").runs
-    table = Table("way", "points below central", "deviation", box=None, title=f"{UCM}, {SKEWED}")
-    for name, way in WAYS.items():
-        runs = [
-            case.measure(federated(case.task, case.parts(SKEWED, settings.nodes), way))
-            for case in cases(images, settings)
-        ]
-        gaps = 100 * (np.array(central) - runs)
-        table.add_row(name, f"{gaps.mean():.2f}", f"{gaps.std(ddof=1):.2f}")
-    return table
+def _runs(found: FederatedEvaluation, division: str, way: str) -> list[float]:
+    return list(next(row for row in found.rows if (row.partition, row.way) == (division, way)).runs)
+
+
+def _drops(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: _points(runs["none"], figures) for name, figures in runs.items() if name != "none"}
+
+
+def _central(found: FederatedEvaluation) -> dict[str, float]:
+    return {way: round(each.mean, 4) for way, each in found.central.items()}
 
 
 def _points(before: Sequence[float], after: Sequence[float]) -> float:
     return round(100 * float(np.mean(np.subtract(before, after))), 2)
+
+
+def _text(table: RenderableType) -> str:
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get() + "\n"
 
 
 if __name__ == "__main__":

@@ -106,13 +106,14 @@ def _drops(calm: Outcome, outcomes: list[Outcome]) -> dict[str, float]:
     return {"mean": round(float(np.mean(drops)), 4), "largest": round(max(drops), 4)}
 
 
-async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLAN) -> Outcome:
+async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLAN, number: int = ROUNDS) -> Outcome:
     """Found a federation, train while the victim dies, and look at what came of it.
 
     Args:
         victim: Node, or the coordinator, that is killed and started again; nobody when left out.
         moment: Seconds after the begin of the run, of its death.
         plan: What is trained.
+        number: Rounds of the run.
 
     Raises:
         RsfedError: the run failed, or what came of it is not as it must be.
@@ -123,12 +124,12 @@ async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLA
             federation = DemoFederation(processes, folder)
             await _found(federation, folder, plan)
             start = time.monotonic()
-            rounds = await _train(federation, victim, moment)
+            rounds = await _train(federation, victim, moment, number)
             seconds = time.monotonic() - start
             await federation.wait_indexed(NODES, release=2)
             weights, precision = _worth(Home(federation.home(COORDINATOR)))
             digest = hashlib.sha256(weights).hexdigest()
-    if [each["round"] for each in rounds] != list(range(1, ROUNDS + 1)):
+    if [each["round"] for each in rounds] != list(range(1, number + 1)):
         raise StateError(f"the rounds were {[each['round'] for each in rounds]}")
     return Outcome(digest, precision, seconds, tuple(rounds), len(weights))
 
@@ -142,10 +143,10 @@ async def _found(federation: DemoFederation, folder: Path, plan: Plan) -> None:
     await federation.wait_indexed(NODES, release=1)
 
 
-async def _train(federation: DemoFederation, victim: str | None, moment: float) -> list[dict[str, Any]]:
+async def _train(federation: DemoFederation, victim: str | None, moment: float, number: int) -> list[dict[str, Any]]:
     """Train and return the events of the rounds; the victim dies so many seconds after the run began."""
     rounds, dying = [], None
-    async for event in federation.train(ROUNDS, NEEDED):
+    async for event in federation.train(number, NEEDED):
         if event["event"] == "started" and victim is not None:
             dying = asyncio.create_task(_die(federation, victim, moment))
         elif event["event"] == "round":

@@ -10,7 +10,8 @@ from rsfed.lab.demo_federation import COORDINATOR
 from rsfed.lab.soak_training import NODES, PLAN, Outcome, trial
 
 WIDTH = 32  # channels of the first stage of a network of 1.2 million parameters
-STEPS = 10  # of a node in a round
+STEPS = 4  # of a node in a round
+ROUNDS = 60  # as the default of `rsfed evaluate --federated`, so that the first weights count as they do there
 _FIRST = 1  # round in which the training processes start and weights travel whole
 
 
@@ -36,8 +37,8 @@ async def service_figures() -> ServiceFigures:
         RsfedError: a run failed.
     """
     plan = replace(PLAN, width=WIDTH, local_steps=STEPS)
-    calm = await trial(plan=plan)
-    killed = await trial(COORDINATOR, calm.seconds / 2, plan)
+    calm = await trial(plan=plan, number=ROUNDS)
+    killed = await trial(COORDINATOR, calm.seconds / 2, plan, ROUNDS)
     return ServiceFigures(_overhead(calm), _bytes_ratio(calm), killed.weights == calm.weights)
 
 

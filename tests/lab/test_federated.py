@@ -101,19 +101,22 @@ def test_the_table_says_how_it_came_about_and_what_each_way_loses(task, capsys):
 @pytest.mark.timeout(600)
 def test_the_bench_tells_gaps_and_what_attacks_cost_in_points(task, monkeypatch):
     monkeypatch.setattr(learners, "PROJECTIONS", 64)
-    asked = FederatedSettings(16, 1, 3, Split.RANDOM, 5, 1, (bench.SKEWED, bench.MILD))
+    asked = FederatedSettings(16, 1, 4, Split.RANDOM, 5, 1, (bench.SKEWED, bench.MILD))
     found = evaluate_federated(task.images, asked)
-    drops = {name: bench.poison_drops(task.images, asked, found, name) for name in asked.partitions}
-    told = bench.summary(found, found, drops)
+    poison = bench.poison_figures(task.images, asked)
+    told = bench.summary(bench.ucm_figures(found), {"central": {}, "eurosat_gap_a01": 1.5}, poison)
     gaps = {(row.partition, row.way): 100 * row.gap.mean for row in found.rows}
     assert told["ucm_gap_a1"] == pytest.approx(gaps[bench.MILD, "default"], abs=0.01)
     network = 100 * (found.central["network"].mean - next(r for r in found.rows if r.way == "default").figure.mean)
     assert told["same_encoder"]["ucm_gap_a01"] == pytest.approx(network, abs=0.01)
     assert told["fedavg_ucm_gap_a01"] == pytest.approx(gaps[bench.SKEWED, "fedavg"], abs=0.01)
-    assert told["poison_drop"].keys() == told["poison_drop_a01"].keys() == {"nan", "scale", "signflip", "labelflip"}
+    assert told["eurosat_gap_a01"] == 1.5
+    assert not [key for key in told if key.startswith("_") or key == "table"]
+    assert told["poison_drop"].keys() == told["robust"]["poison_drop_a01"].keys() == set(ATTACKS)
     [case] = cases(task.images, asked)
-    calm = case.measure(learners.federated(case.task, case.parts(bench.MILD, 3)))
-    attacked = case.measure(learners.federated(case.task, case.parts(bench.MILD, 3), wrap=poisoned(ATTACKS["nan"])))
+    parts = case.parts(bench.MILD, 4)
+    calm = case.measure(learners.federated(case.task, parts, bench.WHOLE))
+    attacked = case.measure(learners.federated(case.task, parts, bench.WHOLE, poisoned(ATTACKS["nan"])))
     assert told["poison_drop"]["nan"] == pytest.approx(100 * (calm - attacked), abs=0.01)
 
 
