@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
@@ -32,9 +32,9 @@ def views(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     return {name: view(array) for name, array in record.items()}
 
 
-def record_of(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Return arrays as a record."""
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+def record_of(arrays: Iterable[tuple[str, NDArray[Any]]]) -> ArrayRecord:
+    """Return named arrays as a record; each is let go before the next is asked for."""
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays})
 
 
 def as_float32(record: ArrayRecord) -> ArrayRecord:

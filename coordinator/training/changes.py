@@ -33,8 +33,7 @@ def lengthen(content: RecordDict, start: Arrays) -> bool:
     Raises:
         InvalidMessage: DELTA_FORM or NOT_FINITE.
     """
-    if DELTA not in content.config_records:
+    if DELTA not in content:  # asked of the records by their type, they would be held in a circle
         return False
-    content[ARRAYS] = record_of(result(content[DELTA], start))
-    del content[DELTA]
+    content[ARRAYS] = record_of(result(content.pop(DELTA), start))
     return True

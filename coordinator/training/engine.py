@@ -145,7 +145,7 @@ def train_over(  # noqa: PLR0913 - what a run is made of
         keep=keep or (lambda _, kind, data: note(kind, data)),
         before=before,
     )
-    start = record_of(since.weights)
+    start = record_of(since.weights.items())
     since.weights.clear()
     context = Context(
         run_id=run_id,

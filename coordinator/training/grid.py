@@ -57,7 +57,7 @@ def to_payload(content: RecordDict, run_id: int, kind: str) -> Payload:
 
 def to_records(payload: Payload) -> RecordDict:
     """Return a payload as Flower's records."""
-    records: dict[str, Any] = {name: record_of(arrays) for name, arrays in payload.arrays.items()}
+    records: dict[str, Any] = {name: record_of(arrays.items()) for name, arrays in payload.arrays.items()}
     records |= {name: MetricRecord(dict(metrics)) for name, metrics in payload.metrics.items()}
     records |= {name: ConfigRecord(dict(config)) for name, config in payload.configs.items()}
     return RecordDict(records)

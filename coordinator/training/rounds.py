@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
-from coordinator.training.arrays import as_float32, record_of, views
+from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
@@ -297,10 +297,12 @@ class RoundLoop:
         return None if new is None else as_float32(new)
 
     def _settled(self, before: ArrayRecord, new: ArrayRecord, holders: list[int]) -> ArrayRecord:
-        """Return what the weights of the run become: exactly what nodes will have of the new ones."""
+        """Return what the weights of the run become: just what nodes will have of the new ones, which are used up."""
         if self._rules.coding not in PACKED:
             return new
-        settled = record_of(self._downlink.settle(views(before), views(new), holders))
+        go_on_from(self._strategy, before)  # lets go of the new ones, which go one by one: memory is short here
+        pairs = ((name, view(new.pop(name))) for name in list(new))
+        settled = record_of(self._downlink.settle(views(before), pairs, holders))
         go_on_from(self._strategy, settled)
         return settled
 

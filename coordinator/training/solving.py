@@ -79,7 +79,7 @@ class LastLayer:
         failed |= dict.fromkeys(set(rests_on) - set(nodes.ids), "NODE_GONE")
         solved = bool(given) and all(failed.get(node) in DISPENSABLE for node in set(rests_on) - set(given))
         if solved:
-            arrays = record_of(refit(weights, list(given.values())))
+            arrays = record_of(refit(weights, list(given.values())).items())
         patches = sum(each.patches for each in given.values())
         return arrays, SolveReport(after, tuple(given), failed, patches, solved)
 

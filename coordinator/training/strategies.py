@@ -48,7 +48,7 @@ class StreamedAvg(FedAvg):  # type: ignore[misc]  # flwr stays untyped behind th
                 else:
                     mean[name] = np.array(view(array))
             del reply, array  # or this result would be held while the next one is read
-        return (record_of(mean) if mean else None), None
+        return (record_of(mean.items()) if mean else None), None
 
 
 class StreamedProx(FedProx, StreamedAvg):  # type: ignore[misc]

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.payload import Arrays
 
 PACKED = ("float16", "int8", "int4")  # in half precision, or in 255 or 15 levels for a block
+Take = Callable[[str, NDArray[np.float32], NDArray[np.float32]], None]
+"""Takes the name of an array, its change, and what of the change its packed form gives."""
+
 BLOCK = 512  # values that share a step
 _LEVELS = {"int8": 127, "int4": 7}  # on either side of zero
 _PLAIN, _DEFLATED = b"\0", b"\1"  # first byte of a packed change
 _PAYS = 0.98  # of the plain size, that Huffman coding must stay below
 _HALF_MAX = float(np.finfo(np.float16).max)
-_DEFLATE = {"level": 1, "strategy": zlib.Z_HUFFMAN_ONLY}
 
 
 def fingerprint(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -36,30 +37,36 @@ def fingerprint(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
     return found.digest()
 
 
-def pack(change: Mapping[str, NDArray[np.float32]], coding: str) -> tuple[bytes, Arrays]:
-    """Return a change in its packed form, and what of it is lost: the change less what `unpack` gives.
+def pack(change: Iterable[tuple[str, NDArray[np.float32]]], coding: str, take: Take) -> bytes:
+    """Return a change in its packed form.
+
+    Arrays are gone through one by one, so that memory need not hold all of the change.
 
     Args:
-        change: Finite values by name, float32, any shape.
+        change: Names and finite values, float32, any shape.
         coding: One of `PACKED`.
+        take: Told what becomes of each array.
 
     Raises:
         InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
     """
     _check(coding)
-    if not all(np.isfinite(array).all() for array in change.values()):
-        raise InvalidMessage("a change of the weights is not finite", reason="NOT_FINITE")
-    parts = [_encode(change[name], coding) for name in sorted(change)]
-    plain = b"".join([*(scales for scales, _ in parts), *(values for _, values in parts)])
-    deflate = zlib.compressobj(**_DEFLATE)  # type: ignore[arg-type]
+    heads: dict[str, bytes] = {}
+    bodies: dict[str, bytes] = {}
+    for name, array in change:
+        heads[name], bodies[name] = _encode(_finite(array), coding)
+        given = _decode(memoryview(heads[name]), memoryview(bodies[name]), coding)
+        take(name, array, given.reshape(array.shape))
+    plain = b"".join(part[name] for part in (heads, bodies) for name in sorted(heads))
+    deflate = zlib.compressobj(level=1, strategy=zlib.Z_HUFFMAN_ONLY)
     deflated = deflate.compress(plain) + deflate.flush()
-    packed = _DEFLATED + deflated if len(deflated) < _PAYS * len(plain) else _PLAIN + plain
-    given = unpack(packed, change, coding)
-    return packed, {name: np.asarray(array - given[name]) for name, array in change.items()}
+    return _DEFLATED + deflated if len(deflated) < _PAYS * len(plain) else _PLAIN + plain
 
 
-def unpack(packed: bytes, like: Mapping[str, NDArray[np.float32]], coding: str) -> Arrays:
-    """Read a change that came over the wire.
+def unpack(
+    packed: bytes, like: Mapping[str, NDArray[np.float32]], coding: str
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the names and values of a change that came over the wire.
 
     Args:
         packed: What `pack` gave.
@@ -74,13 +81,12 @@ def unpack(packed: bytes, like: Mapping[str, NDArray[np.float32]], coding: str) 
     heads = [_head_bytes(like[name].size, coding) for name in names]
     bodies = [like[name].size * (2 if coding == "float16" else 1) for name in names]
     plain = _inflate(packed, sum(heads) + sum(bodies))
-    starts = np.cumsum([0, *heads, *bodies])
-    found = {}
-    for position, name in enumerate(names):
-        head = plain[starts[position] : starts[position + 1]]
-        body = plain[starts[position + len(names)] : starts[position + len(names) + 1]]
-        found[name] = _decode(head, body, coding).reshape(like[name].shape)
-    return {name: found[name] for name in like}
+    ends = np.cumsum(heads + bodies)
+    parts = [plain[end - size : end] for end, size in zip(ends, heads + bodies, strict=True)]
+    places = {name: position for position, name in enumerate(names)}
+    for name, array in like.items():
+        head, body = parts[places[name]], parts[places[name] + len(names)]
+        yield name, _decode(head, body, coding).reshape(array.shape)
 
 
 def _check(coding: str) -> None:

@@ -6,7 +6,8 @@ change to the same weights, and what rounding lost is kept by the sender for the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ from rsfed.hashing.plan import CODING
 
 BASE, PACKED_CHANGE = "base", "change"  # what a packed change says of itself beside its coding
 
-Weights = Mapping[str, NDArray[np.float32]]
+Values = NDArray[np.float32]
+Weights = Mapping[str, Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def received(change: Mapping[str, Setting], kept: Kept | None) -> Arrays:
     """
     if kept is None or change.get(BASE) != fingerprint(kept.start):
         raise InvalidMessage("the change is one of weights that are not here", reason="BASE_UNKNOWN")
-    return _applied(kept.start, change)
+    return dict(_applied(kept.start, change))
 
 
 def answered(
@@ -69,14 +71,19 @@ def answered(
     Raises:
         InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
     """
-    nothing = {name: np.zeros_like(array) for name, array in start.items()}
-    before = nothing if kept is None else kept.before if kept.round == round_ else kept.lost
-    packed, lost = pack({name: trained[name] - was + before[name] for name, was in start.items()}, coding)
+    before: Arrays = {} if kept is None else kept.before if kept.round == round_ else kept.lost
+    lost: Arrays = {}
+
+    def take(name: str, change: Values, given: Values) -> None:
+        lost[name] = np.asarray(change - given)
+
+    changes = ((name, _change(to, start[name], before.get(name))) for name, to in trained.items())
+    packed = pack(changes, coding, take)
     return {CODING: coding, PACKED_CHANGE: packed}, Kept(round_, start, lost, before)
 
 
-def result(change: Mapping[str, Setting], start: Weights) -> Arrays:
-    """Return the weights that a node's packed change says.
+def result(change: Mapping[str, Setting], start: Weights) -> Iterator[tuple[str, Values]]:
+    """Yield the names and values of the weights that a node's packed change says.
 
     Args:
         change: As `answered` gives it.
@@ -105,24 +112,35 @@ class Downlink:
         self._change: Config = {}
         self._holders: frozenset[int] = frozenset()  # nodes that have the weights before the change
 
-    def settle(self, before: Weights, new: Weights, holders: Iterable[int]) -> Arrays:
-        """Return what the weights of the run become: the new ones as far as a packed change can say them.
+    def settle(
+        self, before: Weights, new: Iterable[tuple[str, Values]], holders: Iterable[int]
+    ) -> Iterator[tuple[str, Values]]:
+        """Yield what the weights of the run become: the new ones as far as a packed change can say them.
+
+        Array by array, because memory is short; go through it to its end.
 
         Args:
             before: The weights that the last round started from.
-            new: What the strategy made of the results.
+            new: What the strategy made of the results, name by name.
             holders: Nodes that have the former, and understand changes of them.
 
         Raises:
             InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
         """
-        wanted = {name: new[name] - was for name, was in before.items()}
-        if self.lost:
-            wanted = {name: change + self.lost[name] for name, change in wanted.items()}
-        packed, self.lost = pack(wanted, self._coding)
+        lost, self.lost = self.lost, {}
+        settled: deque[tuple[str, Values]] = deque()
+
+        def take(name: str, change: Values, given: Values) -> None:
+            self.lost[name] = np.asarray(change - given)
+            lost.pop(name, None)
+            settled.append((name, np.asarray(before[name] + given)))
+
+        changes = ((name, _change(to, before[name], lost.get(name))) for name, to in new)
+        packed = pack(changes, self._coding, take)
         self._change = {CODING: self._coding, BASE: fingerprint(before), PACKED_CHANGE: packed}
         self._holders = frozenset(holders)
-        return _applied(before, self._change)
+        while settled:
+            yield settled.popleft()
 
     def stay(self) -> None:
         """Take note that a round changed nothing: what nodes have now is not told apart any more."""
@@ -133,9 +151,15 @@ class Downlink:
         return self._change if node in self._holders else None
 
 
-def _applied(start: Weights, change: Mapping[str, Setting]) -> Arrays:
+def _change(to: Values, start: Values, owed: Values | None) -> Values:
+    """Return what has to be sent of an array: its change, and what rounding took of earlier ones."""
+    change = to - start
+    return np.asarray(change if owed is None else change + owed)
+
+
+def _applied(start: Weights, change: Mapping[str, Setting]) -> Iterator[tuple[str, Values]]:
     coding, packed = change.get(CODING), change.get(PACKED_CHANGE)
     if not isinstance(packed, bytes):
         raise InvalidMessage("a change of the weights was refused: it is missing", reason="DELTA_FORM")
-    read = unpack(packed, start, str(coding))
-    return {name: np.asarray(was + read[name]) for name, was in start.items()}
+    for name, given in unpack(packed, start, str(coding)):
+        yield name, np.asarray(start[name] + given)

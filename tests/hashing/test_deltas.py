@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.deltas import BLOCK, PACKED, fingerprint, pack, unpack
+from rsfed.hashing import deltas
+from rsfed.hashing.deltas import BLOCK, PACKED, fingerprint
 
 LEVELS = {"int8": 127, "int4": 7}
 VALUES = st.floats(-(2.0**99), 2.0**99, width=32)
@@ -20,6 +21,20 @@ ARRAYS = st.dictionaries(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=40), elements=VALUES),
     max_size=4,
 )
+
+
+def pack(change: dict[str, np.ndarray], coding: str) -> tuple[bytes, dict[str, np.ndarray]]:
+    """The packed form, and what is lost."""
+    lost = {}
+
+    def take(name, array, given):
+        lost[name] = np.asarray(array - given)
+
+    return deltas.pack(change.items(), coding, take), lost
+
+
+def unpack(packed: bytes, like: dict[str, np.ndarray], coding: str) -> dict[str, np.ndarray]:
+    return dict(deltas.unpack(packed, like, coding))
 
 
 def drawn(size: int = 40 * BLOCK) -> dict[str, np.ndarray]:

@@ -56,9 +56,9 @@ def test_nodes_that_come_and_go_always_start_from_the_weights_of_the_run(coding,
             wholes += change is None
             start, reply = nodes[node].take(round_, change, weights, some(seed + node, 1e-3), coding)
             assert equal(start, weights)
-            means.append(result(reply, weights))
+            means.append(dict(result(reply, weights)))
         new = {name: np.asarray(np.mean([each[name] for each in means], axis=0)) for name in weights}
-        weights = down.settle(weights, new, present)
+        weights = dict(down.settle(weights, new.items(), present))
     seen = [len(present - before) for before, present in zip([set(), *rounds], rounds, strict=False)]
     assert wholes == sum(seen)  # whole weights travel only to those that were not in the round before
 
@@ -69,7 +69,7 @@ def test_after_many_rounds_the_weights_are_where_they_would_be_without_rounding(
     weights, down, node = start, Downlink(coding), Node()
     for round_ in range(1, 31):
         _, reply = node.take(round_, down.change_for(1), weights, step, coding)
-        weights = down.settle(weights, result(reply, weights), [1])
+        weights = dict(down.settle(weights, result(reply, weights), [1]))
     for name, array in weights.items():
         exact = start[name] + 30 * step[name]
         level = np.abs(step[name]).max() / {"int8": 127, "int4": 7}.get(coding, 1024)
@@ -87,16 +87,16 @@ def test_a_round_that_is_asked_again_is_answered_the_same(coding) -> None:
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been() -> None:
     weights, down = some(1), Downlink("int4")
-    settled = down.settle(weights, moved(weights, some(2)), [1])
-    again = Downlink("int4", down.lost)
+    settled = dict(down.settle(weights, moved(weights, some(2)).items(), [1]))
+    again = Downlink("int4", dict(down.lost))
     later = moved(settled, some(3))
-    assert equal(down.settle(settled, later, [1]), again.settle(settled, later, []))
+    assert equal(dict(down.settle(settled, later.items(), [1])), dict(again.settle(settled, later.items(), [])))
     assert again.change_for(1) is None
 
 
 def test_a_round_without_a_result_leaves_nothing_to_build_on() -> None:
     weights, down = some(1), Downlink("int8")
-    down.settle(weights, moved(weights, some(2)), [1])
+    dict(down.settle(weights, moved(weights, some(2)).items(), [1]))
     assert down.change_for(1)
     down.stay()
     assert down.change_for(1) is None
@@ -104,7 +104,7 @@ def test_a_round_without_a_result_leaves_nothing_to_build_on() -> None:
 
 def test_a_change_of_other_weights_is_not_taken() -> None:
     weights, down = some(1), Downlink("int8")
-    down.settle(weights, moved(weights, some(2)), [1])
+    dict(down.settle(weights, moved(weights, some(2)).items(), [1]))
     other = Kept(1, some(9), {}, {})
     for kept in (None, other):
         with pytest.raises(InvalidMessage) as caught:
@@ -115,7 +115,7 @@ def test_a_change_of_other_weights_is_not_taken() -> None:
 @pytest.mark.parametrize("change", [{}, {"coding": "int8"}, {"coding": "int8", "change": "text"}, {"change": b"\0"}])
 def test_a_result_that_is_no_change_is_refused(change) -> None:
     with pytest.raises(InvalidMessage) as caught:
-        result(change, some(1))
+        dict(result(change, some(1)))
     assert caught.value.reason == "DELTA_FORM"
 
 

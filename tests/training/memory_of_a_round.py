@@ -25,11 +25,15 @@ from coordinator.training.engine import train
 from coordinator.training.rounds import Rules
 from coordinator.training.strategies import STRATEGIES, copies_held
 from rsfed.clock import utc_now
+from rsfed.config import CoordinatorTraining
 from rsfed.config_strategies import StrategySection
+from rsfed.hashing.exchange import answered
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, digest, encode
 from rsfed.home import Home
 
 ANY = TypeAdapter(StrategySection)
+CODING = CoordinatorTraining().coding
+QUESTION = 100_000  # bytes that no weights fit into, nor a change of them
 
 
 def weights(value: float = 0.5) -> dict[str, np.ndarray]:
@@ -49,7 +53,7 @@ def deliver_all(board: TaskBoard, result: Path, names: list[str], size: int, sha
     with result.open("rb") as file:
         while True:
             tasks = [task for name in names if (task := board._open_task(name)) is not None]
-            if tasks and len(tasks[0].payload) < size // 2:  # the question whether they take part
+            if tasks and len(tasks[0].payload) < QUESTION:  # whether they take part
                 for task in tasks:
                     deliver(board, task, result_of(task.payload.read()))
                 continue
@@ -62,9 +66,13 @@ def deliver_all(board: TaskBoard, result: Path, names: list[str], size: int, sha
 
 
 def write_result(path: Path) -> Path:
-    """Write what every node sends."""
+    """Write what every node sends: a packed change, as it is asked for where nothing else is said."""
     metrics = {"num-examples": 10.0, "loss": 0.5, "seconds": 0.1}
-    path.write_bytes(encode(Payload(1, 1, "train", {"arrays": weights(0.51)}, {"metrics": metrics})))
+    draw = np.random.default_rng(1)
+    start = weights()
+    moved = {name: array + draw.normal(0, 0.01, array.shape).astype(np.float32) for name, array in start.items()}
+    change, _ = answered(1, start, moved, CODING, None)
+    path.write_bytes(encode(Payload(1, 1, "train", {}, {"metrics": metrics}, {"delta": change})))
     return path
 
 
@@ -117,7 +125,7 @@ def measure(result: str, section: str, nodes: str, home: str) -> None:
             Progress(weights=weights()),
             run_id=run,
             strategy=strategy,
-            rules=Rules(int(nodes), 300.0),
+            rules=Rules(int(nodes), 300.0, coding=CODING),
             note=lambda *_: None,
             keep=lambda progress, *event: checkpoints.keep(run, origin, progress, event, now=utc_now()),
         ).result()

@@ -45,7 +45,7 @@ def test_a_change_says_nearly_what_the_whole_weights_would(home, coding):
     answer = ask(home, coding=coding)
     assert (answer.error, answer.arrays, set(answer.configs)) == ("", {}, {"delta"})
     assert set(answer.metrics["metrics"]) == {"num-examples", "seconds"}
-    said = result(answer.configs["delta"], START)
+    said = dict(result(answer.configs["delta"], START))
     for name, array in whole.items():
         most = np.abs(array - START[name]).max()
         assert np.abs(said[name] - array).max() <= most * {"int4": 0.08, "int8": 0.005}.get(coding, 0.001)
@@ -59,14 +59,14 @@ def test_rounds_on_changes_are_those_on_whole_weights(home, members, key, tmp_pa
         on_weights = ask(other, number, coding="int8", weights=weights)
         assert on_changes.error == ""
         assert on_changes.configs == on_weights.configs
-        weights = down.settle(weights, result(on_changes.configs["delta"], weights), [1])
+        weights = dict(down.settle(weights, result(on_changes.configs["delta"], weights), [1]))
         change = down.change_for(1)
 
 
 def test_a_change_counts_for_the_last_task_too_and_then_nothing_is_kept(home):
     down = Downlink("int4")
     first = ask(home, 1, coding="int4")
-    down.settle(START, result(first.configs["delta"], START), [1])
+    dict(down.settle(START, result(first.configs["delta"], START), [1]))
     answer = ask(home, 1, change=down.change_for(1), kind="evaluate")
     assert answer.error == "TOO_FEW_ACQUISITIONS"  # it read the weights; this archive is too small to count
     assert DiskMemory(home).recall(2) is None
@@ -75,7 +75,7 @@ def test_a_change_counts_for_the_last_task_too_and_then_nothing_is_kept(home):
 def test_a_node_that_lost_its_weights_says_so_and_takes_them_whole(home):
     down = Downlink("int8")
     first = ask(home, 1, coding="int8")
-    weights = down.settle(START, result(first.configs["delta"], START), [1])
+    weights = dict(down.settle(START, result(first.configs["delta"], START), [1]))
     for damage in (DiskMemory(home).forget, lambda: (home.path / "training.safetensors").write_bytes(b"torn")):
         damage()
         assert ask(home, 2, coding="int8", change=down.change_for(1)).error == "BASE_UNKNOWN"
