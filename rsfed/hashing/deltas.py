@@ -102,10 +102,12 @@ def _encode(array: NDArray[np.float32], coding: str) -> tuple[bytes, bytes]:
     levels = _LEVELS[coding]
     blocks = np.zeros((-(-flat.size // BLOCK), BLOCK), np.float32)
     blocks.reshape(-1)[: flat.size] = flat
-    steps = np.abs(blocks).max(axis=1, initial=0.0) / np.float32(levels)
-    units = np.divide(blocks, steps[:, None], out=np.zeros_like(blocks), where=steps[:, None] > 0)
-    values = np.rint(units).clip(-levels, levels).astype(np.int8)
-    return steps.astype("<f4").tobytes(), values.reshape(-1)[: flat.size].tobytes()
+    largest = np.maximum(blocks.max(axis=1, initial=0.0), -blocks.min(axis=1, initial=0.0))
+    steps = largest / np.float32(levels)
+    np.divide(blocks, steps[:, None], out=blocks, where=steps[:, None] > 0)  # in place: layers are large
+    blocks[steps == 0] = 0  # values too small for a step of their own
+    np.rint(blocks, out=blocks).clip(-levels, levels, out=blocks)
+    return steps.astype("<f4").tobytes(), blocks.astype(np.int8).reshape(-1)[: flat.size].tobytes()
 
 
 def _decode(head: memoryview, body: memoryview, coding: str) -> NDArray[np.float32]:
@@ -113,10 +115,15 @@ def _decode(head: memoryview, body: memoryview, coding: str) -> NDArray[np.float
         halves = np.frombuffer(body, "<f2").astype(np.float32)
         return _finite(halves)
     steps, values = _finite(np.frombuffer(head, "<f4")), np.frombuffer(body, np.int8)
-    if (steps < 0).any() or (np.abs(values.astype(np.int16)) > _LEVELS[coding]).any():
+    levels = _LEVELS[coding]
+    if (steps < 0).any() or values.min(initial=0) < -levels or values.max(initial=0) > levels:
         raise _misformed("a value is out of its range")
+    given = values.astype(np.float32)
+    whole = given.size - given.size % BLOCK
     with np.errstate(over="ignore"):
-        return _finite(values.astype(np.float32) * np.repeat(steps, BLOCK)[: values.size])
+        given[:whole].reshape(-1, BLOCK)[...] *= steps[: whole // BLOCK, None]
+        given[whole:] *= steps[whole // BLOCK :]
+    return _finite(given)
 
 
 def _head_bytes(size: int, coding: str) -> int:

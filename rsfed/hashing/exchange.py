@@ -133,7 +133,8 @@ class Downlink:
         def take(name: str, change: Values, given: Values) -> None:
             self.lost[name] = np.asarray(change - given)
             lost.pop(name, None)
-            settled.append((name, np.asarray(before[name] + given)))
+            given += before[name]  # in place: layers are large
+            settled.append((name, given))
 
         changes = ((name, _change(to, before[name], lost.get(name))) for name, to in new)
         packed = pack(changes, self._coding, take)
@@ -162,4 +163,5 @@ def _applied(start: Weights, change: Mapping[str, Setting]) -> Iterator[tuple[st
     if not isinstance(packed, bytes):
         raise InvalidMessage("a change of the weights was refused: it is missing", reason="DELTA_FORM")
     for name, given in unpack(packed, start, str(coding)):
-        yield name, np.asarray(start[name] + given)
+        given += start[name]  # in place: layers are large
+        yield name, given
