@@ -163,5 +163,4 @@ def _applied(start: Weights, change: Mapping[str, Setting]) -> Iterator[tuple[st
     if not isinstance(packed, bytes):
         raise InvalidMessage("a change of the weights was refused: it is missing", reason="DELTA_FORM")
     for name, given in unpack(packed, start, str(coding)):
-        given += start[name]  # in place: layers are large
-        yield name, given
+        yield name, np.add(given, start[name], out=given)  # in place: layers are large

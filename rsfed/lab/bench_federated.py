@@ -59,6 +59,8 @@ WAYS: Mapping[str, Way] = {
 """Ablations: what each part of the default does alone and together."""
 
 Say = Callable[[str], None]
+Runs = Mapping[str, Mapping[str, Sequence[float]]]
+"""The figure of each seed, by division and by attack ("none" without one)."""
 
 
 def main() -> None:
@@ -71,14 +73,16 @@ def main() -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every step
         sys.stdout.write(json.dumps(PARTS[options.part]()) + "\n")
         return
-    names = [name for name in PARTS if options.full or name != "ablations"]
+    names = [name for name in PARTS if options.full or name not in FULL]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = dict(zip(names, pool.map(_in_its_own_process, names), strict=True))
     with Narrator().phase("The training service"):
         service = run(service_figures())
     for part in found.values():
         sys.stdout.write(part.pop("table"))
-    told = summary(found["ucm"], found["eurosat"], found["poison"])
+    told = summary(found["ucm"], found["eurosat"], found["poison"]["runs"])
+    if options.full:
+        told["robust"] = robust(found["ucm"], found["robust"]["runs"])
     told |= {
         "bytes_ratio": round(service.bytes_ratio, 4),
         "round_overhead_s": round(service.round_overhead_s, 3),
@@ -136,28 +140,28 @@ def eurosat_part() -> dict[str, Any]:
 
 
 def poison_part() -> dict[str, Any]:
-    """Measure on UC Merced what one node that sends bad updates costs."""
+    """Measure on UC Merced what one node that sends bad updates costs the default."""
+    return _poison(WHOLE)
+
+
+def robust_part() -> dict[str, Any]:
+    """Measure what it costs a strategy that is made for that."""
+    return _poison(ROBUST)
+
+
+def _poison(way: Way) -> dict[str, Any]:
     narrator, images = Narrator(), _ucm()
-    with narrator.phase("UC Merced with a node that sends bad updates"):
-        return poison_figures(images, SETTINGS, narrator.say)
-
-
-def poison_figures(images: ImageSet, settings: FederatedSettings, say: Say = lambda _line: None) -> dict[str, Any]:
-    """Return the figures without an attack and with each, of the default and of a robust strategy."""
-    ways = {"default": WHOLE, "robust": ROBUST}
-    runs = {
-        name: {division: attacked_runs(images, settings, division, way, say) for division in (SKEWED, MILD)}
-        for name, way in ways.items()
-    }
-    table = Table("division", "way", "no attack", *ATTACKS, box=None, title="mAP with one node that attacks")
-    for name, divisions in runs.items():
-        for division, found in divisions.items():
-            table.add_row(division, name, *(f"{np.mean(figures):.3f}" for figures in found.values()))
-    return {"table": _text(table), "_runs": runs}
+    name = "default" if way.strategy is None else way.strategy.name
+    with narrator.phase(f"UC Merced with a node that sends bad updates, {name}"):
+        runs = {division: attacked_runs(images, SETTINGS, division, way, narrator.say) for division in (SKEWED, MILD)}
+    table = Table("division", "no attack", *ATTACKS, box=None, title=f"mAP of {name} with one node that attacks")
+    for division, found in runs.items():
+        table.add_row(division, *(f"{np.mean(figures):.3f}" for figures in found.values()))
+    return {"table": _text(table), "runs": runs}
 
 
 def attacked_runs(
-    images: ImageSet, settings: FederatedSettings, division: str, way: Way, say: Say
+    images: ImageSet, settings: FederatedSettings, division: str, way: Way, say: Say = lambda _line: None
 ) -> dict[str, list[float]]:
     """Return the figure of each seed, without an attack and with each attack of the first node."""
     found: dict[str, list[float]] = {}
@@ -165,8 +169,7 @@ def attacked_runs(
         wrap = None if attack is None else poisoned(attack)
         for case in cases(images, settings):
             figure = case.measure(federated(case.task, case.parts(division, settings.nodes), way, wrap))
-            strategy = "default" if way.strategy is None else way.strategy.name
-            say(f"  seed {case.task.seed}: {division} {strategy}, attack {name}: {figure:.3f}")
+            say(f"  seed {case.task.seed}: {division}, attack {name}: {figure:.3f}")
             found.setdefault(name, []).append(figure)
     return found
 
@@ -197,27 +200,28 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "eurosat": eurosat_part,
     "poison": poison_part,
     "ucm": ucm_part,
+    "robust": robust_part,
     "ablations": ablations_part,
 }
+FULL = ("robust", "ablations")  # which `make bench-federated-full` adds
 
 
-def summary(ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Mapping[str, Any]) -> dict[str, Any]:
+def summary(ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Runs) -> dict[str, Any]:
     """Return the figures of the parts as one object: gaps and drops in points of mean average precision."""
     shown = {key: value for key, value in (*ucm.items(), *eurosat.items()) if key not in {"table", "central"}}
-    default, robust = poison["_runs"]["default"], poison["_runs"]["robust"]
     return {
         **{key: value for key, value in shown.items() if not key.startswith("_")},
-        "bytes_map_loss": _points(default[SKEWED]["none"], ucm["_default"][SKEWED]),
-        "poison_drop": _drops(default[MILD]),
-        "poison_drop_a01": _drops(default[SKEWED]),
-        "robust": {
-            "below_fedavg": {name: _points(ucm["_fedavg"][name], robust[name]["none"]) for name in (MILD, SKEWED)},
-            "poison_drop": _drops(robust[MILD]),
-            "poison_drop_a01": _drops(robust[SKEWED]),
-        },
+        "bytes_map_loss": _points(poison[SKEWED]["none"], ucm["_default"][SKEWED]),
+        **_drops(poison),
         "central": ucm["central"] | eurosat["central"],
         "seeds": SEEDS,
     }
+
+
+def robust(ucm: Mapping[str, Any], runs: Runs) -> dict[str, Any]:
+    """Return what a robust strategy costs without an attack, against plain FedAvg, and with each."""
+    below = {name: _points(ucm["_fedavg"][name], runs[name]["none"]) for name in (MILD, SKEWED)}
+    return {"points_below_fedavg": below, **_drops(runs)}
 
 
 def gap(found: FederatedEvaluation, division: str, way: str, central: str | None = None) -> float:
@@ -234,8 +238,11 @@ def _runs(found: FederatedEvaluation, division: str, way: str) -> list[float]:
     return list(next(row for row in found.rows if (row.partition, row.way) == (division, way)).runs)
 
 
-def _drops(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: _points(runs["none"], figures) for name, figures in runs.items() if name != "none"}
+def _drops(runs: Runs) -> dict[str, dict[str, float]]:
+    return {
+        field: {name: _points(found["none"], figures) for name, figures in found.items() if name != "none"}
+        for field, found in (("poison_drop", runs[MILD]), ("poison_drop_a01", runs[SKEWED]))
+    }
 
 
 def _central(found: FederatedEvaluation) -> dict[str, float]:

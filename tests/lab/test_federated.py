@@ -103,8 +103,9 @@ def test_the_bench_tells_gaps_and_what_attacks_cost_in_points(task, monkeypatch)
     monkeypatch.setattr(learners, "PROJECTIONS", 64)
     asked = FederatedSettings(16, 1, 4, Split.RANDOM, 5, 1, (bench.SKEWED, bench.MILD))
     found = evaluate_federated(task.images, asked)
-    poison = bench.poison_figures(task.images, asked)
-    told = bench.summary(bench.ucm_figures(found), {"central": {}, "eurosat_gap_a01": 1.5}, poison)
+    poison = {name: bench.attacked_runs(task.images, asked, name, bench.WHOLE) for name in asked.partitions}
+    ucm = bench.ucm_figures(found)
+    told = bench.summary(ucm, {"central": {}, "eurosat_gap_a01": 1.5}, poison)
     gaps = {(row.partition, row.way): 100 * row.gap.mean for row in found.rows}
     assert told["ucm_gap_a1"] == pytest.approx(gaps[bench.MILD, "default"], abs=0.01)
     network = 100 * (found.central["network"].mean - next(r for r in found.rows if r.way == "default").figure.mean)
@@ -112,7 +113,10 @@ def test_the_bench_tells_gaps_and_what_attacks_cost_in_points(task, monkeypatch)
     assert told["fedavg_ucm_gap_a01"] == pytest.approx(gaps[bench.SKEWED, "fedavg"], abs=0.01)
     assert told["eurosat_gap_a01"] == 1.5
     assert not [key for key in told if key.startswith("_") or key == "table"]
-    assert told["poison_drop"].keys() == told["robust"]["poison_drop_a01"].keys() == set(ATTACKS)
+    assert told["poison_drop"].keys() == told["poison_drop_a01"].keys() == set(ATTACKS)
+    packed = next(row for row in found.rows if (row.partition, row.way) == (bench.SKEWED, "default")).figure.mean
+    assert told["bytes_map_loss"] == pytest.approx(100 * (poison[bench.SKEWED]["none"][0] - packed), abs=0.01)
+    assert bench.robust(ucm, poison)["poison_drop"] == told["poison_drop"]
     [case] = cases(task.images, asked)
     parts = case.parts(bench.MILD, 4)
     calm = case.measure(learners.federated(case.task, parts, bench.WHOLE))
