@@ -24,7 +24,7 @@ from rsfed.hashing.payload import check_size
 
 GRACE_S = 10.0  # between two calls of a node that waits for tasks
 SILENCE_S = 30.0  # after which a node that works on a task counts as gone; it reports every few seconds
-RESULT_MARGIN = 1 << 20  # bytes that a result may have beyond its task
+RESULT_MARGIN = 1 << 20  # bytes that a result may have beyond the largest task of its run, which is whole weights
 _REMEMBERED = 1024  # closed tasks, to tell "too late" from "unknown"
 
 
@@ -69,6 +69,7 @@ class TaskBoard:
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}  # by node
         self._stopped = False
         self._cancelled = False
+        self._largest = 0  # bytes of the largest task of the run
         self._monotonic = monotonic
 
     def present(self) -> list[str]:
@@ -98,6 +99,7 @@ class TaskBoard:
             self._check_running()
             self._close(self._tasks.pop(node, None))
             self._tasks[node] = task
+            self._largest = max(self._largest, len(payload))
             self._heard.setdefault(node, self._monotonic())
             self._wake(node)
         return task
@@ -151,6 +153,7 @@ class TaskBoard:
         """Be ready for the next run, whatever became of the last one."""
         with self._changed:
             self._cancelled = False
+            self._largest = 0
 
     def cancel(self) -> None:
         """End the run that is in progress: it raises `RunCancelled`, and its tasks are no longer wanted."""
@@ -236,7 +239,7 @@ class TaskBoard:
         """
         task = self.task(node, task_id)
         size, sha256 = expected
-        check_size(size, len(task.payload) + RESULT_MARGIN)
+        check_size(size, self._largest + RESULT_MARGIN)
         with self._changed:
             if task.done:
                 return task.received

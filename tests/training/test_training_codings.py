@@ -201,3 +201,31 @@ async def test_a_round_without_enough_results_leaves_the_weights_where_they_are(
     _, events = await run_whole({"a": a, "b": away}, start=dict(START), plan=small_plan(rounds=3), rules=rules("int8"))
     assert [data["counted"] for data in rounds_of(events)] == [True, False, True]
     assert all(a.starts[1][name].tobytes() == a.starts[2][name].tobytes() for name in START)
+
+
+async def test_a_result_may_be_as_large_as_whole_weights_however_little_its_task_was():
+    """Where nothing changed a task is next to nothing, and what a node found may not be."""
+    node = Node(1)
+    size = 3 << 20
+    start = {"w": np.zeros(size, np.float32)}
+    noise = np.random.default_rng(0).normal(0, 1e-3, size).astype(np.float32)
+    number = 0
+
+    def moving(task):
+        nonlocal number
+        payload = decode(task)
+        if payload.kind != TRAIN:
+            return result_of(task)
+        node.sizes.append(len(task))
+        number += 1
+        before = node._start(payload)
+        trained = before if number == 1 else {"w": before["w"] + noise}
+        change, node.kept = answered(payload.round, before, trained, "float16", node.kept)
+        metrics = {"num-examples": 10.0, "seconds": 0.1}
+        return encode(Payload(5, payload.round, TRAIN, {}, {"metrics": metrics}, {"delta": change}))
+
+    _, events = await run_whole(
+        {"a": moving}, start=start, plan=small_plan(rounds=2), rules=Rules(1, 60.0, coding="float16")
+    )
+    assert [data["failed"] for data in rounds_of(events)] == [{}, {}]
+    assert node.sizes[1] < size < rounds_of(events)[1]["received_bytes"]

@@ -33,7 +33,7 @@ def drawn(rng):
 def reply(number, arrays, examples):
     metrics = MetricRecord({"num-examples": float(examples), "seconds": 0.1})
     task = Message(RecordDict(), dst_node_id=number, message_type="train")
-    return Message(RecordDict({"arrays": record_of(arrays), "metrics": metrics}), reply_to=task)
+    return Message(RecordDict({"arrays": record_of(arrays.items()), "metrics": metrics}), reply_to=task)
 
 
 class Nodes:
