@@ -48,7 +48,7 @@ def test_streaming_gives_what_flower_gives_to_rounding(name, seed):
     rng = np.random.default_rng(seed)
     sizes = rng.choice([1, 7, 300, 10**6], 6)
     made = [kind(min_train_nodes=1, min_available_nodes=1, **options) for kind in (flower, streamed)]
-    current = [record_of(drawn(rng))] * 2
+    current = [record_of(drawn(rng).items())] * 2
     for number in (1, 2, 3):
         before = views(current[0])
         ways = [drawn(rng) for _ in sizes]
@@ -74,7 +74,7 @@ def with_records(**records):
 
 def with_array(**fields):
     """An update whose array says of itself what Flower's messages let a node say."""
-    honest = record_of(weights(1))
+    honest = record_of(weights(1).items())
     whole = {"dtype": "float32", "shape": (2, 3), "stype": "numpy.ndarray", "data": honest["w"].data} | fields
     return with_records(arrays=ArrayRecord({**honest, "w": Array(**whole)}), metrics=NUMBERS)
 
@@ -93,17 +93,19 @@ BAD = {
     "UPDATE_TOO_LARGE": bad(w=np.full((2, 3), 1e6, np.float32)),
     "UPDATE_EXAMPLES": reply(2, weights(1), 0),
     "UPDATE_FORM of nothing": with_records(),
-    "UPDATE_FORM of records that changed places": with_records(arrays=NUMBERS, metrics=record_of(weights(1))),
-    "UPDATE_FORM of settings": with_records(arrays=record_of(weights(1)), metrics=ConfigRecord({"num-examples": 1.0})),
+    "UPDATE_FORM of records that changed places": with_records(arrays=NUMBERS, metrics=record_of(weights(1).items())),
+    "UPDATE_FORM of settings": with_records(
+        arrays=record_of(weights(1).items()), metrics=ConfigRecord({"num-examples": 1.0})
+    ),
     "UPDATE_FORM of a list": with_records(
-        arrays=record_of(weights(1)), metrics=MetricRecord({"num-examples": [1.0, 2.0], "seconds": 0.1})
+        arrays=record_of(weights(1).items()), metrics=MetricRecord({"num-examples": [1.0, 2.0], "seconds": 0.1})
     ),
     "UPDATE_FORM of no numpy array": with_array(stype="torch.tensor"),
     "UPDATE_FORM of no header": with_array(data=b"\x93NUMPY"),
-    "UPDATE_FORM of half a header": with_array(data=record_of(weights(1))["w"].data[:40]),
+    "UPDATE_FORM of half a header": with_array(data=record_of(weights(1).items())["w"].data[:40]),
     "UPDATE_FORM of a header that does not end": with_array(data=b"\x93NUMPY\x01\x00\x02\x00{("),
-    "UPDATE_FORM of too few bytes": with_array(data=record_of(weights(1))["w"].data[:-4]),
-    "UPDATE_FORM of bytes after the end": with_array(data=record_of(weights(1))["w"].data + bytes(4)),
+    "UPDATE_FORM of too few bytes": with_array(data=record_of(weights(1).items())["w"].data[:-4]),
+    "UPDATE_FORM of bytes after the end": with_array(data=record_of(weights(1).items())["w"].data + bytes(4)),
     "UPDATE_FORM of Python objects": with_array(data=OBJECTS + bytes(48)),
     "UPDATE_SHAPE that the array denies": with_array(data=Array(np.zeros((3, 2), np.float32)).data),
 }
