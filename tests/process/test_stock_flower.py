@@ -36,7 +36,7 @@ from coordinator.training.rounds import Rules
 from coordinator.training.runs import make_plan
 from node.training.adapter import run_task
 from node.training.client_app import app
-from rsfed.config import CoordinatorConfig, load_config
+from rsfed.config import CoordinatorConfig, CoordinatorTraining, load_config
 from rsfed.hashing.weights import init_weights
 from rsfed.home import Home
 from rsfed.trust.certificates import make_ca
@@ -244,7 +244,7 @@ def own_engine(plan, homes):
                 plan,
                 Progress(weights=start_of(plan)),
                 run_id=1,
-                rules=Rules(2, 120.0, coding="int8"),
+                rules=Rules(2, 120.0, coding=CoordinatorTraining().coding),
                 note=lambda *_: None,
             )
         finally:

@@ -90,7 +90,8 @@ def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: 
     strategy = way.strategy or default_strategy(plan.architecture.kind)
     least = len(parts) - bool(wrap)
     start = get_state(model)
-    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=way.coding)
+    coding = way.coding if wrap is None else "float32"  # what is wrong with a node is wrong with its weights
+    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=coding)
     set_state(model, end)
     encoder = Encoder(model, task.images.spec)
     return lambda positions: encoder.encode_set(task.images.subset(positions))
