@@ -231,12 +231,16 @@ class CoordinatorConfig(Section):
     @property
     def solves_start(self) -> bool:
         """Whether a run solves for the last layer before its first round."""
-        return self._solvable if self.closed_form.start is None else self.closed_form.start
+        return self._solves_unasked if self.closed_form.start is None else self.closed_form.start
 
     @property
     def solves_end(self) -> bool:
         """Whether a run solves for the last layer after its last round."""
-        return self._solvable if self.closed_form.end is None else self.closed_form.end
+        return self._solves_unasked if self.closed_form.end is None else self.closed_form.end
+
+    @property
+    def _solves_unasked(self) -> bool:
+        return self._solvable and self.averages_by.least_nodes == 1  # no median of sums: they undo what one protects
 
     @property
     def _solvable(self) -> bool:

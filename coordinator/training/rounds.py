@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -171,12 +171,13 @@ class RoundLoop:
         since: Progress,
     ) -> None:
         self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
-        self._since = since
+        self._since = replace(since, strategy={}, weights={})  # both are large, and held elsewhere by now
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
-        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        packs = rules.coding in PACKED
+        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if packs and name.startswith(_LOST)}
         self._downlink = Downlink(rules.coding, lost)
         self._last_layer = LastLayer(grid, plan, rules.timeout_s, self._downlink)
 

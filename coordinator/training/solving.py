@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import median
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -11,15 +12,15 @@ from flwr.serverapp import Grid
 from coordinator.training.arrays import record_of, views
 from coordinator.training.attendance import Nodes
 from coordinator.training.changes import shorten
+from coordinator.training.updates import LEAST_COMPARED, MAX_CLAIM, MAX_EXAMPLES, read_result
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, METRICS, PLAN, ROUND, SUMS, TrainingPlan
+from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SUMS, TrainingPlan
 from rsfed.hashing.refit import centres_of, from_arrays, refit
 
 DISPENSABLE = frozenset({"TOO_FEW_PATCHES", "SUMS_FORM", "SUMS_VALUES"})  # why a node is left out: small, or bad
-MAX_PATCHES = 1e8  # that a node may claim, as in a round
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class LastLayer:
         failed |= dict.fromkeys(set(rests_on) - set(nodes.ids), "NODE_GONE")
         solved = bool(given) and all(failed.get(node) in DISPENSABLE for node in set(rests_on) - set(given))
         if solved:
-            arrays = record_of(refit(weights, list(given.values())).items())
+            arrays = record_of(refit(weights, _held_down(given)).items())
         patches = sum(each.patches for each in given.values())
         return arrays, SolveReport(after, tuple(given), failed, patches, solved)
 
@@ -112,9 +113,18 @@ def _read(content: RecordDict, weights: Arrays, bits: int) -> Sums:
     Raises:
         InvalidMessage: SUMS_FORM or SUMS_VALUES.
     """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) != {EXAMPLES}:
-        raise InvalidMessage("the result has other records than it was asked for", reason="SUMS_FORM")
-    patches = float(content[METRICS][EXAMPLES])
-    if not 1 <= patches <= MAX_PATCHES:
+    arrays, metrics = read_result(content, "SUMS_FORM")
+    if set(metrics) != {EXAMPLES}:
+        raise InvalidMessage("the result has other numbers than it was asked for", reason="SUMS_FORM")
+    patches = metrics[EXAMPLES]
+    if not 1 <= patches <= MAX_EXAMPLES:
         raise InvalidMessage("the result claims an impossible number of patches", reason="SUMS_VALUES")
-    return from_arrays(views(content[ARRAYS]), patches, weights, bits)
+    return from_arrays(arrays, patches, weights, bits)
+
+
+def _held_down(given: dict[int, Sums]) -> list[Sums]:
+    """Return the sums, those of a node that claims far more patches than the others made as light as in a round."""
+    if len(given) < LEAST_COMPARED:
+        return list(given.values())
+    most = MAX_CLAIM * median(each.patches for each in given.values())
+    return [each if each.patches <= most else each.times(most / each.patches) for each in given.values()]

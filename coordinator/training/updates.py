@@ -23,6 +23,7 @@ from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, SECONDS
 
 MAX_EXAMPLES = 1e8  # patches that a node may claim
+MAX_LOSS = 1e6  # that a node may tell
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
 MAX_NORM = 10.0  # L2 norm of an update, in medians of the round
 MAX_CLAIM = 10.0  # patches that a node counts for, in medians of what the round's nodes claim
@@ -146,8 +147,8 @@ def check_update(content: RecordDict, start: Arrays) -> Checked:
         start: The weights that the node started from, by name.
 
     Raises:
-        InvalidMessage: UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE or UPDATE_TOO_LARGE; DELTA_FORM or
-            NOT_FINITE where it came as a packed change.
+        InvalidMessage: UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_LOSS, UPDATE_NOT_FINITE or UPDATE_TOO_LARGE;
+            DELTA_FORM or NOT_FINITE where it came as a packed change.
     """
     packed = lengthen(content, start)
     arrays, metrics = read_result(content, "UPDATE_FORM")
@@ -158,6 +159,8 @@ def check_update(content: RecordDict, start: Arrays) -> Checked:
         raise InvalidMessage("the result has other arrays than the task", reason="UPDATE_SHAPE")
     if not all(map(math.isfinite, metrics.values())):
         raise InvalidMessage("the result has a number that is not finite", reason="UPDATE_NOT_FINITE")
+    if not abs(metrics.get(LOSS, 0.0)) <= MAX_LOSS:
+        raise InvalidMessage("the result tells an impossible loss", reason="UPDATE_LOSS")
     if not 1 <= metrics[EXAMPLES] <= MAX_EXAMPLES:
         raise InvalidMessage("the result claims an impossible number of patches", reason="UPDATE_EXAMPLES")
     moved = _norm(array - start[name] for name, array in arrays.items())

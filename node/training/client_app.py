@@ -105,14 +105,15 @@ def evaluate(message: Message, context: Context) -> Message:
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
     home, config = _home(context), _config(context)
-    plan, weights = read(message, DiskMemory(home))
+    memory = DiskMemory(home)
+    plan, weights = read(message, memory)
+    memory.forget()  # this task ends the run
     check_plan(plan, config.training, utc_now())
     check_consent(config.training)
     floor = policy(config.policy.level).floor
     own = _own(home, plan, config.training, message.metadata.run_id)
     queries, threads = read_queries(home, plan, own.held_out), config.training.threads
     counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
-    DiskMemory(home).forget()  # this task ends the run
     return with_arrays(message, *to_records(counts))
 
 

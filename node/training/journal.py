@@ -92,9 +92,12 @@ def close_interrupted(connection: sqlite3.Connection) -> None:
 
 
 def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
-    """Return how many rounds of training gave a result that came after a moment; sums count as a round."""
+    """Return how many rounds of training sent anything of a result after a moment; sums count as a round.
+
+    Also where the coordinator says that it did not take the result: it may have read it all.
+    """
     row = connection.execute(
-        "SELECT count(*) FROM training_log WHERE kind IN (?, ?) AND state = ? AND time > ?",
+        "SELECT count(*) FROM training_log WHERE kind IN (?, ?) AND (state = ? OR sent_bytes > 0) AND time > ?",
         (TRAIN, SUMS, DONE, moment.astimezone(UTC).isoformat()),
     ).fetchone()
     return int(row[0])

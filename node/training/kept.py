@@ -1,6 +1,6 @@
 """What a node keeps of a run between its rounds, on disk, so that only changes of the weights travel.
 
-It is worth one download: where it is missing or damaged the node asks for the whole weights again.
+It is worth one download: where it is missing or damaged the node misses a round and gets the whole weights again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ class DiskMemory:
         """Keep what a round left, in place of what the round before left."""
         arrays = {f"{part}/{name}": array for part in _PARTS for name, array in getattr(kept, part).items()}
         draft = self._path.with_suffix(".new")
-        safetensors.save_file(arrays, draft, {_RUN: str(run_id), _ROUND: str(kept.round)})
-        draft.replace(self._path)  # not synced: what a power failure damages is asked for again
+        try:
+            safetensors.save_file(arrays, draft, {_RUN: str(run_id), _ROUND: str(kept.round)})
+            draft.replace(self._path)  # not synced: what a power failure damages is asked for again
+        except (OSError, SafetensorError) as error:  # the disk may be full; the result is sent all the same
+            log.warning("training.not_kept", run=run_id, error_type=type(error).__name__)
+            draft.unlink(missing_ok=True)
+            self.forget()
 
     def recall(self, run_id: int) -> Kept | None:
         """Return what the last round of a run left; None where there is nothing of it."""

@@ -98,5 +98,6 @@ def _own_identity() -> Iterator[None]:
 
 
 app.query("preflight")(answer)
+app.query("sums")(answer)
 app.train()(answer)
 app.evaluate()(answer)

@@ -20,7 +20,7 @@ patches in one place give, up to the rounding of float64: no skew between nodes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -115,6 +115,10 @@ class Sums:
             )
         wanted = chosen @ np.where(centres, 1.0, -1.0) / chosen.sum(axis=1, keepdims=True)
         return cls(rows.T @ rows, rows.T @ wanted, len(rows))
+
+    def times(self, share: float) -> Self:
+        """Return the sums with another weight."""
+        return replace(self, gram=share * self.gram, targets=share * self.targets)
 
 
 def total(parts: Sequence[Sums]) -> Sums:

@@ -89,19 +89,20 @@ def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
         raise InvalidMessage("the sums have another form than the last layer", reason="SUMS_FORM")
     gram, targets = arrays[_GRAM].astype(np.float64), arrays[_TARGETS].astype(np.float64)
     longest = np.sqrt(width) * np.abs(state[_NORM_ROWS]).max() + np.linalg.norm(state[_NORM_BIAS])  # of what it takes
+    if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
+        raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
     slack = _SLACK * max(1.0, float(np.abs(gram).max()))
+    lopsided, gram = float(np.abs(gram - gram.T).max()), (gram + gram.T) / 2
     possible = (
-        np.isfinite(gram).all()
-        and np.isfinite(targets).all()
+        lopsided <= slack
         and abs(gram[-1, -1] - patches) <= _SLACK * patches
-        and np.abs(gram - gram.T).max() <= slack
         and np.trace(gram) <= (1 + _SLACK) * patches * (1 + longest**2)
         and np.linalg.eigvalsh(gram)[0] >= -_ROUNDING * np.trace(gram)
         and (targets**2 <= (1 + _SLACK) * patches * (np.diag(gram)[:, None] + slack)).all()
     )
     if not possible:
         raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
-    return Sums((gram + gram.T) / 2, targets, round(patches))
+    return Sums(gram, targets, round(patches))
 
 
 def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
