@@ -195,6 +195,34 @@ def test_wrong_calls_say_what_to_do_and_leave_nothing_behind(archive, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--report", "--cache"])
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_folder_that_cannot_be_written_is_refused_before_images_are_read(archive, capsys, option, below):
+    """/proc takes no files, not even root's."""
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", option, f"/proc/{below}") == 2
+    told = capsys.readouterr().err
+    assert "nothing can be written into this folder" in told
+    assert f"/proc/{below}".rstrip("/") in told
+    assert "[USAGE]" in told
+    assert "read the images" not in told
+
+
+def test_figures_are_told_even_where_the_report_cannot_be_written(archive, tmp_path, capsys):
+    (tmp_path / "out" / "evaluation.html").mkdir(parents=True)
+    options = ("--methods", "lsh", "--bits", "16", "--report", tmp_path / "out")
+    assert evaluate(archive, *options, "--output", "json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["methods"][0]["figures"]["map_found"]["mean"] > 0
+    assert json.loads(told.out)["report"] is None
+    assert "evaluation.html" in told.err
+
+
+def test_a_folder_for_the_report_is_made_where_it_can_be(archive, tmp_path):
+    out = tmp_path / "deeper" / "still"
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", "--report", out) == 0
+    assert [each.name for each in out.iterdir()] == ["evaluation.html"]
+
+
 def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     photographs(tmp_path / "one", {"lake": 4})
     assert evaluate(tmp_path / "one") == 2
