@@ -149,6 +149,21 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_figure_is_cut_off_on_a_terminal_and_no_line_is_too_long(archive, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    options = ("--methods", "lsh,float", "--bits", "16", "--seeds", "2", "--left-out", "1")
+    assert evaluate(archive, *options) == 0
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= int(columns)
+    for heading in ("full mAP@20", "mAP@20/k", "P@20 left out", "float overlap", "correlation"):
+        assert heading in told
+    rows = [line for line in told.splitlines() if line.startswith("lsh ")]
+    assert sum(line.count(" ± ") for line in rows) == 10
+    assert len(rows) == (3 if columns == "100" else 4)
+
+
 def test_timing_tells_what_a_query_costs_by_each_method_hashing_included(archive, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timing, "SIZES", (100, 2000))
     options = ("--methods", "float,kulsh,kslsh,centres", "--bits", "16,32", "--epochs", "1", "--timing")
@@ -263,7 +278,7 @@ def test_images_without_a_label_are_left_out_and_that_is_told(tmp_path, capsys):
     protocol = json.loads(capsys.readouterr().out)["protocol"]
     assert (protocol["images"], protocol["unlabelled"]) == (10, 6)
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "6 without a label or not in the split file left out" in capsys.readouterr().out
+    assert "6 without a label or not in the split file left out" in unwrapped(capsys.readouterr().out)
 
 
 def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path, capsys):
@@ -277,11 +292,17 @@ def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path
     assert result["protocol"]["queries_without_relevant"] == 1
     assert {row["per_class"]["marsh"]["mean"] for row in result["methods"]} == {0}
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "1 queries have no relevant image in their gallery and count as 0" in capsys.readouterr().out
+    told = unwrapped(capsys.readouterr().out)
+    assert "1 queries have no relevant image in their gallery and count as 0" in told
 
 
 def evaluate(folder, *options):
     return run(["evaluate", str(folder), *map(str, options)])
+
+
+def unwrapped(text):
+    """Return text without the ends of lines that the width of the terminal makes."""
+    return " ".join(text.split())
 
 
 def photographs(folder, counts):

@@ -20,7 +20,6 @@ app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
 _MOST_SEEDS = 100
-_LEAST_COLUMNS = 160  # of characters; a table with fewer would lose figures
 
 
 class Output(StrEnum):
@@ -210,8 +209,7 @@ def _print(output: Output, summary: Callable[[], dict[str, Any]], tables: Callab
     if output is Output.JSON:
         typer.echo(json.dumps(summary()))
     else:
-        width = max(Console().width, _LEAST_COLUMNS)
-        Console(highlight=False, width=width).print(tables())
+        Console(highlight=False, markup=False).print(tables())
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
