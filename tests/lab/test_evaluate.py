@@ -147,6 +147,23 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["multi_label"]
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
+    assert evaluate(tmp_path / "images", *options[:-2]) == 0
+    told = unwrapped(capsys.readouterr().out)
+    assert "60 % of all images, drawn by the seed" in told
+    assert "of each class" not in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "epochs", "on_trunk", "told"),
+    [
+        (("milan",), 20, False, "milan 20 epochs with 90 patches a step, the learning rate falling from 0.0001"),
+        (("centres",), 1, False, "1 epoch with Adam, 64 patches a step, the learning rate falling from 0.001"),
+        (("milan",), 20, True, "milan with the losses, sampling and 10,000 steps of 90 patches at 0.0001"),
+        (("lsh",), 20, False, "no method trains a network"),
+    ],
+)
+def test_training_is_told_as_the_chosen_methods_have_it(chosen, epochs, on_trunk, told):
+    assert methods.training_in_words(chosen, epochs, on_trunk=on_trunk).startswith(told)
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
@@ -252,7 +269,8 @@ def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys)
     options = ("--methods", "lsh,centres", "--bits", "16", "--report", tmp_path / "out")
     assert evaluate(tmp_path / "images", *options) == 1
     told = capsys.readouterr().err
-    assert "take more bits, fewer classes" in told
+    assert "centres cannot tell 200 classes apart by 16 bits; give --bits larger widths" in told
+    assert "leave centres out of --methods" in told
     assert "TOO_MANY_CLASSES" in told
     assert "lsh" not in told
     assert not (tmp_path / "out").exists()

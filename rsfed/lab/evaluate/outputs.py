@@ -102,12 +102,18 @@ def protocol_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def split_in_words(evaluation: Evaluation) -> str:
+    """Return how images are split; where they have several classes, chance draws from all images together."""
+    words = WORDS[evaluation.protocol.split]
+    return words if evaluation.protocol.by_class else words.replace("60 % of each class", "60 % of all images")
+
+
 def tables(evaluation: Evaluation, report: Path | None) -> RenderableType:
     """Return what `--output table` prints."""
     how = evaluation.protocol
     parts: list[RenderableType] = [
         f"{how.source}: {how.images:,} images of {len(how.classes)} classes, split {how.split}",
-        f"split: {WORDS[how.split]}.",
+        f"split: {split_in_words(evaluation)}.",
         *protocol_lines(evaluation),
         leak_in_words(evaluation),
         "",
