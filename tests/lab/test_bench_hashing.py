@@ -97,6 +97,7 @@ def test_no_figure_is_cut_off_in_the_tables(ran):
     assert "…" not in tables
     for heading in ("mAP@3/k", "NDCG@3", "wMAP@3", "ACG@3", "P@3 left out"):
         assert heading in tables
+    assert max(map(len, tables.splitlines())) <= 100
     assert re.search(r"centres +64 ", tables)
     assert tables.count(" ± ") > 50
     assert "eurosat_rgb" in tables

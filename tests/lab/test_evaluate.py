@@ -147,6 +147,38 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["multi_label"]
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
+    assert evaluate(tmp_path / "images", *options[:-2]) == 0
+    told = unwrapped(capsys.readouterr().out)
+    assert "60 % of all images, drawn by the seed" in told
+    assert "of each class" not in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "epochs", "on_trunk", "told"),
+    [
+        (("milan",), 20, False, "milan 20 epochs with 90 patches a step, the learning rate falling from 0.0001"),
+        (("centres",), 1, False, "1 epoch with Adam, 64 patches a step, the learning rate falling from 0.001"),
+        (("milan",), 20, True, "milan with the losses, sampling and 10,000 steps of 90 patches at 0.0001"),
+        (("lsh",), 20, False, "no method trains a network"),
+    ],
+)
+def test_training_is_told_as_the_chosen_methods_have_it(chosen, epochs, on_trunk, told):
+    assert methods.training_in_words(chosen, epochs, on_trunk=on_trunk).startswith(told)
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_figure_is_cut_off_on_a_terminal_and_no_line_is_too_long(archive, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    options = ("--methods", "lsh,float", "--bits", "16", "--seeds", "2", "--left-out", "1")
+    assert evaluate(archive, *options) == 0
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= int(columns)
+    for heading in ("full mAP@20", "mAP@20/k", "P@20 left out", "float overlap", "correlation"):
+        assert heading in told
+    rows = [line for line in told.splitlines() if line.startswith("lsh ")]
+    assert sum(line.count(" ± ") for line in rows) == 10
+    assert len(rows) == (3 if columns == "100" else 4)
 
 
 def test_timing_tells_what_a_query_costs_by_each_method_hashing_included(archive, tmp_path, capsys, monkeypatch):
@@ -195,6 +227,34 @@ def test_wrong_calls_say_what_to_do_and_leave_nothing_behind(archive, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--report", "--cache"])
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_folder_that_cannot_be_written_is_refused_before_images_are_read(archive, capsys, option, below):
+    """/proc takes no files, not even root's."""
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", option, f"/proc/{below}") == 2
+    told = capsys.readouterr().err
+    assert "nothing can be written into this folder" in told
+    assert f"/proc/{below}".rstrip("/") in told
+    assert "[USAGE]" in told
+    assert "read the images" not in told
+
+
+def test_figures_are_told_even_where_the_report_cannot_be_written(archive, tmp_path, capsys):
+    (tmp_path / "out" / "evaluation.html").mkdir(parents=True)
+    options = ("--methods", "lsh", "--bits", "16", "--report", tmp_path / "out")
+    assert evaluate(archive, *options, "--output", "json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["methods"][0]["figures"]["map_found"]["mean"] > 0
+    assert json.loads(told.out)["report"] is None
+    assert "evaluation.html" in told.err
+
+
+def test_a_folder_for_the_report_is_made_where_it_can_be(archive, tmp_path):
+    out = tmp_path / "deeper" / "still"
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", "--report", out) == 0
+    assert [each.name for each in out.iterdir()] == ["evaluation.html"]
+
+
 def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     photographs(tmp_path / "one", {"lake": 4})
     assert evaluate(tmp_path / "one") == 2
@@ -209,7 +269,8 @@ def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys)
     options = ("--methods", "lsh,centres", "--bits", "16", "--report", tmp_path / "out")
     assert evaluate(tmp_path / "images", *options) == 1
     told = capsys.readouterr().err
-    assert "take more bits, fewer classes" in told
+    assert "centres cannot tell 200 classes apart by 16 bits; give --bits larger widths" in told
+    assert "leave centres out of --methods" in told
     assert "TOO_MANY_CLASSES" in told
     assert "lsh" not in told
     assert not (tmp_path / "out").exists()
@@ -235,7 +296,7 @@ def test_images_without_a_label_are_left_out_and_that_is_told(tmp_path, capsys):
     protocol = json.loads(capsys.readouterr().out)["protocol"]
     assert (protocol["images"], protocol["unlabelled"]) == (10, 6)
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "6 without a label or not in the split file left out" in capsys.readouterr().out
+    assert "6 without a label or not in the split file left out" in unwrapped(capsys.readouterr().out)
 
 
 def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path, capsys):
@@ -249,11 +310,17 @@ def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path
     assert result["protocol"]["queries_without_relevant"] == 1
     assert {row["per_class"]["marsh"]["mean"] for row in result["methods"]} == {0}
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "1 queries have no relevant image in their gallery and count as 0" in capsys.readouterr().out
+    told = unwrapped(capsys.readouterr().out)
+    assert "1 queries have no relevant image in their gallery and count as 0" in told
 
 
 def evaluate(folder, *options):
     return run(["evaluate", str(folder), *map(str, options)])
+
+
+def unwrapped(text):
+    """Return text without the ends of lines that the width of the terminal makes."""
+    return " ".join(text.split())
 
 
 def photographs(folder, counts):

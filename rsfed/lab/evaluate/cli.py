@@ -20,7 +20,6 @@ app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
 _MOST_SEEDS = 100
-_LEAST_COLUMNS = 160  # of characters; a table with fewer would lose figures
 
 
 class Output(StrEnum):
@@ -148,6 +147,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     Figures are expected values over the order of equal distances, so they do not depend on the order of files. A query
     is never in its own gallery. Damaged images are skipped and counted. Nothing leaves this machine.
     """
+    from rsfed.home import check_writable  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import outputs  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import timing as cost  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.data import find, read  # noqa: PLC0415 - loaded only when used
@@ -163,6 +163,8 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         raise UsageError("--turns needs --trunk FILE, whose features it averages")
     if federated and (left_out or timing or report):
         raise UsageError("--federated goes without --left-out, --timing and --report; keep features by --cache")
+    for kept in filter(None, (report, cache)):
+        check_writable(kept.absolute())
     narrator = Narrator()
     with narrator.phase("read the images"):
         images = read(find(folder, labels, splits), trunk, cache or report, turns=turns)
@@ -186,10 +188,12 @@ def evaluate(  # noqa: PLR0913 - the options of the command
             measured = cost.timings(found.rows, found.features, k, sizes=cost.SIZES)
             found = replace(found, timings=tuple(measured))
     path = None
-    if report is not None:
-        with narrator.phase("write the report"):
-            path = write_report(found, images, report.absolute())
-    _print(output, lambda: outputs.summary(found, path), lambda: outputs.tables(found, path))
+    try:
+        if report is not None:
+            with narrator.phase("write the report"):
+                path = write_report(found, images, report.absolute())
+    finally:  # figures that took long to make are told even where the report fails
+        _print(output, lambda: outputs.summary(found, path), lambda: outputs.tables(found, path))
 
 
 def _check_split(split: SplitName | None, splits: Path | None) -> None:
@@ -205,8 +209,7 @@ def _print(output: Output, summary: Callable[[], dict[str, Any]], tables: Callab
     if output is Output.JSON:
         typer.echo(json.dumps(summary()))
     else:
-        width = max(Console().width, _LEAST_COLUMNS)
-        Console(highlight=False, width=width).print(tables())
+        Console(highlight=False, markup=False).print(tables())
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from rsfed.codes import Codes
 from rsfed.config_objectives import ObjectiveSection
+from rsfed.errors import TrainingError
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.baselines.kslsh import KSLSH
 from rsfed.hashing.baselines.kulsh import KULSH
@@ -134,19 +135,33 @@ def check(method: str, classes: int, bits: int) -> None:
     Raises:
         TrainingError: it cannot, for example because there is no room for as many hash centres.
     """
-    if method in NETWORKS:
+    if method not in NETWORKS:
+        return
+    try:
         _objective(method, classes, bits, 0)
+    except TrainingError as error:
+        raise TrainingError(
+            f"{method} cannot tell {classes} classes apart by {bits} bits; give --bits larger widths, or leave "
+            f"{method} out of --methods",
+            reason=error.reason,
+        ) from error
 
 
 def training_in_words(methods: Collection[str], epochs: int, *, on_trunk: bool) -> str:
     """Say how the networks among these methods are trained."""
-    if not NETWORKS.keys() & methods:
+    trained = NETWORKS.keys() & methods
+    if not trained:
         return "no method trains a network"
-    told = f"{epochs} epochs with Adam, {BATCH} patches a step, the learning rate falling from {RATE:g}"
-    if not (on_trunk and "milan" in methods):
-        return told
-    steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
-    return f"{told}; milan with the losses, sampling and {steps} of its authors, on the head of the others"
+    passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    told = []
+    if trained - {"milan"}:
+        told.append(f"{passes} with Adam, {BATCH} patches a step, the learning rate falling from {RATE:g}")
+    if "milan" in trained and on_trunk:
+        steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
+        told.append(f"milan with the losses, sampling and {steps} of its authors, on a head as all networks have")
+    elif "milan" in trained:
+        told.append(f"milan {passes} with {MILAN_BATCH} patches a step, the learning rate falling from {MILAN_RATE:g}")
+    return "; ".join(told)
 
 
 def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:

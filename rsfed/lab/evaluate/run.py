@@ -116,7 +116,7 @@ def evaluate(
         outcomes[method, bits].append(outcome)
     chances = [chance_figures(case) for case in cases]
     return Evaluation(
-        protocol=_protocol(images, settings, divisions[0]),
+        protocol=_protocol(images, settings, divisions[0], by_class=not (strata or images).multi_label),
         rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
         chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
         leaks=leaks(cases[0]),
@@ -214,7 +214,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return spread(known) if known else Spread(math.nan, None, 0)
 
 
-def _protocol(images: ImageSet, settings: Settings, division: Division) -> Protocol:
+def _protocol(images: ImageSet, settings: Settings, division: Division, *, by_class: bool) -> Protocol:
     return Protocol(
         source=images.listing.root.name,
         images=len(images),
@@ -223,6 +223,7 @@ def _protocol(images: ImageSet, settings: Settings, division: Division) -> Proto
         classes=images.classes,
         multi_label=images.multi_label,
         split=settings.split,
+        by_class=by_class,
         seeds=tuple(range(settings.seeds)),
         k=settings.k,
         train=len(division.train),
