@@ -21,6 +21,7 @@ from rich.table import Table
 from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import UsageError
 from rsfed.hashing.evaluation.tables import Spread, spread
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
 from rsfed.lab.evaluate.data import ImageSet, find
@@ -181,4 +182,4 @@ def _rounded(value: float | None) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_hashing", main))
