@@ -10,6 +10,7 @@ docs/output.md tells what is in it.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -178,7 +179,7 @@ def _each(rows: dict[str, Row], figure: str) -> dict[str, float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or math.isnan(value) else round(value, 4)
 
 
 if __name__ == "__main__":

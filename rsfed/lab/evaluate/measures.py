@@ -67,12 +67,11 @@ def code_figures(case: Case, codes: Codes) -> Measured:
     """Return every figure of the codes of all images, shape (images, bits // 8)."""
     search = case.hamming(codes)
     found, per_class, pairs = _ranked(case, search)
-    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
     bits = bit_statistics(search.gallery)
     return (
         found
         | {
-            "overlap": _mean(overlap.values),
+            "overlap": _overlap(case, search),
             "distinct": float(bits.distinct),
             "distinct_share": bits.distinct / len(search.gallery),
             "top_buckets": bits.largest_share,
@@ -93,8 +92,7 @@ def float_figures(case: Case) -> Measured:
 def chance_figures(case: Case) -> dict[str, float]:
     """Return the figures of a gallery in random order: all codes are equal."""
     search = case.hamming(np.zeros((len(case.images), 2), np.uint8))
-    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
-    return _ranked(case, search)[0] | {"overlap": _mean(overlap.values)}
+    return _ranked(case, search)[0] | {"overlap": _overlap(case, search)}
 
 
 def leaks(case: Case) -> dict[str, Leak]:
@@ -147,6 +145,15 @@ def _ranked(case: Case, search: Search) -> Measured:
     means = by_class({CLASS_FIGURE: values[CLASS_FIGURE]}, case.wanted).means[CLASS_FIGURE].tolist()
     per_class = dict(zip(case.images.classes, means, strict=True))
     return {name: float(each.mean()) for name, each in values.items()}, per_class, whole
+
+
+def _overlap(case: Case, search: Search) -> float:
+    """Return the mean overlap within the class of the query; NaN where none can be told.
+
+    A query whose class has no more images than are compared does not count: any code finds them all.
+    """
+    found = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
+    return _mean(found.values[found.chance < 1])
 
 
 def _batches(queries: int) -> Iterator[slice]:
