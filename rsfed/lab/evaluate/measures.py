@@ -121,12 +121,28 @@ def left_out_precision(case: Case, codes: Codes, drawn: NDArray[np.int64]) -> fl
 
 def without_relevant(images: ImageSet, division: Division) -> int:
     """Return the number of queries that have no relevant image in their gallery."""
+    return int(np.count_nonzero(_relevant(images, division) == 0))
+
+
+def cap_in_words(case: Case) -> str | None:
+    """Return what to tell where no query has as many relevant images in its gallery as the cut-off; else None."""
+    most = int(_relevant(case.images, case.division).max())
+    if most >= case.k:
+        return None
+    return (
+        f"k is {case.k:,}, but a query has at most {most:,} relevant images in its gallery: precision and mAP/k are at "
+        f"most {most / case.k:.3f}; choose a smaller --k"
+    )
+
+
+def _relevant(images: ImageSet, division: Division) -> NDArray[np.int64]:
+    """Return the number of relevant images in the gallery of each query, shape (queries,)."""
     searched = images.labels[division.gallery].astype(np.float32).T
-    count = 0
-    for rows in _batches(len(division.queries)):
-        shared = images.labels[division.queries[rows]].astype(np.float32) @ searched > 0
-        count += int(np.count_nonzero(shared.sum(axis=1) == (division.own[rows] >= 0)))
-    return count
+    counts = [
+        (images.labels[division.queries[rows]].astype(np.float32) @ searched > 0).sum(axis=1)
+        for rows in _batches(len(division.queries))
+    ]
+    return np.concatenate(counts) - (division.own >= 0)
 
 
 def _ranked(case: Case, search: Search) -> Measured:
