@@ -56,6 +56,7 @@ bench-federated-full: $(DEV_READY) ## The same, and what each part of the defaul
 	$(BIN)/python -m rsfed.lab.bench_federated --full
 
 bench-bigearthnet: $(READY) ## Compare hashing methods on BigEarthNet v2: make bench-bigearthnet DATA=DIR
+	@test -n "$(DATA)" || { echo "DATA is missing: make bench-bigearthnet DATA=FOLDER, with BigEarthNet-S2 and metadata.parquet or metadata.csv in it" >&2; exit 2; }
 	$(BIN)/python -m rsfed.lab.bench_bigearthnet --data "$(DATA)" $(OPTIONS)
 
 bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, runtimes, batch sizes and threads

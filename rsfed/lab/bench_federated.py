@@ -27,6 +27,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
 from rsfed.lab.evaluate.data import ImageSet, find
 from rsfed.lab.evaluate.division import Split
@@ -73,6 +74,7 @@ def main() -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every step
         sys.stdout.write(json.dumps(PARTS[options.part]()) + "\n")
         return
+    data_folder()  # what is missing is told once, and not by every part
     names = [name for name in PARTS if options.full or name not in FULL]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = dict(zip(names, pool.map(_in_its_own_process, names), strict=True))
@@ -261,4 +263,4 @@ def _text(table: RenderableType) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_federated", main))

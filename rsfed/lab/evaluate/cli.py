@@ -151,9 +151,9 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     from rsfed.lab.evaluate import outputs  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import timing as cost  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.data import find, read  # noqa: PLC0415 - loaded only when used
-    from rsfed.lab.evaluate.division import Split, default_split  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.division import Split, check_listing, default_split  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.report import write_report  # noqa: PLC0415 - loaded only when used
-    from rsfed.lab.evaluate.run import Settings  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.run import Settings, check_left_out  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.run import evaluate as run  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.narrator import Narrator  # noqa: PLC0415 - loaded only when used
 
@@ -167,8 +167,16 @@ def evaluate(  # noqa: PLR0913 - the options of the command
         check_writable(kept.absolute())
     narrator = Narrator()
     with narrator.phase("read the images"):
-        images = read(find(folder, labels, splits), trunk, cache or report, turns=turns)
-    how = Split.OFFICIAL if splits else Split(split.value) if split else default_split(images)
+        listing = find(folder, labels, splits)
+        for note in listing.notes:
+            narrator.say(f"  {note}")
+        asked = Split.OFFICIAL if splits else Split(split.value) if split else None
+        check_listing(listing, asked)
+        check_left_out(left_out, len(listing.counts))
+        images = read(listing, trunk, cache or report, turns=turns)
+        for line in images.damaged:
+            narrator.say(f"  {line}")
+    how = asked or default_split(images)
     passes = epochs or (_EPOCHS_OF_TRUNK if trunk else _EPOCHS)
     if federated:
         from rsfed.lab.federated import outputs as federated_outputs  # noqa: PLC0415 - loads Flower

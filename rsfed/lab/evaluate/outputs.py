@@ -26,7 +26,10 @@ FIGURES = {
     "ndcg": ("NDCG@{k}", "2^r - 1 for r shared labels, discounted by rank, divided by that of the best order"),
     "acg": ("ACG@{k}", "mean number of labels that the first k share with the query"),
     "weighted_map": ("wMAP@{k}", "mean, at the relevant ranks found, of the mean number of shared labels so far"),
-    "overlap": ("float overlap", "within the class of the query: share of the float top 20 that codes find again"),
+    "overlap": (
+        "float overlap",
+        "share of the float top 20 of the query's class that codes find again; of classes with more than 20 to find",
+    ),
     "left_out": ("P@{k} left out", "precision for queries of classes that were left out of training"),
     "distinct": ("codes", "number of distinct codes"),
     "top_buckets": ("top 10", "share of the images in the ten largest buckets"),
