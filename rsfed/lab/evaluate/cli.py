@@ -16,6 +16,10 @@ from rsfed.errors import CodeError, UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from rsfed.lab.evaluate.data import ImageSet
+    from rsfed.lab.evaluate.division import Split
+    from rsfed.lab.narrator import Narrator
+
 app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
@@ -179,14 +183,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     how = asked or default_split(images)
     passes = epochs or (_EPOCHS_OF_TRUNK if trunk else _EPOCHS)
     if federated:
-        from rsfed.lab.federated import outputs as federated_outputs  # noqa: PLC0415 - loads Flower
-        from rsfed.lab.federated.run import FederatedSettings, evaluate_federated  # noqa: PLC0415 - loads Flower
-
-        wanted = FederatedSettings(max(chosen[1]), seeds, nodes, how, k, passes)
-        with narrator.phase("learn, hash and measure"):
-            compared = evaluate_federated(images, wanted, narrator.say)
-        told = compared, images.listing.root.name
-        _print(output, lambda: federated_outputs.summary(*told), lambda: federated_outputs.tables(*told))
+        _compare_federated(images, (max(chosen[1]), seeds, nodes, how, k, passes), narrator, output)
         return
     settings = Settings(*chosen, seeds=seeds, split=how, k=k, epochs=passes, left_out=left_out)
     with narrator.phase("learn, hash and measure"):
@@ -202,6 +199,19 @@ def evaluate(  # noqa: PLR0913 - the options of the command
                 path = write_report(found, images, report.absolute())
     finally:  # figures that took long to make are told even where the report fails
         _print(output, lambda: outputs.summary(found, path), lambda: outputs.tables(found, path))
+
+
+def _compare_federated(
+    images: ImageSet, settings: tuple[int, int, int, Split, int, int], narrator: Narrator, output: Output
+) -> None:
+    """Compare ways to learn from images that are spread over nodes; settings as `FederatedSettings` takes them."""
+    from rsfed.lab.federated import outputs  # noqa: PLC0415 - loads Flower
+    from rsfed.lab.federated.run import FederatedSettings, evaluate_federated  # noqa: PLC0415 - loads Flower
+
+    with narrator.phase("learn, hash and measure"):
+        found = evaluate_federated(images, FederatedSettings(*settings), narrator.say)
+    told = found, images.listing.root.name
+    _print(output, lambda: outputs.summary(*told), lambda: outputs.tables(*told))
 
 
 def _check_split(split: SplitName | None, splits: Path | None) -> None:
