@@ -27,7 +27,7 @@ RIDGE = 30.0  # what the last layer takes has a squared norm of about its width
 _AT_ONCE = 64  # patches
 _ROUNDING = 1e-7  # of its trace, that a matrix in float32 may have below zero as an eigenvalue
 _SLACK = 1e-3  # of what sums may be
-_GRAM, _TARGETS = "gram", "targets"  # arrays of sums on the wire
+_GRAM, TARGETS = "gram", "targets"  # arrays of sums on the wire
 _ROWS, _BIAS, _NORM_ROWS, _NORM_BIAS = "head.weight", "head.bias", "features.weight", "features.bias"  # of weights
 
 
@@ -68,7 +68,7 @@ def refit(state: State, parts: Sequence[Sums]) -> State:
 
 def to_arrays(given: Sums) -> State:
     """Return sums as arrays for the wire, float32: its rounding is far below the ridge."""
-    return {_GRAM: given.gram.astype(np.float32), _TARGETS: given.targets.astype(np.float32)}
+    return {_GRAM: given.gram.astype(np.float32), TARGETS: given.targets.astype(np.float32)}
 
 
 def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
@@ -84,10 +84,10 @@ def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
         InvalidMessage: SUMS_FORM, other arrays or shapes; SUMS_VALUES, no patches have such sums.
     """
     width = state[_ROWS].shape[1] + 1
-    forms = {_GRAM: (width, width), _TARGETS: (width, bits)}
+    forms = {_GRAM: (width, width), TARGETS: (width, bits)}
     if {name: array.shape for name, array in arrays.items()} != forms:
         raise InvalidMessage("the sums have another form than the last layer", reason="SUMS_FORM")
-    gram, targets = arrays[_GRAM].astype(np.float64), arrays[_TARGETS].astype(np.float64)
+    gram, targets = arrays[_GRAM].astype(np.float64), arrays[TARGETS].astype(np.float64)
     longest = np.sqrt(width) * np.abs(state[_NORM_ROWS]).max() + np.linalg.norm(state[_NORM_BIAS])  # of what it takes
     if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
         raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")

@@ -103,11 +103,11 @@ def test_a_folder_without_class_folders_is_refused_with_what_is_needed(tmp_path)
         find_images(tmp_path)
 
 
-def test_images_of_no_known_kind_are_refused_with_what_is_taken(tmp_path):
+def test_files_that_are_no_images_are_refused_with_what_is_taken(tmp_path):
     photographs(tmp_path, each=1)
     for path in tmp_path.rglob("*.jpg"):
         path.write_bytes(b"no image")
-    with pytest.raises(UsageError, match="1 to 16 bands"):
+    with pytest.raises(UsageError, match="GeoTIFF, JPEG, PNG or JPEG 2000"):
         find_images(tmp_path)
 
 

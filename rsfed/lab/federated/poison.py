@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.plan import ARRAYS
+from rsfed.hashing.refit import TARGETS
 
 _Values = NDArray[np.float32]
 _NONE = np.zeros((), np.float32)
@@ -22,7 +23,7 @@ class Attack:
 
     Attributes:
         sent: Returns an array that is sent instead of the one that was found, given that and the one of the task,
-            which is 0 for sums.
+            which is 0 for sums; of those it is the products with the centres that are tampered with.
         flips: Whether the node takes each class for the next one.
     """
 
@@ -63,10 +64,12 @@ def _tampered(reply: Message, message: Message, attack: Attack) -> Message:
     if reply.has_error() or ARRAYS not in reply.content.array_records:
         return reply
     start = message.content[ARRAYS]
-    reply.content[ARRAYS] = ArrayRecord(
-        {
-            name: Array(attack.sent(array.numpy(), start[name].numpy() if name in start else _NONE))
-            for name, array in reply.content[ARRAYS].items()
-        }
-    )
+
+    def sent(name: str, found: _Values) -> _Values:
+        if name in start:
+            return attack.sent(found, start[name].numpy())
+        return attack.sent(found, _NONE) if name == TARGETS else found  # other products would give it away
+
+    found = reply.content[ARRAYS].items()
+    reply.content[ARRAYS] = ArrayRecord({name: Array(sent(name, array.numpy())) for name, array in found})
     return reply
