@@ -1,10 +1,12 @@
 """`rsfed evaluate` from a folder to its figures and page, on small synthetic images."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from rsfed.cli import run
 from rsfed.lab.evaluate import data, methods, timing
 from rsfed.lab.evaluate.methods import HASHES
+from rsfed.lab.evaluate.pictures import line_style
 from rsfed.lab.synth import generate
 
 METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
@@ -105,6 +108,23 @@ def test_the_page_is_whole_and_loads_nothing(told):
     assert text.count('class="card map"') == 2
     for words in ("by-place", "Precision over recall", "entropy of a bit", "kslsh 32", "image of their place"):
         assert words in text
+
+
+def test_tables_of_the_page_are_narrow_enough_to_be_seen_whole(told):
+    heads = re.findall(r"<thead>.*?</thead>", told[1])
+    assert max(head.count("<th ") for head in heads) <= 8
+    for method in METHODS.split(","):
+        assert f'<th scope="row" class="name">{method}</th>' in told[1]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_lines_of_all_methods_are_told_apart(theme):
+    sheet = resources.files("rsfed.lab").joinpath("report.css").read_text()
+    found = re.findall(r"--(node-\d): #(\w{6})", sheet)
+    colours = {name: np.array(list(bytes.fromhex(colour)), float) for name, colour in found[8 * theme : 8 * theme + 8]}
+    styles = [line_style(number).partition(" ") for number in range(len(methods.METHODS))]
+    for (one, _, dashes), (other, _, others) in itertools.combinations(styles, 2):
+        assert dashes != others or np.linalg.norm(colours[one] - colours[other]) > 52
 
 
 def test_a_class_with_the_name_of_a_figure_is_shown_as_any_class(tmp_path):
