@@ -197,7 +197,7 @@ def test_no_figure_is_cut_off_on_a_terminal_and_no_line_is_too_long(archive, mon
     for heading in ("full mAP@20", "mAP@20/k", "P@20 left out", "float overlap", "correlation"):
         assert heading in told
     rows = [line for line in told.splitlines() if line.startswith("lsh ")]
-    assert sum(line.count(" ± ") for line in rows) == 10
+    assert sum(line.count(" ± ") for line in rows) == 9  # its classes are too small for an overlap
     assert len(rows) == (3 if columns == "100" else 4)
 
 
