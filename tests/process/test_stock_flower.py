@@ -36,7 +36,7 @@ from coordinator.training.rounds import Rules
 from coordinator.training.runs import make_plan
 from node.training.adapter import run_task
 from node.training.client_app import app
-from rsfed.config import CoordinatorConfig, CoordinatorTraining, load_config
+from rsfed.config import CoordinatorConfig, load_config
 from rsfed.hashing.weights import init_weights
 from rsfed.home import Home
 from rsfed.trust.certificates import make_ca
@@ -47,6 +47,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 APP = Path(__file__).resolve().parents[2] / "tools" / "flower-app"
 BIN = Path(sys.executable).parent
 CLASSES = {"canary-label-5e0c": 6, "canary-label-c214": 6}
+CODING = "int8"  # of more levels than the default, so that one of them is little
 ROUNDS = 2
 
 
@@ -244,7 +245,7 @@ def own_engine(plan, homes):
                 plan,
                 Progress(weights=start_of(plan)),
                 run_id=1,
-                rules=Rules(2, 120.0, coding=CoordinatorTraining().coding),
+                rules=Rules(2, 120.0, coding=CODING),
                 note=lambda *_: None,
             )
         finally:
@@ -275,7 +276,10 @@ def federation(tmp_path):
         made.close()
 
 
-def test_a_stock_superlink_trains_what_our_own_engine_trains_and_only_known_nodes_through_the_fleet_api(federation):
+def test_a_stock_superlink_trains_what_our_own_engine_trains_and_only_known_nodes_through_the_fleet_api(
+    federation, monkeypatch
+):
+    monkeypatch.setenv("RSFED_COORDINATOR__TRAINING__CODING", CODING)
     folder = federation.folder
     homes = {name: federation.home(name) for name in ("alps", "coast")}
     engine = Engine(folder)
