@@ -189,7 +189,7 @@ class CoordinatorTraining(Section):
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
-    coding: Coding = "int4"  # how weights travel: whole (float32), else their change; see docs/operating.md
+    coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 

@@ -62,28 +62,29 @@ class FedAvgMSection(_Strategy):
     server_momentum: _Decay = 0.9
 
 
-class FedAdamSection(_Strategy):
-    """Adam over the rounds; `eta` is about the step of a weight in one round."""
+class _Adaptive(_Strategy):
+    """Steps of their own for each weight; `eta` is about the step of a weight in one round."""
 
-    title: ClassVar[str] = "FedAdam"
-
-    name: Literal["fedadam"] = "fedadam"
     eta: _Step = 1e-2
     beta_1: _Decay = 0.9
     beta_2: _Decay = 0.99
     tau: float = Field(default=1e-3, gt=0, le=1)  # below which a weight counts as at rest
 
 
-class FedYogiSection(_Strategy):
+class FedAdamSection(_Adaptive):
+    """Adam over the rounds."""
+
+    title: ClassVar[str] = "FedAdam"
+
+    name: Literal["fedadam"] = "fedadam"
+
+
+class FedYogiSection(_Adaptive):
     """Yogi over the rounds: Adam that forgets large steps more slowly."""
 
     title: ClassVar[str] = "FedYogi"
 
     name: Literal["fedyogi"] = "fedyogi"
-    eta: _Step = 1e-2
-    beta_1: _Decay = 0.9
-    beta_2: _Decay = 0.99
-    tau: float = Field(default=1e-3, gt=0, le=1)  # below which a weight counts as at rest
 
 
 class FedMedianSection(_Strategy):

@@ -13,7 +13,7 @@ from rsfed.hashing.plan import ARRAYS, DELTA
 
 
 def shorten(messages: Iterable[Message], downlink: Downlink) -> list[Message]:
-    """Replace the weights by a packed change in messages to nodes that have what it builds on.
+    """Replace the weights by a packed change in messages to nodes that have what it builds on; each change goes once.
 
     Messages that share their records go on doing so: each record is put into its wire form once.
     """
@@ -24,6 +24,7 @@ def shorten(messages: Iterable[Message], downlink: Downlink) -> list[Message]:
         if (change := downlink.change_for(message.metadata.dst_node_id)) is not None:
             rest = {name: record for name, record in content.items() if name != ARRAYS}
             message.content = shortened.setdefault(id(content), RecordDict(rest | {DELTA: ConfigRecord(change)}))
+    downlink.spend()
     return messages
 
 

@@ -1,9 +1,8 @@
-"""One run on Flower: puts the app of the rounds, a grid (over the board) and the run's events together."""
+"""One run on Flower: puts the app of the rounds, a grid and the run's events together."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from flwr.app import Context, Message, RecordDict
 
 from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
-from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
-from coordinator.training.grid import BoardGrid, Exchange
+from coordinator.training.grid import Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
 from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
@@ -74,38 +72,6 @@ class Trained:
 
 
 def train(  # noqa: PLR0913 - what a run is made of
-    board: TaskBoard,
-    plan: TrainingPlan,
-    since: Progress,
-    *,
-    run_id: int,
-    strategy: StrategySection = DEFAULT_STRATEGY,
-    rules: Rules,
-    note: Note,
-    keep: Keep | None = None,
-    before: Sequence[dict[str, Any]] = (),
-) -> Trained:
-    """Run the rounds of a plan that are left over the task board; takes and raises what `train_over` does.
-
-    Args:
-        board: Where nodes take their tasks.
-        plan: What is trained.
-        since: Where the run goes on.
-        run_id: The run.
-        strategy: How results become new weights.
-        rules: When a round starts and ends.
-        note: Takes events.
-        keep: Takes those of rounds.
-        before: What the events of the rounds until `since` said.
-    """
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
-    grid = BoardGrid(board, run_id)
-    return train_over(
-        grid, plan, since, run_id=run_id, strategy=strategy, rules=rules, note=note, keep=keep, before=before
-    )
-
-
-def train_over(  # noqa: PLR0913 - what a run is made of
     grid: RunGrid,
     plan: TrainingPlan,
     since: Progress,
@@ -122,8 +88,8 @@ def train_over(  # noqa: PLR0913 - what a run is made of
     Args:
         grid: Reaches the nodes.
         plan: What is trained.
-        since: Where the run goes on; at its begin nothing but the weights to start from. They are taken out of it, so
-            that memory holds them once.
+        since: Where the run goes on; at its begin nothing but the weights to start from. Weights and state of the
+            strategy are taken out of it, so that memory holds them once.
         run_id: The run.
         strategy: How results become new weights.
         rules: When a round starts and ends.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -91,6 +91,11 @@ class Rules:
     fraction: float = 1.0
     coding: str = "float32"
 
+    @property
+    def packs(self) -> bool:
+        """Whether weights travel as packed changes."""
+        return self.coding in PACKED
+
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
@@ -154,7 +159,7 @@ class RoundLoop:
         strategy: How results become new weights.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
-        since: Where the run goes on.
+        since: Where the run goes on; what the strategy carried is taken out of it.
 
     Raises:
         ConfigError: the strategy needs more nodes than a round.
@@ -171,14 +176,14 @@ class RoundLoop:
         since: Progress,
     ) -> None:
         self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
-        self._since = replace(since, strategy={}, weights={})  # both are large, and held elsewhere by now
+        self._since = since
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
-        packs = rules.coding in PACKED
-        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if packs and name.startswith(_LOST)}
-        self._downlink = Downlink(rules.coding, lost)
+        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        self._downlink = Downlink(rules.coding, lost if rules.packs else {})
+        since.strategy.clear()  # it is large, and whoever made it may hold it as long as the run
         self._last_layer = LastLayer(grid, plan, rules.timeout_s, self._downlink)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
@@ -210,7 +215,6 @@ class RoundLoop:
     ) -> ArrayRecord:
         """Have nodes give sums, and return weights with the last layer that follows from them."""
         arrays, report = self._last_layer.solve(arrays, nodes, after=after, rests_on=rests_on)
-        self._downlink.stay()  # the change on its way no longer leads to the weights of the run
         self._hooks.on_solved(report, self._progress(arrays, after, counted, rests_on, asked=True))
         return arrays
 
@@ -267,7 +271,7 @@ class RoundLoop:
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        if self._rules.coding in PACKED:
+        if self._rules.packs:
             config[CODING] = self._rules.coding
         messages = shorten(self._drawn(number, arrays, config, nodes), self._downlink)
         asked = {message.metadata.dst_node_id for message in messages}
@@ -275,8 +279,6 @@ class RoundLoop:
         updates = sift(replies, views(arrays))
         if (new := self._aggregate(number, updates)) is not None:
             arrays = self._settled(arrays, new, updates.holders)
-        else:
-            self._downlink.stay()
         answered = {*updates.failed, *updates.good}
         report = RoundReport(
             round=number,
@@ -299,7 +301,7 @@ class RoundLoop:
 
     def _settled(self, before: ArrayRecord, new: ArrayRecord, holders: list[int]) -> ArrayRecord:
         """Return what the weights of the run become: just what nodes will have of the new ones, which are used up."""
-        if self._rules.coding not in PACKED:
+        if not self._rules.packs:
             return new
         go_on_from(self._strategy, before)  # lets go of the new ones, which go one by one: memory is short here
         pairs = ((name, view(new.pop(name))) for name in list(new))

@@ -146,13 +146,14 @@ class RunDriver:
 
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
+        from coordinator.training.grid import BoardGrid  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
         settings = self._config.training
         trained = train(
-            self._board,
+            BoardGrid(self._board, run.id),
             plan,
             since,
             run_id=run.id,

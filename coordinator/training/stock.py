@@ -14,14 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from coordinator.releases import Publisher
 from coordinator.state import State
 from coordinator.training.checkpoints import Progress
-from coordinator.training.engine import train_over
-from coordinator.training.grid import Exchange
+from coordinator.training.engine import train
+from coordinator.training.grid import Exchange, error_reply
 from coordinator.training.rounds import Rules
 from coordinator.training.runs import make_plan
 from rsfed.config import CoordinatorConfig, load_config
@@ -32,7 +32,6 @@ WARNING = (
     "on this engine whoever may start a run ships code to all its nodes: only a proxy that passes /v1/fleet/ may face "
     "them (docs/stock-flower.md)"
 )
-_NO_RESULT = 0  # Flower's code of an error without a code of its own
 _log = logging.getLogger("flwr")  # which `flwr run --stream` and `flwr log` show
 
 app = ServerApp()
@@ -55,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         start = publisher.start(plan)
         driven = config.training
         rules = Rules(int(settings["min-nodes"]), driven.round_timeout_s, driven.fraction, driven.coding)
-        trained = train_over(
+        trained = train(
             SuperLinkGrid(grid),
             plan,
             Progress(weights=start.weights),
@@ -101,7 +100,7 @@ class SuperLinkGrid:
         gone = [
             by_id[reply.metadata.reply_to_message_id] for reply in replies if reply.metadata.src_node_id not in nodes
         ]
-        own += [Message(Error(_NO_RESULT, "NODE_GONE"), reply_to=message) for message in gone]
+        own += [error_reply(message, "NODE_GONE") for message in gone]
         return sorted(own, key=lambda reply: reply.metadata.src_node_id)
 
     def name_of(self, node: int) -> str:

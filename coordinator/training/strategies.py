@@ -44,7 +44,9 @@ class StreamedAvg(FedAvg):  # type: ignore[misc]  # flwr stays untyped behind th
             seen += examples
             for name, array in reply.content[self.arrayrecord_key].items():
                 if name in mean:
-                    mean[name] += (view(array) - mean[name]) * np.float32(examples / seen)
+                    step = view(array) - mean[name]
+                    step *= np.float32(examples / seen)
+                    mean[name] += step
                 else:
                     mean[name] = np.array(view(array))
             del reply, array  # or this result would be held while the next one is read

@@ -177,14 +177,18 @@ def read_result(content: RecordDict, reason: str) -> tuple[Arrays, Metrics]:
     Raises:
         InvalidMessage: with the given reason where it is made of anything else.
     """
-    refused = InvalidMessage("the result has another form than it was asked for", reason=reason)
     # Not by way of Flower's `array_records`, which makes a cycle: the result would stay until Python looks for those.
     if {name: type(record) for name, record in content.items()} != {ARRAYS: ArrayRecord, METRICS: MetricRecord}:
-        raise refused
+        raise _other_form(reason)
     try:
         return views(content[ARRAYS]), {name: float(value) for name, value in content[METRICS].items()}
     except Exception as error:  # numpy's reader of headers raises whatever the bytes make of it
-        raise refused from error
+        raise _other_form(reason) from error
+
+
+def _other_form(reason: str) -> InvalidMessage:
+    """Return the error; kept in a variable of what raises it, it would hold the result in a circle."""
+    return InvalidMessage("the result has another form than it was asked for", reason=reason)
 
 
 def _norm(arrays: Iterable[NDArray[Any]]) -> float:

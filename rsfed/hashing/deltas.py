@@ -81,6 +81,7 @@ def unpack(
     heads = [_head_bytes(like[name].size, coding) for name in names]
     bodies = [like[name].size * (2 if coding == "float16" else 1) for name in names]
     plain = _inflate(packed, sum(heads) + sum(bodies))
+    del packed  # memory may be short
     ends = np.cumsum(heads + bodies)
     parts = [plain[end - size : end] for end, size in zip(ends, heads + bodies, strict=True)]
     places = {name: position for position, name in enumerate(names)}

@@ -143,8 +143,8 @@ class Downlink:
         while settled:
             yield settled.popleft()
 
-    def stay(self) -> None:
-        """Take note that a round changed nothing: what nodes have now is not told apart any more."""
+    def spend(self) -> None:
+        """Let go of a change that was sent: who has which weights is not known until the next one."""
         self._change, self._holders = {}, frozenset()
 
     def change_for(self, node: int) -> Config | None:
@@ -162,5 +162,7 @@ def _applied(start: Weights, change: Mapping[str, Setting]) -> Iterator[tuple[st
     coding, packed = change.get(CODING), change.get(PACKED_CHANGE)
     if not isinstance(packed, bytes):
         raise InvalidMessage("a change of the weights was refused: it is missing", reason="DELTA_FORM")
-    for name, given in unpack(packed, start, str(coding)):
+    values = unpack(packed, start, str(coding))
+    del change, packed  # large, and of no more use once it is inflated
+    for name, given in values:
         yield name, np.add(given, start[name], out=given)  # in place: layers are large

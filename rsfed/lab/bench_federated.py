@@ -177,7 +177,7 @@ def attacked_runs(
 
 
 def ablations_part() -> dict[str, Any]:
-    """Measure how far each way falls behind the central network under the most skewed division."""
+    """Measure what each part of the default does under the most skewed division."""
     narrator, images = Narrator(), _ucm()
     with narrator.phase("UC Merced, each part of the default"):
         return {"table": _text(ablations(images, SETTINGS, narrator.say))}

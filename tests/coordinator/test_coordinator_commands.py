@@ -126,9 +126,12 @@ def test_members_tell_how_often_a_node_sent_what_could_not_be_right(typed, feder
         run = records.request_run(federation.state, 2, 1, federation.clock())
         for failed in ({"chur": "UPDATE_TOO_LARGE", "bern": "NODE_GONE"}, {"chur": "NOT_FINITE"}, {}):
             records.add_event(federation.state, run, "round", {"failed": failed}, federation.clock())
+        sums = {"failed": {"chur": "SUMS_VALUES", "bern": "TOO_FEW_PATCHES"}}
+        records.add_event(federation.state, run, "solved", sums, federation.clock())
+        records.add_event(federation.state, run, "round", {"failed": {"chur": "DELTA_FORM"}}, federation.clock())
         records.add_event(federation.state, run, "calibrated", {"failed": {"bern": "NOT_FINITE"}}, federation.clock())
     rows = as_json(typed, "members")["members"]
-    assert {row["name"]: row["rejected"] for row in rows} == {"bern": 0, "chur": 4}
+    assert {row["name"]: row["rejected"] for row in rows} == {"bern": 0, "chur": 8}
 
 
 def test_a_member_is_listed_with_its_newest_certificate_and_who_was_put_out_before_joining_with_no_join(

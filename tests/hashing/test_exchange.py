@@ -94,11 +94,11 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been() -> None:
     assert again.change_for(1) is None
 
 
-def test_a_round_without_a_result_leaves_nothing_to_build_on() -> None:
+def test_a_change_that_was_sent_is_let_go() -> None:
     weights, down = some(1), Downlink("int8")
     dict(down.settle(weights, moved(weights, some(2)).items(), [1]))
     assert down.change_for(1)
-    down.stay()
+    down.spend()
     assert down.change_for(1) is None
 
 

@@ -32,6 +32,7 @@ from coordinator.state import State
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from coordinator.training.runs import make_plan
 from node.training.adapter import run_task
@@ -241,7 +242,7 @@ def own_engine(plan, homes):
         try:
             return await asyncio.to_thread(
                 train,
-                board,
+                BoardGrid(board, 1),
                 plan,
                 Progress(weights=start_of(plan)),
                 run_id=1,

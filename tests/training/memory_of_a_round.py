@@ -22,6 +22,7 @@ from coordinator.training import records
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints, Origin, Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from coordinator.training.strategies import STRATEGIES, copies_held
 from rsfed.clock import utc_now
@@ -120,7 +121,7 @@ def measure(result: str, section: str, nodes: str, home: str) -> None:
     with ThreadPoolExecutor(1) as pool:  # a run has a thread of its own, and threads have memory of their own
         trained = pool.submit(
             train,
-            board,
+            BoardGrid(board, run),
             plan,
             Progress(weights=weights()),
             run_id=run,

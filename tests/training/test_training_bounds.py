@@ -14,6 +14,7 @@ import rsfed
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from node.state import open_state
 from node.training import bounds, journal
@@ -212,7 +213,7 @@ async def test_archives_that_cannot_take_part_are_named_before_the_first_round_a
     await until(lambda: len(board.present()) == 3)
     trained = await asyncio.to_thread(
         train,
-        board,
+        BoardGrid(board, 70),
         small_plan(rounds=1, objective=BatchAllSection()),
         Progress(weights=start_weights()),
         run_id=70,

@@ -1,5 +1,7 @@
 """A node that is asked for packed changes: what it sends, what it keeps for the next round, when it must ask anew."""
 
+import resource
+
 import numpy as np
 import pytest
 from training_archive import make_archive
@@ -90,6 +92,19 @@ def test_what_is_kept_comes_back_after_a_restart_of_the_training_process(home):
     assert same(again.start, START)
     assert any(array.any() for array in again.lost.values())
     assert not any(array.any() for array in again.before.values())
+
+
+def test_a_disk_without_room_costs_what_is_kept_and_not_the_result(home):
+    ask(home, 1, coding="int8")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    left = DiskMemory(home).recall(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        DiskMemory(home).keep(1, left)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert DiskMemory(home).recall(1) is None
+    assert not list(home.path.glob("training.*"))
 
 
 def test_a_coding_that_the_node_does_not_know_is_refused(home):

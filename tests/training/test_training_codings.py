@@ -146,8 +146,11 @@ async def test_an_interrupted_run_ends_with_the_same_weights(coding):
         again = {"a": Node(1), "b": Node(2)}
         for name, node in again.items():  # as the nodes' own disks have it
             node.kept = await _after(name, since.round, coding)
+        carried = dict(since.strategy)
         resumed, _ = await run_whole(again, since=since, plan=small_plan(rounds=4), rules=rules(coding))
         assert all(resumed.weights[name].tobytes() == whole.weights[name].tobytes() for name in START)
+        assert carried
+        assert not since.strategy  # memory holds it once
 
 
 async def _after(name, rounds, coding):

@@ -50,7 +50,7 @@ async def run_whole(
     try:
         trained = await asyncio.to_thread(
             train,
-            board,
+            BoardGrid(board, 5),
             plan or small_plan(),
             since or Progress(weights=weights() if start is None else start),
             run_id=5,
@@ -229,7 +229,7 @@ async def test_too_few_nodes_end_the_run_instead_of_waiting_for_ever():
     with pytest.raises(TrainingError) as failed:
         await asyncio.to_thread(
             train,
-            TaskBoard(),
+            BoardGrid(TaskBoard(), 5),
             small_plan(),
             Progress(weights=weights()),
             run_id=5,

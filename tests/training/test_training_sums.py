@@ -17,6 +17,7 @@ from training_fakes import CLASSES, answer_tasks, small_plan, until
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Hooks, Rules, server_app
 from coordinator.training.show import print_run
 from node.training.adapter import run_task
@@ -27,7 +28,7 @@ from node.training.trainer import sum_up
 from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig
 from rsfed.config_objectives import BatchAllSection
-from rsfed.config_strategies import FedAvgMSection, FedAvgSection
+from rsfed.config_strategies import FedAvgMSection, FedAvgSection, KrumSection
 from rsfed.errors import InvalidMessage
 from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
@@ -258,7 +259,7 @@ async def test_a_run_over_real_nodes_says_who_gave_sums_and_ends_with_the_layer_
     short = replace_plan(plan, rounds=1)
     trained = await asyncio.to_thread(
         train,
-        board,
+        BoardGrid(board, 5),
         short,
         Progress(weights=start(plan)),
         run_id=5,
@@ -311,3 +312,5 @@ def test_a_configuration_solves_wherever_it_can_and_is_refused_where_it_cannot()
         with pytest.raises(ValidationError, match="frozen-trunk"):
             made(start=True, **other)
     assert made(kind="compact-resnet").averages_by == FedAvgSection()
+    compared = made().model_copy(update={"strategy": KrumSection()})  # sums would undo what it protects
+    assert (compared.solves_start, compared.solves_end) == (False, False)

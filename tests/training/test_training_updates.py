@@ -92,6 +92,10 @@ BAD = {
     "UPDATE_SHAPE of one fewer": reply(2, {"w": weights(1)["w"]}, 10),
     "UPDATE_TOO_LARGE": bad(w=np.full((2, 3), 1e6, np.float32)),
     "UPDATE_EXAMPLES": reply(2, weights(1), 0),
+    "UPDATE_LOSS": with_records(
+        arrays=record_of(weights(1).items()),
+        metrics=MetricRecord({"num-examples": 10.0, "seconds": 0.1, "loss": 1.7e308}),
+    ),
     "UPDATE_FORM of nothing": with_records(),
     "UPDATE_FORM of records that changed places": with_records(arrays=NUMBERS, metrics=record_of(weights(1).items())),
     "UPDATE_FORM of settings": with_records(

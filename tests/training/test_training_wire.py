@@ -12,6 +12,7 @@ from training_fakes import make_members, result_of, small_plan, until, weights
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
@@ -107,7 +108,7 @@ async def rounds_of(service, *, plan=None, rules=None, start=None):
     events = []
     trained = await asyncio.to_thread(
         train,
-        service.board,
+        BoardGrid(service.board, 9),
         plan or small_plan(),
         Progress(weights=weights() if start is None else dict(start)),
         run_id=9,
