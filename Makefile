@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-bigearthnet bench-precision bench-query bench-index soak-training soak-index clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-index bench-memory soak-training soak-index clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -50,7 +50,14 @@ bench-hashing: $(DEV_READY) ## Compare hashing methods on real images; needs RSF
 bench-hashing-scratch: $(READY) ## Train networks from scratch on EuroSAT; needs RSFED_TEST_DATA, takes long
 	$(BIN)/python -m rsfed.lab.bench_hashing_scratch
 
+bench-federated: $(DEV_READY) ## Compare federated training with central on real images; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_federated
+
+bench-federated-full: $(DEV_READY) ## The same, and what each part of the default does; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_federated --full
+
 bench-bigearthnet: $(READY) ## Compare hashing methods on BigEarthNet v2: make bench-bigearthnet DATA=DIR
+	@test -n "$(DATA)" || { echo "DATA is missing: make bench-bigearthnet DATA=FOLDER, with BigEarthNet-S2 and metadata.parquet or metadata.csv in it" >&2; exit 2; }
 	$(BIN)/python -m rsfed.lab.bench_bigearthnet --data "$(DATA)" $(OPTIONS)
 
 bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, runtimes, batch sizes and threads
@@ -61,6 +68,9 @@ bench-query: $(READY) ## Time a warm query through the coordinator to three node
 
 bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes; needs 6 GiB of memory
 	$(BIN)/python -m rsfed.lab.bench_index $(OPTIONS)
+
+bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
+	PYTHONPATH=tests/training $(BIN)/python tests/training/memory_of_a_round.py
 
 soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
 	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)

@@ -129,7 +129,7 @@ class Publisher:
         weights = save(trained.weights)
         training = Provenance(
             rounds=trained.rounds + (before.rounds if before else 0),
-            strategy="FedAvg",
+            strategy=trained.strategy,
             nodes=len(trained.nodes),
             seed=plan.seed,
             based_on=before.digest.hex() if before else None,

@@ -14,6 +14,11 @@ _MEMBERS = (
     " (SELECT max(expires) FROM certificate WHERE member = uri AND certificate.revoked IS NULL) AS expires"
     " FROM member WHERE role <> 'coordinator'"
 )
+_REJECTED = (
+    "SELECT failed.key AS name, count(*) AS times FROM run_event, json_each(run_event.data, '$.failed') AS failed"
+    " WHERE kind IN ('round', 'solved') AND (substr(failed.value, 1, 7) = 'UPDATE_' OR failed.value IN"
+    " ('DELTA_FORM', 'NOT_FINITE', 'PAYLOAD_MALFORMED', 'SUMS_FORM', 'SUMS_VALUES')) GROUP BY failed.key"
+)
 _INVITED = "SELECT role, name, expires FROM invitation WHERE used IS NULL AND withdrawn IS NULL AND expires > ?"
 
 
@@ -28,6 +33,7 @@ class Listed:
         joined: When it joined last; None for one that never did, or that a restored backup does not know.
         expires: When its newest unrevoked certificate expires, or its invitation.
         revoked: When it was put out.
+        rejected: Results of training that it sent and that could not be right, in all runs.
     """
 
     name: str
@@ -36,10 +42,12 @@ class Listed:
     joined: datetime | None
     expires: datetime | None
     revoked: datetime | None
+    rejected: int = 0
 
 
 def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
     """Return members and open invitations by name; the coordinator itself is neither."""
+    rejected = {row["name"]: row["times"] for row in connection.execute(_REJECTED)}
     members = [
         Listed(
             name=row["name"],
@@ -48,6 +56,7 @@ def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
             joined=_moment(row["joined"] if row["enrolled"] else None),  # revoked before it ever joined
             expires=_moment(row["expires"]),
             revoked=_moment(row["revoked"]),
+            rejected=rejected.get(row["name"], 0) if row["role"] == "node" else 0,
         )
         for row in connection.execute(_MEMBERS)
     ]

@@ -104,7 +104,7 @@ class Coordinator:
         self._check_certificate()
         self._nodes = Nodes(self._live)
         self._journal = Journal(state, now)
-        self._board = TaskBoard()
+        self._board = TaskBoard(home.path)
         self._publisher = Publisher(home, state, config.federation, now=now)
         self._driver = RunDriver(
             state,

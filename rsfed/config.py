@@ -14,20 +14,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
+from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection
+from rsfed.config_section import Section
+from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
 from rsfed.raster.modality import modality
@@ -61,11 +55,7 @@ Address = Annotated[str, AfterValidator(_address)]
 ModalityName = Annotated[str, AfterValidator(_modality)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NodeServe(_Section):
+class NodeServe(Section):
     """Where the node listens and how the coordinator reaches it."""
 
     bind: Address = "0.0.0.0:7443"
@@ -73,7 +63,7 @@ class NodeServe(_Section):
     max_concurrent: int = Field(default=64, ge=1, le=4096)  # calls
 
 
-class ArchiveSection(_Section):
+class ArchiveSection(Section):
     """The images of the node."""
 
     path: str = "archive"  # relative to the home
@@ -82,23 +72,24 @@ class ArchiveSection(_Section):
     independent_files: bool = False  # every file without metadata is an acquisition of its own
 
 
-class LabelsSection(_Section):
+class LabelsSection(Section):
     """How own labels become classes of the federation."""
 
-    map: dict[str, str | list[str]] = {}  # own label -> "none", one class or several
+    map: dict[str, str | list[str]] = Field(default={})  # own label -> "none", one class or several
 
 
-class PolicySection(_Section):
+class PolicySection(Section):
     """What the node discloses. There is no default: the operator chooses."""
 
     level: Literal["partner"] | None = None
 
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
+Coding = Literal["float32", "float16", "int8", "int4"]
 ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
 
 
-class NodeTraining(_Section):
+class NodeTraining(Section):
     """What training may ask of the node; the coordinator can only ask for less."""
 
     enabled: bool = True
@@ -111,10 +102,11 @@ class NodeTraining(_Section):
     objectives: tuple[ObjectiveName, ...] = ()  # that may be trained; all where none is listed
     min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
+    sums: bool = True  # send sums of products of features, from which the last layer on a frozen trunk is solved for
     report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
-class NodeConfig(_Section):
+class NodeConfig(Section):
     """node.toml."""
 
     serve: NodeServe = NodeServe()
@@ -124,7 +116,7 @@ class NodeConfig(_Section):
     training: NodeTraining = NodeTraining()
 
 
-class CoordinatorServe(_Section):
+class CoordinatorServe(Section):
     """Where the coordinator listens and how members reach it."""
 
     bind: Address = "0.0.0.0:7440"
@@ -134,13 +126,13 @@ class CoordinatorServe(_Section):
     max_concurrent: int = Field(default=64, ge=1, le=4096)  # calls
 
 
-class QuerySection(_Section):
+class QuerySection(Section):
     """How queries are fanned out."""
 
     deadline_s: float = Field(default=5.0, gt=0, le=120)  # for nodes, when the analyst allows longer
 
 
-class EncoderSection(_Section):
+class EncoderSection(Section):
     """The hash network that the federation trains."""
 
     kind: Literal["compact-resnet", "k-branch", "frozen-trunk"] = "compact-resnet"
@@ -177,106 +169,7 @@ class EncoderSection(_Section):
         return make(replace(bands, offset=offset, scale=scale), self.size, self.fit)
 
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Objective(_Section):
-    """What the objectives have in common; each has exactly the options that it uses."""
-
-    needs_labels: ClassVar[bool] = True  # whether it trains on labelled patches alone
-    needs_classes: ClassVar[int] = 2  # that a node's patches must have
-
-
-class MilanSection(_Objective):
-    """MiLaN as its authors train it; they take learning_rate 1e-4 and batch 90, and 10,000 steps in all."""
-
-    name: Literal["milan"] = "milan"
-    margin: float = Field(default=0.2, gt=0, allow_inf_nan=False)
-    push: Weight = 0.001
-    balance: Weight = 1.0
-    beta_1: float = Field(default=0.5, ge=0, lt=1)  # of Adam
-    beta_2: float = Field(default=0.9, ge=0, lt=1)
-
-
-class BatchAllSection(_Objective):
-    """The MiLaN losses over all triplets of a batch that violate the margin."""
-
-    name: Literal["milan_batchall"] = "milan_batchall"
-    margin: float = Field(default=0.2, gt=0, allow_inf_nan=False)
-    push: Weight = 0.001
-    balance: Weight = 1.0
-
-
-class CentresSection(_Objective):
-    """Outputs go to the fixed hash centres of their classes."""
-
-    needs_classes: ClassVar[int] = 1
-
-    name: Literal["centres"] = "centres"
-    free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
-    within: Weight = 0.3  # of NT-Xent, which tells patches of a class apart; see objectives/centres.py
-    quantisation: Weight = 0.1
-
-
-class PairwiseSection(_Objective):
-    """Likelihood of which pairs share a class (DPSH)."""
-
-    name: Literal["pairwise"] = "pairwise"
-    scale: float = Field(default=8.0, gt=0, le=1000)  # log-odds that two equal codes share a class
-    quantisation: Weight = 0.1
-
-
-class ContrastiveSection(_Objective):
-    """Two views of one patch are alike, those of different patches are not (NT-Xent)."""
-
-    needs_labels: ClassVar[bool] = False
-    needs_classes: ClassVar[int] = 0
-
-    name: Literal["contrastive"] = "contrastive"
-    temperature: float = Field(default=0.5, ge=0.01, le=100)
-    quantisation: Weight = 0.001
-    balance: Weight = 0.01
-
-
-DEFAULT_OBJECTIVE = CentresSection()
-
-
-def _with_name(raw: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-    return {"name": DEFAULT_OBJECTIVE.name, **raw} if isinstance(raw, dict) else raw
-
-
-def _as_named_now(raw: Any) -> Any:  # noqa: ANN401 - whatever a plan holds
-    is_older = isinstance(raw, dict) and raw.get("name") == "milan" and "beta_1" not in raw
-    return {**raw, "name": "milan_batchall"} if is_older else raw
-
-
-ObjectiveSection = Annotated[
-    MilanSection | BatchAllSection | CentresSection | PairwiseSection | ContrastiveSection,
-    Field(discriminator="name"),
-    BeforeValidator(_with_name),
-]
-"""Which objective is trained, with its weights; the options of another objective are unknown keys."""
-
-RecordedObjective = Annotated[ObjectiveSection, BeforeValidator(_as_named_now)]
-"""An objective in a plan or a release, where every option is written out.
-
-Those of before `milan_batchall` had its name say "milan", without the options that tell MiLaN's own training.
-"""
-
-
-def recorded_objective(raw: Mapping[str, Any]) -> ObjectiveSection:
-    """Return the objective that a release names.
-
-    Raises:
-        ConfigError: this software does not know it.
-    """
-    try:
-        return TypeAdapter[ObjectiveSection](RecordedObjective).validate_python(dict(raw))
-    except ValidationError as error:
-        raise ConfigError("the release names an objective that this software does not know: update rsfed") from error
-
-
-class NomenclatureSection(_Section):
+class NomenclatureSection(Section):
     """The federation's classes with their stable ids."""
 
     name: str = "classes"
@@ -284,10 +177,10 @@ class NomenclatureSection(_Section):
     classes: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[int, Field(ge=0, lt=65536)]],
         AfterValidator(_ids_of_their_own),
-    ] = {}
+    ] = Field(default={})
 
 
-class CoordinatorTraining(_Section):
+class CoordinatorTraining(Section):
     """How federated runs are driven."""
 
     local_steps: int = Field(default=40, ge=1, le=100_000)  # optimiser steps of a node in one round
@@ -296,10 +189,18 @@ class CoordinatorTraining(_Section):
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
+    coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
-class CoordinatorConfig(_Section):
+class ClosedFormSection(Section):
+    """When the last layer on a frozen trunk is solved for from sums of the nodes; left out, wherever it can be."""
+
+    start: bool | None = None  # before the first round
+    end: bool | None = None  # after the last one
+
+
+class CoordinatorConfig(Section):
     """coordinator.toml."""
 
     federation: str
@@ -308,11 +209,45 @@ class CoordinatorConfig(_Section):
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
     objective: ObjectiveSection = DEFAULT_OBJECTIVE
+    strategy: StrategySection | None = None  # left out: fedavgm with momentum 0.5 on a frozen trunk, else fedavg
+    closed_form: ClosedFormSection = ClosedFormSection()
     nomenclature: NomenclatureSection = NomenclatureSection()
     training: CoordinatorTraining = CoordinatorTraining()
 
+    @model_validator(mode="after")
+    def _solves_what_it_can(self) -> Self:
+        if (self.closed_form.start or self.closed_form.end) and not self._solvable:
+            raise ValueError(
+                "closed_form.start and closed_form.end solve for the last layer on a frozen trunk, for hash centres: "
+                'take them out, or set encoder.kind = "frozen-trunk" and objective.name = "centres"'
+            )
+        return self
 
-class AnalystConfig(_Section):
+    @property
+    def averages_by(self) -> StrategySection:
+        """The strategy of a run."""
+        return self.strategy or default_strategy(self.encoder.kind)
+
+    @property
+    def solves_start(self) -> bool:
+        """Whether a run solves for the last layer before its first round."""
+        return self._solves_unasked if self.closed_form.start is None else self.closed_form.start
+
+    @property
+    def solves_end(self) -> bool:
+        """Whether a run solves for the last layer after its last round."""
+        return self._solves_unasked if self.closed_form.end is None else self.closed_form.end
+
+    @property
+    def _solves_unasked(self) -> bool:
+        return self._solvable and self.averages_by.least_nodes == 1  # no median of sums: they undo what one protects
+
+    @property
+    def _solvable(self) -> bool:
+        return self.encoder.kind == "frozen-trunk" and self.objective.name == "centres"
+
+
+class AnalystConfig(Section):
     """analyst.toml."""
 
     deadline_s: float = Field(default=10.0, gt=0, le=120)  # of a query, as the analyst waits

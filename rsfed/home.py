@@ -104,6 +104,28 @@ def make_folder(path: Path, *, mode: int = 0o777) -> None:
         raise UsageError("no folder can be made here: a part of its path is a file", detail=str(path)) from error
 
 
+def check_writable(path: Path) -> None:
+    """Find out before long work whether files can be written into a folder that may have to be made; leaves no trace.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            make_folder(path)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        finally:
+            for folder in missing:
+                with suppress(OSError):
+                    folder.rmdir()
+    except OSError as error:
+        raise UsageError(
+            f"nothing can be written into this folder: {error.strerror}; name another one", detail=str(path)
+        ) from error
+
+
 def keep_private(folder: Path) -> None:
     """Let nobody but the owner enter a state folder, whoever made it: keys and the query ledger lie there.
 

@@ -5,15 +5,13 @@ import json
 import pytest
 
 from coordinator.training.runs import make_plan
-from rsfed.config import (
+from rsfed.config import CoordinatorConfig, NodeConfig, load_config
+from rsfed.config_objectives import (
     BatchAllSection,
     CentresSection,
     ContrastiveSection,
-    CoordinatorConfig,
     MilanSection,
-    NodeConfig,
     PairwiseSection,
-    load_config,
     recorded_objective,
 )
 from rsfed.errors import ConfigError, ExitCode

@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
 def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List who belongs to the federation, who was put out, and who is invited and has not joined yet.
 
-    `expires` is the end of the newest certificate, which renews itself, or of the invitation.
+    `expires` is the end of the newest certificate, which renews itself, or of the invitation; `rejected` counts results
+    of training that a node sent and that could not be right, as `runs show` tells of each round.
     """
     from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -36,10 +37,11 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
             "joined": each.joined and each.joined.isoformat(timespec="seconds"),
             "expires": each.expires and each.expires.isoformat(timespec="seconds"),
             "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
+            "rejected": each.rejected,
         }
         for each in listed
     ]
-    print_result(output, "members", rows, ("name", "role", "state", "joined", "expires", "revoked"))
+    print_result(output, "members", rows, ("name", "role", "state", "joined", "expires", "revoked", "rejected"))
 
 
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:

@@ -10,19 +10,21 @@ import asyncio
 import secrets
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from coordinator.training.blob import Blob
 from coordinator.training.records import RunCancelled
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage, TrainingError
-from rsfed.hashing.payload import check_size, digest
+from rsfed.hashing.payload import check_size
 
 GRACE_S = 10.0  # between two calls of a node that waits for tasks
 SILENCE_S = 30.0  # after which a node that works on a task counts as gone; it reports every few seconds
-RESULT_MARGIN = 1 << 20  # bytes that a result may have beyond its task
+RESULT_MARGIN = 1 << 20  # bytes that a result may have beyond the largest task of its run, which is whole weights
 _REMEMBERED = 1024  # closed tasks, to tell "too late" from "unknown"
 
 
@@ -37,31 +39,29 @@ class Task:
     """One task of one node, with what came back of its result."""
 
     node: str
-    payload: bytes
+    payload: Blob
+    upload: Blob  # what came of the result so far
     id: str = field(default_factory=lambda: secrets.token_hex(16))
-    sha256: bytes = b""
     sent: int = 0  # bytes of the payload that were handed out, repeats included
     expected: tuple[int, bytes] = (0, b"")  # size and SHA-256 of the result that is coming in
-    upload: bytearray = field(default_factory=bytearray)
-    result: bytes | None = None
-
-    def __post_init__(self) -> None:
-        self.sha256 = digest(self.payload)
+    done: bool = False  # the whole result is in `upload`
 
     @property
     def received(self) -> int:
-        """Bytes of the result that are here."""
-        return len(self.upload if self.result is None else self.result)
+        """Bytes of the result that came."""
+        return len(self.upload)
 
 
 class TaskBoard:
     """Holds at most one task for each node.
 
     Args:
+        folder: Where large tasks and results lie while they are on their way; see `Blob`.
         monotonic: Clock in seconds, for tests.
     """
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
         self._changed = threading.Condition()
         self._tasks: dict[str, Task] = {}  # by node
         self._closed: OrderedDict[str, str] = OrderedDict()  # id -> node
@@ -69,6 +69,7 @@ class TaskBoard:
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}  # by node
         self._stopped = False
         self._cancelled = False
+        self._largest = 0  # bytes of the largest task of the run
         self._monotonic = monotonic
 
     def present(self) -> list[str]:
@@ -78,38 +79,64 @@ class TaskBoard:
             recent = {node for node, moment in self._heard.items() if moment > since}
             return sorted(recent | set(self._waiting))
 
-    def offer(self, node: str, payload: bytes) -> Task:
+    def blob(self, data: bytes = b"") -> Blob:
+        """Return bytes as a task or a result on its way.
+
+        Raises:
+            TrainingError: RESULTS_UNWRITABLE.
+        """
+        return Blob.of(data, self._folder)
+
+    def offer(self, node: str, payload: Blob) -> Task:
         """Pin a task for a node; one that the node still has is withdrawn.
 
         Raises:
             RunStopped: the coordinator stops.
             RunCancelled: the run was cancelled.
         """
-        task = Task(node, payload)
+        task = Task(node, payload, self.blob())
         with self._changed:
             self._check_running()
             self._close(self._tasks.pop(node, None))
             self._tasks[node] = task
+            self._largest = max(self._largest, len(payload))
             self._heard.setdefault(node, self._monotonic())
             self._wake(node)
         return task
 
-    def collect(self, tasks: Iterable[Task], deadline: Deadline) -> None:
-        """Wait until every task has its result, is its node's no longer, or the deadline passed; then close them all.
+    def collect(self, tasks: Iterable[Task], deadline: Deadline) -> Iterator[Task]:
+        """Give the tasks in their order, each as soon as it has its result and is closed.
+
+        One that has none is given without once no other is waited for, or the deadline passed. What the caller leaves
+        is closed, too.
 
         Raises:
             RunStopped: the coordinator stops.
             RunCancelled: the run was cancelled.
         """
-        tasks = list(tasks)
+        left = deque(tasks)
+        try:
+            while left:
+                self._await_first(left, deadline)
+                yield left.popleft()
+        finally:
+            with self._changed:
+                self._withdraw(left)
+
+    def _await_first(self, tasks: Collection[Task], deadline: Deadline) -> None:
+        """Wait for the result of the first task as long as any result may come, and close the task."""
+        first = next(iter(tasks))
         with self._changed:
-            while deadline.remaining() and any(self._expected(task) for task in tasks):
-                self._check_running()
-                self._changed.wait(min(1.0, deadline.remaining()))
-            for task in tasks:
-                if self._tasks.get(task.node) is task:
-                    self._close(self._tasks.pop(task.node))
             self._check_running()
+            while not first.done and deadline.remaining() and any(self._expected(task) for task in tasks):
+                self._changed.wait(min(1.0, deadline.remaining()))
+                self._check_running()
+            self._withdraw([first] if deadline.remaining() else tasks)
+
+    def _withdraw(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if self._tasks.get(task.node) is task:
+                self._close(self._tasks.pop(task.node))
 
     def pause(self, seconds: float) -> None:
         """Wait without a task, for example for nodes to come.
@@ -126,6 +153,7 @@ class TaskBoard:
         """Be ready for the next run, whatever became of the last one."""
         with self._changed:
             self._cancelled = False
+            self._largest = 0
 
     def cancel(self) -> None:
         """End the run that is in progress: it raises `RunCancelled`, and its tasks are no longer wanted."""
@@ -211,37 +239,37 @@ class TaskBoard:
         """
         task = self.task(node, task_id)
         size, sha256 = expected
-        check_size(size, len(task.payload) + RESULT_MARGIN)
+        check_size(size, self._largest + RESULT_MARGIN)
         with self._changed:
-            if task.result is not None:
-                return len(task.result)
+            if task.done:
+                return task.received
             if chunk and offset == 0 and task.expected != expected:
-                task.expected, task.upload = expected, bytearray()
+                task.expected, task.upload = expected, self.blob()
             if not chunk or task.expected != expected or offset != len(task.upload):
                 return len(task.upload) if task.expected == expected else 0
             check_size(offset + len(chunk), size)
-            task.upload += chunk
+            task.upload.append(chunk)
             if len(task.upload) == size:
                 self._finish(task, sha256)
             return task.received
 
     def _finish(self, task: Task, sha256: bytes) -> None:
-        data, task.upload = bytes(task.upload), bytearray()
-        if digest(data) != sha256:
+        if task.upload.sha256 != sha256:
+            task.upload = self.blob()
             raise InvalidMessage("the result does not fit its digest; send it again", reason="PAYLOAD_DIGEST")
-        task.result = data
+        task.done = True
         self._changed.notify_all()
 
     def _open_task(self, node: str) -> Task | None:
         with self._changed:
             self._heard[node] = self._monotonic()
             task = self._tasks.get(node)
-            return task if task is not None and task.result is None else None
+            return task if task is not None and not task.done else None
 
     def _expected(self, task: Task) -> bool:
         alive = self._heard.get(task.node, float("-inf")) >= self._monotonic() - SILENCE_S
         present = alive or task.node in self._waiting
-        return task.result is None and self._tasks.get(task.node) is task and present
+        return not task.done and self._tasks.get(task.node) is task and present
 
     def _close(self, task: Task | None) -> None:
         if task is not None:

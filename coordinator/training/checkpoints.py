@@ -6,21 +6,25 @@ can rely on it. The last two are kept, so that a damaged file costs one round.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from coordinator.training import records
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.errors import TrainingError
-from rsfed.hashing.payload import Arrays, digest
+from rsfed.hashing.payload import Arrays
 from rsfed.telemetry import log
-from rsfed.trust.identity import write_atomically
+from rsfed.trust.identity import writing_atomically
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from rsfed.home import Home
 
 KEPT = 2  # of a run
+_STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 _WEIGHTS, _STRATEGY = "weights/", "strategy/"  # before the names of arrays
 
 RandomState = tuple[Any, ...]
@@ -45,7 +50,8 @@ class Progress:
         strategy: What the strategy carries from round to round, by name.
         random: State of the generator that draws nodes; None before the first draw.
         counted: Rounds that changed the weights.
-        nodes: Flower's numbers of the nodes whose results the last round rests on.
+        nodes: Flower's numbers of the nodes whose results the last round that counted rests on.
+        asked: Whether nodes were asked after it for sums for the last layer.
     """
 
     round: int = 0
@@ -54,6 +60,7 @@ class Progress:
     random: RandomState | None = None
     counted: int = 0
     nodes: tuple[int, ...] = ()
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,12 @@ class Origin:
     Attributes:
         plan: The training plan, as JSON.
         based_on: Release that it starts from; None for fresh weights.
+        strategy: How results become new weights.
     """
 
     plan: str
     based_on: Base | None
+    strategy: StrategySection = DEFAULT_STRATEGY
 
 
 class Checkpoints:
@@ -113,11 +122,13 @@ class Checkpoints:
             TrainingError: CHECKPOINT_UNWRITABLE, for example because the disk is full.
         """
         arrays = _prefixed(_WEIGHTS, progress.weights) | _prefixed(_STRATEGY, progress.strategy)
-        content: bytes = safetensors.save(arrays)
+        path = self._folder / _file_name(run, progress.round, asked=progress.asked)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            write_atomically(self._folder / _file_name(run, progress.round), content)
-        except OSError as error:
+            with writing_atomically(path) as draft:  # not by way of bytes, which memory would hold several times
+                safetensors.save_file(arrays, draft)
+                sha256 = _digest(draft)
+        except (OSError, SafetensorError) as error:
             raise TrainingError(
                 "the state of the run could not be written; make room on the disk of the coordinator's home, and train "
                 "again",
@@ -128,7 +139,7 @@ class Checkpoints:
             records.append_event(connection, run, *event, now)
             connection.execute(
                 "INSERT OR REPLACE INTO checkpoint (run, round, digest, data) VALUES (?, ?, ?, ?)",
-                (run, progress.round, digest(content), _to_json(origin, progress)),
+                (run, progress.round, sha256, _to_json(origin, progress)),
             )
             connection.execute(
                 "DELETE FROM checkpoint WHERE run = :run AND round NOT IN "
@@ -170,10 +181,10 @@ class Checkpoints:
 
     def _read(self, row: sqlite3.Row) -> tuple[Origin, Progress] | None:
         try:
-            content = (self._folder / _file_name(row["run"], row["round"])).read_bytes()
-            if digest(content) != row["digest"]:
+            path = self._folder / _file_of(row)
+            if _digest(path) != row["digest"]:
                 return None
-            arrays = safetensors.load(content)
+            arrays = safetensors.load_file(path)
         except (OSError, SafetensorError):
             return None
         return _from_json(json.loads(row["data"]), row["round"], arrays)
@@ -181,15 +192,25 @@ class Checkpoints:
     def _remove_others(self) -> None:
         """Delete files that no row names: of earlier rounds, of ended runs, and drafts."""
         with self._state.reading() as connection:
-            rows = connection.execute("SELECT run, round FROM checkpoint").fetchall()
-        named = {_file_name(row["run"], row["round"]) for row in rows}
+            rows = connection.execute("SELECT run, round, data FROM checkpoint").fetchall()
+        named = set(map(_file_of, rows))
         for path in self._folder.glob("*") if self._folder.exists() else ():
             if path.name not in named:
                 path.unlink()
 
 
-def _file_name(run: int, round_: int) -> str:
-    return f"{run}-{round_}.safetensors"
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _file_name(run: int, round_: int, *, asked: bool) -> str:
+    """Return the name of a file: none overwrites another that a row names."""
+    return f"{run}-{round_}{'-solved' if asked else ''}.safetensors"
+
+
+def _file_of(row: sqlite3.Row) -> str:
+    return _file_name(row["run"], row["round"], asked=json.loads(row["data"]).get("asked", False))
 
 
 def _prefixed(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -206,10 +227,12 @@ def _to_json(origin: Origin, progress: Progress) -> str:
         {
             "plan": origin.plan,
             "based_on": base and {"version": base.version, "digest": base.digest.hex(), "rounds": base.rounds},
+            "strategy": origin.strategy.model_dump(),
             "weights": list(progress.weights),  # their order: safetensors has its own
             "random": progress.random,
             "counted": progress.counted,
             "nodes": progress.nodes,
+            "asked": progress.asked,
         }
     )
 
@@ -218,7 +241,11 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
     base, drawn = data["based_on"], data["random"]
     weights = _without(_WEIGHTS, arrays)
     return (
-        Origin(data["plan"], base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"])),
+        Origin(
+            data["plan"],
+            base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
+            _STRATEGIES.validate_python(data.get("strategy", {})),
+        ),
         Progress(
             round=round_,
             weights={name: weights[name] for name in data["weights"]},
@@ -226,5 +253,6 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
             counted=data["counted"],
             nodes=tuple(data["nodes"]),
+            asked=data.get("asked", False),
         ),
     )

@@ -1,28 +1,53 @@
-"""One run on Flower: puts the app of the rounds, the grid over the board and the run's events together."""
+"""One run on Flower: puts the app of the rounds, a grid and the run's events together."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import ctypes
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from flwr.app import Array, ArrayRecord, Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 
+from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
-from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
-from coordinator.training.grid import BoardGrid, Exchange
+from coordinator.training.grid import Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from coordinator.training.solving import SolveReport
+from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
 
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
 
-Keep = Callable[[Progress, dict[str, Any]], None]
-"""Takes how far the run is, and what the event of its last round says."""
+Keep = Callable[[Progress, str, dict[str, Any]], None]
+"""Takes how far the run is, and kind and words of the event that brought it there."""
+
+
+class RunGrid(Protocol):
+    """What a run asks of a grid: Flower's two calls, and what it takes to tell people of the run."""
+
+    @property
+    def exchanges(self) -> Mapping[str, Exchange]:
+        """What the last `send_and_receive` moved, by node name; empty where that is not known."""
+
+    def get_node_ids(self) -> list[int]:
+        """Return the numbers of the nodes that are present."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and return the replies."""
+
+    def name_of(self, node: int) -> str:
+        """Return the name of a node that was present in this run."""
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass for nodes to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +60,7 @@ class Trained:
         nodes: Names of the nodes whose results they rest on.
         loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
+        strategy: How the results became weights, by Flower's name.
     """
 
     weights: Arrays
@@ -42,14 +68,16 @@ class Trained:
     nodes: frozenset[str]
     loss: float | None
     calibration: Calibration | None = None
+    strategy: str = DEFAULT_STRATEGY.title
 
 
 def train(  # noqa: PLR0913 - what a run is made of
-    board: TaskBoard,
+    grid: RunGrid,
     plan: TrainingPlan,
     since: Progress,
     *,
     run_id: int,
+    strategy: StrategySection = DEFAULT_STRATEGY,
     rules: Rules,
     note: Note,
     keep: Keep | None = None,
@@ -58,42 +86,51 @@ def train(  # noqa: PLR0913 - what a run is made of
     """Run the rounds of a plan that are left; blocks until they are done.
 
     Args:
-        board: Where nodes take their tasks.
+        grid: Reaches the nodes.
         plan: What is trained.
-        since: Where the run goes on; at its begin nothing but the weights to start from.
+        since: Where the run goes on; at its begin nothing but the weights to start from. Weights and state of the
+            strategy are taken out of it, so that memory holds them once.
         run_id: The run.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         note: Takes events.
-        keep: Takes those of rounds, with what it needs to go on from there; left out, they are noted as others are.
+        keep: Takes those that change the weights, with what it needs to go on from there; left out, they are noted as
+            others are.
         before: What the events of the rounds until `since` said.
 
     Raises:
+        ConfigError: the strategy needs more nodes than the rules do.
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
-    grid = BoardGrid(board, run_id)
+    _return_freed_memory()
     told = _Told(
         grid,
         rounds=plan.rounds,
         needed=rules.min_nodes,
         note=note,
-        keep=keep or (lambda _, data: note("round", data)),
+        keep=keep or (lambda _, kind, data: note(kind, data)),
         before=before,
     )
+    start = record_of(since.weights.items())
+    since.weights.clear()
     context = Context(
         run_id=run_id,
         node_id=0,
         node_config={},
-        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in since.weights.items()})}),
+        state=RecordDict({ARRAYS: start}),
         run_config={
             "plan": plan.model_dump_json(),
+            "strategy": strategy.model_dump_json(),
             "min-nodes": rules.min_nodes,
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,
+            "coding": rules.coding,
         },
     )
+    del start
     hooks = Hooks(
         on_preflight=told.preflight,
+        on_solved=told.solved,
         on_round=told.round,
         on_calibration=told.calibrated,
         on_wait=told.waiting,
@@ -108,7 +145,18 @@ def train(  # noqa: PLR0913 - what a run is made of
         nodes=frozenset().union(*(data["nodes"] for data in counted)),
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
+        strategy=strategy.title,
     )
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give large arrays back to the system when they are freed.
+
+    By itself it begins to keep them, and then holds twice as much as is in use: the same sizes come again and again,
+    but never all at once.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 17)
 
 
 class _Told:
@@ -116,7 +164,7 @@ class _Told:
 
     def __init__(  # noqa: PLR0913 - as many as it takes to tell a run
         self,
-        grid: BoardGrid,
+        grid: RunGrid,
         *,
         rounds: int,
         needed: int,
@@ -147,10 +195,22 @@ class _Told:
             },
         )
 
+    def solved(self, report: SolveReport, progress: Progress) -> None:
+        """Say who gave sums for the last layer, and what came of it."""
+        name = self._grid.name_of
+        data = {
+            "round": report.round,
+            "nodes": sorted(map(name, report.nodes)),
+            "failed": {name(node): reason for node, reason in report.failed.items()},
+            "patches": report.patches,
+            "solved": report.solved,
+        }
+        self._keep(progress, "solved", data)
+
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""
         self._present = -1
-        moved: dict[str, Exchange] = self._grid.exchanges
+        moved = self._grid.exchanges
         name = self._grid.name_of
         data = {
             "round": report.round,
@@ -163,8 +223,9 @@ class _Told:
             "sent_bytes": sum(exchange.sent for exchange in moved.values()),
             "received_bytes": sum(exchange.received for exchange in moved.values()),
             "seconds": round(report.seconds, 3),
+            "slowest_node_seconds": round(report.slowest, 3),
         }
-        self._keep(progress, data)
+        self._keep(progress, "round", data)
         self.rounds.append(data)
 
     def calibrated(self, report: CalibrationReport) -> None:

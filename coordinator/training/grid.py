@@ -6,15 +6,18 @@ Flower stamps messages with a process-wide identity, so one run at a time uses a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from coordinator.training.arrays import record_of, views
+from coordinator.training.blob import Blob
 from coordinator.training.board import Task, TaskBoard
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
@@ -47,7 +50,7 @@ def to_payload(content: RecordDict, run_id: int, kind: str) -> Payload:
         run_id,
         rounds[0] if rounds else 0,
         kind,
-        {name: {key: array.numpy() for key, array in r.items()} for name, r in content.array_records.items()},
+        {name: views(r) for name, r in content.array_records.items()},
         {name: {key: float(value) for key, value in r.items()} for name, r in content.metric_records.items()},
         configs,
     )
@@ -55,13 +58,25 @@ def to_payload(content: RecordDict, run_id: int, kind: str) -> Payload:
 
 def to_records(payload: Payload) -> RecordDict:
     """Return a payload as Flower's records."""
-    records: dict[str, Any] = {
-        name: ArrayRecord({key: Array(np.asarray(array)) for key, array in arrays.items()})
-        for name, arrays in payload.arrays.items()
-    }
+    records: dict[str, Any] = {name: record_of(arrays.items()) for name, arrays in payload.arrays.items()}
     records |= {name: MetricRecord(dict(metrics)) for name, metrics in payload.metrics.items()}
     records |= {name: ConfigRecord(dict(config)) for name, config in payload.configs.items()}
     return RecordDict(records)
+
+
+class Replies:
+    """The replies to messages; each is read when its turn comes, so memory holds one of them.
+
+    Args:
+        read: Goes through them; the first time it waits for each.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Message]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Message]:
+        """Go through them, once more if need be."""
+        return self._read()
 
 
 class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this folder
@@ -76,6 +91,7 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
     """
 
     def __init__(self, board: TaskBoard, run_id: int) -> None:
+        logging.getLogger("flwr").setLevel(logging.ERROR)  # its log is free text; ours has a fixed list of fields
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, run_id
         self._board = board
         self._run_id = run_id
@@ -106,8 +122,8 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         return list(present)
 
     def name_of(self, node: int) -> str:
-        """Return the name of a node that was present in this run."""
-        return self._names[node]
+        """Return the name of a node; its number where it was not there since the coordinator started."""
+        return self._names.get(node, str(node))
 
     def wait(self, seconds: float) -> None:
         """Let time pass for nodes to come.
@@ -120,13 +136,15 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Pin messages to the board and return their ids. Messages that share their records are encoded once."""
-        encoded: dict[int, bytes] = {}
+        encoded: dict[int, tuple[RecordDict, Blob]] = {}  # the records, too: a number counts as long as they live
         ids = []
         for message in messages:
-            key = id(message.content)
+            content, key = message.content, id(message.content)
             if key not in encoded:
-                encoded[key] = encode(to_payload(message.content, self._run_id, message.metadata.message_type))
-            task = self._board.offer(self._names[message.metadata.dst_node_id], encoded[key])
+                payload = to_payload(content, self._run_id, message.metadata.message_type)
+                encoded[key] = content, self._board.blob(encode(payload))
+            task = self._board.offer(self._names[message.metadata.dst_node_id], encoded[key][1])
+            message.content = RecordDict()  # it is on its way, and may be large
             self._sent[task.id] = (message, task)
             ids.append(task.id)
         return ids
@@ -136,37 +154,44 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         replies = []
         for task_id in message_ids:
             message, task = self._sent[task_id]
-            if task.result is not None:
-                replies.append(_reply(message, task.result))
+            if task.done:
+                replies.append(_reply(message, task))
                 del self._sent[task_id]
         return replies
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and wait for the replies of nodes that are still there.
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Replies:
+        """Send messages and return the replies of nodes that are still there.
 
         Returns:
             One reply for each message, in the order of the nodes' names; an error reply where there is no result.
         """
         ids = self.push_messages(messages)
         pairs = sorted((self._sent.pop(task_id) for task_id in ids), key=lambda pair: pair[1].node)
+        self.exchanges = {}
         deadline = Deadline.after(_LONGEST_S if timeout is None else timeout)
-        self._board.collect((task for _, task in pairs), deadline)
-        late = "NODE_GONE" if deadline.remaining() else "ROUND_DEADLINE"
-        replies = [_reply(m, t.result) if t.result is not None else _error(m, late) for m, t in pairs]
-        self.exchanges = {
-            task.node: Exchange(task.sent, task.received, (reply.error.reason or "") if reply.has_error() else "")
-            for (_, task), reply in zip(pairs, replies, strict=True)
-        }
-        return replies
+        return Replies(partial(self._replies, pairs, deadline))
+
+    def _replies(self, pairs: list[tuple[Message, Task]], deadline: Deadline) -> Iterator[Message]:
+        messages = {task.id: message for message, task in pairs}
+        for task in self._board.collect((task for _, task in pairs), deadline):
+            late = "NODE_GONE" if deadline.remaining() else "ROUND_DEADLINE"
+            yield self._reply_to(messages[task.id], task, late)
+
+    def _reply_to(self, message: Message, task: Task, late: str) -> Message:
+        reply = _reply(message, task) if task.done else error_reply(message, late)
+        reason = (reply.error.reason or "") if reply.has_error() else ""
+        self.exchanges[task.node] = Exchange(task.sent, task.received, reason)
+        return reply
 
 
-def _reply(message: Message, result: bytes) -> Message:
+def _reply(message: Message, task: Task) -> Message:
     try:
-        payload = decode(result)
+        payload = decode(task.upload.read())
     except InvalidMessage as error:
-        return _error(message, error.reason)
-    return _error(message, payload.error) if payload.error else Message(to_records(payload), reply_to=message)
+        return error_reply(message, error.reason)
+    return error_reply(message, payload.error) if payload.error else Message(to_records(payload), reply_to=message)
 
 
-def _error(message: Message, reason: str) -> Message:
+def error_reply(message: Message, reason: str) -> Message:
+    """Return what stands for a result that a node did not give."""
     return Message(Error(_NO_RESULT, reason), reply_to=message)

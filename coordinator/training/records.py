@@ -62,7 +62,7 @@ class Event:
 
     Attributes:
         id: Number, rising.
-        kind: "started", "resumed", "preflight", "waiting", "round", "calibrated", "released" or "failed".
+        kind: "started", "resumed", "preflight", "waiting", "solved", "round", "calibrated", "released" or "failed".
         at: When.
         data: What, as `rsfed coordinator train --help` tells.
     """

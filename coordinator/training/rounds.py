@@ -8,35 +8,31 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from pydantic import TypeAdapter
 
+from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
+from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
+from coordinator.training.solving import LastLayer, SolveReport
+from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
+from coordinator.training.updates import Updates, read_result, sift
+from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import (
-    ARRAYS,
-    CONFIG,
-    EXAMPLES,
-    LOSS,
-    MEMBERS,
-    METRICS,
-    PLAN,
-    SECONDS,
-    TrainingPlan,
-)
+from rsfed.hashing.deltas import PACKED
+from rsfed.hashing.exchange import Downlink
+from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration
 
-MAX_EXAMPLES = 1e8  # patches that a node may claim; the claim itself is believed, members are known by name
-MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
+_LOST = "lost/"  # what packed changes owe the nodes, in what is kept of a run
+_STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,7 @@ class RoundReport:
         examples: Patches that the results rest on.
         counted: Whether the weights changed: at least the minimum of nodes gave a result.
         seconds: How long it took.
+        slowest: How long the slowest node computed, as it says, in seconds.
     """
 
     round: int
@@ -60,6 +57,7 @@ class RoundReport:
     examples: int
     counted: bool
     seconds: float
+    slowest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +77,24 @@ class CalibrationReport:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a round starts and ends.
+    """When a round starts and ends, and how weights travel.
 
     Attributes:
         min_nodes: Nodes that a round needs, present at its start and with a result at its end.
         timeout_s: How long a round waits for nodes to come, and then for their results.
         fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
+        coding: How weights travel, as `rsfed.config.Coding`.
     """
 
     min_nodes: int = 1
     timeout_s: float = 600.0
     fraction: float = 1.0
+    coding: str = "float32"
+
+    @property
+    def packs(self) -> bool:
+        """Whether weights travel as packed changes."""
+        return self.coding in PACKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class Hooks:
 
     Attributes:
         on_preflight: Called after nodes were asked whether they take part.
+        on_solved: Called after nodes were asked for sums for the last layer, also with how far the run is by then.
         on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
         on_wait: Called with the number of present nodes while they are too few.
@@ -106,6 +112,7 @@ class Hooks:
     """
 
     on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
+    on_solved: Callable[[SolveReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
     on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
@@ -113,24 +120,30 @@ class Hooks:
     name: Callable[[int], str] = str
 
 
-def server_app(hooks: Hooks, since: Progress | None = None) -> ServerApp:
+def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
     """Return the Flower app of a run.
 
-    It reads the plan and the rules from `context.run_config`, starts from the arrays in `context.state` and leaves the
-    trained ones there.
+    It reads the plan, the strategy and the rules from `context.run_config`, starts from the arrays in `context.state`
+    and leaves the trained ones there.
 
     Args:
-        hooks: What is told while the run goes on.
+        hooks: What is told while the run goes on; nothing where they are left out.
         since: Where an interrupted run goes on; its weights are those in `context.state`.
     """
-    app = ServerApp()
+    app, hooks = ServerApp(), hooks or Hooks()
 
     def main(grid: Grid, context: Context) -> None:
         settings = context.run_config
         plan = TrainingPlan.model_validate_json(settings["plan"])
-        rules = Rules(int(settings["min-nodes"]), float(settings["round-timeout-s"]), float(settings["fraction-train"]))
-        loop = RoundLoop(grid, plan, rules, hooks, since or Progress())
-        context.state[ARRAYS] = loop.run(context.state[ARRAYS])
+        rules = Rules(
+            int(settings["min-nodes"]),
+            float(settings["round-timeout-s"]),
+            float(settings["fraction-train"]),
+            str(settings["coding"]),
+        )
+        strategy = _STRATEGIES.validate_json(settings["strategy"])
+        loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
+        context.state[ARRAYS] = loop.run(context.state.pop(ARRAYS))
         hooks.on_calibration(loop.calibrate(context.state[ARRAYS]))
 
     app.main()(main)
@@ -141,25 +154,37 @@ class RoundLoop:
     """Drives a strategy over a grid.
 
     Args:
-        grid: Reaches the nodes.
+        grid: Reaches the nodes; the replies that it returns can be gone through twice.
         plan: What the nodes are told.
+        strategy: How results become new weights.
         rules: When a round starts and ends.
         hooks: What is told while the run goes on.
-        since: Where the run goes on.
+        since: Where the run goes on; what the strategy carried is taken out of it.
+
+    Raises:
+        ConfigError: the strategy needs more nodes than a round.
     """
 
-    def __init__(self, grid: Grid, plan: TrainingPlan, rules: Rules, hooks: Hooks, since: Progress) -> None:
-        self._grid, self._plan, self._rules, self._hooks, self._since = grid, plan, rules, hooks, since
+    def __init__(  # noqa: PLR0913 - what a run is made of
+        self,
+        grid: Grid,
+        plan: TrainingPlan,
+        strategy: StrategySection,
+        *,
+        rules: Rules,
+        hooks: Hooks,
+        since: Progress,
+    ) -> None:
+        self._grid, self._plan, self._rules, self._hooks = grid, plan, rules, hooks
+        self._since = since
         self._attendance = Attendance(grid, plan, rules, hooks, since)
         self._random = since.random or random.Random(plan.seed).getstate()  # noqa: S311 - repeatable, keeps no secret
-        self._strategy = FedAvg(
-            fraction_train=rules.fraction,
-            fraction_evaluate=1.0,
-            min_train_nodes=rules.min_nodes,
-            min_evaluate_nodes=1,
-            min_available_nodes=1,
-            weighted_by_key=EXAMPLES,
-        )
+        self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
+        restore(self._strategy, since.strategy)
+        lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        self._downlink = Downlink(rules.coding, lost if rules.packs else {})
+        since.strategy.clear()  # it is large, and whoever made it may hold it as long as the run
+        self._last_layer = LastLayer(grid, plan, rules.timeout_s, self._downlink)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -167,26 +192,43 @@ class RoundLoop:
         Raises:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
-        counted = self._since.counted
+        since, rounds = self._since, self._plan.rounds
+        counted, nodes = since.counted, since.nodes
         reasons: set[str] = set()
-        for number in range(self._since.round + 1, self._plan.rounds + 1):
+        if self._plan.solve_start and not since.round and not since.asked:
+            arrays = self._solve(arrays, self._attendance.for_round(1), 0, 0, ())
+        for number in range(since.round + 1, rounds + 1):
             arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             counted += report.counted
+            nodes = report.nodes if report.counted else nodes
             reasons.update(report.failed.values())
-            self._hooks.on_round(report, self._progress(report, arrays, counted))
+            self._hooks.on_round(report, self._progress(arrays, report.round, counted, nodes))
         if not counted:
             what = ", ".join(sorted(reasons)) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
+        if self._plan.solve_end and not (since.round == rounds and since.asked):
+            arrays = self._solve(arrays, self._attendance.not_refused(), rounds, counted, nodes)
         return arrays
 
-    def _progress(self, report: RoundReport, arrays: ArrayRecord, counted: int) -> Progress:
+    def _solve(
+        self, arrays: ArrayRecord, nodes: Nodes, after: int, counted: int, rests_on: Sequence[int]
+    ) -> ArrayRecord:
+        """Have nodes give sums, and return weights with the last layer that follows from them."""
+        arrays, report = self._last_layer.solve(arrays, nodes, after=after, rests_on=rests_on)
+        self._hooks.on_solved(report, self._progress(arrays, after, counted, rests_on, asked=True))
+        return arrays
+
+    def _progress(
+        self, arrays: ArrayRecord, after: int, counted: int, nodes: Sequence[int], *, asked: bool = False
+    ) -> Progress:
         return Progress(
-            round=report.round,
-            weights={name: array.numpy() for name, array in arrays.items()},
-            strategy={},  # FedAvg carries nothing from round to round
+            round=after,
+            weights=views(arrays),
+            strategy=state_of(self._strategy) | {_LOST + name: a for name, a in self._downlink.lost.items()},
             random=self._random,
             counted=counted,
-            nodes=report.nodes,
+            nodes=tuple(nodes),
+            asked=asked,
         )
 
     def calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
@@ -210,7 +252,8 @@ class RoundLoop:
         if not nodes.ids:
             return CalibrationReport()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        messages = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
+        asked = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
+        messages = shorten(asked, self._downlink)
         counts: dict[int, PairCounts] = {}
         failed: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
@@ -228,25 +271,43 @@ class RoundLoop:
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
-        messages = self._drawn(number, arrays, config, nodes)
+        if self._rules.packs:
+            config[CODING] = self._rules.coding
+        messages = shorten(self._drawn(number, arrays, config, nodes), self._downlink)
         asked = {message.metadata.dst_node_id for message in messages}
         replies = self._grid.send_and_receive(messages, timeout=self._rules.timeout_s)
-        good, failed = _sift(replies, {name: array.numpy() for name, array in arrays.items()})
-        answered = {*failed, *(reply.metadata.src_node_id for reply in good)}
-        counted = len(good) >= self._rules.min_nodes
-        losses = _take_losses(good)
-        if counted:  # else the strategy must not see them: it would remember a step that was not made
-            arrays, _ = self._strategy.aggregate_train(number, good)
+        updates = sift(replies, views(arrays))
+        if (new := self._aggregate(number, updates)) is not None:
+            arrays = self._settled(arrays, new, updates.holders)
+        answered = {*updates.failed, *updates.good}
         report = RoundReport(
             round=number,
-            nodes=tuple(reply.metadata.src_node_id for reply in good),
-            failed=failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
-            loss=_mean(losses),
-            examples=sum(_examples(reply) for reply in good),
-            counted=counted,
+            nodes=tuple(updates.good),
+            failed=updates.failed | dict.fromkeys(asked - answered, "NO_ANSWER"),
+            loss=updates.loss,
+            examples=updates.examples,
+            counted=new is not None,
             seconds=time.monotonic() - start,
+            slowest=updates.slowest,
         )
         return arrays, report
+
+    def _aggregate(self, number: int, updates: Updates) -> ArrayRecord | None:
+        """Return the new weights; None of too few results, which the strategy never sees: it would remember a step."""
+        if len(updates.good) < self._rules.min_nodes:
+            return None
+        new, _ = self._strategy.aggregate_train(number, updates)
+        return None if new is None else as_float32(new)
+
+    def _settled(self, before: ArrayRecord, new: ArrayRecord, holders: list[int]) -> ArrayRecord:
+        """Return what the weights of the run become: just what nodes will have of the new ones, which are used up."""
+        if not self._rules.packs:
+            return new
+        go_on_from(self._strategy, before)  # lets go of the new ones, which go one by one: memory is short here
+        pairs = ((name, view(new.pop(name))) for name in list(new))
+        settled = record_of(self._downlink.settle(views(before), pairs, holders))
+        go_on_from(self._strategy, settled)
+        return settled
 
     def _drawn(self, number: int, arrays: ArrayRecord, config: ConfigRecord, nodes: Nodes) -> list[Message]:
         """Return the messages of a round to the nodes that are drawn for it; they say how many these are.
@@ -266,73 +327,11 @@ class RoundLoop:
         return messages
 
 
-def _sift(replies: Iterable[Message], start: Arrays) -> tuple[list[Message], dict[int, str]]:
-    good, failed = [], {}
-    for reply in replies:
-        reason = (reply.error.reason or "NODE_ERROR") if reply.has_error() else check_update(reply.content, start)
-        if reason:
-            failed[reply.metadata.src_node_id] = reason
-        else:
-            good.append(reply)
-    return good, failed
-
-
-def _take_losses(replies: Iterable[Message]) -> list[tuple[float, int]]:
-    """Take the losses out of the results, which need not have one and must be alike for a strategy.
-
-    Returns:
-        Loss and number of patches, of each result with a loss.
-    """
-    return [
-        (float(reply.content[METRICS].pop(LOSS)), _examples(reply))
-        for reply in replies
-        if LOSS in reply.content[METRICS]
-    ]
-
-
-def _examples(reply: Message) -> int:
-    return int(reply.content[METRICS][EXAMPLES])
-
-
-def _mean(losses: list[tuple[float, int]]) -> float | None:
-    total_ = sum(examples for _, examples in losses)
-    return sum(loss * examples for loss, examples in losses) / total_ if losses else None
-
-
 def read_counts(content: RecordDict, bits: int) -> PairCounts:
     """Return what a node counted for calibration.
 
     Raises:
         InvalidMessage: CALIBRATION_FORM or CALIBRATION_COUNTS, what came may not reach the sum.
     """
-    if set(content) != {ARRAYS, METRICS}:
-        raise InvalidMessage("the counts for calibration have another form", reason="CALIBRATION_FORM")
-    return from_records({name: array.numpy() for name, array in content[ARRAYS].items()}, content[METRICS], bits)
-
-
-def check_update(content: RecordDict, start: Arrays) -> str:
-    """Say why a result may not reach the strategy, or "" where it may.
-
-    Args:
-        content: The records of the result.
-        start: The weights that the node started from, by name.
-
-    Returns:
-        UPDATE_FORM, UPDATE_SHAPE, UPDATE_EXAMPLES, UPDATE_NOT_FINITE, UPDATE_TOO_LARGE or "".
-    """
-    if set(content) != {ARRAYS, METRICS} or set(content[METRICS]) - {LOSS} != {EXAMPLES, SECONDS}:
-        return "UPDATE_FORM"
-    arrays = {name: array.numpy() for name, array in content[ARRAYS].items()}
-    if {n: (a.shape, a.dtype) for n, a in arrays.items()} != {n: (a.shape, a.dtype) for n, a in start.items()}:
-        return "UPDATE_SHAPE"
-    if not 1 <= float(content[METRICS][EXAMPLES]) <= MAX_EXAMPLES:
-        return "UPDATE_EXAMPLES"
-    moved = _norm({name: array - start[name] for name, array in arrays.items()})
-    if not np.isfinite([moved, *content[METRICS].values()]).all():
-        return "UPDATE_NOT_FINITE"
-    return "UPDATE_TOO_LARGE" if moved > MAX_GROWTH * (1.0 + _norm(start)) else ""
-
-
-def _norm(arrays: Arrays) -> float:
-    """Return the L2 norm of all arrays together; float64, because float32 overflows."""
-    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays.values())))
+    arrays, metrics = read_result(content, "CALIBRATION_FORM")
+    return from_records(arrays, metrics, bits)

@@ -146,17 +146,19 @@ class RunDriver:
 
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
+        from coordinator.training.grid import BoardGrid  # noqa: PLC0415 - loads Flower
         from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
         settings = self._config.training
         trained = train(
-            self._board,
+            BoardGrid(self._board, run.id),
             plan,
             since,
             run_id=run.id,
-            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction),
+            strategy=origin.strategy,
+            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction, settings.coding),
             note=partial(self._note, run.id),
             keep=partial(self._keep, run.id, origin),
             before=records.rounds_until(self._state, run.id, since.round),
@@ -165,14 +167,27 @@ class RunDriver:
         return self._publish(plan, trained, origin.based_on)
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
+        from coordinator.training.strategies import copies_held, make_strategy  # noqa: PLC0415 - loads Flower
         from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
+        strategy = self._config.averages_by
+        make_strategy(strategy, fraction=self._config.training.fraction, min_nodes=run.min_nodes)  # or says why not
         start = self._starting(plan)
-        origin, progress = Origin(plan.model_dump_json(), start.based_on), Progress(weights=start.weights)
+        origin = Origin(plan.model_dump_json(), start.based_on, strategy)
+        progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        data = {"rounds": run.rounds, "min_nodes": run.min_nodes, "based_on": version}
+        nodes = max(run.min_nodes, int(self._config.training.fraction * len(self._board.present())))
+        model = sum(array.nbytes for array in start.weights.values())
+        data = {
+            "rounds": run.rounds,
+            "min_nodes": run.min_nodes,
+            "based_on": version,
+            "strategy": strategy.name,
+            "memory_nodes": nodes,
+            "memory_bytes": copies_held(strategy, nodes) * model,
+        }
         self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
         return origin, progress
 
@@ -184,8 +199,8 @@ class RunDriver:
         self._note(run.id, "resumed", {"round": found[1].round})
         return found
 
-    def _keep(self, run: int, origin: Origin, progress: Progress, data: records.Data) -> None:
-        self._checkpoints.keep(run, origin, progress, ("round", data), now=self._now())
+    def _keep(self, run: int, origin: Origin, progress: Progress, kind: str, data: records.Data) -> None:
+        self._checkpoints.keep(run, origin, progress, (kind, data), now=self._now())
 
     def _note(self, run: int, kind: str, data: records.Data) -> None:
         records.add_event(self._state, run, kind, data, self._now())
@@ -219,6 +234,9 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
+        proximal=config.averages_by.proximal,
+        solve_start=config.solves_start,
+        solve_end=config.solves_end,
     )
 
 

@@ -51,10 +51,10 @@ class TrainingServicer(TrainingServiceServicer):
             if found is None:
                 return pb.TrainingServicePullTaskResponse()
             task = found
-        chunk = task.payload[request.offset : request.offset + CHUNK_BYTES]
+        chunk = task.payload.read(request.offset, CHUNK_BYTES)
         task.sent += len(chunk)
         return pb.TrainingServicePullTaskResponse(
-            task_id=task.id, total_bytes=len(task.payload), sha256=task.sha256, chunk=chunk
+            task_id=task.id, total_bytes=len(task.payload), sha256=task.payload.sha256, chunk=chunk
         )
 
     async def PushResult(  # noqa: N802 - name of the wire

@@ -115,14 +115,14 @@ class _RunTable:
             self._line = f"round {data['round']} waits for nodes: {data['present']} of {data['needed']} are there"
         elif event.kind == "started":
             base = "fresh weights" if data["based_on"] is None else f"release {data['based_on']}"
-            self._line = f"run {self._run} started from {base}"
+            self._line = f"run {self._run} started from {base}{_memory(data)}"
         elif event.kind == "preflight":
             self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
             self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
-        elif event.kind == "calibrated":
-            self._line = _calibrated(data)
+        elif event.kind in _LINES:
+            self._line = _LINES[event.kind](data)
         elif event.kind == "released":
             self._line = f"release {data['version']} published ({data['digest'][:16]})"
         elif data["reason"] == RunCancelled.reason:
@@ -144,11 +144,30 @@ class _RunTable:
         return Group(table, below) if self._rows else below
 
 
+def _memory(data: dict[str, Any]) -> str:
+    """Say which strategy averages and what it needs; runs of before there was a choice tell neither."""
+    if "strategy" not in data:
+        return ""
+    need = f"{data['memory_bytes'] / _MIB:.0f} MiB of memory for {data['memory_nodes']} nodes"
+    return f"; {data['strategy']} needs up to {need}"
+
+
+def _solved(data: dict[str, Any]) -> str:
+    where = f"after round {data['round']}" if data["round"] else "before the first round"
+    if data["solved"]:
+        return f"last layer solved for {where}, from {data['patches']} patches of {len(data['nodes'])} nodes"
+    missing = ", ".join(f"{node}: {reason}" for node, reason in sorted(data["failed"].items()))
+    return f"last layer not solved for {where} ({missing})"
+
+
 def _calibrated(data: dict[str, Any]) -> str:
     if data["queries"] is not None:
         return f"calibrated with {data['queries']} held-out patches of {len(data['nodes'])} nodes"
     reasons = ", ".join(sorted(set(data["failed"].values())))
     return "not calibrated: too few pairs were counted" + (f" ({reasons})" if reasons else "")
+
+
+_LINES = {"solved": _solved, "calibrated": _calibrated}  # by kind of the event
 
 
 def _row(data: dict[str, Any]) -> tuple[str, ...]:

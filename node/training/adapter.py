@@ -63,7 +63,8 @@ def to_records(payload: Payload) -> RecordDict:
 
 
 def to_payload(content: RecordDict, task: Payload) -> Payload:
-    """Return Flower's records as the result of a task."""
+    """Return Flower's records as the content of a task or of its result."""
     arrays = {name: {key: a.numpy() for key, a in record.items()} for name, record in content.array_records.items()}
     metrics = {name: {key: float(v) for key, v in record.items()} for name, record in content.metric_records.items()}
-    return Payload(task.run_id, task.round, task.kind, arrays, metrics)
+    configs = {name: dict(record) for name, record in content.config_records.items()}
+    return Payload(task.run_id, task.round, task.kind, arrays, metrics, configs)

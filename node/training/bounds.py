@@ -6,11 +6,12 @@ from datetime import datetime
 from fractions import Fraction
 
 from rsfed.config import NodeTraining
-from rsfed.errors import TrainingError
+from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import Metrics
 from rsfed.hashing.plan import LOSS, TrainingPlan
 
 LEAST_PATCHES, LEAST_ACQUISITIONS = 200, 5  # that a loss comes from which is told
+LEAST_ACQUISITIONS_OF_SUMS = 5
 _LOSS_PLACES = 2  # of a loss that is told
 
 
@@ -77,6 +78,32 @@ def check_epochs(plan: TrainingPlan, limits: NodeTraining, patches: int) -> None
             f"the plan asks for {plan.local_steps * plan.batch / max(1, patches):.1f} passes in a round; this node "
             f"allows {limits.max_epochs:g}",
             reason="PLAN_LIMITS",
+        )
+
+
+def check_sums(plan: TrainingPlan, limits: NodeTraining, *, acquisitions: int, floor: int) -> None:
+    """Refuse sums that the operator does not allow, that no run has a use for, or that few acquisitions stand behind.
+
+    Of how many patches they must come, `rsfed.hashing.closed_form` says.
+
+    Args:
+        plan: What the coordinator asks for.
+        limits: What the operator allows.
+        acquisitions: Distinct ones among the patches.
+        floor: Distinct acquisitions that class statistics must come from, as the policy's level says.
+
+    Raises:
+        TrainingError: SUMS_REFUSED or TOO_FEW_ACQUISITIONS.
+        InvalidMessage: PLAN_INVALID.
+    """
+    if not limits.sums:
+        raise TrainingError("this node gives no sums for the last layer", reason="SUMS_REFUSED")
+    if not plan.solves:
+        raise InvalidMessage("the training plan has no use for sums", reason="PLAN_INVALID")
+    if acquisitions < (least := max(floor, LEAST_ACQUISITIONS_OF_SUMS)):
+        raise TrainingError(
+            f"sums would come from {acquisitions} acquisitions, and may from {least} or more",
+            reason="TOO_FEW_ACQUISITIONS",
         )
 
 

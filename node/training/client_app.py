@@ -11,32 +11,27 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from node.state import open_state
-from node.training.bounds import check_epochs, check_plan, check_round, reported
+from node.training.bounds import check_epochs, check_plan, check_round, check_sums, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.journal import rounds_since
+from node.training.kept import DiskMemory
+from node.training.messages import read, settings_of, summed, trained, with_arrays
 from node.training.patches import read_patches, training_items
 from node.training.preflight import check_archive, check_software
-from node.training.trainer import train_round
+from node.training.trainer import sum_up, train_round
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
-from rsfed.errors import InvalidMessage
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
-from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import (
-    ARRAYS,
-    CONFIG,
-    EXAMPLES,
     MEMBERS,
-    METRICS,
     PLAN,
     ROUND,
-    SECONDS,
     SOFTWARE,
     TrainingPlan,
     parse_plan,
@@ -55,7 +50,7 @@ def preflight(message: Message, context: Context) -> Message:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
         TrainingError: OTHER_SOFTWARE, or what `train` and the archive have against the plan.
     """
-    config = _settings(message)
+    config = settings_of(message)
     check_software(config.get(SOFTWARE))
     plan, home, limits = parse_plan(config.get(PLAN)), _home(context), _config(context).training
     _check_bounds(home, plan, limits, config)
@@ -67,53 +62,59 @@ def train(message: Message, context: Context) -> Message:
     """Train for one round and return weights, number of patches, seconds and, if the operator wants, the rounded loss.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES, WEIGHTS_UNFIT, DIVERGED.
     """
-    plan, start = _read(message)
-    home, limits, config = _home(context), _config(context).training, _settings(message)
+    home, limits, config = _home(context), _config(context).training, settings_of(message)
+    memory = DiskMemory(home)
+    plan, start = read(message, memory)
     _check_bounds(home, plan, limits, config)
     own = _own(home, plan, limits, message.metadata.run_id)
     check_epochs(plan, limits, len(own.patches))
     result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
     told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
-    return _reply(message, result.arrays, {EXAMPLES: result.examples, SECONDS: result.seconds} | told)
+    return trained(message, start, result, told, memory)
+
+
+def sums(message: Message, context: Context) -> Message:
+    """Return sums over the own patches of what the last layer takes, from which the coordinator solves for that layer.
+
+    Raises:
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
+        ConfigError: POLICY_LEVEL, the operator chose none.
+        TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
+            TOO_FEW_MEMBERS, SUMS_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, TOO_FEW_PATCHES, WEIGHTS_UNFIT.
+    """
+    home, config = _home(context), _config(context)
+    plan, weights = read(message, DiskMemory(home))
+    _check_bounds(home, plan, config.training, settings_of(message))
+    own = _own(home, plan, config.training, message.metadata.run_id)
+    floor = policy(config.policy.level).floor
+    check_sums(plan, config.training, acquisitions=own.acquisitions, floor=floor)
+    return summed(message, sum_up(plan, weights, own.patches, threads=config.training.threads))
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Count how near held-out patches find their like with trained weights, for calibration; nothing else leaves.
 
     Raises:
-        InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
+        InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
         ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
-    plan, weights = _read(message)
     home, config = _home(context), _config(context)
+    memory = DiskMemory(home)
+    plan, weights = read(message, memory)
+    memory.forget()  # this task ends the run
     check_plan(plan, config.training, utc_now())
     check_consent(config.training)
     floor = policy(config.policy.level).floor
     own = _own(home, plan, config.training, message.metadata.run_id)
     queries, threads = read_queries(home, plan, own.held_out), config.training.threads
     counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
-    return _reply(message, *to_records(counts))
-
-
-def _settings(message: Message) -> ConfigRecord:
-    """Return the settings of a task."""
-    if CONFIG not in message.content.config_records:
-        raise InvalidMessage("the task has no settings", reason="TASK_INCOMPLETE")
-    return message.content[CONFIG]
-
-
-def _read(message: Message) -> tuple[TrainingPlan, Arrays]:
-    """Return the plan and the weights of a task."""
-    config, records = _settings(message), message.content.array_records
-    if ARRAYS not in records:
-        raise InvalidMessage("the task has no weights", reason="TASK_INCOMPLETE")
-    return parse_plan(config.get(PLAN)), {name: array.numpy() for name, array in records[ARRAYS].items()}
+    return with_arrays(message, *to_records(counts))
 
 
 def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:
@@ -130,14 +131,6 @@ def _home(context: Context) -> Home:
 
 def _config(context: Context) -> NodeConfig:
     return load_config(NodeConfig, _home(context).path)
-
-
-def _reply(message: Message, arrays: Arrays, metrics: Metrics) -> Message:
-    content = {
-        ARRAYS: ArrayRecord({name: Array(array) for name, array in arrays.items()}),
-        METRICS: MetricRecord(dict(metrics)),
-    }
-    return Message(RecordDict(content), reply_to=message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,5 +168,6 @@ def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _
 
 
 app.query("preflight")(preflight)
+app.query("sums")(sums)
 app.train()(train)
 app.evaluate()(evaluate)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rsfed.clock import Now, utc_now
-from rsfed.hashing.plan import TRAIN
+from rsfed.errors import InvalidMessage
+from rsfed.hashing.payload import Payload
+from rsfed.hashing.plan import CONFIG, PLAN, SUMS, TRAIN, parse_plan
 
 WORKING, DONE, INTERRUPTED = "working", "done", "INTERRUPTED"
+_RUNS = 1 << 64  # numbers of runs: the stock Flower engine takes them from all of uint64, SQLite has int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def begin(  # noqa: PLR0913 - the columns of one row
         "INSERT INTO training_log "
         "(run, round, kind, received_bytes, sent_bytes, seconds, loss, state, time, objective, steps) "
         "VALUES (?, ?, ?, ?, 0, 0, NULL, ?, ?, ?, ?) RETURNING id",
-        (run, round_, kind, size, WORKING, now().astimezone(UTC).isoformat(), objective, steps),
+        (_signed(run), round_, kind, size, WORKING, now().astimezone(UTC).isoformat(), objective, steps),
     ).fetchone()
     return int(row[0])
 
@@ -89,10 +92,13 @@ def close_interrupted(connection: sqlite3.Connection) -> None:
 
 
 def rounds_since(connection: sqlite3.Connection, moment: datetime) -> int:
-    """Return how many rounds of training gave a result that came after a moment."""
+    """Return how many rounds of training sent anything of a result after a moment; sums count as a round.
+
+    Also where the coordinator says that it did not take the result: it may have read it all.
+    """
     row = connection.execute(
-        "SELECT count(*) FROM training_log WHERE kind = ? AND state = ? AND time > ?",
-        (TRAIN, DONE, moment.astimezone(UTC).isoformat()),
+        "SELECT count(*) FROM training_log WHERE kind IN (?, ?) AND (state = ? OR sent_bytes > 0) AND time > ?",
+        (TRAIN, SUMS, DONE, moment.astimezone(UTC).isoformat()),
     ).fetchone()
     return int(row[0])
 
@@ -105,6 +111,30 @@ def entries(connection: sqlite3.Connection, limit: int) -> list[Entry]:
         (limit,),
     )
     return [
-        Entry(run, round_, kind, received, sent, seconds, loss, state, datetime.fromisoformat(time), *plan_and_digest)
+        Entry(
+            run % _RUNS,
+            round_,
+            kind,
+            received,
+            sent,
+            seconds,
+            loss,
+            state,
+            datetime.fromisoformat(time),
+            *plan_and_digest,
+        )
         for run, round_, kind, received, sent, seconds, loss, state, time, *plan_and_digest in rows
     ]
+
+
+def asked(task: Payload) -> tuple[str | None, int | None]:
+    """Return the objective of a task's plan and its steps in a round, for the operator to read."""
+    try:
+        plan = parse_plan(task.configs.get(CONFIG, {}).get(PLAN))
+    except InvalidMessage:
+        return None, None
+    return plan.objective.name, plan.local_steps
+
+
+def _signed(run: int) -> int:
+    return run if run < _RUNS // 2 else run - _RUNS

@@ -15,7 +15,8 @@ from node.reading import reader
 from node.training.holdout import split
 from node.training.patches import read_patches, sample
 from rsfed.codes import Codes
-from rsfed.config import DEFAULT_OBJECTIVE, CoordinatorTraining, NodeConfig, ObjectiveSection, recorded_objective
+from rsfed.config import CoordinatorTraining, NodeConfig
+from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection, recorded_objective
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import RetrievalFigures, evaluate

@@ -23,7 +23,7 @@ from node.training.worker import Worker
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
-from rsfed.hashing.plan import CONFIG, EVALUATE, LOSS, METRICS, PLAN, parse_plan
+from rsfed.hashing.plan import EVALUATE, LOSS, METRICS
 from rsfed.home import Home
 from rsfed.telemetry import log
 from rsfed.transport.channel import call
@@ -163,7 +163,7 @@ class Puller:
             log.warning("training.task_refused", reason=error.reason)
             await self._refuse(first.task_id, error.reason)
             return
-        objective, steps = _asked(task)
+        objective, steps = journal.asked(task)
         row = journal.begin(connection, task.run_id, task.round, task.kind, len(data), objective=objective, steps=steps)
         state, loss, sent_digest = journal.INTERRUPTED, None, None
         try:
@@ -279,12 +279,3 @@ class Puller:
                 log.debug("training.waiting", reason=error.reason, seconds=pause)
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the nodes, keeps no secret
             pause = min(LONGEST_PAUSE_S, pause * 2)
-
-
-def _asked(task: Payload) -> tuple[str | None, int | None]:
-    """Return the objective of a task's plan and its steps in a round, for the operator to read."""
-    try:
-        plan = parse_plan(task.configs.get(CONFIG, {}).get(PLAN))
-    except InvalidMessage:
-        return None, None
-    return plan.objective.name, plan.local_steps

@@ -1,4 +1,4 @@
-"""One round of training on the node's own patches; knows nothing of Flower."""
+"""One round of training on the node's own patches, and their sums for the last layer; knows nothing of Flower."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from rsfed.errors import InvalidMessage
+from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
+from rsfed.hashing.refit import centres_of, sums
 from rsfed.hashing.training import train_steps
 from rsfed.hashing.weights import get_state, set_state
 
@@ -61,6 +63,25 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
         batch=plan.batch,
         learning_rate=plan.rate(number),
         seed=plan.round_seed(number),
+        proximal=plan.proximal,
     )
     report.refuse_idle()
     return RoundResult(get_state(network), len(patches), report.loss, report.seconds)
+
+
+def sum_up(plan: TrainingPlan, weights: Arrays, patches: PatchSet, *, threads: int) -> Sums:
+    """Return the sums that the last layer of a plan is solved for from.
+
+    Args:
+        plan: What is trained.
+        weights: The weights whose last layer it is.
+        patches: Patches to sum over.
+        threads: Threads to compute with.
+
+    Raises:
+        TrainingError: WEIGHTS_UNFIT, TOO_MANY_CLASSES, or TOO_FEW_PATCHES.
+    """
+    torch.set_num_threads(threads)
+    network = build_network(plan.architecture, plan.input, plan.bits)
+    set_state(network, weights)
+    return sums(network, patches, centres_of(plan))

@@ -32,7 +32,7 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 Arrays = dict[str, NDArray[np.float32]]
 Metrics = dict[str, float]
-Setting = str | int | float | bool
+Setting = str | int | float | bool | bytes
 Config = dict[str, Setting]
 T = TypeVar("T")
 
@@ -98,13 +98,19 @@ def decode(data: bytes) -> Payload:
         message = pb.TaskPayload.FromString(data)
     except DecodeError as error:
         raise _malformed("it is no task payload") from error
+    del data  # arrays are large: each step lets go of what the last one made
     if len(message.records) > MAX_RECORDS:
         raise _malformed(f"it has more than {MAX_RECORDS} records")
     if message.error and not _REASON.fullmatch(message.error):
         raise _malformed("its error is no closed reason")
     payload = Payload(message.run_id, message.round, _name(message.kind), error=message.error)
+    packed: dict[str, bytes] = {}
     for record in message.records:
-        _read_record(payload, record)
+        _read_record(payload, packed, record)
+        del record
+    del message
+    for name in list(packed):
+        payload.arrays[name] = _read_arrays(packed.pop(name))
     return payload
 
 
@@ -118,13 +124,13 @@ def check_size(size: int, limit: int = MAX_PAYLOAD_BYTES) -> None:
         raise InvalidMessage(f"the payload has {size} bytes; at most {limit} are taken", reason="PAYLOAD_TOO_LARGE")
 
 
-def _read_record(payload: Payload, record: pb.Record) -> None:
+def _read_record(payload: Payload, packed: dict[str, bytes], record: pb.Record) -> None:
     name = _name(record.name)
-    if name in {*payload.arrays, *payload.metrics, *payload.configs}:
+    if name in {*packed, *payload.metrics, *payload.configs}:
         raise _malformed("two records have the same name")
     match record.WhichOneof("value"):
         case "arrays":
-            payload.arrays[name] = _read_arrays(record.arrays)
+            packed[name] = record.arrays
         case "metrics":
             metrics = dict(_entries(record.metrics.values))
             _check_metrics(metrics)
@@ -163,6 +169,8 @@ def _to_setting(value: Setting) -> pb.ConfigValue:
         return pb.ConfigValue(integer=value)
     if isinstance(value, float):
         return pb.ConfigValue(real=value)
+    if isinstance(value, bytes):
+        return pb.ConfigValue(octets=value)
     return pb.ConfigValue(text=value)
 
 
@@ -176,6 +184,8 @@ def _from_setting(value: pb.ConfigValue) -> Setting:
             return value.real
         case "flag":
             return value.flag
+        case "octets":
+            return value.octets
         case _:
             raise _malformed("a setting is empty, too long or not finite")
 

@@ -6,22 +6,24 @@ The coordinator writes it into every task; the node trusts none of it before it 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsfed.codes import check_bits
-from rsfed.config import RecordedObjective
+from rsfed.config_objectives import RecordedObjective
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, Nomenclature
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
+DELTA, CODING = "delta", "coding"  # record with a packed change in place of the arrays; setting that asks for one
 PLAN, ROUND = "plan", "server-round"  # settings of a task; Flower's strategies write the round under this name
 MEMBERS, SOFTWARE = "members", "software"  # settings: how many nodes have this task; version of the coordinator
 EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a result
 TRAIN = "train"  # kind of the task of a round
 PREFLIGHT = "query.preflight"  # kind of the task that a node gets first: may and can it take part?
+SUMS = "query.sums"  # kind of the task that asks for what the last layer is solved for from
 EVALUATE = "evaluate"  # kind of the task that ends a run: counting for calibration
 
 FINAL_RATE = 0.1  # of the learning rate, in the last round
@@ -49,6 +51,9 @@ class TrainingPlan(BaseModel):
         batch: Patches of one step.
         learning_rate: Step size in the first round; see `rate`.
         seed: Makes the run repeatable.
+        proximal: Weight of the term that holds a node near the weights that a round starts from; see `train_steps`.
+        solve_start: Whether the last layer is solved for before the first round, from sums of the nodes.
+        solve_end: Whether it is after the last round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +69,21 @@ class TrainingPlan(BaseModel):
     batch: int = Field(ge=4, le=4096)
     learning_rate: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=1 << 62)
+    # These are left out where they do nothing: older nodes refuse a plan with a key that they do not know.
+    proximal: float = Field(default=0.0, ge=0, le=100, exclude_if=lambda value: value == 0)
+    solve_start: bool = Field(default=False, exclude_if=lambda value: not value)
+    solve_end: bool = Field(default=False, exclude_if=lambda value: not value)
+
+    @model_validator(mode="after")
+    def _solves_what_it_can(self) -> Self:
+        if self.solves and not (self.architecture.kind == "frozen-trunk" and self.objective.name == "centres"):
+            raise ValueError("a last layer is solved for on a frozen trunk and for hash centres alone")
+        return self
+
+    @property
+    def solves(self) -> bool:
+        """Whether nodes are asked for sums."""
+        return self.solve_start or self.solve_end
 
     @property
     def class_ids(self) -> list[int]:

@@ -69,6 +69,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     batch: int,
     learning_rate: float,
     seed: int,
+    proximal: float = 0.0,
     on_progress: Progress = lambda _done, _steps, _loss: None,
 ) -> TrainReport:
     """Train a network in place with Adam; the same arguments and number of threads give the same weights.
@@ -83,6 +84,8 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         batch: Patches of one step, at least 3.
         learning_rate: Step size.
         seed: Seed of batches and augmentation.
+        proximal: Weight mu of the term mu/2 * ||w - w_start||^2 that is added to the loss, so that archives that differ
+            move less far apart (Li et al., FedProx, MLSys 2020).
         on_progress: Called after each step.
 
     Raises:
@@ -92,6 +95,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         raise TrainingError("there is no patch to train on; ingest some first", reason="NO_PATCHES")
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas, fused=True)
+    start = [weight.detach().clone() for weight in model.parameters()] if proximal else []
     losses: list[float] = []
     idle = examples = 0
     started = time.perf_counter()
@@ -107,9 +111,10 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         outputs = model(*map(torch.from_numpy, inputs))
         _check_finite(outputs)  # first, because not every loss takes what is no number
         loss = objective.losses(outputs, torch.from_numpy(data.labels[chosen]))
-        _check_finite(loss.total)
+        total = loss.total + proximal / 2 * _distance(model, start) if proximal else loss.total
+        _check_finite(total)
         optimiser.zero_grad()
-        torch.autograd.backward(loss.total)
+        torch.autograd.backward(total)
         optimiser.step()
         losses.append(loss.total.item())
         idle += not loss.compared
@@ -124,6 +129,12 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         seconds=time.perf_counter() - started,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _distance(model: nn.Module, start: list[Tensor]) -> Tensor:
+    """Return the squared L2 distance of all weights together from where they were."""
+    terms = [(weight - was).square().sum() for weight, was in zip(model.parameters(), start, strict=True)]
+    return torch.stack(terms).sum()
 
 
 def _check_finite(*tensors: Tensor) -> None:

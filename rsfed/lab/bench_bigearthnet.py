@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsfed.codes import Codes
-from rsfed.config import CentresSection
-from rsfed.errors import RsfedError
+from rsfed.config_objectives import CentresSection
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
@@ -33,6 +32,7 @@ from rsfed.hashing.evaluation.label_overlap import f_score, label_overlap
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import Objective, make_objective
 from rsfed.hashing.training import train_steps
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bigearthnet import SPEC, Part, read_metadata, read_part
 from rsfed.lab.evaluate.cli import parse_bits
 from rsfed.lab.evaluate.methods import plain_description, schedule
@@ -57,13 +57,7 @@ class Sets:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, print its table and figures and return the exit code."""
     options = _options(arguments)
-    try:
-        told = _run(options)
-    except RsfedError as error:
-        sys.stderr.write(f"bench_bigearthnet: {error} [{error.reason}]\n")
-        return error.exit_code
-    sys.stdout.write(json.dumps(told) + "\n")
-    return 0
+    return exit_code("bench_bigearthnet", lambda: _run(options))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -88,7 +82,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> None:
     widths = parse_bits(options.bits)
     narrator = Narrator()
     with narrator.phase("read the patches"):
@@ -118,7 +112,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             with narrator.phase(f"{method} {bits}"):
                 rows.append((method, bits, _figures(sets, HammingSearch(*hashed()), options.k)))
     _print(rows, sets, options)
-    return _summary(rows, sets, options, len(classes))
+    sys.stdout.write(json.dumps(_summary(rows, sets, options, len(classes))) + "\n")
 
 
 def _patch_set(part: Part, classes: Sequence[str]) -> PatchSet:

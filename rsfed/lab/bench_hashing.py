@@ -10,17 +10,18 @@ docs/output.md tells what is in it.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import UsageError
 from rsfed.hashing.evaluation.tables import Spread, spread
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
 from rsfed.lab.evaluate.data import ImageSet, find
@@ -30,6 +31,7 @@ from rsfed.lab.evaluate.methods import FLOAT, METHODS
 from rsfed.lab.evaluate.results import Evaluation, Row
 from rsfed.lab.evaluate.run import Settings, evaluate
 from rsfed.lab.narrator import Narrator
+from rsfed.lab.wide_table import WideTable
 
 SEEDS, K = 5, 20
 LEFT_OUT = 4  # classes of UC Merced that a second training, of the widest codes alone, does not see
@@ -40,7 +42,7 @@ EUROSAT_METHODS = tuple(method for method in METHODS if method != "milan")  # wh
 FEW_BITS = (64,)
 MULTI_LABEL_BITS = (32, 64)
 UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16
-WIDTH = 220  # characters of the widest table; fewer would cut figures off
+WIDTH = 100  # characters; wider tables go on below
 _HASHES = tuple(method for method in METHODS if method != FLOAT)
 
 
@@ -65,6 +67,7 @@ def main() -> None:
             console.print(f"With several labels, split by the {len(ucm.protocol.classes)} single classes:")
         console.print(outputs.tables(found, None))
         console.print()
+    console.print(f"{ucm.protocol.source}: mAP@{K} of {BEST} less that of")
     console.print(_differences(ucm))
     sys.stdout.write(json.dumps(summary(ucm, labelled, eurosat)) + "\n")
 
@@ -154,16 +157,16 @@ def _paired_in_words(found: Evaluation, bits: int) -> dict[str, Any]:
     return {"best": BEST, "above": told}
 
 
-def _differences(found: Evaluation) -> Table:
+def _differences(found: Evaluation) -> WideTable:
     """Show how far `BEST` lies above the other methods at each width."""
-    table = Table(box=None, pad_edge=False, title=f"{found.protocol.source}: mAP@{K} of {BEST} less that of")
     above = {bits: paired(found, bits) for bits in UCM_BITS}
-    table.add_column("bits", justify="right")
-    for name in above[UCM_BITS[0]]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for bits, others in above.items():
-        table.add_row(str(bits), *(outputs.figure(each, "map_found") for each in others.values()))
-    return table
+    return WideTable(
+        ("bits", *above[UCM_BITS[0]]),
+        [
+            (str(bits), *(outputs.figure(each, "map_found") for each in others.values()))
+            for bits, others in above.items()
+        ],
+    )
 
 
 def _with_best(found: Evaluation, widths: Sequence[int]) -> dict[str, Any]:
@@ -177,8 +180,8 @@ def _each(rows: dict[str, Row], figure: str) -> dict[str, float | None]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or math.isnan(value) else round(value, 4)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_hashing", main))

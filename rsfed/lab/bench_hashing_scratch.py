@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_hashing import WIDTH, K, by_method
 from rsfed.lab.bench_images import EUROSAT, data_folder, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
@@ -51,4 +52,4 @@ def summary(found: Evaluation) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_hashing_scratch", main))

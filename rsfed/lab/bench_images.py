@@ -27,7 +27,11 @@ def data_folder() -> Path:
     """
     data = Path(os.environ.get("RSFED_TEST_DATA", "../shared/data"))
     if not (data / _TEXTS).exists():
-        raise UsageError("the benchmark needs real images; name their folder by RSFED_TEST_DATA", detail=str(data))
+        raise UsageError(
+            f"the benchmark needs real images; set RSFED_TEST_DATA to the folder with {_TEXTS}, {UCM}*.zip, "
+            f"{EUROSAT}*.zip and {TRUNK}",
+            detail=f"not in {data.absolute()}",
+        )
     return data
 
 

@@ -22,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.hashing.dataset import Batch, PatchSet
 from rsfed.hashing.head import HashNetwork, TrunkHead
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.training import train_steps
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.synth import generate
 from rsfed.trust.manifest import CompactResnet
@@ -168,4 +169,4 @@ def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_precision", main))

@@ -23,6 +23,7 @@ from rsfed.analyst.session import AnalystSession
 from rsfed.codes import Codes, pack
 from rsfed.errors import StateError
 from rsfed.home import Home
+from rsfed.lab.bench_command import exit_code
 from rsfed.lab.demo_federation import DemoFederation, Plan
 from rsfed.lab.processes import Processes
 from rsfed.transport.channel import open_channel
@@ -130,4 +131,4 @@ def _print(query_ms: NDArray[np.float64], check_ms: NDArray[np.float64]) -> None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code("bench_query", main))

@@ -64,9 +64,11 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
     """Return the labelled patches of each split.
 
     Raises:
-        UsageError: there are no metadata, or they will not do.
+        UsageError: there is no such folder, it has no metadata, or they will not do.
         ConfigError: EXTRA_MISSING, they are in Parquet alone and pyarrow is not installed.
     """
+    if not root.is_dir():
+        raise UsageError("there is no such folder; give the one that holds BigEarthNet-S2", detail=str(root))
     table, parquet = root / "metadata.csv", root / "metadata.parquet"
     if table.exists():
         rows = _read_csv(table)

@@ -114,12 +114,15 @@ def kind_of(found: Sequence[Candidate]) -> tuple[Modality, SourceInfo]:
         UsageError: none takes any of the first images.
     """
     names = [*MODALITIES, *(f"{kind}-{bands}" for kind, bands in product(_GENERIC_TYPES, range(1, MAX_BANDS + 1)))]
+    said = set()
     for entry in found[:_PROBED]:
         for known in map(modality, names):
             try:
                 return known, inspect(entry.path, root=None, modality=known, spec=default_spec(known, _LEAST_SIZE))
-            except RasterRejected:
-                continue
+            except RasterRejected as error:
+                said.add(error.public)
+    if len(said) == 1:  # it is not for their bands or numbers
+        raise UsageError(f"none of the first files can be read as an image: {said.pop()}", detail=str(found[0].path))
     raise UsageError(
         "the images are of no kind that is known here: they need 1 to 16 bands of uint8, uint16, int16 or float32, "
         "all images alike",

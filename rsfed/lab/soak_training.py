@@ -36,7 +36,7 @@ NODES = ("alps", "baltic", "crete")
 CLASSES = ("field", "forest", "water", "town")
 ROUNDS, NEEDED = 8, 2  # rounds of a run, nodes that each needs: one may be away
 SIZE, BITS, PER_CLASS, HELD_OUT = 32, 32, 15, 25  # pixels; patches of a class in an archive, and held out
-_PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
+PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,20 @@ class Outcome:
         weights: SHA-256 of the released weights.
         mean_average_precision: mAP@20 of held-out patches among others.
         seconds: How long the run took.
-        complete: Whether every round had all nodes.
+        rounds: What the coordinator said of each round.
+        model_bytes: Size of the released weights in float32.
     """
 
     weights: str
     mean_average_precision: float
     seconds: float
-    complete: bool
+    rounds: tuple[dict[str, Any], ...]
+    model_bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every round had all nodes."""
+        return all(len(each["nodes"]) == len(NODES) for each in self.rounds)
 
 
 def main() -> None:
@@ -68,7 +75,7 @@ def main() -> None:
 
 
 async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
-    calm = await _trial(None, 0.0)
+    calm = await trial()
     failed: list[str] = []
     outcomes: dict[str, list[Outcome]] = {"node": [], "coordinator": []}
     for number in range(2 * kills):
@@ -77,7 +84,7 @@ async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
         moment = draw.uniform(0.0, calm.seconds)
         sys.stderr.write(f"trial {number + 1} of {2 * kills}: {victim} dies {moment:.1f} s after the start\n")
         try:
-            outcomes[kind].append(await _trial(victim, moment))
+            outcomes[kind].append(await trial(victim, moment))
         except RsfedError as error:
             failed.append(f"{victim} after {moment:.1f} s: {error}")
     return {
@@ -99,8 +106,14 @@ def _drops(calm: Outcome, outcomes: list[Outcome]) -> dict[str, float]:
     return {"mean": round(float(np.mean(drops)), 4), "largest": round(max(drops), 4)}
 
 
-async def _trial(victim: str | None, moment: float) -> Outcome:
+async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLAN, number: int = ROUNDS) -> Outcome:
     """Found a federation, train while the victim dies, and look at what came of it.
+
+    Args:
+        victim: Node, or the coordinator, that is killed and started again; nobody when left out.
+        moment: Seconds after the begin of the run, of its death.
+        plan: What is trained.
+        number: Rounds of the run.
 
     Raises:
         RsfedError: the run failed, or what came of it is not as it must be.
@@ -109,19 +122,20 @@ async def _trial(victim: str | None, moment: float) -> Outcome:
         folder = Path(name)
         async with Processes(folder / "logs", {"OMP_NUM_THREADS": "1"}) as processes:
             federation = DemoFederation(processes, folder)
-            await _found(federation, folder)
+            await _found(federation, folder, plan)
             start = time.monotonic()
-            rounds = await _train(federation, victim, moment)
+            rounds = await _train(federation, victim, moment, number)
             seconds = time.monotonic() - start
             await federation.wait_indexed(NODES, release=2)
             weights, precision = _worth(Home(federation.home(COORDINATOR)))
-    if [each["round"] for each in rounds] != list(range(1, ROUNDS + 1)):
+            digest = hashlib.sha256(weights).hexdigest()
+    if [each["round"] for each in rounds] != list(range(1, number + 1)):
         raise StateError(f"the rounds were {[each['round'] for each in rounds]}")
-    return Outcome(weights, precision, seconds, all(len(each["nodes"]) == len(NODES) for each in rounds))
+    return Outcome(digest, precision, seconds, tuple(rounds), len(weights))
 
 
-async def _found(federation: DemoFederation, folder: Path) -> None:
-    await federation.found(_PLAN)
+async def _found(federation: DemoFederation, folder: Path, plan: Plan) -> None:
+    await federation.found(plan)
     for number, node in enumerate(NODES):
         _write_archive(folder / "archives" / node, np.random.default_rng(number))
         await federation.admit_node(node, folder / "archives" / node, "rgb")
@@ -129,10 +143,10 @@ async def _found(federation: DemoFederation, folder: Path) -> None:
     await federation.wait_indexed(NODES, release=1)
 
 
-async def _train(federation: DemoFederation, victim: str | None, moment: float) -> list[dict[str, Any]]:
+async def _train(federation: DemoFederation, victim: str | None, moment: float, number: int) -> list[dict[str, Any]]:
     """Train and return the events of the rounds; the victim dies so many seconds after the run began."""
     rounds, dying = [], None
-    async for event in federation.train(ROUNDS, NEEDED):
+    async for event in federation.train(number, NEEDED):
         if event["event"] == "started" and victim is not None:
             dying = asyncio.create_task(_die(federation, victim, moment))
         elif event["event"] == "round":
@@ -147,8 +161,8 @@ async def _die(federation: DemoFederation, victim: str, moment: float) -> None:
     await federation.crash(victim)
 
 
-def _worth(home: Home) -> tuple[str, float]:
-    """Return the digest of the released weights, and how well they find the like of held-out patches."""
+def _worth(home: Home) -> tuple[bytes, float]:
+    """Return the released weights, and how well they find the like of held-out patches."""
     release = ReleaseStore(home.releases).current()
     if release is None:
         raise StateError("the coordinator has no sound release")
@@ -157,7 +171,7 @@ def _worth(home: Home) -> tuple[str, float]:
     labels = np.repeat(np.eye(len(CLASSES), dtype=np.bool_), HELD_OUT, axis=0)
     queries, gallery = (encoder.encode({"all": _normalised(p)} for p in _patches(HELD_OUT, rng)) for _ in range(2))
     weights = release.weights("rgb").read_bytes()
-    return hashlib.sha256(weights).hexdigest(), evaluate(queries, labels, gallery, labels).mean_average_precision
+    return weights, evaluate(queries, labels, gallery, labels).mean_average_precision
 
 
 def _write_archive(folder: Path, rng: np.random.Generator) -> None:

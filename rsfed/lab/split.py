@@ -92,6 +92,29 @@ def spread(samples: Sequence[Sample], archives: int, *, skew: float, seed: int) 
     )
 
 
+def deal(samples: Sequence[Sample], archives: int, *, seed: int) -> list[list[Sample]]:
+    """Give every class to one archive alone, as many classes to each as to any other, whole acquisitions at a time.
+
+    Args:
+        samples: The images to give.
+        archives: Number of archives.
+        seed: Seed of the draw.
+
+    Raises:
+        UsageError: there are fewer classes than archives.
+    """
+    groups = _groups(samples)
+    labels = sorted({_main_label(group) for group in groups})
+    if len(labels) < archives:
+        raise UsageError(f"{len(labels)} classes cannot be dealt out to {archives} archives; lower --nodes")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    owner = {labels[each]: place % archives for place, each in enumerate(order)}
+    parts: list[list[Sample]] = [[] for _ in range(archives)]
+    for group in groups:
+        parts[owner[_main_label(group)]].extend(group)
+    return parts
+
+
 def class_mix(samples: Sequence[Sample]) -> dict[str, int]:
     """Return how many images each class has, by name."""
     return dict(sorted(Counter(sample.label for sample in samples).items()))

@@ -15,6 +15,7 @@ _SIDECARS = (
     *(".aux.xml", ".json", ".geojson", ".txt", ".xml", ".ovr", ".msk", ".prj", ".md"),
     *(".wld", ".tfw", ".tifw", ".jgw", ".pgw", ".j2w", ".sha256"),
 )
+NOT_THERE = "the label file names it and it is not there; correct the label file"
 _MAX_DEPTH = 32  # folders below the archive
 Labels = Mapping[str, tuple[str, ...]]
 
@@ -79,7 +80,7 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
         seen.add(entry.name)
         yield _labelled(entry, labels, listed) if isinstance(entry, Candidate) else entry
     for name in sorted(set(listed or ()) - seen):
-        yield Skipped(_printable(name), "the label file names it and it is not there; correct the label file")
+        yield Skipped(_printable(name), NOT_THERE)
 
 
 def _labelled(found: Candidate, labels: str, listed: Labels | None) -> Candidate:
@@ -156,6 +157,10 @@ def _read_labels(root: Path, name: str) -> tuple[dict[str, tuple[str, ...]], lis
                 )
             for row in reader:
                 _add_row(found, problems, row["path"] or "", row["label"] or "")
+    except FileNotFoundError as error:
+        raise ArchiveError(
+            "there is no such label file; put it into the folder of the images or correct its name", detail=str(path)
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ArchiveError("the label file cannot be read; it must be a CSV file in UTF-8", detail=str(path)) from error
     return {each: tuple(labels) for each, labels in found.items()}, problems

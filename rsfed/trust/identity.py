@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,17 +208,28 @@ def load_federation(folder: Path) -> Federation:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file by new content, readable by its owner only; a crash leaves the old or the new, never a part."""
+    with writing_atomically(path) as draft:
+        draft.write_bytes(data)
+
+
+@contextmanager
+def writing_atomically(path: Path) -> Iterator[Path]:
+    """Give the place of a draft, readable by its owner only, that replaces a file at the end of the block.
+
+    A crash leaves the old or the new, never a part.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        yield draft
+        os.fsync(handle)
+        draft.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
-            Path(name).unlink()
+            draft.unlink()
         raise
+    finally:
+        os.close(handle)
     sync_folder(path.parent)
 
 

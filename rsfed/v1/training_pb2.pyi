@@ -321,6 +321,7 @@ class ConfigValue(_message.Message):
     INTEGER_FIELD_NUMBER: _builtins.int
     REAL_FIELD_NUMBER: _builtins.int
     FLAG_FIELD_NUMBER: _builtins.int
+    OCTETS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """A text."""
     integer: _builtins.int
@@ -329,6 +330,8 @@ class ConfigValue(_message.Message):
     """A real number."""
     flag: _builtins.bool
     """Yes or no."""
+    octets: _builtins.bytes
+    """Bytes, for example a packed change of weights."""
     def __init__(
         self,
         *,
@@ -336,12 +339,13 @@ class ConfigValue(_message.Message):
         integer: _builtins.int = ...,
         real: _builtins.float = ...,
         flag: _builtins.bool = ...,
+        octets: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "real", b"real", "text", b"text", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "octets", b"octets", "real", b"real", "text", b"text", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "real", b"real", "text", b"text", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "octets", b"octets", "real", b"real", "text", b"text", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "integer", "real", "flag"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "integer", "real", "flag", "octets"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 

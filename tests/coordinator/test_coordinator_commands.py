@@ -10,6 +10,7 @@ import pytest
 from founded import free_port
 
 from coordinator.registry import Announcement, Registry
+from coordinator.training import records
 from rsfed.cli import run
 from rsfed.errors import ExitCode
 from rsfed.trust.certificates import make_csr
@@ -116,6 +117,21 @@ def test_members_and_open_invitations_are_one_list_to_revoke_from(typed, federat
     assert invited["expires"] > ada["joined"]
     assert "revoked" in typed("members")[1]
     assert "rsfed coordinator members" in typed("revoke", "nobody")[2]
+
+
+def test_members_tell_how_often_a_node_sent_what_could_not_be_right(typed, federation):
+    for name in ("bern", "chur"):
+        federation.enroll(name)
+    for _ in range(2):
+        run = records.request_run(federation.state, 2, 1, federation.clock())
+        for failed in ({"chur": "UPDATE_TOO_LARGE", "bern": "NODE_GONE"}, {"chur": "NOT_FINITE"}, {}):
+            records.add_event(federation.state, run, "round", {"failed": failed}, federation.clock())
+        sums = {"failed": {"chur": "SUMS_VALUES", "bern": "TOO_FEW_PATCHES"}}
+        records.add_event(federation.state, run, "solved", sums, federation.clock())
+        records.add_event(federation.state, run, "round", {"failed": {"chur": "DELTA_FORM"}}, federation.clock())
+        records.add_event(federation.state, run, "calibrated", {"failed": {"bern": "NOT_FINITE"}}, federation.clock())
+    rows = as_json(typed, "members")["members"]
+    assert {row["name"]: row["rejected"] for row in rows} == {"bern": 0, "chur": 8}
 
 
 def test_a_member_is_listed_with_its_newest_certificate_and_who_was_put_out_before_joining_with_no_join(

@@ -630,13 +630,13 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
     plan = make_plan(federation.config, 2)
     start = federation.publisher.start(plan)
     assert start.based_on.digest == first.digest
-    trained = Trained(weights=start.weights, rounds=2, nodes=frozenset({"bern"}), loss=0.5)
+    trained = Trained(weights=start.weights, rounds=2, nodes=frozenset({"bern"}), loss=0.5, strategy="FedMedian")
     await asyncio.to_thread(serving._publish, plan, trained, start.based_on)
     second = await fetch_release(Home(tmp_path / "bern"), bern)
     assert second.manifest.version == 2
     assert second.manifest.training.model_dump(exclude={"seed"}) == {
         "rounds": 2,
-        "strategy": "FedAvg",
+        "strategy": "FedMedian",
         "nodes": 1,
         "privacy": "none",
         "based_on": first.digest.hex(),

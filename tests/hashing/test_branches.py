@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
 from rsfed.errors import TrainingError, UsageError
 from rsfed.hashing.augment import Augmentation
 from rsfed.hashing.dataset import PatchSet, patch_bytes

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import (
-    BatchAllSection,
-    CentresSection,
-    ContrastiveSection,
-    MilanSection,
-    PairwiseSection,
-)
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import CodeError, TrainingError
 from rsfed.hashing.objectives import make_objective
 from rsfed.hashing.objectives.sampling import balanced

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.objectives.centres import Centres, centre_loss
 from rsfed.hashing.objectives.terms import view_loss

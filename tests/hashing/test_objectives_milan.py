@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import MilanSection
+from rsfed.config_objectives import MilanSection
 from rsfed.hashing.objectives.milan import Milan
 
 ONLY_TRIPLETS = {"push": 0.0, "balance": 0.0}

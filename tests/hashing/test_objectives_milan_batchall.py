@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
 from rsfed.hashing.objectives.milan_batchall import MilanBatchAll, triplet_loss
 from rsfed.hashing.objectives.terms import balance_loss, push_loss
 

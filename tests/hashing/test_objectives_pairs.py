@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import ContrastiveSection, PairwiseSection
+from rsfed.config_objectives import ContrastiveSection, PairwiseSection
 from rsfed.hashing.objectives.contrastive import Contrastive
 from rsfed.hashing.objectives.pairwise import Pairwise, pair_loss
 from rsfed.hashing.objectives.terms import view_loss

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet, patch_bytes
 from rsfed.hashing.encoder import Encoder
@@ -187,3 +187,19 @@ def test_extreme_values_stay_finite():
     content = {"all": np.array([[-3e38, 3e38], [1e5, 0]], np.float32).reshape(1, 2, 2).repeat(4, 1).repeat(4, 2)}
     data = PatchSet.from_items([(content, (0,))], spec_of(1, size=8), [0])
     assert np.isfinite(data.batch(np.array([0]))[0]).all()
+
+
+def test_the_proximal_term_holds_weights_near_their_start_and_is_not_in_the_loss_that_is_told(patch_set):
+    start = build_network(ARCHITECTURE, spec_of(2), BITS, seed=1)
+
+    def moved(network):
+        return sum(
+            float((now - was).detach().double().square().sum())
+            for now, was in zip(network.parameters(), start.parameters(), strict=True)
+        )
+
+    (free, told), (loose, _), (held, told_held) = (fit(patch_set, steps=6, proximal=mu) for mu in (0.0, 1.0, 1000.0))
+    assert moved(held) < moved(loose) < moved(free)
+    # The first step is the same with any mu, because nothing has moved yet: what is told differs from the third on.
+    assert told_held.losses[:2] == told.losses[:2]
+    assert told_held.losses[2] != told.losses[2]

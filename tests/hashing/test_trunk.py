@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx_maker import DOUBLE, tiny_trunk
 
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
 from rsfed.errors import ConfigError, TrainingError
 from rsfed.hashing.augment import positions
 from rsfed.hashing.dataset import PatchSet, patch_bytes

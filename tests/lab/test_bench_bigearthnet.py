@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -132,6 +134,25 @@ def test_metadata_in_parquet_alone_need_pyarrow_or_a_csv_file(root, monkeypatch,
     assert "metadata.csv" in said
     assert "patch_id, labels, split" in said
     assert "[EXTRA_MISSING]" in said
+
+
+def test_no_folder_is_told_from_a_folder_without_metadata(tmp_path, capsys):
+    assert bench(tmp_path / "nowhere") == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_make_without_data_says_how_to_give_them():
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    rules = Path(__file__).parents[2] / "Makefile"
+    ready = ["-o", ".venv/.ready"]  # nothing is installed for it
+    done = subprocess.run(
+        [make, "-f", rules, *ready, "bench-bigearthnet", "DATA="],
+        cwd=rules.parent, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "DATA is missing: make bench-bigearthnet DATA=FOLDER" in done.stderr
 
 
 def test_a_folder_without_metadata_or_patches_is_refused(tmp_path, capsys):

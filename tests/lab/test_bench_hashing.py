@@ -45,8 +45,9 @@ def test_the_last_line_has_every_promised_figure(ran):
     for method in METHODS:
         assert {"16", "24", "32"} <= told["ucm"][method].keys()
         assert method == "milan" or told["eurosat"][method].keys() == {"32"}
-        for figure in ("distinct_codes", "left_out_precision", "within_class_overlap"):
+        for figure in ("distinct_codes", "left_out_precision"):
             assert told[figure][method] >= 0
+    assert told["within_class_overlap"] == dict.fromkeys(METHODS)  # the classes have too few images for it
     assert told["ucm"]["best"] == {bits: told["ucm"]["centres"][bits] for bits in ("16", "24", "32")}
     assert told["seeds"] == 2
 
@@ -97,6 +98,7 @@ def test_no_figure_is_cut_off_in_the_tables(ran):
     assert "…" not in tables
     for heading in ("mAP@3/k", "NDCG@3", "wMAP@3", "ACG@3", "P@3 left out"):
         assert heading in tables
+    assert max(map(len, tables.splitlines())) <= 100
     assert re.search(r"centres +64 ", tables)
     assert tables.count(" ± ") > 50
     assert "eurosat_rgb" in tables

@@ -18,7 +18,7 @@ def test_networks_learn_from_pixels_by_the_split_file(tmp_path, monkeypatch, cap
     assert told["eurosat_scratch"].keys() == {"centres", "milan_batchall"}
     assert all(0 <= figures["32"] <= 1 for figures in told["eurosat_scratch"].values())
     assert (told["epochs"], told["seeds"]) == (1, 1)
-    text = "\n".join(tables)
+    text = " ".join(" ".join(tables).split())  # lines end where the width does
     train = len(EUROSAT) * PER_CLASS * 3 // 5
     assert f"{train // 3} queries against {train} images (seed 0), {train} to learn from" in text
     assert "networks take 3 bands of 32 x 32 pixels" in text

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from raster_makers import write_image
 
 from rsfed.errors import ArchiveError, UsageError
 from rsfed.lab import demo_data
@@ -104,10 +105,18 @@ def test_a_folder_without_class_folders_is_refused_with_what_is_needed(tmp_path)
 
 
 def test_images_of_no_known_kind_are_refused_with_what_is_taken(tmp_path):
+    for name in ("field", "lake"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "0.tif", np.ones((17, 30, 30), np.uint8))
+    with pytest.raises(UsageError, match="1 to 16 bands"):
+        find_images(tmp_path)
+
+
+def test_files_that_are_no_images_are_refused_as_such(tmp_path):
     photographs(tmp_path, each=1)
     for path in tmp_path.rglob("*.jpg"):
         path.write_bytes(b"no image")
-    with pytest.raises(UsageError, match="1 to 16 bands"):
+    with pytest.raises(UsageError, match="can be read as an image: it is not a GeoTIFF"):
         find_images(tmp_path)
 
 

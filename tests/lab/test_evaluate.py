@@ -1,18 +1,21 @@
 """`rsfed evaluate` from a folder to its figures and page, on small synthetic images."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import resources
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rsfed.cli import run
-from rsfed.lab.evaluate import methods, timing
+from rsfed.lab.evaluate import data, methods, timing
 from rsfed.lab.evaluate.methods import HASHES
+from rsfed.lab.evaluate.pictures import line_style
 from rsfed.lab.synth import generate
 
 METHODS = "lsh,kulsh,kslsh,float,milan_batchall"
@@ -107,6 +110,23 @@ def test_the_page_is_whole_and_loads_nothing(told):
         assert words in text
 
 
+def test_tables_of_the_page_are_narrow_enough_to_be_seen_whole(told):
+    heads = re.findall(r"<thead>.*?</thead>", told[1])
+    assert max(head.count("<th ") for head in heads) <= 8
+    for method in METHODS.split(","):
+        assert f'<th scope="row" class="name">{method}</th>' in told[1]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_lines_of_all_methods_are_told_apart(theme):
+    sheet = resources.files("rsfed.lab").joinpath("report.css").read_text()
+    found = re.findall(r"--(node-\d): #(\w{6})", sheet)
+    colours = {name: np.array(list(bytes.fromhex(colour)), float) for name, colour in found[8 * theme : 8 * theme + 8]}
+    styles = [line_style(number).partition(" ") for number in range(len(methods.METHODS))]
+    for (one, _, dashes), (other, _, others) in itertools.combinations(styles, 2):
+        assert dashes != others or np.linalg.norm(colours[one] - colours[other]) > 52
+
+
 def test_a_class_with_the_name_of_a_figure_is_shown_as_any_class(tmp_path):
     photographs(tmp_path / "images", {"distinct": 6, "lake": 6})
     assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--report", tmp_path / "out") == 0
@@ -147,6 +167,38 @@ def test_several_labels_bring_the_figures_of_multi_label_archives(tmp_path, caps
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["multi_label"]
     assert {"ndcg", "acg", "weighted_map"} <= result["methods"][0]["figures"].keys()
+    assert evaluate(tmp_path / "images", *options[:-2]) == 0
+    told = unwrapped(capsys.readouterr().out)
+    assert "60 % of all images, drawn by the seed" in told
+    assert "of each class" not in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "epochs", "on_trunk", "told"),
+    [
+        (("milan",), 20, False, "milan 20 epochs with 90 patches a step, the learning rate falling from 0.0001"),
+        (("centres",), 1, False, "1 epoch with Adam, 64 patches a step, the learning rate falling from 0.001"),
+        (("milan",), 20, True, "milan with the losses, sampling and 10,000 steps of 90 patches at 0.0001"),
+        (("lsh",), 20, False, "no method trains a network"),
+    ],
+)
+def test_training_is_told_as_the_chosen_methods_have_it(chosen, epochs, on_trunk, told):
+    assert methods.training_in_words(chosen, epochs, on_trunk=on_trunk).startswith(told)
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_figure_is_cut_off_on_a_terminal_and_no_line_is_too_long(archive, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    options = ("--methods", "lsh,float", "--bits", "16", "--seeds", "2", "--left-out", "1")
+    assert evaluate(archive, *options) == 0
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= int(columns)
+    for heading in ("full mAP@20", "mAP@20/k", "P@20 left out", "float overlap", "correlation"):
+        assert heading in told
+    rows = [line for line in told.splitlines() if line.startswith("lsh ")]
+    assert sum(line.count(" ± ") for line in rows) == 9  # its classes are too small for an overlap
+    assert len(rows) == (3 if columns == "100" else 4)
 
 
 def test_timing_tells_what_a_query_costs_by_each_method_hashing_included(archive, tmp_path, capsys, monkeypatch):
@@ -195,6 +247,34 @@ def test_wrong_calls_say_what_to_do_and_leave_nothing_behind(archive, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--report", "--cache"])
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_folder_that_cannot_be_written_is_refused_before_images_are_read(archive, capsys, option, below):
+    """/proc takes no files, not even root's."""
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", option, f"/proc/{below}") == 2
+    told = capsys.readouterr().err
+    assert "nothing can be written into this folder" in told
+    assert f"/proc/{below}".rstrip("/") in told
+    assert "[USAGE]" in told
+    assert "read the images" not in told
+
+
+def test_figures_are_told_even_where_the_report_cannot_be_written(archive, tmp_path, capsys):
+    (tmp_path / "out" / "evaluation.html").mkdir(parents=True)
+    options = ("--methods", "lsh", "--bits", "16", "--report", tmp_path / "out")
+    assert evaluate(archive, *options, "--output", "json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["methods"][0]["figures"]["map_found"]["mean"] > 0
+    assert json.loads(told.out)["report"] is None
+    assert "evaluation.html" in told.err
+
+
+def test_a_folder_for_the_report_is_made_where_it_can_be(archive, tmp_path):
+    out = tmp_path / "deeper" / "still"
+    assert evaluate(archive, "--methods", "lsh", "--bits", "16", "--report", out) == 0
+    assert [each.name for each in out.iterdir()] == ["evaluation.html"]
+
+
 def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     photographs(tmp_path / "one", {"lake": 4})
     assert evaluate(tmp_path / "one") == 2
@@ -204,12 +284,50 @@ def test_one_class_and_a_class_with_one_image_are_wrong_calls(tmp_path, capsys):
     assert "class field has one image" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ({"lake": 4, "field": 1}, (), "class field has one image"),
+        ({"lake": 4, "field": 4, "wood": 4}, ("--left-out", "2"), "leaves fewer than two of 3 classes"),
+    ],
+)
+def test_what_the_listing_tells_is_refused_before_images_are_read(
+    tmp_path, capsys, monkeypatch, counts, options, message
+):
+    photographs(tmp_path / "images", counts)
+    monkeypatch.setattr(data, "read_image", lambda *_given: pytest.fail("an image was read"))
+    assert evaluate(tmp_path / "images", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_damaged_and_unlabelled_images_are_told_on_standard_error(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 6, "lake": 6})
+    (tmp_path / "images" / "lake" / "2.png").write_bytes(b"no pixels")
+    rows = [f"{name}/{number}.png,{name}" for name in ("field", "lake") for number in range(5)]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    assert evaluate(tmp_path / "images", "--labels", "labels.csv", "--methods", "lsh", "--bits", "16") == 0
+    told = capsys.readouterr().err
+    assert "lake/2.png is damaged and left out" in told
+    assert "2 images have no label and are left out" in told
+
+
+def test_a_cut_off_beyond_what_can_be_found_is_told(tmp_path, capsys):
+    photographs(tmp_path / "images", {"field": 10, "lake": 10})
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--k", "12") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "k is 12, but a query has at most 3 relevant images in its gallery" in told
+    assert "at most 0.250" in told
+    assert evaluate(tmp_path / "images", "--methods", "lsh", "--bits", "16", "--k", "3") == 0
+    assert "a query has at most" not in capsys.readouterr().err
+
+
 def test_more_classes_than_centres_are_refused_before_any_work(tmp_path, capsys):
     photographs(tmp_path / "images", {f"class {number}": 2 for number in range(200)})
     options = ("--methods", "lsh,centres", "--bits", "16", "--report", tmp_path / "out")
     assert evaluate(tmp_path / "images", *options) == 1
     told = capsys.readouterr().err
-    assert "take more bits, fewer classes" in told
+    assert "centres cannot tell 200 classes apart by 16 bits; give --bits larger widths" in told
+    assert "leave centres out of --methods" in told
     assert "TOO_MANY_CLASSES" in told
     assert "lsh" not in told
     assert not (tmp_path / "out").exists()
@@ -235,7 +353,7 @@ def test_images_without_a_label_are_left_out_and_that_is_told(tmp_path, capsys):
     protocol = json.loads(capsys.readouterr().out)["protocol"]
     assert (protocol["images"], protocol["unlabelled"]) == (10, 6)
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "6 without a label or not in the split file left out" in capsys.readouterr().out
+    assert "6 without a label or not in the split file left out" in unwrapped(capsys.readouterr().out)
 
 
 def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path, capsys):
@@ -249,11 +367,17 @@ def test_a_class_that_only_queries_have_is_never_found_and_that_is_told(tmp_path
     assert result["protocol"]["queries_without_relevant"] == 1
     assert {row["per_class"]["marsh"]["mean"] for row in result["methods"]} == {0}
     assert evaluate(tmp_path / "images", *options) == 0
-    assert "1 queries have no relevant image in their gallery and count as 0" in capsys.readouterr().out
+    told = unwrapped(capsys.readouterr().out)
+    assert "1 queries have no relevant image in their gallery and count as 0" in told
 
 
 def evaluate(folder, *options):
     return run(["evaluate", str(folder), *map(str, options)])
+
+
+def unwrapped(text):
+    """Return text without the ends of lines that the width of the terminal makes."""
+    return " ".join(text.split())
 
 
 def photographs(folder, counts):

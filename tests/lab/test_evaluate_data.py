@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rsfed.errors import ArchiveError, UsageError
+from rsfed.errors import UsageError
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.synth import generate
 
@@ -78,6 +78,13 @@ def test_a_split_file_that_names_missing_images_is_refused_with_the_first(folder
     [
         (["a.png,b,train"], "path,class,split", "columns path, label and split"),
         ([], "path,label,split", "and rows"),
+        (["lake/0.png,lake,train"], "path,label,split", r"calls no image query.*splits\.csv"),
+        (["lake/0.png,lake,query"], "path,label,split", r"calls no image train.*splits\.csv"),
+        (
+            ["lake/0.png,lake,train", "lake/0.png,lake,query"],
+            "path,label,split",
+            r"twice, as train and as query.*lake/0\.png",
+        ),
         (["lake/0.png,lake,test"], "path,label,split", "'test'; use one of train, val, query"),
     ],
 )
@@ -97,5 +104,52 @@ def test_one_class_no_class_no_image_and_no_folder_are_refused(folder, tmp_path)
         (folder / "one.csv").write_text("path,label\nlake/0.png,wet\nlake/1.png,wet\n")
         with pytest.raises(UsageError, match=message):
             find(place, labels)
-    with pytest.raises(ArchiveError, match="no archive folder"):
+    with pytest.raises(UsageError, match="no archive folder"):
         find(tmp_path / "nowhere")
+
+
+def test_labels_of_a_split_file_and_of_a_label_file_are_not_mixed(folder):
+    (folder / "labels.csv").write_text("path,label\nfield/0.png,dry\nlake/0.png,wet\n")
+    both = splits(folder, "field/0.png,meadow,train", "lake/0.png,,query")
+    with pytest.raises(UsageError, match="the split file gives labels and so does --labels"):
+        find(folder, "labels.csv", both)
+    assert set(find(folder, "none", splits(folder, "field/0.png,a,train", "lake/0.png,b,query")).counts) == {"a", "b"}
+    listing = find(folder, "labels.csv", splits(folder, "field/0.png,,train", "lake/0.png,,query"))
+    assert set(listing.counts) == {"dry", "wet"}
+
+
+def test_what_is_left_out_and_labels_that_differ_are_told_apart(folder):
+    rows = ["field/0.png,meadow,train", "field/1.png,field,train", "lake/0.png,,query"]
+    assert find(folder, splits=splits(folder, *rows)).notes == (
+        "1 images have another label in the split file than their folder; that of the split file counts",
+        "5 images are not in the split file and left out",
+    )
+    (folder / "labels.csv").write_text("path,label\nfield/0.png,dry\nlake/0.png,wet\n")
+    assert find(folder, "labels.csv").notes == ("6 images have no label and are left out",)
+    assert find(folder).notes == ()
+
+
+def test_a_label_file_that_is_missing_or_names_no_image_says_so(folder):
+    with pytest.raises(UsageError, match=r"there is no such label file.*labels\.csv"):
+        find(folder, "labels.csv")
+    (folder / "labels.csv").write_text("path,label\nimages/field/0.png,dry\nimages/lake/0.png,wet\n")
+    with pytest.raises(UsageError, match=r"none of 2 paths in it exists.*first images/field/0\.png"):
+        find(folder, "labels.csv")
+
+
+def test_files_that_are_no_images_are_called_so(folder):
+    for path in folder.rglob("*.png"):
+        path.write_text("not pixels")
+    with pytest.raises(UsageError, match=r"can be read as an image: it is not a GeoTIFF.*field/0\.png"):
+        find(folder)
+
+
+def test_damaged_images_are_named_but_no_more_than_twenty(folder):
+    sound = (folder / "lake" / "0.png").read_bytes()
+    (folder / "lake" / "0.png").write_bytes(sound[:90])
+    assert read(find(folder)).damaged == ["lake/0.png is damaged and left out"]
+    for number in range(10, 33):
+        (folder / "lake" / f"{number}.png").write_bytes(sound[:90])
+    told = read(find(folder)).damaged
+    assert len(told) == 21
+    assert told[-1] == "and 4 more damaged images are left out"

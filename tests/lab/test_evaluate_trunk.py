@@ -70,6 +70,16 @@ def test_every_kind_of_method_stands_on_the_trunk(folder, capsys):
     assert "frozen trunk" in result["protocol"]["features"]
 
 
+def test_a_damaged_trunk_is_a_wrong_call_that_names_it(folder, tmp_path, capsys):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model")
+    assert run(["evaluate", str(folder), "--trunk", str(path), "--methods", "lsh"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert str(path) in told
+    assert "give the ONNX file of a feature extractor" in told
+    assert "[TRUNK_UNFIT]" in told
+
+
 def test_a_trunk_for_other_images_is_refused(folder):
     with pytest.raises(UsageError, match="takes 4 bands and the images have 3"):
         read(find(folder), trunk(folder, bands=4))

@@ -16,6 +16,7 @@ from training_fakes import CLASSES, answer_tasks, small_plan, until
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from node.catalogue import Catalogue
 from node.reading import BandReader
@@ -26,7 +27,7 @@ from node.training.patches import read_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
 from rsfed.cli import run
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import from_records
 from rsfed.hashing.payload import Payload, decode, encode
@@ -102,7 +103,7 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
         try:
             return await asyncio.to_thread(
                 train,
-                board,
+                BoardGrid(board, 4),
                 small_plan(rounds=2),
                 Progress(weights=start_weights()),
                 run_id=4,
@@ -216,7 +217,7 @@ def test_two_archives_calibrate_what_they_trained(large, make):
         try:
             return await asyncio.to_thread(
                 train,
-                board,
+                BoardGrid(board, 4),
                 small_plan(rounds=2),
                 Progress(weights=start_weights()),
                 run_id=4,

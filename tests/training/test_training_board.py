@@ -38,6 +38,10 @@ def push(board, task, offset, chunk, *, data=RESULT, node="a"):
     return board.receive(node, task.id, (len(data), digest(data)), offset, chunk)
 
 
+def collect(board, tasks, deadline):
+    return list(board.collect(tasks, deadline))
+
+
 def reason_of(action) -> str:
     with pytest.raises((TrainingError, InvalidMessage)) as refused:
         action()
@@ -48,19 +52,19 @@ async def test_a_waiting_node_gets_its_task_at_once(board):
     waiting = asyncio.create_task(board.next_task("a", 30))
     await asyncio.sleep(0.01)
     assert board.present() == ["a"]
-    threading.Thread(target=board.offer, args=("a", PAYLOAD)).start()
+    threading.Thread(target=board.offer, args=("a", board.blob(PAYLOAD))).start()
     task = await asyncio.wait_for(waiting, 5)
-    assert task.payload == PAYLOAD
-    assert task.sha256 == digest(PAYLOAD)
+    assert task.payload.read() == PAYLOAD
+    assert task.payload.sha256 == digest(PAYLOAD)
 
 
 async def test_nodes_get_their_own_tasks_only(board):
-    board.offer("b", PAYLOAD)
+    board.offer("b", board.blob(PAYLOAD))
     assert await board.next_task("a", 0.01) is None
 
 
 async def test_a_task_that_was_not_finished_is_handed_out_again(board):
-    board.offer("a", PAYLOAD)
+    board.offer("a", board.blob(PAYLOAD))
     first, again = await board.next_task("a", 1), await board.next_task("a", 1)
     assert first is again
     deliver(board, first, RESULT)
@@ -73,7 +77,7 @@ async def test_a_node_waits_once_however_often_it_asks(board):
     sent_away = [await asyncio.wait_for(each, 5) for each in waiting[:-1]]
     assert sent_away == [None] * 49
     assert board.present() == ["a", "b"]
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     assert await asyncio.wait_for(waiting[-1], 5) is task
     assert not other.done()
     other.cancel()
@@ -95,7 +99,7 @@ async def test_a_node_is_present_for_a_moment_between_two_calls(board, clock):
 
 
 def test_a_result_arrives_in_parts_and_goes_on_where_it_stopped(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     assert push(board, task, 0, RESULT[:4000]) == 4000
     assert push(board, task, 9000, RESULT[9000:]) == 4000  # not the next byte: not taken
     assert push(board, task, 0, b"") == 4000  # asks where to go on
@@ -103,29 +107,29 @@ def test_a_result_arrives_in_parts_and_goes_on_where_it_stopped(board):
     assert push(board, task, 4000, RESULT[4000:9000]) == 9000
     assert push(board, task, 0, RESULT[:4000]) == 9000  # came twice, late
     assert push(board, task, 9000, RESULT[9000:]) == len(RESULT)
-    assert task.result == RESULT
+    assert task.upload.read() == RESULT
     assert push(board, task, 9000, RESULT[9000:]) == len(RESULT)  # nor does a repeat spoil it
 
 
 def test_a_node_that_computed_again_starts_its_upload_again(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     push(board, task, 0, RESULT[:4000])
     other = RESULT[::-1]
     assert push(board, task, 4000, other[4000:], data=other) == 0
     assert push(board, task, 0, other, data=other) == len(other)
-    assert task.result == other
+    assert task.upload.read() == other
 
 
 def test_a_result_that_does_not_fit_its_digest_is_dropped_and_can_be_sent_again(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     expected = (len(RESULT), digest(RESULT))
     assert reason_of(lambda: board.receive("a", task.id, expected, 0, RESULT[:-1] + b"x")) == "PAYLOAD_DIGEST"
-    assert task.result is None
+    assert not task.done
     assert push(board, task, 0, RESULT) == len(RESULT)
 
 
 def test_a_result_much_larger_than_its_task_is_refused_before_it_is_held(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     size = len(PAYLOAD) + board_module.RESULT_MARGIN + 1
     assert reason_of(lambda: board.receive("a", task.id, (size, bytes(32)), 0, b"x")) == "PAYLOAD_TOO_LARGE"
     assert reason_of(lambda: board.receive("a", task.id, (10, bytes(32)), 0, b"x" * 11)) == "PAYLOAD_TOO_LARGE"
@@ -133,79 +137,79 @@ def test_a_result_much_larger_than_its_task_is_refused_before_it_is_held(board):
 
 
 def test_the_task_of_another_node_is_unknown_and_stays_untouched(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     assert reason_of(lambda: board.task("b", task.id)) == "UNKNOWN_TASK"
     assert reason_of(lambda: push(board, task, 0, RESULT, node="b")) == "UNKNOWN_TASK"
     assert reason_of(lambda: board.task("a", "0" * 32)) == "UNKNOWN_TASK"
-    assert task.result is None
+    assert not task.done
 
 
 def test_a_task_of_a_round_that_is_over_is_expired_for_its_node_and_unknown_to_others(board):
-    task = board.offer("a", PAYLOAD)
-    board.collect([task], Deadline.after(0))
+    task = board.offer("a", board.blob(PAYLOAD))
+    collect(board, [task], Deadline.after(0))
     assert reason_of(lambda: push(board, task, 0, RESULT)) == "TASK_EXPIRED"
     assert reason_of(lambda: board.task("b", task.id)) == "UNKNOWN_TASK"
 
 
 def test_a_newer_task_replaces_one_that_a_node_still_has(board):
-    old = board.offer("a", PAYLOAD)
-    new = board.offer("a", PAYLOAD)
+    old = board.offer("a", board.blob(PAYLOAD))
+    new = board.offer("a", board.blob(PAYLOAD))
     assert reason_of(lambda: board.task("a", old.id)) == "TASK_EXPIRED"
     assert board.task("a", new.id) is new
 
 
 def test_waiting_for_results_ends_with_the_last_one(board):
-    tasks = [board.offer(node, PAYLOAD) for node in "ab"]
+    tasks = [board.offer(node, board.blob(PAYLOAD)) for node in "ab"]
     for task in tasks:
         threading.Timer(0.05, deliver, (board, task, RESULT)).start()
-    board.collect(tasks, Deadline.after(60))
-    assert [task.result for task in tasks] == [RESULT, RESULT]
+    collect(board, tasks, Deadline.after(60))
+    assert [task.upload.read() for task in tasks] == [RESULT, RESULT]
 
 
 def test_a_node_that_went_silent_is_not_waited_for(board, clock):
-    silent, alive = board.offer("a", PAYLOAD), board.offer("b", PAYLOAD)
+    silent, alive = board.offer("a", board.blob(PAYLOAD)), board.offer("b", board.blob(PAYLOAD))
     clock.now += board_module.SILENCE_S + 1
     board.task("b", alive.id)
     threading.Timer(0.05, deliver, (board, alive, RESULT)).start()
-    board.collect([silent, alive], Deadline.after(3600))  # longer than a test may take
-    assert (silent.result, alive.result) == (None, RESULT)
+    collect(board, [silent, alive], Deadline.after(3600))  # longer than a test may take
+    assert (silent.done, alive.upload.read()) == (False, RESULT)
 
 
 def test_a_sign_of_life_keeps_a_node_in_the_round(board, clock):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     clock.now += board_module.SILENCE_S - 1
     assert board.receive("a", task.id, (0, b""), 0, b"") == 0
     clock.now += board_module.SILENCE_S - 1
     threading.Timer(0.05, deliver, (board, task, RESULT)).start()
-    board.collect([task], Deadline.after(60))
-    assert task.result == RESULT
+    collect(board, [task], Deadline.after(60))
+    assert task.upload.read() == RESULT
 
 
 async def test_stopping_ends_runs_and_sends_waiting_nodes_away(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     waiting = asyncio.create_task(board.next_task("b", 30))
-    collecting = asyncio.create_task(asyncio.to_thread(board.collect, [task], Deadline.after(60)))
+    collecting = asyncio.create_task(asyncio.to_thread(collect, board, [task], Deadline.after(60)))
     await asyncio.sleep(0.05)
     board.stop()
     assert await asyncio.wait_for(waiting, 5) is None
     with pytest.raises(RunStopped):
         await asyncio.wait_for(collecting, 5)
     with pytest.raises(RunStopped):
-        board.offer("a", PAYLOAD)
+        board.offer("a", board.blob(PAYLOAD))
 
 
 async def test_cancelling_ends_the_run_and_its_tasks_and_the_next_run_goes_on(board):
-    task = board.offer("a", PAYLOAD)
+    task = board.offer("a", board.blob(PAYLOAD))
     waiting = asyncio.create_task(board.next_task("b", 30))
-    collecting = asyncio.create_task(asyncio.to_thread(board.collect, [task], Deadline.after(60)))
+    collecting = asyncio.create_task(asyncio.to_thread(collect, board, [task], Deadline.after(60)))
     await asyncio.sleep(0.05)
     board.cancel()
     with pytest.raises(RunCancelled):
         await asyncio.wait_for(collecting, 5)
-    for action in (lambda: board.offer("a", PAYLOAD), lambda: board.pause(60)):
+    for action in (lambda: board.offer("a", board.blob(PAYLOAD)), lambda: board.pause(60)):
         with pytest.raises(RunCancelled):
             action()
     assert reason_of(lambda: push(board, task, 0, RESULT)) == "TASK_EXPIRED"
     board.begin()
-    board.offer("b", PAYLOAD)
+    board.offer("b", board.blob(PAYLOAD))
     assert (await asyncio.wait_for(waiting, 5)).node == "b"

@@ -14,12 +14,14 @@ import rsfed
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from node.state import open_state
 from node.training import bounds, journal
 from node.training.adapter import run_task
 from node.training.client_app import app
-from rsfed.config import BatchAllSection, CentresSection, ContrastiveSection, NodeTraining
+from rsfed.config import NodeTraining
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
 from rsfed.errors import ConfigError, TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN
@@ -43,12 +45,12 @@ def ask(home, kind, *, plan=None, **settings):
     return decode(run_task(app, home.path, encode(Payload(1, 1, kind, arrays, configs={"config": config}))))
 
 
-def log(home, *ended, state=journal.DONE, kind=TRAIN):
+def log(home, *ended, state=journal.DONE, kind=TRAIN, sent=9):
     """Note tasks that ended so many hours ago."""
     with closing(open_state(home)) as connection:
         for hours in ended:
             row = journal.begin(connection, 1, 1, kind, 9, now=lambda h=hours: datetime.now(UTC) - timedelta(hours=h))
-            journal.end(connection, row, state=state, sent=9, seconds=1, loss=None)
+            journal.end(connection, row, state=state, sent=sent, seconds=1, loss=None)
 
 
 def other_hours() -> str:
@@ -87,10 +89,10 @@ def test_what_is_within_the_bounds_is_done(make, kind):
         "rounds_per_day = 2\nmax_steps = 4"
     )
     log(home, 25, 30, 1)
-    log(home, 1, 2, 3, state="TASK_EXPIRED")
+    log(home, 1, 2, 3, state="TASK_EXPIRED", sent=0)
     log(home, 1, 2, 3, kind=EVALUATE)
     assert ask(home, kind).error == ""
-    log(home, 23)
+    log(home, 23, state="TASK_EXPIRED")  # the coordinator says that it came too late, and may have it all
     assert ask(home, kind).error == "ROUNDS_PER_DAY"
 
 
@@ -211,7 +213,7 @@ async def test_archives_that_cannot_take_part_are_named_before_the_first_round_a
     await until(lambda: len(board.present()) == 3)
     trained = await asyncio.to_thread(
         train,
-        board,
+        BoardGrid(board, 70),
         small_plan(rounds=1, objective=BatchAllSection()),
         Progress(weights=start_weights()),
         run_id=70,

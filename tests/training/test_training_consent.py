@@ -15,6 +15,7 @@ from coordinator.training import board as board_module
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
 from node.serve import NodeServer
@@ -81,7 +82,7 @@ async def rounds_of(board, run_id, *, rounds=1, start=None, refused=None):
 
     await asyncio.to_thread(
         train,
-        board,
+        BoardGrid(board, run_id),
         small_plan(rounds=rounds),
         Progress(weights=weights() if start is None else start),
         run_id=run_id,

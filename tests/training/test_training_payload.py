@@ -16,7 +16,11 @@ from rsfed.v1 import training_pb2 as pb
 NAMES = st.text(min_size=1, max_size=20)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 SETTINGS = st.one_of(
-    st.text(max_size=50), st.booleans(), NUMBERS, st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1)
+    st.text(max_size=50),
+    st.binary(max_size=50),
+    st.booleans(),
+    NUMBERS,
+    st.integers(min_value=-(1 << 63), max_value=(1 << 63) - 1),
 )
 
 
@@ -25,7 +29,7 @@ def sample(**changes) -> Payload:
     fields = {
         "arrays": {"arrays": arrays},
         "metrics": {"metrics": {"loss": 0.5}},
-        "configs": {"config": {"n": 1, "yes": True, "x": 2.5, "t": "ä"}},
+        "configs": {"config": {"n": 1, "yes": True, "x": 2.5, "t": "ä", "b": b"\0\1"}},
     }
     return Payload(**({"run_id": 3, "round": 2, "kind": "train"} | fields | changes))
 

@@ -110,7 +110,7 @@ async def test_a_node_that_was_away_is_asked_again_when_it_is_back(at_first):
         while True:
             if (task := await board.next_task("steady", 5)) is None:
                 continue
-            payload = decode(task.payload)
+            payload = decode(task.payload.read())
             if (payload.kind, payload.round) == ("train", 2):
                 moody.cancel()
                 await asyncio.wait({moody})
@@ -118,7 +118,7 @@ async def test_a_node_that_was_away_is_asked_again_when_it_is_back(at_first):
             if (payload.kind, payload.round) == ("train", 3):
                 back.append(asyncio.create_task(answer_tasks(board, "moody", moved(1))))
                 await until(lambda: board.present() == ["moody", "steady"])
-            deliver(board, task, result_of(task.payload))
+            deliver(board, task, result_of(task.payload.read()))
 
     there = asyncio.create_task(steady())
     await until(lambda: board.present() == ["moody", "steady"])

@@ -16,7 +16,8 @@ from coordinator.training import records
 from coordinator.training.board import RunStopped
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from rsfed.clock import utc_now
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
+from rsfed.config_strategies import FedMedianSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import EVALUATE
@@ -135,7 +136,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home,
         await until(lambda: coordinator.done(run) == 1)
     plans = []
     async with process(home, state, {}) as coordinator:
-        coordinator.driver._config = config(objective=BatchAllSection())
+        coordinator.driver._config = config(objective=BatchAllSection(), strategy=FedMedianSection())
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):
@@ -159,7 +160,7 @@ async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home,
 
 
 def origin():
-    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20))
+    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20), FedMedianSection())
 
 
 def keep(checkpoints, run, round_, **changes):
@@ -203,6 +204,22 @@ def test_the_last_two_rounds_are_kept_and_nothing_of_a_run_that_ended(home, stat
     checkpoints.discard_ended()
     assert list((home.path / "runs").iterdir()) == []
     assert checkpoints.newest(run) is None
+
+
+def test_what_is_kept_after_nodes_gave_sums_takes_the_place_of_what_was_kept_before_and_never_its_file(home, state):
+    run, checkpoints = begun(state), Checkpoints(home, state)
+    keep(checkpoints, run, 1)
+    keep(checkpoints, run, 2)
+    assert checkpoints.newest(run)[1].asked is False
+    (home.path / "runs" / "1-2-solved.safetensors").write_bytes(b"all that a crash left of the next state")
+    assert checkpoints.newest(run)[1].round == 2
+    checkpoints.keep(run, origin(), Progress(2, weights(9), asked=True), ("solved", {}), now=utc_now())
+    _, found = checkpoints.newest(run)
+    assert (found.round, found.asked, found.weights["w"].max()) == (2, True, 9)
+    assert sorted(path.name for path in (home.path / "runs").iterdir()) == [
+        "1-1.safetensors",
+        "1-2-solved.safetensors",
+    ]
 
 
 def test_a_damaged_state_costs_one_round_and_two_of_them_the_run(home, state):

@@ -39,7 +39,9 @@ async def run(nodes, **options):
     return trained, [data for kind, data in events if kind == "round"]
 
 
-async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=()):
+async def run_whole(
+    nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=(), **options
+):
     """The same with all events, and nodes that answer for the calibration, too."""
     board = board or TaskBoard()
     events, kept = [], [] if kept is None else kept
@@ -48,14 +50,15 @@ async def run_whole(nodes, *, plan=None, rules=None, board=None, start=None, sin
     try:
         trained = await asyncio.to_thread(
             train,
-            board,
+            BoardGrid(board, 5),
             plan or small_plan(),
             since or Progress(weights=weights() if start is None else start),
             run_id=5,
             rules=rules or Rules(1, 30.0),
             note=lambda kind, data: events.append((kind, data)),
-            keep=lambda progress, data: (kept.append(progress), events.append(("round", data))),
+            keep=lambda progress, *event: (kept.append(progress), events.append(event)),
             before=before,
+            **options,
         )
     finally:
         for task in tasks:
@@ -153,6 +156,15 @@ async def test_an_overflowing_update_is_told_from_a_large_one():
     assert rounds[0]["failed"] == {"bad": "UPDATE_TOO_LARGE"}
 
 
+async def test_a_strategy_that_fails_leaves_no_task_with_the_nodes(monkeypatch):
+    monkeypatch.setattr("coordinator.training.strategies.StreamedAvg.aggregate_train", lambda *_: 1 / 0)
+    board = TaskBoard()
+    with pytest.raises(ZeroDivisionError):
+        await run({"a": moved(1), "b": moved(1)}, board=board)
+    assert [await board.next_task(name, 0.01) for name in "ab"] == [None, None]
+    assert board._tasks == {}
+
+
 async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch):
     monkeypatch.setattr(board_module, "SILENCE_S", 0.5)
     monkeypatch.setattr(board_module, "GRACE_S", 0.3)
@@ -160,7 +172,7 @@ async def test_a_node_that_vanishes_in_a_round_costs_that_round_only(monkeypatch
 
     async def vanish():
         willing = await board.next_task("gone", 5)
-        deliver(board, willing, result_of(willing.payload))
+        deliver(board, willing, result_of(willing.payload.read()))
         await board.next_task("gone", 5)  # takes the first task of a round and is never heard of again
 
     vanishing = asyncio.create_task(vanish())
@@ -178,8 +190,8 @@ async def test_a_slow_node_is_left_behind_at_the_round_deadline():
     async def slow():
         while True:
             task = await board.next_task("slow", 0.2)  # goes on waiting for tasks, never answers those of rounds
-            if task is not None and decode(task.payload).kind == PREFLIGHT:
-                deliver(board, task, result_of(task.payload))
+            if task is not None and decode(task.payload.read()).kind == PREFLIGHT:
+                deliver(board, task, result_of(task.payload.read()))
             elif task is not None:
                 late.append(task)
                 await asyncio.sleep(0.2)
@@ -217,7 +229,7 @@ async def test_too_few_nodes_end_the_run_instead_of_waiting_for_ever():
     with pytest.raises(TrainingError) as failed:
         await asyncio.to_thread(
             train,
-            TaskBoard(),
+            BoardGrid(TaskBoard(), 5),
             small_plan(),
             Progress(weights=weights()),
             run_id=5,

@@ -14,15 +14,12 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import (
-    BatchAllSection,
-    CentresSection,
-    ContrastiveSection,
-    CoordinatorConfig,
-    EncoderSection,
-    NomenclatureSection,
-)
+from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
+from rsfed.config_strategies import BulyanSection, FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.errors import StateError, TrainingError, UsageError
+from rsfed.hashing.payload import decode
+from rsfed.hashing.plan import parse_plan
 
 
 def config(**changes) -> CoordinatorConfig:
@@ -288,3 +285,55 @@ def test_the_plan_says_everything_of_coordinator_toml_with_classes_by_id():
     assert [(c.id, c.name) for c in plan.nomenclature.classes] == [(1, "field"), (3, "water")]
     assert (plan.bits, plan.rounds, plan.architecture.width, plan.input.groups[0].size) == (16, 4, 8, 16)
     assert json.loads(plan.model_dump_json())["objective"]["name"] == "centres"
+
+
+def test_a_plan_without_a_proximal_term_is_one_that_nodes_of_before_there_was_one_take():
+    plain, held = (make_plan(config(strategy=section()), 1) for section in (FedAvgSection, FedProxSection))
+    assert "proximal" not in json.loads(plain.model_dump_json())
+    assert json.loads(held.model_dump_json())["proximal"] == 0.01
+    assert [parse_plan(plan.model_dump_json()) for plan in (plain, held)] == [plain, held]
+
+
+@pytest.mark.parametrize(("section", "copies"), [(FedAvgSection(), 6), (FedMedianSection(), 6 + 3)])
+async def test_a_run_says_at_its_start_which_strategy_averages_and_what_memory_it_needs(home, state, section, copies):
+    driven = Coordinator(home, state)
+    driven.driver._config = config(strategy=section)
+    async with at_work(driven):
+        run = records.request_run(state, 1, 3, utc_now())
+        driven.driver.wake()
+        await until(lambda: driven.events(run))
+        records.cancel(state, run, utc_now())
+        driven.driver.wake()
+        await until(lambda: driven.driver.running is None)
+    started = driven.events(run)[0][1]
+    assert (started["strategy"], started["memory_nodes"]) == (section.name, 3)
+    assert started["memory_bytes"] == copies * sum(array.nbytes for array in weights().values())
+
+
+async def test_a_strategy_that_needs_more_nodes_than_a_run_has_is_refused_before_the_first_round(home, state):
+    driven = Coordinator(home, state)
+    driven.driver._config = config(strategy=BulyanSection())
+    async with at_work(driven):
+        run = records.request_run(state, 1, 6, utc_now())
+        driven.driver.wake()
+        ended = await driven.ended(run)
+    assert "train with --nodes 7" in ended.error
+    assert [kind for kind, _ in driven.events(run)] == ["failed"]
+
+
+async def test_fedprox_reaches_the_nodes_as_part_of_the_plan(home, state):
+    seen = []
+
+    def answer(task):
+        payload = decode(task)
+        seen.append(json.loads(payload.configs["config"]["plan"])["proximal"])
+        return result_of(task)
+
+    driven = Coordinator(home, state)
+    driven.driver._config = config(strategy=FedProxSection(proximal_mu=0.25))
+    async with at_work(driven, answer):
+        run = records.request_run(state, 1, 1, utc_now())
+        driven.driver.wake()
+        assert (await driven.ended(run)).state == "done"
+    assert set(seen) == {0.25}
+    assert driven.published[0][1].strategy == "FedProx"

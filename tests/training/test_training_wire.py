@@ -12,6 +12,7 @@ from training_fakes import make_members, result_of, small_plan, until, weights
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
 from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
@@ -107,9 +108,9 @@ async def rounds_of(service, *, plan=None, rules=None, start=None):
     events = []
     trained = await asyncio.to_thread(
         train,
-        service.board,
+        BoardGrid(service.board, 9),
         plan or small_plan(),
-        Progress(weights=weights() if start is None else start),
+        Progress(weights=weights() if start is None else dict(start)),
         run_id=9,
         rules=rules or Rules(1, 30.0),
         note=lambda kind, data: events.append(data) if kind == "round" else None,
@@ -267,7 +268,7 @@ async def test_an_upload_starts_again_where_the_coordinator_lost_it(service, tmp
     def forgetting(node, task_id, expected, offset, chunk):
         if offset and not lost:
             lost.append(offset)
-            service.board.task(node, task_id).upload.clear()
+            service.board.task(node, task_id).upload = service.board.blob()
             return 0
         return receive(node, task_id, expected, offset, chunk)
 
@@ -322,7 +323,7 @@ def push(stub, **fields):
 
 async def test_a_task_is_handed_out_in_chunks_of_a_mebibyte(service, stub):
     payload = bytes(range(256)) * 10_000
-    task = service.board.offer("a", payload)
+    task = service.board.offer("a", service.board.blob(payload))
     got = b""
     while len(got) < len(payload):
         request = pb.TrainingServicePullTaskRequest(task_id=task.id, offset=len(got))
@@ -334,7 +335,7 @@ async def test_a_task_is_handed_out_in_chunks_of_a_mebibyte(service, stub):
 
 
 async def test_a_foreign_task_is_unknown_on_the_wire(service, stub):
-    task = service.board.offer("b", b"for b only")
+    task = service.board.offer("b", service.board.blob(b"for b only"))
     with pytest.raises(TrainingError) as refused:
         await call(stub.PullTask, pb.TrainingServicePullTaskRequest(task_id=task.id), Deadline.after(10), what="it")
     assert refused.value.reason == "UNKNOWN_TASK"
@@ -344,11 +345,11 @@ async def test_a_foreign_task_is_unknown_on_the_wire(service, stub):
 
 
 async def test_a_result_with_a_wrong_digest_is_refused_on_the_wire(service, stub):
-    task = service.board.offer("a", b"task")
+    task = service.board.offer("a", service.board.blob(b"task"))
     with pytest.raises(InvalidMessage) as refused:
         await push(stub, task_id=task.id, total_bytes=3, sha256=bytes(32), chunk=b"abc")
     assert refused.value.reason == "PAYLOAD_DIGEST"
-    assert task.result is None
+    assert not task.done
 
 
 @pytest.mark.parametrize(
@@ -360,7 +361,7 @@ async def test_a_result_with_a_wrong_digest_is_refused_on_the_wire(service, stub
     ],
 )
 async def test_parts_beyond_the_limits_are_refused_on_the_wire(service, stub, fields, reason):
-    task = service.board.offer("a", b"task")
+    task = service.board.offer("a", service.board.blob(b"task"))
     with pytest.raises(InvalidMessage) as refused:
         await push(stub, task_id=task.id, **fields)
     assert refused.value.reason == reason
@@ -384,9 +385,8 @@ async def test_a_damaged_task_is_not_trained_on(service, tmp_path, monkeypatch):
     offer = service.board.offer
 
     def damaged(node, payload):
-        task = offer(node, payload)
-        task.sha256 = bytes(32)
-        return task
+        payload._hash.update(b"what was lost on the way")
+        return offer(node, payload)
 
     monkeypatch.setattr(service.board, "offer", damaged)
     fake = Fake(result_of)

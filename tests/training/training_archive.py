@@ -24,6 +24,7 @@ TOML = """
 [archive]
 path = "{archive}"
 modality = "rgb"
+{more}
 [policy]
 level = "partner"
 [training]
@@ -71,14 +72,16 @@ def load_patches(home: Home, plan, memory_mib: int, **more):
     return read_patches(*training_items(home, plan, memory_mib, **more), plan.class_ids)
 
 
-def make_archive(path, counts: dict[str, int], *, members=None, key=None, seed: int = 1, training: str = "") -> Home:
+def make_archive(
+    path, counts: dict[str, int], *, members=None, key=None, seed: int = 1, training="", archive="", **release
+) -> Home:
     """A node's home with photographs ingested; with members and their release key, under the federation's classes."""
     home = Home(path)
-    archive = path / "archive"
-    archive.mkdir(parents=True)
-    write_photographs(archive, counts, seed=seed)
-    (path / "node.toml").write_text(TOML.format(archive=archive, training=training))
+    images = path / "archive"
+    images.mkdir(parents=True)
+    write_photographs(images, counts, seed=seed)
+    (path / "node.toml").write_text(TOML.format(archive=images, more=archive, training=training))
     if members is not None:
-        make_release(home.releases, members, key)
+        make_release(home.releases, members, key, **release)
     ingest(home, Listener(lambda _done, _all: None, lambda _skipped: None), accept_empty=True)
     return home

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from rsfed.clock import utc_now
-from rsfed.config import DEFAULT_OBJECTIVE
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.hashing.calibration import PairCounts, to_records
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN, TrainingPlan
@@ -105,7 +105,7 @@ async def answer_tasks(board, name: str, answer) -> None:
     """A node without a network: takes its tasks from the board and delivers what `answer(task)` returns, if any."""
     while True:
         task = await board.next_task(name, 5)
-        if task is None or (result := answer(task.payload)) is None:
+        if task is None or (result := answer(task.payload.read())) is None:
             await asyncio.sleep(0.01)  # a board that stops sends everybody away at once
             continue
         deliver(board, task, result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rsfed.codes import check_bits
-from rsfed.config import BatchAllSection, CentresSection, MilanSection, ObjectiveSection, PairwiseSection
+from rsfed.config_objectives import BatchAllSection, CentresSection, MilanSection, ObjectiveSection, PairwiseSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.objectives.centres import Centres
 from rsfed.hashing.objectives.contrastive import Contrastive

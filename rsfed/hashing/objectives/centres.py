@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rsfed.config import CentresSection
+from rsfed.config_objectives import CentresSection
 from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced
@@ -43,6 +43,9 @@ class Centres:
         bits: Width of the codes.
         seed: Seed of the centres.
 
+    Attributes:
+        centres: The centres, bool, shape (classes, bits that are not free).
+
     Raises:
         TrainingError: TOO_MANY_CLASSES.
     """
@@ -53,8 +56,8 @@ class Centres:
         self._section = section
         self.views = 2 if section.within else 1
         free = round(section.free * bits) or int(section.free > 0)
-        centres = hash_centres(classes, bits - free, seed)
-        self._signs = torch.from_numpy(2.0 * centres - 1)
+        self.centres = hash_centres(classes, bits - free, seed)
+        self._signs = torch.from_numpy(2.0 * self.centres - 1)
 
     def sample(self, labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose about equally many patches of several classes; none twice where each is told apart from all others."""

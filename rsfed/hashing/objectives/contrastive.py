@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsfed.config import ContrastiveSection
+from rsfed.config_objectives import ContrastiveSection
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.terms import balance_loss, quantisation_loss, view_loss
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rsfed.config import MilanSection
+from rsfed.config_objectives import MilanSection
 from rsfed.hashing.objectives.interface import Losses
 from rsfed.hashing.objectives.sampling import draw
 from rsfed.hashing.objectives.terms import balance_loss, push_loss

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rsfed.config import BatchAllSection
+from rsfed.config_objectives import BatchAllSection
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced
 from rsfed.hashing.objectives.terms import balance_loss, push_loss, related

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rsfed.config import PairwiseSection
+from rsfed.config_objectives import PairwiseSection
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced
 from rsfed.hashing.objectives.terms import quantisation_loss, related

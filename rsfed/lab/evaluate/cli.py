@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rsfed.errors import CodeError, UsageError
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rsfed.lab.evaluate.data import ImageSet
+    from rsfed.lab.evaluate.division import Split
+    from rsfed.lab.narrator import Narrator
+
 app = typer.Typer(add_completion=False)
 _METHODS = "lsh,kulsh,kslsh,float,centres"
 _EPOCHS, _EPOCHS_OF_TRUNK = 20, 60  # the head alone learns in milliseconds a step
 _MOST_SEEDS = 100
-_LEAST_COLUMNS = 160  # of characters; a table with fewer would lose figures
 
 
 class Output(StrEnum):
@@ -124,6 +131,15 @@ def evaluate(  # noqa: PLR0913 - the options of the command
             "to 10,000,000 images.",
         ),
     ] = False,
+    federated: Annotated[
+        bool,
+        typer.Option(
+            "--federated",
+            help="Instead of methods compare ways to learn from images that are spread over nodes with more and less "
+            "skew between classes: in one place, federated and each node alone. At the largest width of --bits.",
+        ),
+    ] = False,
+    nodes: Annotated[int, typer.Option(min=2, max=100, help="Number of nodes with --federated.")] = 5,
     report: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder to write evaluation.html to, one page with pictures."),
@@ -135,29 +151,40 @@ def evaluate(  # noqa: PLR0913 - the options of the command
     Figures are expected values over the order of equal distances, so they do not depend on the order of files. A query
     is never in its own gallery. Damaged images are skipped and counted. Nothing leaves this machine.
     """
-    from rich.console import Console  # noqa: PLC0415 - loaded only when used
-
+    from rsfed.home import check_writable  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import outputs  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate import timing as cost  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.data import find, read  # noqa: PLC0415 - loaded only when used
-    from rsfed.lab.evaluate.division import Split, default_split  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.division import Split, check_listing, default_split  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.report import write_report  # noqa: PLC0415 - loaded only when used
-    from rsfed.lab.evaluate.run import Settings  # noqa: PLC0415 - loaded only when used
+    from rsfed.lab.evaluate.run import Settings, check_left_out  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.evaluate.run import evaluate as run  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.narrator import Narrator  # noqa: PLC0415 - loaded only when used
 
     chosen = parse_methods(methods), parse_bits(bits)
-    if split is SplitName.OFFICIAL and splits is None:
-        raise UsageError("--split official needs --splits FILE.csv with the columns path, label and split")
-    if splits is not None and split not in {None, SplitName.OFFICIAL}:
-        raise UsageError("--splits is the official split; leave --split out or say official")
+    _check_split(split, splits)
     if turns and trunk is None:
         raise UsageError("--turns needs --trunk FILE, whose features it averages")
+    if federated and (left_out or timing or report):
+        raise UsageError("--federated goes without --left-out, --timing and --report; keep features by --cache")
+    for kept in filter(None, (report, cache)):
+        check_writable(kept.absolute())
     narrator = Narrator()
     with narrator.phase("read the images"):
-        images = read(find(folder, labels, splits), trunk, cache or report, turns=turns)
-    how = Split.OFFICIAL if splits else Split(split.value) if split else default_split(images)
+        listing = find(folder, labels, splits)
+        for note in listing.notes:
+            narrator.say(f"  {note}")
+        asked = Split.OFFICIAL if splits else Split(split.value) if split else None
+        check_listing(listing, asked)
+        check_left_out(left_out, len(listing.counts))
+        images = read(listing, trunk, cache or report, turns=turns)
+        for line in images.damaged:
+            narrator.say(f"  {line}")
+    how = asked or default_split(images)
     passes = epochs or (_EPOCHS_OF_TRUNK if trunk else _EPOCHS)
+    if federated:
+        _compare_federated(images, (max(chosen[1]), seeds, nodes, how, k, passes), narrator, output)
+        return
     settings = Settings(*chosen, seeds=seeds, split=how, k=k, epochs=passes, left_out=left_out)
     with narrator.phase("learn, hash and measure"):
         found = run(images, settings, narrator.say)
@@ -166,14 +193,41 @@ def evaluate(  # noqa: PLR0913 - the options of the command
             measured = cost.timings(found.rows, found.features, k, sizes=cost.SIZES)
             found = replace(found, timings=tuple(measured))
     path = None
-    if report is not None:
-        with narrator.phase("write the report"):
-            path = write_report(found, images, report.absolute())
+    try:
+        if report is not None:
+            with narrator.phase("write the report"):
+                path = write_report(found, images, report.absolute())
+    finally:  # figures that took long to make are told even where the report fails
+        _print(output, lambda: outputs.summary(found, path), lambda: outputs.tables(found, path))
+
+
+def _compare_federated(
+    images: ImageSet, settings: tuple[int, int, int, Split, int, int], narrator: Narrator, output: Output
+) -> None:
+    """Compare ways to learn from images that are spread over nodes; settings as `FederatedSettings` takes them."""
+    from rsfed.lab.federated import outputs  # noqa: PLC0415 - loads Flower
+    from rsfed.lab.federated.run import FederatedSettings, evaluate_federated  # noqa: PLC0415 - loads Flower
+
+    with narrator.phase("learn, hash and measure"):
+        found = evaluate_federated(images, FederatedSettings(*settings), narrator.say)
+    told = found, images.listing.root.name
+    _print(output, lambda: outputs.summary(*told), lambda: outputs.tables(*told))
+
+
+def _check_split(split: SplitName | None, splits: Path | None) -> None:
+    if split is SplitName.OFFICIAL and splits is None:
+        raise UsageError("--split official needs --splits FILE.csv with the columns path, label and split")
+    if splits is not None and split not in {None, SplitName.OFFICIAL}:
+        raise UsageError("--splits is the official split; leave --split out or say official")
+
+
+def _print(output: Output, summary: Callable[[], dict[str, Any]], tables: Callable[[], RenderableType]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - loaded only when used
+
     if output is Output.JSON:
-        typer.echo(json.dumps(outputs.summary(found, path)))
+        typer.echo(json.dumps(summary()))
     else:
-        width = max(Console().width, _LEAST_COLUMNS)
-        Console(highlight=False, width=width).print(outputs.tables(found, path))
+        Console(highlight=False, markup=False).print(tables())
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfed.errors import RasterRejected, UsageError
+from rsfed.errors import ArchiveError, RasterRejected, TrainingError, UsageError
 from rsfed.hashing.dataset import Patch, PatchSet, patch_bytes
 from rsfed.hashing.trunk import Trunk, inspect_trunk
 from rsfed.lab.demo_data import encoder_size, kind_of
@@ -21,13 +21,14 @@ from rsfed.lab.evaluate.feature_file import FeatureFile
 from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import SourceInfo
 from rsfed.raster.item import Footprint
-from rsfed.raster.layout import Candidate, walk
+from rsfed.raster.layout import NOT_THERE, Candidate, Skipped, walk
 from rsfed.raster.modality import Modality
 from rsfed.raster.reader import read_image
 from rsfed.trust.manifest import FrozenTrunk
 
 ROLES = ("train", "val", "query")  # what a split file may call an image
 TRUNK_SIZE = 224  # pixels that a trunk takes where its file leaves that open
+_MOST_NAMES = 20  # of damaged images that are told
 _MOST_BYTES = 4 << 30  # of pixels held in memory
 _LARGEST = float(np.finfo(np.float16).max)
 Pixels = Iterator[NDArray[np.float32]]
@@ -64,6 +65,7 @@ class Listing:
         modality: What they are.
         size: Width and height in pixels that suit a network for their pixels.
         unlabelled: Number of images that are left out because they have no label, or are not in the split file.
+        notes: What its owner should know of it, a line each.
     """
 
     root: Path
@@ -71,6 +73,17 @@ class Listing:
     modality: Modality
     size: int
     unlabelled: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images of each class, by name."""
+        return dict(sorted(Counter(label for entry in self.entries for label in entry.labels).items()))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether some image has several classes."""
+        return any(len(entry.labels) > 1 for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +129,14 @@ class ImageSet:
         """Whether some image has several classes."""
         return bool((self.labels.sum(axis=1) > 1).any())
 
+    @property
+    def damaged(self) -> list[str]:
+        """What to tell of the images that were left out because they could not be read, a line each."""
+        sound = {entry.name for entry in self.entries}
+        names = [entry.name for entry in self.listing.entries if entry.name not in sound]
+        more = [f"and {len(names) - _MOST_NAMES:,} more damaged images are left out"] * (len(names) > _MOST_NAMES)
+        return [f"{name} is damaged and left out" for name in names[:_MOST_NAMES]] + more
+
     def subset(self, positions: NDArray[np.int64]) -> PatchSet:
         """Return some of the images as what networks are trained on."""
         chosen = tuple(self.patches[position] for position in positions)
@@ -129,30 +150,62 @@ def find(root: Path, labels: str = "folders", splits: Path | None = None) -> Lis
         root: The folder.
         labels: `folders`, or the name of a CSV file in the folder with the columns path and label.
         splits: A CSV file with the columns path, label and split; only images in it are taken, and a label in it goes
-            before any other.
+            before that of its folder.
 
     Raises:
-        ArchiveError: the folder or its label file cannot be read.
-        UsageError: the split file will not do, there are not two classes, or the images are of no known kind.
+        UsageError: the folder, its label file or the split file will not do, both files give labels, there are not two
+            classes, or the images are of no known kind.
     """
-    found = [entry for entry in walk(root, labels) if isinstance(entry, Candidate)]
-    if not found:
-        raise UsageError("the folder holds no images; give one with a sub-folder of images for each class")
+    found = _candidates(root, labels)
     listed = _read_splits(splits, {entry.name for entry in found}) if splits else {}
-    entries = []
+    if labels not in {"folders", "none"} and any(label for label, _ in listed.values()):
+        raise UsageError(
+            "the split file gives labels and so does --labels; leave --labels out, or the label column of the split "
+            "file empty",
+            detail=str(splits),
+        )
+    entries, other = [], 0
     for entry in found:
         label, role = listed.get(entry.name, ((), None))
         own = label or entry.own_labels
         if own and (role or not splits):
             entries.append(Entry(entry.path, entry.name, own, role))
-    counts = Counter(label for entry in entries for label in entry.labels)
+            other += bool(label and entry.own_labels and label != entry.own_labels)
+    counts = {label for entry in entries for label in entry.labels}
     if len(counts) < 2:
         raise UsageError(
             f"there {'is one class' if counts else 'are no classes'} in the folder; an evaluation needs at least two: "
             "put the images into a sub-folder for each class, or name a label file by --labels"
         )
     kind, info = kind_of([Candidate(entry.path, entry.name, entry.labels) for entry in entries])
-    return Listing(root.resolve(), tuple(entries), kind, encoder_size(info), len(found) - len(entries))
+    unlisted = sum(entry.name not in listed for entry in found) if splits else 0
+    unlabelled = len(found) - len(entries)
+    told = {
+        "images have another label in the split file than their folder; that of the split file counts": other,
+        "images are not in the split file and left out": unlisted,
+        "images have no label and are left out": unlabelled - unlisted,
+    }
+    notes = tuple(f"{count:,} {what}" for what, count in told.items() if count)
+    return Listing(root.resolve(), tuple(entries), kind, encoder_size(info), unlabelled, notes)
+
+
+def _candidates(root: Path, labels: str) -> list[Candidate]:
+    """Return what looks like an image."""
+    try:
+        known = list(walk(root, labels))
+    except ArchiveError as error:
+        raise UsageError(error.public, detail=error.detail) from error
+    found = [entry for entry in known if isinstance(entry, Candidate)]
+    if not found:
+        raise UsageError("the folder holds no images; give one with a sub-folder of images for each class")
+    missing = [entry for entry in known if isinstance(entry, Skipped) and entry.reason == NOT_THERE]
+    if missing and not any(entry.own_labels for entry in found):
+        raise UsageError(
+            f"the label file gives no image a label, and none of {len(missing):,} paths in it exists; paths are "
+            "relative to the folder, correct the file",
+            detail=f"first {missing[0].name}",
+        )
+    return found
 
 
 def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None, *, turns: bool = False) -> ImageSet:
@@ -166,8 +219,8 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None,
 
     Raises:
         ConfigError: onnxruntime is not installed.
-        TrainingError: TRUNK_UNFIT.
-        UsageError: the images take too much memory or do not fit the trunk, or fewer than two classes are left.
+        UsageError: TRUNK_UNFIT; the images take too much memory or do not fit the trunk, or fewer than two classes are
+            left.
     """
     known = None if trunk is None else _fitting_trunk(trunk, listing, turns)
     if trunk is None or known is None:
@@ -195,7 +248,14 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None,
 
 
 def _fitting_trunk(path: Path, listing: Listing, turns: bool) -> FrozenTrunk:
-    known = inspect_trunk(path, TRUNK_SIZE, turns=turns)
+    try:
+        known = inspect_trunk(path, TRUNK_SIZE, turns=turns)
+    except TrainingError as error:
+        raise UsageError(
+            f"--trunk: {error.public}; give the ONNX file of a feature extractor, exported anew if it may be damaged",
+            reason=error.reason,
+            detail=str(path),
+        ) from error
     if known.bands != len(listing.modality.bands):
         raise UsageError(
             f"the trunk takes {known.bands} bands and the images have {len(listing.modality.bands)}; "
@@ -254,13 +314,18 @@ def _read_splits(path: Path, known: set[str]) -> dict[str, tuple[tuple[str, ...]
         raise UsageError("the split file cannot be read; it must be a CSV file in UTF-8", detail=str(path)) from error
     if not rows or not {"path", "label", "split"} <= rows[0].keys():
         raise UsageError("the split file needs the columns path, label and split, and rows", detail=str(path))
-    listed = {}
+    listed: dict[str, tuple[tuple[str, ...], str]] = {}
     for row in rows:
         name, role = (row["path"] or "").strip().removeprefix("./"), (row["split"] or "").strip()
         if role not in ROLES:
             raise UsageError(f"the split file calls an image {role!r}; use one of {', '.join(ROLES)}", detail=name)
         labels = tuple(filter(None, (part.strip() for part in (row["label"] or "").split(";"))))
-        listed[name] = labels, role
+        if listed.setdefault(name, (labels, role)) != (labels, role):
+            raise UsageError(
+                f"the split file names an image twice, as {listed[name][1]} and as {role}, or with other labels; keep "
+                "one of its lines",
+                detail=name,
+            )
     missing = sorted(listed.keys() - known)
     if missing:
         raise UsageError(
@@ -268,4 +333,9 @@ def _read_splits(path: Path, known: set[str]) -> dict[str, tuple[tuple[str, ...]
             "paths are relative to the folder, correct the file",
             detail=f"first {missing[0]}",
         )
+    for needed in ("train", "query"):
+        if needed not in {role for _, role in listed.values()}:
+            raise UsageError(
+                f"the split file calls no image {needed}; some must be called train and some query", detail=str(path)
+            )
     return listed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import UsageError
-from rsfed.lab.evaluate.data import ImageSet, Whereabouts
+from rsfed.lab.evaluate.data import ImageSet, Listing, Whereabouts
 from rsfed.raster.item import Footprint
 
 TRAIN_SHARE = 0.6  # of each class, as MiLaN's protocol has it
@@ -60,6 +60,16 @@ def default_split(images: ImageSet) -> Split:
     """Return the split for images without a split file: by place wherever some image says where it lies, if it can."""
     groups = places(images.whereabouts)
     return Split.BY_PLACE if any(groups) and _number(groups) >= len(_SHARES) else Split.RANDOM
+
+
+def check_listing(listing: Listing, split: Split | None) -> None:
+    """Find out before any image is read what can be told of a split; None: it is not known yet, and not the official.
+
+    Raises:
+        UsageError: the images do not allow it.
+    """
+    if split is not Split.OFFICIAL and not listing.multi_label:
+        _check_counts(listing.counts)
 
 
 def divide(images: ImageSet, split: Split, seed: int) -> Division:
@@ -142,7 +152,10 @@ def _official(images: ImageSet) -> Division:
     roles = np.array([entry.role or "" for entry in images.entries])
     train, queries = np.flatnonzero(roles == "train"), np.flatnonzero(roles == "query")
     if not len(train) or not len(queries):
-        raise UsageError("the official split needs a split file with images called train and images called query")
+        raise UsageError(
+            "none of the images that the split file calls query can be used, or none that it calls train: they have "
+            "no label or cannot be read; look at the images"
+        )
     return Division(train, train, queries, np.full(len(queries), -1))
 
 
@@ -202,12 +215,16 @@ def _deal(holds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int6
 
 
 def _check_classes(images: ImageSet) -> None:
-    counts = images.labels.sum(axis=0)
-    if not images.multi_label and counts.min() < 2:
-        name = images.classes[int(counts.argmin())]
+    if not images.multi_label:
+        _check_counts(dict(zip(images.classes, images.labels.sum(axis=0).tolist(), strict=True)))
+
+
+def _check_counts(counts: Mapping[str, int]) -> None:
+    name = min(counts, key=lambda each: counts[each])
+    if counts[name] < 2:
         raise UsageError(
-            f"class {name} has one image that can be read, which cannot both be asked for and be found; "
-            "add images of it or leave its folder out"
+            f"class {name} has one image, which cannot both be asked for and be found; add images of it, or take the "
+            "class out"
         )
 
 

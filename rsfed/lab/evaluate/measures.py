@@ -67,12 +67,11 @@ def code_figures(case: Case, codes: Codes) -> Measured:
     """Return every figure of the codes of all images, shape (images, bits // 8)."""
     search = case.hamming(codes)
     found, per_class, pairs = _ranked(case, search)
-    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
     bits = bit_statistics(search.gallery)
     return (
         found
         | {
-            "overlap": _mean(overlap.values),
+            "overlap": _overlap(case, search),
             "distinct": float(bits.distinct),
             "distinct_share": bits.distinct / len(search.gallery),
             "top_buckets": bits.largest_share,
@@ -93,8 +92,7 @@ def float_figures(case: Case) -> Measured:
 def chance_figures(case: Case) -> dict[str, float]:
     """Return the figures of a gallery in random order: all codes are equal."""
     search = case.hamming(np.zeros((len(case.images), 2), np.uint8))
-    overlap = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
-    return _ranked(case, search)[0] | {"overlap": _mean(overlap.values)}
+    return _ranked(case, search)[0] | {"overlap": _overlap(case, search)}
 
 
 def leaks(case: Case) -> dict[str, Leak]:
@@ -123,12 +121,28 @@ def left_out_precision(case: Case, codes: Codes, drawn: NDArray[np.int64]) -> fl
 
 def without_relevant(images: ImageSet, division: Division) -> int:
     """Return the number of queries that have no relevant image in their gallery."""
+    return int(np.count_nonzero(_relevant(images, division) == 0))
+
+
+def cap_in_words(case: Case) -> str | None:
+    """Return what to tell where no query has as many relevant images in its gallery as the cut-off; else None."""
+    most = int(_relevant(case.images, case.division).max())
+    if most >= case.k:
+        return None
+    return (
+        f"k is {case.k:,}, but a query has at most {most:,} relevant images in its gallery: precision and mAP/k are at "
+        f"most {most / case.k:.3f}; choose a smaller --k"
+    )
+
+
+def _relevant(images: ImageSet, division: Division) -> NDArray[np.int64]:
+    """Return the number of relevant images in the gallery of each query, shape (queries,)."""
     searched = images.labels[division.gallery].astype(np.float32).T
-    count = 0
-    for rows in _batches(len(division.queries)):
-        shared = images.labels[division.queries[rows]].astype(np.float32) @ searched > 0
-        count += int(np.count_nonzero(shared.sum(axis=1) == (division.own[rows] >= 0)))
-    return count
+    counts = [
+        (images.labels[division.queries[rows]].astype(np.float32) @ searched > 0).sum(axis=1)
+        for rows in _batches(len(division.queries))
+    ]
+    return np.concatenate(counts) - (division.own >= 0)
 
 
 def _ranked(case: Case, search: Search) -> Measured:
@@ -147,6 +161,15 @@ def _ranked(case: Case, search: Search) -> Measured:
     means = by_class({CLASS_FIGURE: values[CLASS_FIGURE]}, case.wanted).means[CLASS_FIGURE].tolist()
     per_class = dict(zip(case.images.classes, means, strict=True))
     return {name: float(each.mean()) for name, each in values.items()}, per_class, whole
+
+
+def _overlap(case: Case, search: Search) -> float:
+    """Return the mean overlap within the class of the query; NaN where none can be told.
+
+    A query whose class has no more images than are compared does not count: any code finds them all.
+    """
+    found = within_class_overlap(search, case.cosine(), case.wanted, case.searched, own=case.division.own)
+    return _mean(found.values[found.chance < 1])
 
 
 def _batches(queries: int) -> Iterator[slice]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from rsfed.codes import Codes
-from rsfed.config import ObjectiveSection
+from rsfed.config_objectives import ObjectiveSection
+from rsfed.errors import TrainingError
 from rsfed.hashing.baselines.hyperplanes import RandomHyperplanes
 from rsfed.hashing.baselines.kslsh import KSLSH
 from rsfed.hashing.baselines.kulsh import KULSH
@@ -24,9 +25,9 @@ from rsfed.hashing.training import train_steps
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.trust.manifest import CompactResnet
 
-_WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
-_STRETCHES = 4  # of training, each at a lower learning rate
-_RATE, _BATCH = 1e-3, 64
+WIDTH = 32  # channels of the compact network's first stage, as the demo takes for real images
+STRETCHES = 4  # of training, each at a lower learning rate
+RATE, BATCH = 1e-3, 64
 MILAN_RATE, MILAN_BATCH, MILAN_STEPS = 1e-4, 90, 10_000  # as its authors train on a frozen trunk
 _AT_ONCE = 256  # images whose plain features are made together
 _RANGE_IMAGES = 512  # of the training part, that the ends of the histograms are measured on
@@ -81,11 +82,11 @@ def _network(objective: str) -> Callable[[Task], Hasher]:
     def learn(task: Task) -> Hasher:
         """Train the network (with a frozen trunk, its head)."""
         images = task.images
-        model = build_network(images.trunk or CompactResnet(width=_WIDTH), images.spec, task.bits, seed=task.seed)
+        model = build_network(images.trunk or CompactResnet(width=WIDTH), images.spec, task.bits, seed=task.seed)
         aim = _objective(objective, len(images.classes), task.bits, task.seed)
         data = images.subset(task.train)
         for stretch, recipe in enumerate(_recipe(objective, task, len(data))):
-            seed = task.seed * _STRETCHES + stretch
+            seed = task.seed * STRETCHES + stretch
             train_steps(model, data, aim, **asdict(recipe), seed=seed).refuse_idle()
         encoder = Encoder(model, images.spec)
         return lambda positions: encoder.encode_set(images.subset(positions))
@@ -111,10 +112,10 @@ def _recipe(objective: str, task: Task, patches: int) -> list[Recipe]:
     return schedule(task.epochs, patches)
 
 
-def schedule(epochs: int, patches: int, rate: float = _RATE, batch: int = _BATCH) -> list[Recipe]:
+def schedule(epochs: int, patches: int, rate: float = RATE, batch: int = BATCH) -> list[Recipe]:
     """Return the stretches of training for some epochs, each slower than the one before."""
-    steps = max(1, math.ceil(epochs * patches / batch / _STRETCHES))
-    slowed = [rate * (1 + math.cos(math.pi * stretch / _STRETCHES)) / 2 for stretch in range(_STRETCHES)]
+    steps = max(1, math.ceil(epochs * patches / batch / STRETCHES))
+    slowed = [rate * (1 + math.cos(math.pi * stretch / STRETCHES)) / 2 for stretch in range(STRETCHES)]
     return [Recipe(steps, batch, each) for each in slowed]
 
 
@@ -134,19 +135,33 @@ def check(method: str, classes: int, bits: int) -> None:
     Raises:
         TrainingError: it cannot, for example because there is no room for as many hash centres.
     """
-    if method in NETWORKS:
+    if method not in NETWORKS:
+        return
+    try:
         _objective(method, classes, bits, 0)
+    except TrainingError as error:
+        raise TrainingError(
+            f"{method} cannot tell {classes} classes apart by {bits} bits; give --bits larger widths, or leave "
+            f"{method} out of --methods",
+            reason=error.reason,
+        ) from error
 
 
 def training_in_words(methods: Collection[str], epochs: int, *, on_trunk: bool) -> str:
     """Say how the networks among these methods are trained."""
-    if not NETWORKS.keys() & methods:
+    trained = NETWORKS.keys() & methods
+    if not trained:
         return "no method trains a network"
-    told = f"{epochs} epochs with Adam, {_BATCH} patches a step, the learning rate falling from {_RATE:g}"
-    if not (on_trunk and "milan" in methods):
-        return told
-    steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
-    return f"{told}; milan with the losses, sampling and {steps} of its authors, on the head of the others"
+    passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    told = []
+    if trained - {"milan"}:
+        told.append(f"{passes} with Adam, {BATCH} patches a step, the learning rate falling from {RATE:g}")
+    if "milan" in trained and on_trunk:
+        steps = f"{MILAN_STEPS:,} steps of {MILAN_BATCH} patches at {MILAN_RATE:g}"
+        told.append(f"milan with the losses, sampling and {steps} of its authors, on a head as all networks have")
+    elif "milan" in trained:
+        told.append(f"milan {passes} with {MILAN_BATCH} patches a step, the learning rate falling from {MILAN_RATE:g}")
+    return "; ".join(told)
 
 
 def describe(images: ImageSet, train: NDArray[np.int64]) -> Features:

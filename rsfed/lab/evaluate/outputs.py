@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from rsfed.hashing.evaluation.leaks import Leak
 from rsfed.hashing.evaluation.tables import Spread
 from rsfed.lab.evaluate.division import WORDS
 from rsfed.lab.evaluate.measures import CLASS_FIGURE
 from rsfed.lab.evaluate.results import Evaluation
+from rsfed.lab.wide_table import WideTable
 
 FIGURES = {
     "map_found": ("mAP@{k}", "mean precision at the relevant ranks found among the first k, as MiLaN reports it"),
@@ -26,7 +26,10 @@ FIGURES = {
     "ndcg": ("NDCG@{k}", "2^r - 1 for r shared labels, discounted by rank, divided by that of the best order"),
     "acg": ("ACG@{k}", "mean number of labels that the first k share with the query"),
     "weighted_map": ("wMAP@{k}", "mean, at the relevant ranks found, of the mean number of shared labels so far"),
-    "overlap": ("float overlap", "within the class of the query: share of the float top 20 that codes find again"),
+    "overlap": (
+        "float overlap",
+        "share of the float top 20 of the query's class that codes find again; of classes with more than 20 to find",
+    ),
     "left_out": ("P@{k} left out", "precision for queries of classes that were left out of training"),
     "distinct": ("codes", "number of distinct codes"),
     "top_buckets": ("top 10", "share of the images in the ten largest buckets"),
@@ -34,6 +37,12 @@ FIGURES = {
     "bit_correlation": ("correlation", "mean absolute correlation of two bits; 0 is best"),
 }
 """Heading and meaning of each figure; others are in JSON only."""
+TABLES = {
+    "Rankings": ("map_found", "map_possible", "map_k", "precision", "recall"),
+    "Rankings by several labels, and of classes left out": ("ndcg", "acg", "weighted_map", "left_out"),
+    "Codes": ("overlap", "distinct", "top_buckets", "bit_entropy", "bit_correlation"),
+}
+"""Which figures stand beside each other: with their deviations a table is no wider than 100 characters."""
 
 
 def columns(evaluation: Evaluation) -> dict[str, str]:
@@ -96,16 +105,22 @@ def protocol_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def split_in_words(evaluation: Evaluation) -> str:
+    """Return how images are split; where they have several classes, chance draws from all images together."""
+    words = WORDS[evaluation.protocol.split]
+    return words if evaluation.protocol.by_class else words.replace("60 % of each class", "60 % of all images")
+
+
 def tables(evaluation: Evaluation, report: Path | None) -> RenderableType:
     """Return what `--output table` prints."""
     how = evaluation.protocol
     parts: list[RenderableType] = [
         f"{how.source}: {how.images:,} images of {len(how.classes)} classes, split {how.split}",
-        f"split: {WORDS[how.split]}.",
+        f"split: {split_in_words(evaluation)}.",
         *protocol_lines(evaluation),
         leak_in_words(evaluation),
         "",
-        _figures(evaluation),
+        *[part for table in figure_tables(evaluation).values() for part in (table, "")],
         *[f"{heading}: {FIGURES[name][1]}" for name, heading in columns(evaluation).items()],
         "",
         _per_class(evaluation),
@@ -117,38 +132,38 @@ def tables(evaluation: Evaluation, report: Path | None) -> RenderableType:
     return Group(*parts)
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
+def figure_tables(evaluation: Evaluation) -> dict[str, WideTable]:
+    """Return the figures of every method and of chance by the titles of `TABLES`, without those that nobody has."""
+    present = columns(evaluation)
+    ways = [(row.method, str(row.bits or "float"), row.figures) for row in evaluation.rows]
+    ways.append(("chance", "", evaluation.chance))
+    found = {}
+    for title, names in TABLES.items():
+        shown = [name for name in names if name in present]
+        rows = [
+            (method, bits, *(figure(figures[name], name) if name in figures else "" for name in shown))
+            for method, bits, figures in ways
+            if any(name in figures for name in shown)
+        ]
+        if rows:
+            found[title] = WideTable(("method", "bits", *(present[name] for name in shown)), rows, names=2)
+    return found
 
 
-def _figures(evaluation: Evaluation) -> Table:
-    shown = columns(evaluation)
-    table = _table("method", "bits", *shown.values())
-    rows = [(row.method, str(row.bits or "float"), row.figures) for row in evaluation.rows]
-    for method, bits, figures in [*rows, ("chance", "", evaluation.chance)]:
-        table.add_row(method, bits, *(figure(figures[name], name) if name in figures else "" for name in shown))
-    return table
-
-
-def _per_class(evaluation: Evaluation) -> Table:
+def _per_class(evaluation: Evaluation) -> WideTable:
     """Show the first method beside the best; the others are in JSON and in the report."""
-    rows = list(dict.fromkeys([evaluation.rows[0].name, evaluation.best.name]))
-    shown = [row for row in evaluation.rows if row.name in rows]
-    table = _table(f"mAP@{evaluation.protocol.k} of class", *(row.name for row in shown))
-    for name in evaluation.protocol.classes:
-        table.add_row(name, *(figure(row.per_class[name], CLASS_FIGURE) for row in shown))
-    return table
+    names = list(dict.fromkeys([evaluation.rows[0].name, evaluation.best.name]))
+    shown = [row for row in evaluation.rows if row.name in names]
+    return WideTable(
+        (f"mAP@{evaluation.protocol.k} of class", *(row.name for row in shown)),
+        [(name, *(figure(row.per_class[name], CLASS_FIGURE) for row in shown)) for name in evaluation.protocol.classes],
+    )
 
 
-def _costs(evaluation: Evaluation) -> Table:
+def _costs(evaluation: Evaluation) -> WideTable:
     found = costs(evaluation)
-    table = _table("ms of one query", "bytes an image", "hashing it", *(f"of {size} images" for size in found.sizes))
-    for row in found.rows:
-        table.add_row(*row)
-    return table
+    headings = ("ms of one query", "bytes an image", "hashing it", *(f"of {size} images" for size in found.sizes))
+    return WideTable(headings, found.rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,18 @@ from rsfed.home import make_folder
 from rsfed.lab.charts import group_mark
 from rsfed.lab.evaluate import pictures
 from rsfed.lab.evaluate.data import ImageSet
-from rsfed.lab.evaluate.division import WORDS
 from rsfed.lab.evaluate.measures import CLASS_FIGURE
-from rsfed.lab.evaluate.outputs import COSTS_IN_WORDS, FIGURES, columns, costs, figure, leak_in_words, protocol_lines
+from rsfed.lab.evaluate.outputs import (
+    COSTS_IN_WORDS,
+    FIGURES,
+    columns,
+    costs,
+    figure,
+    figure_tables,
+    leak_in_words,
+    protocol_lines,
+    split_in_words,
+)
 from rsfed.lab.evaluate.results import Evaluation
 from rsfed.lab.page import page
 
@@ -33,8 +42,9 @@ def render(evaluation: Evaluation, images: ImageSet) -> str:
         files("rsfed.lab.evaluate").joinpath("report.html"),
         evaluation=evaluation,
         protocol=evaluation.protocol,
-        split=WORDS[evaluation.protocol.split],
+        split=split_in_words(evaluation),
         best=evaluation.best,
+        tables=figure_tables(evaluation),
         columns=columns(evaluation),
         words=FIGURES,
         figure=figure,

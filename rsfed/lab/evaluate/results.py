@@ -57,6 +57,7 @@ class Protocol:
         classes: Names of the classes.
         multi_label: Whether images have several classes.
         split: How the images are split.
+        by_class: Whether a split at random is made class by class.
         seeds: The seeds.
         k: Cut-off of every figure.
         train: Number of images that methods learn from, of the first seed, as the next two.
@@ -75,6 +76,7 @@ class Protocol:
     classes: tuple[str, ...]
     multi_label: bool
     split: Split
+    by_class: bool
     seeds: tuple[int, ...]
     k: int
     train: int

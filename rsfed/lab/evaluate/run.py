@@ -22,6 +22,7 @@ from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import Division, Split, divide
 from rsfed.lab.evaluate.measures import (
     Case,
+    cap_in_words,
     chance_figures,
     code_figures,
     float_figures,
@@ -97,6 +98,8 @@ def evaluate(
     divisions = [divide(strata or images, settings.split, seed) for seed in range(settings.seeds)]
     described = _described(images, divisions)
     cases = [Case(images, each, division, settings.k) for each, division in zip(described, divisions, strict=True)]
+    if capped := cap_in_words(cases[0]):
+        say(capped)
     drawn = [_drawn(images, each.train, settings.left_out, seed) for seed, each in enumerate(divisions)]
 
     def one(job: _Job) -> Outcome:
@@ -116,7 +119,7 @@ def evaluate(
         outcomes[method, bits].append(outcome)
     chances = [chance_figures(case) for case in cases]
     return Evaluation(
-        protocol=_protocol(images, settings, divisions[0]),
+        protocol=_protocol(images, settings, divisions[0], by_class=not (strata or images).multi_label),
         rows=tuple(_row(method, bits, found) for (method, bits), found in outcomes.items()),
         chance={name: _spread([each[name] for each in chances]) for name in chances[0]},
         leaks=leaks(cases[0]),
@@ -177,10 +180,19 @@ def _hash(case: Case, method: str, task: Task, drawn: NDArray[np.int64]) -> Outc
     return Outcome(figures, per_class, pairs, codes, learnt - start, hash_ms, query_ms)
 
 
+def check_left_out(count: int, classes: int) -> None:
+    """Find out whether so many classes can be left out of training.
+
+    Raises:
+        UsageError: fewer than two would be left.
+    """
+    if count > classes - 2:
+        raise UsageError(f"--left-out {count} leaves fewer than two of {classes} classes to train on")
+
+
 def _drawn(images: ImageSet, train: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw the classes that are left out of training; of the others at least two must stay to train on."""
-    if count > len(images.classes) - 2:
-        raise UsageError(f"--left-out {count} leaves fewer than two of {len(images.classes)} classes to train on")
+    check_left_out(count, len(images.classes))
     drawn = np.sort(np.random.default_rng(seed).permutation(len(images.classes))[:count])
     if count and np.count_nonzero(images.labels[_without(images, train, drawn)].any(axis=0)) < 2:
         raise UsageError(
@@ -214,7 +226,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return spread(known) if known else Spread(math.nan, None, 0)
 
 
-def _protocol(images: ImageSet, settings: Settings, division: Division) -> Protocol:
+def _protocol(images: ImageSet, settings: Settings, division: Division, *, by_class: bool) -> Protocol:
     return Protocol(
         source=images.listing.root.name,
         images=len(images),
@@ -223,6 +235,7 @@ def _protocol(images: ImageSet, settings: Settings, division: Division) -> Proto
         classes=images.classes,
         multi_label=images.multi_label,
         split=settings.split,
+        by_class=by_class,
         seeds=tuple(range(settings.seeds)),
         k=settings.k,
         train=len(division.train),

@@ -1,0 +1,63 @@
+"""What a node keeps of a run between its rounds, on disk, so that only changes of the weights travel.
+
+It is worth one download: where it is missing or damaged the node misses a round and gets the whole weights again.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors
+
+from rsfed.hashing.exchange import Kept
+from rsfed.hashing.payload import Arrays
+from rsfed.home import Home
+from rsfed.telemetry import log
+
+_PARTS = ("start", "lost", "before")
+_ROUND, _RUN = "round", "run"
+
+
+class DiskMemory:
+    """Keeps what the last round left, whatever its run, in the home of a node."""
+
+    def __init__(self, home: Home) -> None:
+        self._path = home.path / "training.safetensors"
+
+    def keep(self, run_id: int, kept: Kept) -> None:
+        """Keep what a round left, in place of what the round before left."""
+        arrays = {f"{part}/{name}": array for part in _PARTS for name, array in getattr(kept, part).items()}
+        draft = self._path.with_suffix(".new")
+        try:
+            safetensors.save_file(arrays, draft, {_RUN: str(run_id), _ROUND: str(kept.round)})
+            draft.replace(self._path)  # not synced: what a power failure damages is asked for again
+        except (OSError, SafetensorError) as error:  # the disk may be full; the result is sent all the same
+            log.warning("training.not_kept", run=run_id, error_type=type(error).__name__)
+            draft.unlink(missing_ok=True)
+            self.forget()
+
+    def recall(self, run_id: int) -> Kept | None:
+        """Return what the last round of a run left; None where there is nothing of it."""
+        try:
+            with safe_open(self._path, "numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get(_RUN) != str(run_id):
+                    return None
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return Kept(int(metadata[_ROUND]), *(_part(arrays, part) for part in _PARTS))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            log.warning("training.kept_damaged", run=run_id, error_type=type(error).__name__)
+            return None
+
+    def forget(self) -> None:
+        """Give back the room on the disk."""
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+def _part(arrays: Arrays, part: str) -> Arrays:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,266 @@
+"""Federated training on real images: `make bench-federated`, and with ablations `make bench-federated-full`.
+
+UC Merced (splits of five seeds as in `make bench-hashing`) and EuroSAT (its split file) stand on the features of a
+frozen trunk and are divided over five nodes; both sides' own apps train in one process. What the service itself costs
+is measured on real processes. The images are found through RSFED_TEST_DATA, their features kept in the folder
+RSFED_BENCH_CACHE. Ends with one line of JSON; docs/output.md tells what is in it.
+
+Its parts are processes of their own, as many at a time as there are cores: a network this small keeps no second core
+busy, and Flower allows one run at a time in a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
+from rsfed.lab.bench_command import exit_code
+from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
+from rsfed.lab.evaluate.data import ImageSet, find
+from rsfed.lab.evaluate.division import Split
+from rsfed.lab.federated.learners import DEFAULT, PLAIN, Way, federated
+from rsfed.lab.federated.outputs import tables
+from rsfed.lab.federated.poison import ATTACKS, poisoned
+from rsfed.lab.federated.run import FederatedEvaluation, FederatedSettings, cases, evaluate_federated
+from rsfed.lab.narrator import Narrator
+from rsfed.lab.training_service import service_figures
+from rsfed.transport.loop import run
+
+SEEDS, NODES, BITS, K = 5, 5, 32, 20
+UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on validation parts
+SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
+SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
+WIDTH = 160  # characters
+WHOLE = replace(DEFAULT, coding="float32")  # an attack is on weights, so they travel as such
+ROBUST = Way(strategy=FedMedianSection(), start=False, end=False, coding="float32")  # sums have no median
+WAYS: Mapping[str, Way] = {
+    "plain FedAvg, 20 rounds": PLAIN,
+    "plain FedAvg, 60 rounds": replace(PLAIN, rounds=DEFAULT.rounds),
+    "with a proximal term": replace(PLAIN, rounds=DEFAULT.rounds, strategy=FedProxSection()),
+    "with server momentum": replace(WHOLE, start=False, end=False),
+    "with momentum, solved start": replace(WHOLE, end=False),
+    "with momentum, solved end": replace(WHOLE, start=False),
+    "without momentum, solved start and end": replace(WHOLE, strategy=FedAvgSection()),
+    "momentum, solved start and end": WHOLE,
+    "default: the same on packed changes": DEFAULT,
+}
+"""Ablations: what each part of the default does alone and together."""
+
+Say = Callable[[str], None]
+Runs = Mapping[str, Mapping[str, Sequence[float]]]
+"""The figure of each seed, by division and by attack ("none" without one)."""
+
+
+def main() -> None:
+    """Run the benchmark, or one part of it, and print its tables and figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="also measure each part of the default alone")
+    parser.add_argument("--part", choices=PARTS, help="this part alone")
+    options = parser.parse_args()
+    if options.part is not None:
+        logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every step
+        sys.stdout.write(json.dumps(PARTS[options.part]()) + "\n")
+        return
+    data_folder()  # what is missing is told once, and not by every part
+    names = [name for name in PARTS if options.full or name not in FULL]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = dict(zip(names, pool.map(_in_its_own_process, names), strict=True))
+    with Narrator().phase("The training service"):
+        service = run(service_figures())
+    for part in found.values():
+        sys.stdout.write(part.pop("table"))
+    told = summary(found["ucm"], found["eurosat"], found["poison"]["runs"])
+    if options.full:
+        told["robust"] = robust(found["ucm"], found["robust"]["runs"])
+    told |= {
+        "bytes_ratio": round(service.bytes_ratio, 4),
+        "round_overhead_s": round(service.round_overhead_s, 3),
+        "resume_ok": service.resume_ok,
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def _in_its_own_process(part: str) -> dict[str, Any]:
+    """Return what a part found; what it says meanwhile goes to standard error."""
+    command = [sys.executable, "-m", "rsfed.lab.bench_federated", "--part", part]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def ucm_part() -> dict[str, Any]:
+    """Compare ways to learn on UC Merced under every division."""
+    narrator = Narrator()
+    with narrator.phase("UC Merced"):
+        return ucm_figures(evaluate_federated(_ucm(), SETTINGS, narrator.say))
+
+
+def ucm_figures(found: FederatedEvaluation) -> dict[str, Any]:
+    """Return the figures of UC Merced; those that begin with an underscore are for other figures."""
+    return {
+        "table": _text(tables(found, UCM)),
+        "ucm_gap_a01": gap(found, SKEWED, "default"),
+        "ucm_gap_a1": gap(found, MILD, "default"),
+        "fedavg_ucm_gap_a01": gap(found, SKEWED, "fedavg"),
+        "closed_form_ucm_gap_a01": gap(found, SKEWED, "closed_form"),
+        "same_encoder": {
+            "ucm_gap_a01": gap(found, SKEWED, "default", "network"),
+            "ucm_gap_a1": gap(found, MILD, "default", "network"),
+        },
+        "central": {"ucm": _central(found)},
+        "_default": {name: _runs(found, name, "default") for name in (SKEWED, MILD)},
+        "_fedavg": {name: _runs(found, name, "fedavg") for name in (SKEWED, MILD)},
+    }
+
+
+def eurosat_part() -> dict[str, Any]:
+    """Compare ways to learn on EuroSAT under the most skewed division."""
+    narrator, data = Narrator(), data_folder()
+    tiles = featured(data, find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT)))
+    settings = replace(SETTINGS, split=Split.OFFICIAL, epochs=EUROSAT_EPOCHS, partitions=(SKEWED,))
+    with narrator.phase("EuroSAT"):
+        found = evaluate_federated(tiles, settings, narrator.say)
+    return {
+        "table": _text(tables(found, EUROSAT)),
+        "eurosat_gap_a01": gap(found, SKEWED, "default", "network"),
+        "central": {"eurosat": _central(found)},
+    }
+
+
+def poison_part() -> dict[str, Any]:
+    """Measure on UC Merced what one node that sends bad updates costs the default."""
+    return _poison(WHOLE)
+
+
+def robust_part() -> dict[str, Any]:
+    """Measure what it costs a strategy that is made for that."""
+    return _poison(ROBUST)
+
+
+def _poison(way: Way) -> dict[str, Any]:
+    narrator, images = Narrator(), _ucm()
+    name = "default" if way.strategy is None else way.strategy.name
+    with narrator.phase(f"UC Merced with a node that sends bad updates, {name}"):
+        runs = {division: attacked_runs(images, SETTINGS, division, way, narrator.say) for division in (SKEWED, MILD)}
+    table = Table("division", "no attack", *ATTACKS, box=None, title=f"mAP of {name} with one node that attacks")
+    for division, found in runs.items():
+        table.add_row(division, *(f"{np.mean(figures):.3f}" for figures in found.values()))
+    return {"table": _text(table), "runs": runs}
+
+
+def attacked_runs(
+    images: ImageSet, settings: FederatedSettings, division: str, way: Way, say: Say = lambda _line: None
+) -> dict[str, list[float]]:
+    """Return the figure of each seed, without an attack and with each attack of the first node."""
+    found: dict[str, list[float]] = {}
+    for name, attack in {"none": None, **ATTACKS}.items():
+        wrap = None if attack is None else poisoned(attack)
+        for case in cases(images, settings):
+            figure = case.measure(federated(case.task, case.parts(division, settings.nodes), way, wrap))
+            say(f"  seed {case.task.seed}: {division}, attack {name}: {figure:.3f}")
+            found.setdefault(name, []).append(figure)
+    return found
+
+
+def ablations_part() -> dict[str, Any]:
+    """Measure what each part of the default does under the most skewed division."""
+    narrator, images = Narrator(), _ucm()
+    with narrator.phase("UC Merced, each part of the default"):
+        return {"table": _text(ablations(images, SETTINGS, narrator.say))}
+
+
+def ablations(images: ImageSet, settings: FederatedSettings, say: Say = lambda _line: None) -> Table:
+    """Return the figure of each way of `WAYS`, and how far it lies above plain FedAvg on the same split."""
+    table = Table("way", "mAP", "points above the first", "deviation", box=None, title=f"{UCM}, {SKEWED}")
+    first: list[float] = []
+    for name, way in WAYS.items():
+        splits = cases(images, settings)
+        runs = [case.measure(federated(case.task, case.parts(SKEWED, settings.nodes), way)) for case in splits]
+        say(f"  {name}: {np.mean(runs):.4f}")
+        first = first or runs
+        above = 100 * np.subtract(runs, first)
+        deviation = f"{above.std(ddof=1):.2f}" if len(above) > 1 else ""
+        table.add_row(name, f"{np.mean(runs):.4f}", f"{above.mean():.2f}", deviation)
+    return table
+
+
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "eurosat": eurosat_part,
+    "poison": poison_part,
+    "ucm": ucm_part,
+    "robust": robust_part,
+    "ablations": ablations_part,
+}
+FULL = ("robust", "ablations")  # which `make bench-federated-full` adds
+
+
+def summary(ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Runs) -> dict[str, Any]:
+    """Return the figures of the parts as one object: gaps and drops in points of mean average precision."""
+    shown = {key: value for key, value in (*ucm.items(), *eurosat.items()) if key not in {"table", "central"}}
+    return {
+        **{key: value for key, value in shown.items() if not key.startswith("_")},
+        "bytes_map_loss": _points(poison[SKEWED]["none"], ucm["_default"][SKEWED]),
+        **_drops(poison),
+        "central": ucm["central"] | eurosat["central"],
+        "seeds": SEEDS,
+    }
+
+
+def robust(ucm: Mapping[str, Any], runs: Runs) -> dict[str, Any]:
+    """Return what a robust strategy costs without an attack, against plain FedAvg, and with each."""
+    below = {name: _points(ucm["_fedavg"][name], runs[name]["none"]) for name in (MILD, SKEWED)}
+    return {"points_below_fedavg": below, **_drops(runs)}
+
+
+def gap(found: FederatedEvaluation, division: str, way: str, central: str | None = None) -> float:
+    """Return the points below a central model, the best one where none is named; the mean of differences by seed."""
+    return _points(found.central_runs[central or found.best], _runs(found, division, way))
+
+
+def _ucm() -> ImageSet:
+    data = data_folder()
+    return featured(data, find(unpacked(data, UCM)))
+
+
+def _runs(found: FederatedEvaluation, division: str, way: str) -> list[float]:
+    return list(next(row for row in found.rows if (row.partition, row.way) == (division, way)).runs)
+
+
+def _drops(runs: Runs) -> dict[str, dict[str, float]]:
+    return {
+        field: {name: _points(found["none"], figures) for name, figures in found.items() if name != "none"}
+        for field, found in (("poison_drop", runs[MILD]), ("poison_drop_a01", runs[SKEWED]))
+    }
+
+
+def _central(found: FederatedEvaluation) -> dict[str, float]:
+    return {way: round(each.mean, 4) for way, each in found.central.items()}
+
+
+def _points(before: Sequence[float], after: Sequence[float]) -> float:
+    return round(100 * float(np.mean(np.subtract(before, after))), 2)
+
+
+def _text(table: RenderableType) -> str:
+    console = Console(highlight=False, width=WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get() + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code("bench_federated", main))

@@ -1,0 +1,206 @@
+"""Ways to learn how to hash from images at several nodes: in one place, together, or each node for itself."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pkgutil import resolve_name
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Context, RecordDict
+from flwr.serverapp import ServerApp
+
+from rsfed.config import Coding, CoordinatorTraining
+from rsfed.config_objectives import CentresSection
+from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
+from rsfed.errors import ConfigError
+from rsfed.hashing.closed_form import PROJECTIONS, ClosedForm
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.head import HashNetwork
+from rsfed.hashing.network import build_network
+from rsfed.hashing.plan import ARRAYS, TrainingPlan
+from rsfed.hashing.weights import State, get_state, set_state
+from rsfed.lab.evaluate.data import ImageSet
+from rsfed.lab.evaluate.methods import BATCH, HASHES, RATE, STRETCHES, WIDTH, Hasher, Task
+from rsfed.lab.federated.grid import LocalGrid
+from rsfed.lab.federated.partition import Positions
+from rsfed.lab.federated.poison import App, Wrap
+from rsfed.trust.manifest import Architecture, CompactResnet, FederationClass, Nomenclature
+
+OBJECTIVE = CentresSection()
+_TIMEOUT_S = 600.0
+_SERVER, _CLIENT = "coordinator.training.rounds:server_app", "node.training.bare_app:app_over"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How nodes train together; left out, as a coordinator does it that says nothing else.
+
+    Attributes:
+        rounds: Rounds at most. The default is many short ones, before nodes with other classes drift apart.
+        strategy: How results become new weights; None for that of the architecture.
+        start: Whether the last layer is solved for before the first round, where it can be.
+        end: Whether it is after the last round.
+        coding: How weights travel.
+    """
+
+    rounds: int = 60
+    strategy: StrategySection | None = None
+    start: bool = True
+    end: bool = True
+    coding: Coding = CoordinatorTraining().coding
+
+
+PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False, coding="float32")
+DEFAULT = Way()
+
+
+def network(task: Task) -> Hasher:
+    """Train the network on all images of the task in one place."""
+    return HASHES[OBJECTIVE.name](task)
+
+
+def closed_form(task: Task, parts: Sequence[Positions]) -> Hasher:
+    """Fit the closed form on the features of each part."""
+    nodes = [(task.features[part], task.images.labels[part]) for part in parts]
+    classes = range(len(task.images.classes))
+    fitted = ClosedForm.fit(nodes, classes, task.bits, task.seed, projections=PROJECTIONS)
+    return lambda positions: fitted.encode(task.features[positions])
+
+
+def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: Wrap | None = None) -> Hasher:
+    """Train together, over the apps of both sides.
+
+    Args:
+        task: What is learnt.
+        parts: Positions of the images of each node.
+        way: How.
+        wrap: Returns the app of a node that is not as it should be.
+    """
+    made, threads = _app(_CLIENT), len(os.sched_getaffinity(0))
+    clients: list[App] = []
+    for place, part in enumerate(parts):
+        make = partial(made, threads=threads, acquisitions=acquisitions(task.images, part))
+        patches = task.images.subset(part)
+        clients.append(wrap(make, patches, place) if wrap else make(patches))
+    plan, model = plan_of(task, parts, way), _network(task)
+    strategy = way.strategy or default_strategy(plan.architecture.kind)
+    least = len(parts) - bool(wrap)
+    start = get_state(model)
+    coding = way.coding if wrap is None else "float32"  # what is wrong with a node is wrong with its weights
+    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=coding)
+    set_state(model, end)
+    encoder = Encoder(model, task.images.spec)
+    return lambda positions: encoder.encode_set(task.images.subset(positions))
+
+
+def acquisitions(images: ImageSet, part: Positions) -> int:
+    """Return how many distinct acquisitions there are; an image of none that is known is one of its own."""
+    return len({images.whereabouts[each].acquisition or each for each in part.tolist()})
+
+
+def steps_of(task: Task, parts: Sequence[Positions], rounds: int) -> tuple[int, int]:
+    """Return rounds and steps of each node in one, with at most as many sample passes as training in one place.
+
+    Args:
+        task: What is learnt.
+        parts: Positions of the images of each node.
+        rounds: Rounds at most; fewer where there are fewer steps than nodes.
+    """
+    central = STRETCHES * max(1, math.ceil(task.epochs * sum(map(len, parts)) / BATCH / STRETCHES))
+    rounds = max(1, min(rounds, central // len(parts)))
+    return rounds, max(1, central // (rounds * len(parts)))
+
+
+def plan_of(task: Task, parts: Sequence[Positions], way: Way) -> TrainingPlan:
+    """Return the plan of a run that takes no more than training in one place."""
+    images, architecture = task.images, _architecture(task)
+    taken, steps = steps_of(task, parts, way.rounds)
+    strategy = way.strategy or default_strategy(architecture.kind)
+    solvable = architecture.kind == "frozen-trunk"
+    return TrainingPlan(
+        modality=images.listing.modality.name,
+        input=images.spec,
+        architecture=architecture,
+        bits=task.bits,
+        objective=OBJECTIVE,
+        nomenclature=Nomenclature(
+            classes=tuple(FederationClass(id=column, name=name[:64]) for column, name in enumerate(images.classes))
+        ),
+        rounds=taken,
+        local_steps=steps,
+        batch=BATCH,
+        learning_rate=RATE,
+        seed=task.seed,
+        proximal=strategy.proximal,
+        solve_start=way.start and solvable,
+        solve_end=way.end and solvable,
+    )
+
+
+def run_over(  # noqa: PLR0913 - what a run is made of
+    app: ServerApp,
+    plan: TrainingPlan,
+    clients: Sequence[App],
+    start: State,
+    strategy: StrategySection,
+    *,
+    least: int,
+    coding: Coding = "float32",
+) -> State:
+    """Run the coordinator's app over nodes in this process and return the weights that it ends with.
+
+    Args:
+        app: The coordinator's app.
+        plan: What nodes are told.
+        clients: Their apps.
+        start: Weights to start from.
+        strategy: How results become new weights.
+        least: Nodes that a round needs a result of.
+        coding: How weights travel.
+
+    Raises:
+        TrainingError: TOO_FEW_NODES, or NO_RESULT in any round.
+    """
+    context = Context(
+        run_id=1,
+        node_id=0,
+        node_config={},
+        state=RecordDict({ARRAYS: ArrayRecord({name: Array(array) for name, array in start.items()})}),
+        run_config={
+            "plan": plan.model_dump_json(),
+            "strategy": strategy.model_dump_json(),
+            "min-nodes": least,
+            "round-timeout-s": _TIMEOUT_S,
+            "fraction-train": 1.0,
+            "coding": coding,
+        },
+    )
+    app(LocalGrid(clients), context)
+    return {name: array.numpy() for name, array in context.state[ARRAYS].items()}
+
+
+def _app(side: str) -> Callable[..., Any]:
+    """Return what makes the app of the coordinator or of a node, by its name: the lab imports neither side.
+
+    Raises:
+        ConfigError: EXTRA_MISSING.
+    """
+    try:
+        made: Callable[..., Any] = resolve_name(side)
+    except ImportError as error:
+        raise ConfigError(
+            "the federated evaluation needs the coordinator and the node; install rsfed again", reason="EXTRA_MISSING"
+        ) from error
+    return made
+
+
+def _architecture(task: Task) -> Architecture:
+    return task.images.trunk or CompactResnet(width=WIDTH)
+
+
+def _network(task: Task) -> HashNetwork:
+    return build_network(_architecture(task), task.images.spec, task.bits, seed=task.seed)
