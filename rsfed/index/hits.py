@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from rsfed.codes import Codes, Ids
 from rsfed.index.bucket import Bucket, Piece
 from rsfed.index.filters import NO_TESTS, Screen
-from rsfed.index.nearest import Found
 from rsfed.index.order import Ranks, Seeds
 from rsfed.index.picking import closest, count_passing
 from rsfed.index.segment import Part
@@ -20,7 +19,6 @@ from rsfed.index.words import Words, from_words, marked, row_of
 Numbers = NDArray[np.int64]
 NO_NUMBERS: Numbers = np.empty(0, np.int64)
 _ZERO = np.zeros(1, np.int64)
-_ROW = 0xFFFFFFFF  # of what `nearest` found
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +43,6 @@ class Share:
     counts: Numbers
     places: Numbers | None = None
     firsts: Numbers | None = None
-
-    @classmethod
-    def of(cls, part: Part, screen: Screen | None, found: Found, counts: Numbers) -> Share:
-        """Return the codes of a search that have items which pass."""
-        if screen is not None:
-            found, counts = found[counts > 0], counts[counts > 0]
-        return cls(part, screen, found & _ROW, found >> 32, counts)
 
     def sizes(self) -> Numbers:
         """Return how many items of each code pass."""

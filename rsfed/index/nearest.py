@@ -16,12 +16,14 @@ from rsfed.index.sorting import Rows
 from rsfed.index.tables import Tables
 from rsfed.index.words import Words, piece
 
-Found = NDArray[np.int64]
-"""Distinct codes with their distances as distance << 32 | row, int64, rising: by distance, then by code."""
+Numbers = NDArray[np.int64]
+Found = Numbers
+"""Distinct codes with their distances as distance << 32 | row, so that they sort by distance, then by code."""
 
 _PROBE, _CANDIDATE, _COMPARED = 10.0, 1.5, 0.25  # nanoseconds, relative to each other: what decides for a scan
 _CHEAP = 2  # flipped bits: up to here all probes together take a few microseconds
 _BLOCK = 64  # codes that a scan looks at before it asks whether any is near
+_BATCH = 64  # slots that are read before any is looked into, so that memory is asked for all of them at once
 _BOUND, _WITHIN, _LENGTH = 0, 1, 2  # in `state`
 
 
@@ -35,8 +37,8 @@ def nearest(
     bits: Int,
     k: Int,
     limit: Int,
-) -> Found:
-    """Return every distinct code up to the distance of the k-th nearest item, and no farther than `limit`.
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Find every distinct code up to the distance of the k-th nearest item, and no farther than `limit`.
 
     Args:
         words: Distinct codes in order, uint64, shape (n, words).
@@ -47,6 +49,10 @@ def nearest(
         bits: Width of the codes.
         k: How many items are wanted.
         limit: Largest distance.
+
+    Returns:
+        Rows of the codes, int64, by rising distance, then by rising code; their distances, int64; how many items of
+        each count, int64.
     """
     found = np.empty(max(1024, min(16 * k, 2**17)), np.int64)
     state = np.array([limit, 0, 0])  # no code above this distance is wanted; items up to it; codes that were kept
@@ -55,7 +61,7 @@ def nearest(
         found = np.empty(state[_LENGTH], np.int64)
         state[1:] = 0
         _find(words, starts, gone, tables, query, np.zeros(bits + 1, np.int64), k, state, found)
-    return np.sort(_up_to(found, state[_LENGTH], state[_BOUND]))
+    return _split(starts, gone, np.sort(_up_to(found, state[_LENGTH], state[_BOUND])))
 
 
 @kernel
@@ -116,7 +122,8 @@ def _probe(
     found: Found,
 ) -> bool:
     """Probe the tables; return whether that was cheaper than a scan, so that it is complete."""
-    spans, slots, orders, copies = tables.spans, tables.slots, tables.orders, tables.copies
+    spans = tables.spans
+    batch = np.empty((3, _BATCH), np.int64)
     difference = np.empty(words.shape[1], np.uint64)
     left = _COMPARED * words.size  # what a scan costs
     for flipped in range(64):
@@ -128,26 +135,50 @@ def _probe(
             own = piece(query, spans[table, 0], width)
             flip = np.uint64((1 << flipped) - 1)
             while flip >> np.uint64(width) == 0:
-                slot = spans[table, 2] + np.int64(own ^ flip)
-                first, last = np.int64(slots[slot]), np.int64(slots[slot + 1])
-                left -= _CANDIDATE * (last - first)
-                for place in range(first, last):
-                    distance: Int
-                    if words.shape[1] == 1:
-                        code = copies[table - 1, place] if table else words[place, 0]
-                        difference[0] = code ^ query[0]
-                        distance = np.int64(ones(difference[0]))
-                    else:
-                        distance = _differ(words, orders[table - 1, place] if table else place, query, difference)
-                    if distance <= state[_BOUND] and _first_seen(difference, spans, table, flipped):
-                        row = np.int64(orders[table - 1, place] if table else place)
-                        _keep(distance, row, live(starts, gone, row), k, weights, state, found)
-                if flipped == 0:
-                    break
-                flip = _next(flip)
+                count = 0
+                while count < _BATCH and flip >> np.uint64(width) == 0:
+                    batch[0, count] = spans[table, 2] + np.int64(own ^ flip)
+                    count += 1
+                    flip = _next(flip) if flipped else np.uint64(1) << np.uint64(width)
+                left -= _CANDIDATE * _fetch(tables, words, table, batch, count)
+                for number in range(count):
+                    for place in range(batch[0, number], batch[1, number]):
+                        distance: Int
+                        if words.shape[1] == 1:
+                            code = tables.copies[table - 1, place] if table else words[place, 0]
+                            difference[0] = code ^ query[0]
+                            distance = np.int64(ones(difference[0]))
+                        else:
+                            row = np.int64(tables.orders[table - 1, place] if table else place)
+                            distance = _differ(words, row, query, difference)
+                        if distance <= state[_BOUND] and _first_seen(difference, spans, table, flipped):
+                            row = np.int64(tables.orders[table - 1, place] if table else place)
+                            _keep(distance, row, live(starts, gone, row), k, weights, state, found)
             if len(spans) * flipped + table >= state[_BOUND]:
                 return True
     return False
+
+
+@kernel
+def _fetch(tables: Tables, words: Words, table: Int, batch: NDArray[np.int64], count: Int) -> Int:
+    """Replace slots by the places where their codes start and end; return how many codes there are.
+
+    The loops have no branch that hangs on what they read, so that the memory is asked for the next slot before it
+    answered for this one.
+    """
+    codes, last = 0, len(words) - 1
+    for number in range(count):
+        slot = batch[0, number]
+        batch[0, number] = tables.slots[slot]
+        batch[1, number] = tables.slots[slot + 1]
+        codes += batch[1, number] - batch[0, number]
+    for number in range(count):
+        place = min(batch[0, number], last)
+        if words.shape[1] > 1:
+            batch[2, number] = np.int64(tables.orders[table - 1, place]) if table else place
+        else:
+            batch[2, number] = np.int64(tables.copies[table - 1, place] if table else words[place, 0])
+    return codes
 
 
 @kernel
@@ -261,6 +292,16 @@ def _up_to(found: Found, length: Int, bound: Int) -> Found:
             found[kept] = found[place]
             kept += 1
     return found[:kept]
+
+
+@kernel
+def _split(starts: Rows, gone: Rows, found: Found) -> tuple[Numbers, Numbers, Numbers]:
+    """Return rows, distances and how many items count."""
+    rows, distances, counts = np.empty_like(found), np.empty_like(found), np.empty_like(found)
+    for number in range(len(found)):
+        rows[number], distances[number] = found[number] & 0xFFFFFFFF, found[number] >> 32
+        counts[number] = live(starts, gone, rows[number])
+    return rows, distances, counts
 
 
 @kernel

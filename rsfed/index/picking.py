@@ -7,19 +7,8 @@ from numpy.typing import NDArray
 
 from rsfed.index.filters import Tests, passes
 from rsfed.index.jit import Int, kernel
-from rsfed.index.nearest import Found, below, live
+from rsfed.index.nearest import Numbers, below
 from rsfed.index.sorting import Rows
-
-Numbers = NDArray[np.int64]
-
-
-@kernel
-def live_sizes(starts: Rows, gone: Rows, found: Found) -> Numbers:
-    """Return how many items of each found code count."""
-    sizes = np.empty(len(found), np.int64)
-    for number in range(len(found)):
-        sizes[number] = live(starts, gone, found[number] & 0xFFFFFFFF)
-    return sizes
 
 
 @kernel
@@ -51,7 +40,7 @@ def count_passing(starts: Rows, gone: Rows, tests: Tests, rows: Numbers) -> Numb
 
 @kernel
 def weigh(
-    starts: Rows, gone: Rows, tests: Tests, found: Found, k: Int, enough: Int, budget: Int
+    starts: Rows, gone: Rows, tests: Tests, rows: Numbers, distances: Numbers, k: Int, enough: Int, budget: Int
 ) -> tuple[Numbers, bool, Int]:
     """Count the items that pass, code after code, until k lie within the distance that was reached.
 
@@ -59,7 +48,8 @@ def weigh(
         starts: As for `nearest`.
         gone: As for `nearest`.
         tests: The filter.
-        found: Codes by rising distance.
+        rows: Codes by rising distance, int64, shape (n,).
+        distances: Their distances, int64, shape (n,).
         k: How many items are wanted.
         enough: Where counting the items of one code may stop.
         budget: How many items may be looked at.
@@ -67,14 +57,14 @@ def weigh(
     Returns:
         The count of each code that was needed, int64; whether the budget sufficed; the sum of the counts.
     """
-    counts = np.empty(len(found), np.int64)
+    counts = np.empty(len(rows), np.int64)
     total = 0
-    for number in range(len(found)):
-        if total >= k and found[number] >> 32 > found[number - 1] >> 32:
+    for number in range(len(rows)):
+        if total >= k and distances[number] > distances[number - 1]:
             return counts[:number], True, total
         if budget <= 0:
             return counts[:number], False, total
-        counts[number], looked = _count(starts, gone, tests, found[number] & 0xFFFFFFFF, enough)
+        counts[number], looked = _count(starts, gone, tests, rows[number], enough)
         total += counts[number]
         budget -= looked
     return counts, True, total
@@ -140,21 +130,25 @@ def closest(
     Returns:
         Item ids and their distances, int64, fewer than k where there are fewer.
     """
-    found, apart = np.empty(0, np.int64), np.empty(0, np.int64)
-    first = 0
-    while first < len(rows) and len(found) < k:
+    held = 0
+    for row in rows:
+        held += np.int64(starts[row + 1]) - np.int64(starts[row])
+    found, apart = np.empty(min(k, held), np.int64), np.empty(min(k, held), np.int64)
+    first, length = 0, 0
+    while first < len(rows) and length < k:
         last = first
         while last < len(rows) and distances[last] == distances[first]:
             last += 1
-        wanted = np.full(last - first, k - len(found))
+        wanted = np.full(last - first, k - length)
         places, _ = first_passing(starts, gone, tests, rows[first:last], wanted)
         for number in range(len(places)):
             places[number] = ids[places[number]]
-        shell = places if last - first == 1 else np.sort(places)[: k - len(found)]
-        found = np.concatenate((found, shell))
-        apart = np.concatenate((apart, np.full(len(shell), distances[first])))
+        shell = places if last - first == 1 else np.sort(places)[: k - length]
+        found[length : length + len(shell)] = shell
+        apart[length : length + len(shell)] = distances[first]
+        length += len(shell)
         first = last
-    return found, apart
+    return found[:length], apart[:length]
 
 
 @kernel

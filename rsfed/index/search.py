@@ -12,7 +12,7 @@ from rsfed.errors import UsageError
 from rsfed.index.filters import Filter, Screen
 from rsfed.index.hits import Hits, Share
 from rsfed.index.nearest import nearest
-from rsfed.index.picking import grouped, live_sizes, weigh
+from rsfed.index.picking import grouped, weigh
 from rsfed.index.segment import Part
 from rsfed.index.words import Words, to_words
 
@@ -74,7 +74,7 @@ class View:
         shares = []
         for part, screen in zip(self.parts, screens, strict=True):
             share = _unfiltered(part, query, k, limit) if screen is None else _filtered(part, screen, query, k, limit)
-            if share.counts.sum() >= k:  # no other part needs to look farther
+            if len(self.parts) > 1 and share.counts.sum() >= k:  # no other part needs to look farther
                 limit = min(limit, int(share.distances[-1]))
             shares.append(share)
         return Hits.joined(self.bits, shares, k)
@@ -91,8 +91,11 @@ class Snapshot:
 
 def _unfiltered(part: Part, query: Words, k: int, limit: int) -> Share:
     segment = part.segment
-    found = nearest(segment.words, segment.starts, part.gone, segment.tables, query, segment.bits, k, limit)
-    return Share.of(part, None, found, live_sizes(segment.starts, part.gone, found))
+    return Share(
+        part,
+        None,
+        *nearest(segment.words, segment.starts, part.gone, segment.tables, query, segment.bits, k, limit),
+    )
 
 
 def _filtered(part: Part, screen: Screen, query: Words, k: int, limit: int) -> Share:
@@ -101,12 +104,15 @@ def _filtered(part: Part, screen: Screen, query: Words, k: int, limit: int) -> S
     budget = _LISTED * screen.most
     wanted = int(min(2 * k / max(screen.share, 1e-12), _ALL)) if k < _ALL else _ALL
     while screen.most and (wanted < budget or wanted == _ALL):
-        found = nearest(segment.words, segment.starts, part.gone, segment.tables, query, segment.bits, wanted, limit)
-        counts, sufficed, total = weigh(segment.starts, part.gone, screen.tests, found, k, enough, budget)
+        rows, distances, held = nearest(
+            segment.words, segment.starts, part.gone, segment.tables, query, segment.bits, wanted, limit
+        )
+        counts, sufficed, total = weigh(segment.starts, part.gone, screen.tests, rows, distances, k, enough, budget)
         if not sufficed:
             break
-        if total >= k or live_sizes(segment.starts, part.gone, found).sum() < wanted:
-            return Share.of(part, screen, found[: len(counts)], counts)
+        if total >= k or held.sum() < wanted:
+            kept = np.flatnonzero(counts)
+            return Share(part, screen, rows[kept], distances[kept], counts[kept])
         wanted = min(wanted * _GROWTH, _ALL)
     return _listed(part, screen, query, k, limit)
 

@@ -19,6 +19,7 @@ from rsfed.index.words import Words, piece
 
 SMALLEST = 2**17  # distinct codes; a scan of fewer takes some 30 microseconds, tables would make appends slow
 _WIDEST = 26  # bits of a piece: 256 MiB of slots
+_MOST = 4  # pieces of codes of several words: more of them take memory and are no faster
 
 
 class Tables(NamedTuple):
@@ -72,12 +73,14 @@ class Tables(NamedTuple):
 
 
 def cut(bits: int, codes: int) -> NDArray[np.int64]:
-    """Return the spans of equally wide pieces of about log2(codes) bits, the width at which slots hold about one code.
+    """Return the spans of equally wide pieces of a bit or two less than log2(codes): slots hold two to four codes.
 
     Bits that are left over belong to no piece: a code within r bits is within r bits on fewer bits too.
     """
-    pieces = max(round(bits / max(np.log2(codes), 8.0)), -(-bits // _WIDEST))
-    width = min(bits // pieces, int(np.log2(codes)))
+    pieces = max(round(bits / np.log2(codes)), 1)
+    if bits > 64:
+        pieces = min(pieces, _MOST)
+    width = min(bits // pieces, int(np.log2(codes)) - 1, _WIDEST)
     numbers = np.arange(pieces)
     return np.stack([numbers * width, np.full(pieces, width), numbers * ((1 << width) + 1)], axis=1)
 
