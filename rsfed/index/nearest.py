@@ -135,11 +135,7 @@ def _probe(
             own = piece(query, spans[table, 0], width)
             flip = np.uint64((1 << flipped) - 1)
             while flip >> np.uint64(width) == 0:
-                count = 0
-                while count < _BATCH and flip >> np.uint64(width) == 0:
-                    batch[0, count] = spans[table, 2] + np.int64(own ^ flip)
-                    count += 1
-                    flip = _next(flip) if flipped else np.uint64(1) << np.uint64(width)
+                count, flip = _slots(spans[table], own, flip, batch)
                 left -= _CANDIDATE * _fetch(tables, words, table, batch, count)
                 for number in range(count):
                     for place in range(batch[0, number], batch[1, number]):
@@ -157,6 +153,17 @@ def _probe(
             if len(spans) * flipped + table >= state[_BOUND]:
                 return True
     return False
+
+
+@kernel
+def _slots(span: NDArray[np.int64], own: np.uint64, flip: np.uint64, batch: NDArray[np.int64]) -> tuple[Int, np.uint64]:
+    """Write the next slots of a table; return how many, and the flipped bits that follow."""
+    count = 0
+    while count < _BATCH and flip >> np.uint64(span[1]) == 0:
+        batch[0, count] = span[2] + np.int64(own ^ flip)
+        count += 1
+        flip = _next(flip) if flip else np.uint64(1) << np.uint64(span[1])
+    return count, flip
 
 
 @kernel

@@ -130,7 +130,7 @@ def closest(
     Returns:
         Item ids and their distances, int64, fewer than k where there are fewer.
     """
-    held = 0
+    held: Int = 0
     for row in rows:
         held += np.int64(starts[row + 1]) - np.int64(starts[row])
     found, apart = np.empty(min(k, held), np.int64), np.empty(min(k, held), np.int64)
