@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +46,21 @@ def open_index(home: Home, release: Release, encoder_id: str, ids: Ids, codes: C
     return writer
 
 
-def discard_indexes(home: Home, kept: Collection[bytes]) -> None:
-    """Delete the indexes of all releases but some, given by their digests."""
-    shelf.discard(indexes_folder(home), kept)
+def served_release(home: Home) -> bytes | None:
+    """Return the digest of the release whose indexes were served last; None where no file says so any more."""
+    try:
+        return shelf.current(indexes_folder(home))
+    except StateError as error:
+        if error.reason != "INDEX_DAMAGED":
+            raise
+        log.error("index.damaged", reason=error.reason, detail=error.detail)
+        return None
+
+
+def serve_release(home: Home, digest: bytes) -> None:
+    """Make the indexes of a release the served ones, in one step, and delete those of all others."""
+    shelf.swap(indexes_folder(home), digest)
+    shelf.discard(indexes_folder(home), [digest])
 
 
 def _opened(folder: Path, owner: Owner) -> IndexWriter:
@@ -58,5 +69,5 @@ def _opened(folder: Path, owner: Owner) -> IndexWriter:
     except StateError as error:
         if error.reason != "INDEX_DAMAGED":
             raise
-        log.error("index.damaged", reason=error.reason)
+        log.error("index.damaged", reason=error.reason, detail=error.detail)
         return IndexWriter.mended(folder, owner)

@@ -20,12 +20,11 @@ import numpy as np
 
 from node.catalogue import Catalogue
 from node.features import FeatureCache, FeatureKey, features_file
-from node.indexes import discard_indexes, open_index
+from node.indexes import open_index, serve_release, served_release
 from node.presence import Presence
 from node.reading import Content, reader
 from node.searchable import REMEDY, unsearchable
 from node.served import Facts, Served, Shelf
-from node.state import get_meta, set_meta
 from rsfed.codes import Codes, Ids
 from rsfed.errors import ReleaseRefused, RsfedError
 from rsfed.index.warm import warm
@@ -44,7 +43,6 @@ PUBLISH_S = 2.0  # new patches become searchable in steps of this length
 RETRY_S = 600.0  # for files that could not be read
 FAILED_S = 30.0  # pause after a failure
 _NICENESS = 10
-_SERVED = "served_release"
 
 
 class Encoder(Protocol):
@@ -234,9 +232,9 @@ class _Work:
 
     def _former(self) -> Release | None:
         """Return the release that was served when the node was stopped."""
-        digest = get_meta(self._catalogue.connection, _SERVED)
+        digest = served_release(self._home)
         with suppress(ReleaseRefused):
-            return self._store.get(bytes.fromhex(str(digest))) if digest else None
+            return self._store.get(digest) if digest else None
         return None
 
     def _take(self, release: Release) -> None:
@@ -250,9 +248,8 @@ class _Work:
         self.close()
         self._active = active
         self._unpublished = True
-        set_meta(self._catalogue.connection, _SERVED, release.digest.hex())
+        serve_release(self._home, release.digest)
         self._publish()
-        discard_indexes(self._home, [release.digest])
         seconds = round(time.monotonic() - started, 3)
         log.info("index.swapped", release=release.manifest.version, indexed=len(listed), seconds=seconds)
 

@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -76,18 +76,19 @@ def missing(error: FileNotFoundError) -> StateError:
 def write(path: Path, owner: Owner, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> str:
     """Write a file durably and return the checksum of its arrays."""
     listed: list[dict[str, Any]] = []
-    offset = 0
+    content: list[NDArray[np.uint64]] = []
+    offset, total = 0, 0
     for name, array in arrays.items():
         listed.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "offset": offset})
-        offset += -(-array.nbytes // _ALIGN) * _ALIGN
-    data = np.zeros(offset, np.uint8)
-    for entry, array in zip(listed, arrays.values(), strict=True):
-        data[entry["offset"] : entry["offset"] + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    checksum = f"{checksum_of(data.view(np.uint64)):016x}"
+        for block in _blocks(array):
+            content.append(block)
+            total += int(checksum_of(block, offset // 8))
+            offset += block.nbytes
+    checksum = f"{total % 2**64:016x}"
     header = owner.described() | {"about": dict(about), "arrays": listed, "bytes": offset, "checksum": checksum}
     text = json.dumps(header).encode()
     text += b" " * (-(_HEAD.size + len(text)) % _ALIGN)
-    replace(path, [_HEAD.pack(_MAGIC, FORMAT, len(text), _digest(text)), text, data.data])
+    replace(path, [_HEAD.pack(_MAGIC, FORMAT, len(text), _digest(text)), text, *content])
     return checksum
 
 
@@ -115,10 +116,34 @@ def read(path: Path, owner: Owner) -> Stored:
     first = _HEAD.size + length
     if len(mapped) != first + header["bytes"]:
         raise damaged(path, "cut off or continued")
-    if f"{checksum_of(np.frombuffer(mapped, np.uint64, offset=first)):016x}" != header["checksum"]:
+    if f"{checksum_of(np.frombuffer(mapped, np.uint64, offset=first), 0):016x}" != header["checksum"]:
         raise damaged(path, "its arrays were changed")
     arrays = {entry["name"]: _array(mapped, first, entry) for entry in header["arrays"]}
     return Stored(arrays, header["about"], header["checksum"])
+
+
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """Return what a small file of text holds: JSON under its format version and checksum."""
+    text = json.dumps({"format": FORMAT} | dict(body))
+    return json.dumps({"checksum": _digest(text.encode()).hex(), "content": text}).encode()
+
+
+def unsealed(path: Path, content: bytes) -> dict[str, Any]:
+    """Return what was sealed.
+
+    Raises:
+        StateError: INDEX_DAMAGED, the file is not as it was written; INDEX_FORMAT, newer software wrote it.
+    """
+    try:
+        whole = json.loads(content)
+        text = whole["content"]
+        if _digest(text.encode()).hex() != whole["checksum"]:
+            raise damaged(path, "it was changed")
+        body: dict[str, Any] = json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, "cut off or edited") from error
+    check_format(path, body["format"])
+    return body
 
 
 def check_format(path: Path, version: int) -> None:
@@ -170,6 +195,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[np.uint64]]:
+    """Return an array as words: first what is aligned, uncopied, then the rest filled up with zeros."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = flat.nbytes // _ALIGN * _ALIGN
+    if whole:
+        yield flat[:whole].view(np.uint64)
+    if whole < flat.nbytes:
+        rest = np.zeros(_ALIGN, np.uint8)
+        rest[: flat.nbytes - whole] = flat[whole:]
+        yield rest.view(np.uint64)
+
+
 def _array(mapped: mmap.mmap, first: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
     count = int(np.prod(shape, dtype=np.int64))
@@ -183,11 +220,17 @@ def _digest(text: bytes) -> bytes:
 
 
 @kernel
-def checksum_of(words: NDArray[np.uint64]) -> np.uint64:
-    """Return a sum over scattered words and places, at the speed of memory: finds damage, not a forger."""
+def checksum_of(words: NDArray[np.uint64], first: int) -> np.uint64:
+    """Return a sum over scattered words and places, at the speed of memory: finds damage, not a forger.
+
+    Args:
+        words: Words that follow each other, uint64.
+        first: Place of the first of them; sums of blocks add up to that of the whole.
+    """
     total = np.uint64(0)
-    for place in range(np.uint64(len(words))):
-        value = (words[place] ^ (place * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+    for number in range(np.uint64(len(words))):
+        place = np.uint64(first) + number
+        value = (words[number] ^ (place * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
         total += value ^ (value >> np.uint64(29))
     return total

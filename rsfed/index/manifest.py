@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from rsfed.index import files
 from rsfed.index.files import Owner
@@ -73,25 +70,15 @@ class Manifest:
             StateError: as for `read`.
         """
         path = folder / NAME
-        try:
-            whole = json.loads(content)
-            text, checksum = whole["manifest"], whole["checksum"]
-            if blake2b(text.encode(), digest_size=16).hexdigest() != checksum:
-                raise files.damaged(path, "it was changed")
-            body: dict[str, Any] = json.loads(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise files.damaged(path, "no manifest") from error
-        files.check_format(path, body["format"])
+        body = files.unsealed(path, content)
         files.check_owner(path, owner, body)
         return cls(owner, body["number"], tuple(Entry(**entry) for entry in body["entries"]))
 
     def write(self, folder: Path) -> None:
         """Put the manifest in place durably."""
         entries = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.entries]
-        body = {"format": files.FORMAT, "number": self.number, "entries": entries}
-        text = json.dumps(self.owner.described() | body)
-        checksum = blake2b(text.encode(), digest_size=16).hexdigest()
-        files.replace(folder / NAME, [json.dumps({"manifest": text, "checksum": checksum}).encode()])
+        body = self.owner.described() | {"number": self.number, "entries": entries}
+        files.replace(folder / NAME, [files.sealed(body)])
 
     @property
     def names(self) -> set[str]:

@@ -32,8 +32,7 @@ class IndexReader:
         owner: Whose codes are wanted.
 
     Raises:
-        FileNotFoundError: there is no index.
-        StateError: INDEX_DAMAGED names the damaged file; INDEX_FORMAT; INDEX_FOREIGN.
+        StateError: INDEX_DAMAGED names the file that is damaged or missing; INDEX_FORMAT; INDEX_FOREIGN.
     """
 
     def __init__(self, folder: Path, owner: Owner) -> None:
@@ -47,20 +46,26 @@ class IndexReader:
         """Return what the index holds now; cheap where nothing changed.
 
         Raises:
-            FileNotFoundError, StateError: as for the class; what was seen before stays as it was.
+            StateError: as for the class; what was seen before stays as it was.
         """
         for attempt in range(_TRIES):
-            seen = (self._folder / NAME).read_bytes()
+            seen = self._content()
             if seen == self._seen:
                 break
             try:
                 self._parts = load(self._folder, Manifest.parse(self._folder, self._owner, seen), self._parts)
             except FileNotFoundError as error:
-                if (self._folder / NAME).read_bytes() == seen or attempt == _TRIES - 1:
+                if self._content() == seen or attempt == _TRIES - 1:
                     raise files.missing(error) from error
                 continue  # the writer replaced it meanwhile
             self._seen = seen
         return View(self._owner.bits, tuple(loaded.part for loaded in self._parts.values()))
+
+    def _content(self) -> bytes:
+        try:
+            return (self._folder / NAME).read_bytes()
+        except FileNotFoundError as error:
+            raise files.missing(error) from error
 
 
 def load(folder: Path, manifest: Manifest, known: Mapping[str, Loaded]) -> dict[str, Loaded]:

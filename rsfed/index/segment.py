@@ -21,6 +21,7 @@ from rsfed.index.words import Words, to_words
 
 NONE_GONE: Rows = frozen(np.empty(0, np.uint32))
 MAX_ITEMS = 2**32 - 2
+_MARKS = 2**24  # bits that say where wanted ids are: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Segment:
         ids, words = np.asarray(ids, np.int64), to_words(codes, check_bits(bits))
         if len(words) != len(ids):
             raise CodeError(f"{len(ids)} items need as many codes; got {len(words)}")
+        if columns is not None and len(columns.kinds) != len(ids):
+            raise CodeError(f"{len(ids)} items need as many rows of what filters know; got {len(columns.kinds)}")
         if len(ids) > MAX_ITEMS:
             raise CodeError(f"a segment holds up to {MAX_ITEMS} items; got {len(ids)}")
         return cls.of_words(bits, ids, words, columns)
@@ -168,19 +171,23 @@ def _sums_left(starts: Rows, ids: Ids, sums: Rows, gone: Rows, rows: NDArray[np.
 
 @kernel
 def _places_of(ids: Ids, wanted: Ids) -> Rows:
-    """Find rising wanted ids by one walk over all: marks by hash pass over most, a search decides the rest."""
-    bits = 16
-    while 1 << bits < 32 * len(wanted) and bits < 28:
-        bits += 1
-    shift = np.uint64(64 - bits)
-    marks = np.zeros(1 << bits, np.uint8)
-    scatter = np.uint64(0x9E3779B97F4A7C15)
-    for one in wanted:
-        marks[(np.uint64(one) * scatter) >> shift] = 1
+    """Find rising wanted ids by one walk over all: marks of where some are pass over most, a search does the rest."""
     places = np.empty(min(len(wanted), len(ids)), np.uint32)
+    if not len(wanted):
+        return places
+    low = np.uint64(wanted[0])
+    span, shift = np.uint64(wanted[-1]) - low, np.uint64(0)
+    while span >> shift >= np.uint64(_MARKS):
+        shift += np.uint64(1)
+    marks = np.zeros(np.int64(span >> shift) // 8 + 1, np.uint8)
+    for one in wanted:
+        mark = (np.uint64(one) - low) >> shift
+        marks[mark >> np.uint64(3)] |= np.uint8(1 << (mark & np.uint64(7)))
     found = 0
     for place in range(len(ids)):
-        if marks[(np.uint64(ids[place]) * scatter) >> shift]:
+        above = np.uint64(ids[place]) - low  # of an id below `low` more than any span
+        mark = above >> shift
+        if above <= span and marks[mark >> np.uint64(3)] >> (mark & np.uint64(7)) & np.uint64(1):
             at = np.searchsorted(wanted, ids[place])
             if at < len(wanted) and wanted[at] == ids[place]:
                 places[found] = place

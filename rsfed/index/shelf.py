@@ -18,17 +18,23 @@ def folder_of(root: Path, owner: Owner) -> Path:
 
 
 def current(root: Path) -> bytes | None:
-    """Return the digest of the release whose indexes are current; None before the first."""
+    """Return the digest of the release whose indexes are current; None before the first.
+
+    Raises:
+        StateError: INDEX_DAMAGED, the file that says so is not as it was written; INDEX_FORMAT.
+    """
+    path = root / _CURRENT
     try:
-        return bytes.fromhex((root / _CURRENT).read_text(encoding="ascii"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    return bytes.fromhex(files.unsealed(path, content)["release"])
 
 
 def swap(root: Path, release: bytes) -> None:
-    """Make the indexes of a release the current ones, durably."""
+    """Make the indexes of a release the current ones, durably and in one step."""
     root.mkdir(parents=True, exist_ok=True)
-    files.replace(root / _CURRENT, [release.hex().encode()])
+    files.replace(root / _CURRENT, [files.sealed({"release": release.hex()})])
 
 
 def discard(root: Path, kept: Collection[bytes]) -> None:

@@ -20,8 +20,8 @@ from rsfed.index.tables import SMALLEST
 
 def warm() -> None:
     """Search a small made-up index in every way there is."""
-    checksum_of(np.zeros(8, np.uint64))
-    checksum_of(frozen(np.zeros(8, np.uint64)))
+    for block in (np.zeros(8, np.uint64), frozen(np.zeros(8, np.uint64))):
+        checksum_of(block, 0)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (2 * SMALLEST, 9), dtype=np.uint8)
     for bits in (64, 72):

@@ -118,24 +118,23 @@ class IndexWriter:
         with self._changing:
             if any(len(self._places(entry, segment.ids)) for entry in self._manifest.entries):
                 raise CodeError("an item has one code in an index; remove it before it is added again")
-            manifest, entry = self._written(self._manifest, segment)
-            self._commit(manifest.swapped([], [entry]))
+            entry = self._written(self._next(), segment)
+            self._commit(self._manifest.swapped([], [entry]))
 
     def remove(self, ids: Ids) -> int:
         """Remove items and return how many were there; those that are not in the index are passed over."""
         with self._changing:
-            manifest, old, new, removed = self._manifest, [], [], 0
+            old, new, removed = [], [], 0
             for entry in self._manifest.entries:
                 places = self._places(entry, np.asarray(ids, np.int64))
                 if not len(places):
                     continue
                 gone = np.sort(np.concatenate([self._parts[entry.file].part.gone, places]))
-                manifest, changed = self._with_gone(manifest, entry, gone)
                 old.append(entry)
-                new.append(changed)
+                new.append(self._with_gone(self._next(), entry, gone))
                 removed += len(places)
             if old:
-                self._commit(manifest.swapped(old, new))
+                self._commit(self._manifest.swapped(old, new))
         return removed
 
     def merge(self) -> bool:
@@ -143,50 +142,53 @@ class IndexWriter:
         with self._merging:
             with self._changing:
                 due = self._manifest.due()
-                parts = [self._parts[entry.file].part for entry in due]
-            if not due:
-                return False
+                if not due:
+                    return False
+                parts = [self._parts[each.file].part for each in due]
+                number = self._next()
             merged = merged_segment(parts)
+            entry = self._written(number, merged) if len(merged) else None
             with self._changing:
-                self._swap_merged(due, parts, merged)
+                self._swap_merged(due, parts, merged, entry)
         return True
 
-    def _swap_merged(self, due: Sequence[Entry], parts: Sequence[Part], merged: Segment) -> None:
+    def _swap_merged(self, due: Sequence[Entry], parts: Sequence[Part], merged: Segment, entry: Entry | None) -> None:
         """Put a merged segment in the place of its sources, without what was removed while it was made."""
-        names = {entry.file for entry in due}
-        now = [entry for entry in self._manifest.entries if entry.file in names]
+        names = {each.file for each in due}
+        now = [each for each in self._manifest.entries if each.file in names]
         late = [
-            part.segment.ids[_without(self._parts[entry.file].part.gone, part.gone)]
-            for entry, part in zip(due, parts, strict=True)
+            part.segment.ids[_without(self._parts[each.file].part.gone, part.gone)]
+            for each, part in zip(due, parts, strict=True)
         ]
-        manifest, new = self._manifest, []
-        if len(merged):
-            manifest, entry = self._written(manifest, merged)
-            places = merged.places_of(np.concatenate(late))
-            if len(places):
-                manifest, entry = self._with_gone(manifest, entry, places)
-            new.append(entry)
-        self._commit(manifest.swapped(now, new))
+        if entry is not None and len(places := merged.places_of(np.concatenate(late))):
+            entry = self._with_gone(self._next(), entry, places)
+        self._commit(self._manifest.swapped(now, [] if entry is None else [entry]))
+
+    def _next(self) -> int:
+        """Return a number for a file that no other has; those of changes that came to nothing are swept or replaced."""
+        number = self._manifest.number
+        self._manifest = self._manifest.numbered()
+        return number
 
     def _places(self, entry: Entry, ids: Ids) -> Rows:
         """Return the places of those of some items that are in a segment and not gone."""
-        near = ids[(ids >= entry.first) & (ids <= entry.last)]
         part = self._parts[entry.file].part
-        return _without(part.segment.places_of(near), part.gone) if len(near) else np.empty(0, np.uint32)
+        if not len(ids) or ids.max() < entry.first or ids.min() > entry.last:
+            return np.empty(0, np.uint32)
+        return _without(part.segment.places_of(ids), part.gone)
 
-    def _written(self, manifest: Manifest, segment: Segment) -> tuple[Manifest, Entry]:
-        name = f"segment-{manifest.number:08d}.rsx"
+    def _written(self, number: int, segment: Segment) -> Entry:
+        name = f"segment-{number:08d}.rsx"
         about = {"kinds": [list(kind) for kind in segment.facets.kind_values]}
-        checksum = files.write(self._folder / name, manifest.owner, segment.arrays(), about)
-        entry = Entry(name, checksum, len(segment), int(segment.ids.min()), int(segment.ids.max()))
-        return manifest.numbered(), entry
+        checksum = files.write(self._folder / name, self._manifest.owner, segment.arrays(), about)
+        return Entry(name, checksum, len(segment), int(segment.ids.min()), int(segment.ids.max()))
 
-    def _with_gone(self, manifest: Manifest, entry: Entry, gone: Rows) -> tuple[Manifest, Entry]:
-        name = f"gone-{manifest.number:08d}.rsx"
+    def _with_gone(self, number: int, entry: Entry, gone: Rows) -> Entry:
+        name = f"gone-{number:08d}.rsx"
         checksum = files.write(
-            self._folder / name, manifest.owner, {"gone": gone.astype(np.uint32)}, {"of": entry.file}
+            self._folder / name, self._manifest.owner, {"gone": gone.astype(np.uint32)}, {"of": entry.file}
         )
-        return manifest.numbered(), replace(entry, gone=name, gone_checksum=checksum, gone_items=len(gone))
+        return replace(entry, gone=name, gone_checksum=checksum, gone_items=len(gone))
 
     def _commit(self, manifest: Manifest) -> None:
         parts = load(self._folder, manifest, self._parts)

@@ -5,7 +5,7 @@ import pytest
 from members import World
 from serving import codes_in, make_home, publish
 
-from node.indexes import discard_indexes, indexes_folder, open_index
+from node.indexes import indexes_folder, open_index, serve_release, served_release
 from rsfed.codes import pack
 
 
@@ -40,10 +40,23 @@ def test_what_is_damaged_is_taken_from_the_catalogue_again(node, file):
     assert sorted(content(*node, range(5, 40))) == list(range(5, 40))
 
 
-def test_indexes_of_releases_that_are_not_served_go(node):
+def test_one_release_is_served_and_the_indexes_of_others_go(node):
     home, release = node
+    assert served_release(home) is None
     content(home, release, [1, 2])
-    discard_indexes(home, [release.digest])
+    serve_release(home, release.digest)
+    assert served_release(home) == release.digest
     assert sorted(content(home, release, [1, 2])) == [1, 2]
-    discard_indexes(home, [])
-    assert not list(indexes_folder(home).iterdir())
+    serve_release(home, b"\x01" * 32)
+    assert served_release(home) == b"\x01" * 32
+    assert [path.name for path in indexes_folder(home).iterdir()] == ["current"]
+
+
+def test_a_damaged_note_of_what_is_served_is_logged_and_passed_over(node, log_lines):
+    home, release = node
+    serve_release(home, release.digest)
+    note = indexes_folder(home) / "current"
+    note.write_bytes(note.read_bytes().replace(release.digest.hex()[:4].encode(), b"0000"))
+    assert served_release(home) is None
+    assert "INDEX_DAMAGED" in str(log_lines())
+    assert "current" in str(log_lines())
