@@ -53,7 +53,7 @@ def served_release(home: Home) -> bytes | None:
     except StateError as error:
         if error.reason != "INDEX_DAMAGED":
             raise
-        log.error("index.damaged", reason=error.reason, detail=error.detail)
+        log.error("index.damaged", name="current", reason=error.reason)
         return None
 
 
@@ -69,5 +69,7 @@ def _opened(folder: Path, owner: Owner) -> IndexWriter:
     except StateError as error:
         if error.reason != "INDEX_DAMAGED":
             raise
-        log.error("index.damaged", reason=error.reason, detail=error.detail)
-        return IndexWriter.mended(folder, owner)
+        writer = IndexWriter.mended(folder, owner)
+        for name in writer.damaged:
+            log.error("index.damaged", name=name, reason=error.reason)
+        return writer

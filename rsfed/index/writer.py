@@ -21,7 +21,7 @@ from rsfed.errors import CodeError, StateError
 from rsfed.index import files
 from rsfed.index.facets import Columns
 from rsfed.index.files import Owner
-from rsfed.index.manifest import Entry, Manifest
+from rsfed.index.manifest import NAME, Entry, Manifest
 from rsfed.index.reader import load
 from rsfed.index.search import Snapshot, View
 from rsfed.index.segment import Part, Segment
@@ -57,6 +57,8 @@ class IndexWriter:
             self._lock.close()
             raise
         self._view = self._viewed()
+        self.damaged: tuple[str, ...] = ()
+        """Names of the segments, or of the manifest, that `mended` left out."""
         self._changing = threading.Lock()
         self._merging = threading.Lock()
         self._sweep()
@@ -72,15 +74,19 @@ class IndexWriter:
         """
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
+            damaged = []
             try:
                 manifest = _manifest(folder, owner)
             except StateError as error:
                 if error.reason != "INDEX_DAMAGED":
                     raise
-                manifest = Manifest(owner)
+                manifest, damaged = Manifest(owner), [NAME]
             sound = [entry for entry in manifest.entries if _is_sound(folder, manifest, entry)]
+            damaged += [entry.file for entry in manifest.entries if entry not in sound]
             replace(manifest, entries=tuple(sound)).write(folder)
-        return cls(folder, owner)
+        writer = cls(folder, owner)
+        writer.damaged = tuple(damaged)
+        return writer
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,7 @@
 """The index on disk of a node holds what the catalogue says, whatever happened to its files."""
 
+import json
+
 import numpy as np
 import pytest
 from members import World
@@ -20,6 +22,11 @@ def coded(ids):
     return np.array(ids), pack(np.array([[item >> bit & 1 for bit in range(32)] for item in ids], bool).reshape(-1, 32))
 
 
+def logged(capsys):
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return [(line["event"], line["name"]) for line in lines]
+
+
 def content(home, release, ids):
     with open_index(home, release, "rgb", *coded(ids)) as index:
         return codes_in(index.view)
@@ -31,13 +38,20 @@ def test_items_come_and_go_with_the_catalogue(node):
 
 
 @pytest.mark.parametrize("file", ["segment-*", "gone-*", "manifest.json"])
-def test_what_is_damaged_is_taken_from_the_catalogue_again(node, file):
+def test_what_is_damaged_is_named_and_taken_from_the_catalogue_again(node, file, capsys):
     content(*node, range(1, 30))
     content(*node, range(5, 40))
-    for path in indexes_folder(node[0]).rglob(file):
+    damaged = list(indexes_folder(node[0]).rglob(file))
+    for path in damaged:
         path.write_bytes(path.read_bytes()[:-9])
+    capsys.readouterr()
     assert sorted(content(*node, range(5, 40))) == list(range(5, 40))
+    told = logged(capsys)
+    assert [event for event, _ in told] == ["index.damaged"] * len(damaged)
+    if file != "gone-*":  # there the segment is named that the file is of
+        assert {name for _, name in told} == {path.name for path in damaged}
     assert sorted(content(*node, range(5, 40))) == list(range(5, 40))
+    assert logged(capsys) == []
 
 
 def test_one_release_is_served_and_the_indexes_of_others_go(node):
@@ -52,11 +66,10 @@ def test_one_release_is_served_and_the_indexes_of_others_go(node):
     assert [path.name for path in indexes_folder(home).iterdir()] == ["current"]
 
 
-def test_a_damaged_note_of_what_is_served_is_logged_and_passed_over(node, log_lines):
+def test_a_damaged_note_of_what_is_served_is_logged_and_passed_over(node, capsys):
     home, release = node
     serve_release(home, release.digest)
     note = indexes_folder(home) / "current"
     note.write_bytes(note.read_bytes().replace(release.digest.hex()[:4].encode(), b"0000"))
     assert served_release(home) is None
-    assert "INDEX_DAMAGED" in str(log_lines())
-    assert "current" in str(log_lines())
+    assert logged(capsys) == [("index.damaged", "current")]
