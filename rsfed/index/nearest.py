@@ -97,7 +97,7 @@ def live(starts: Rows, gone: Rows, row: Int) -> Int:
 
 
 @kernel
-def below(values: Rows, value: Int) -> Int:
+def below(values: NDArray[np.integer], value: Int) -> Int:
     """Return how many of the rising values lie below a value."""
     low, high = 0, len(values)
     while low < high:

@@ -187,9 +187,10 @@ def _places_of(ids: Ids, wanted: Ids) -> Rows:
     for place in range(len(ids)):
         above = np.uint64(ids[place]) - low  # of an id below `low` more than any span
         mark = above >> shift
-        if above <= span and marks[mark >> np.uint64(3)] >> (mark & np.uint64(7)) & np.uint64(1):
-            at = np.searchsorted(wanted, ids[place])
-            if at < len(wanted) and wanted[at] == ids[place]:
-                places[found] = place
-                found += 1
+        if above > span or not marks[mark >> np.uint64(3)] >> (mark & np.uint64(7)) & np.uint64(1):
+            continue
+        at = 0 if shift == 0 else below(wanted, ids[place])
+        if shift == 0 or (at < len(wanted) and wanted[at] == ids[place]):
+            places[found] = place
+            found += 1
     return places[:found]

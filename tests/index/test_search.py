@@ -136,7 +136,7 @@ def near_query(rng, made):
     return query
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(WIDTHS, SEEDS, st.integers(0, 60), st.integers(1, 80), st.integers(1, 3), st.sampled_from([0, 0.3, 1]))
 def test_search_equals_brute_force_over_all_items(bits, seed, items, k, parts, gone):
     rng, made = archive(seed, bits, items, parts=parts, gone=gone)
@@ -145,7 +145,7 @@ def test_search_equals_brute_force_over_all_items(bits, seed, items, k, parts, g
         assert found(made.view.search(query[None], **how)[0]) == expected(made, query, **how)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(WIDTHS, SEEDS, st.integers(0, 60), st.integers(1, 80), st.integers(1, 3), st.sampled_from([0, 0.3]))
 def test_a_filter_leaves_the_answer_of_an_archive_without_the_other_items(bits, seed, items, k, parts, gone):
     rng, made = archive(seed, bits, items, parts=parts, gone=gone)
@@ -154,7 +154,7 @@ def test_a_filter_leaves_the_answer_of_an_archive_without_the_other_items(bits, 
         assert found(made.view.search(query[None], where=where, **how)[0]) == expected(made, query, where, **how)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(WIDTHS, SEEDS, st.integers(0, 60), st.integers(1, 80), st.integers(1, 3), st.booleans())
 def test_the_nearest_items_come_by_distance_and_then_by_item_id(bits, seed, items, k, parts, filtered):
     rng, made = archive(seed, bits, items, parts=parts, gone=0.2)
@@ -167,7 +167,7 @@ def test_the_nearest_items_come_by_distance_and_then_by_item_id(bits, seed, item
     assert distances.tolist() == apart[first].tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(SEEDS, st.integers(1, 300), st.integers(1, 3), st.integers(0, 30), st.integers(1, 50), st.booleans())
 def test_the_keyed_order_is_a_permutation_of_the_whole_bucket_without_those_that_do_not_pass(
     seed, items, parts, offset, count, filtered

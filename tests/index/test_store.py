@@ -1,5 +1,7 @@
 """An index on disk holds what was acknowledged, names what is damaged, and is searched while it changes."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from test_search import KINDS, columns_of, expected, found, near_query, random_filter
 from test_search import Archive as Items
 
+from rsfed.codes import hamming
 from rsfed.errors import CodeError, StateError
 from rsfed.index import shelf
 from rsfed.index.facets import Columns
@@ -39,7 +42,7 @@ def ids_of(view):
 STEPS = st.lists(st.sampled_from(["append", "append", "remove", "merge", "reopen"]), min_size=1, max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(STEPS, st.integers(0, 2**32 - 1))
 def test_whatever_is_appended_removed_and_merged_it_finds_what_brute_force_finds(steps, seed):
     rng = np.random.default_rng(seed)
@@ -261,8 +264,35 @@ def test_searches_go_on_and_see_whole_batches_while_another_thread_appends_remov
     assert not wrong
 
 
+def test_searches_are_right_while_another_process_appends_removes_merges_and_swaps(tmp_path):
+    """Each item has one code for ever, so that every moment can be checked against the items that are there in it."""
+    for owner in map(soak_index.owner, (0, 1)):
+        with IndexWriter(shelf.folder_of(tmp_path, owner), owner) as writer:
+            writer.append(np.arange(500), soak_index.codes_of(np.arange(500)))
+    command = [sys.executable, "-m", "rsfed.lab.soak_index", "--change", str(tmp_path), "7", "500"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        draining = threading.Thread(target=process.stdout.read)
+        draining.start()
+        reader = IndexReader(shelf.folder_of(tmp_path, owner), owner)
+        moments = set()
+        query = soak_index.codes_of(np.array([3]))
+        while len(moments) < 12 and process.poll() is None:
+            view = reader.view()
+            ids, distances = view.search(query, k=20)[0].nearest(20)
+            there = view.item_ids
+            apart = hamming(query, soak_index.codes_of(there))[0].astype(int)
+            first = np.lexsort((there, apart))[:20]
+            assert ids.tolist() == there[first].tolist()
+            assert distances.tolist() == apart[first].tolist()
+            moments.add(len(there))
+        process.kill()
+        draining.join()
+    assert len(moments) == 12
+
+
 def test_nothing_acknowledged_is_lost_and_nothing_is_there_by_half_after_kills(tmp_path):
-    soak_index.soak(tmp_path, kills=8, items=1000)
+    soak_index.soak(tmp_path, kills=4, items=1000)
 
 
 def test_the_soak_notices_lost_doubled_and_half_changes(tmp_path):
