@@ -129,7 +129,8 @@ def _probe(
     for flipped in range(64):
         for table in range(len(spans)):
             width = spans[table, 1]
-            if left < _PROBE * _choose(width, _ahead(flipped, len(spans), k, state)):
+            cost = _PROBE + _CANDIDATE * len(words) / (1 << width)
+            if left < cost * _ahead(width, len(spans), flipped, table, k, state):
                 return False
             left -= _PROBE * _choose(width, flipped)
             own = piece(query, spans[table, 0], width)
@@ -189,11 +190,15 @@ def _fetch(tables: Tables, words: Words, table: Int, batch: NDArray[np.int64], c
 
 
 @kernel
-def _ahead(flipped: Int, pieces: Int, k: Int, state: NDArray[np.int64]) -> Int:
-    """Return how many bits will have to be flipped as far as the bound says, once it means something."""
+def _ahead(width: Int, pieces: Int, flipped: Int, table: Int, k: Int, state: NDArray[np.int64]) -> float:
+    """Return how many probes are left until the bound is reached, or in this table while the bound means nothing."""
     if flipped <= _CHEAP or state[_WITHIN] < k:
-        return flipped
-    return np.int64(max(flipped, state[_BOUND] // pieces))
+        return _choose(width, flipped)
+    last, probes = state[_BOUND] // pieces, 0.0
+    for number in range(flipped, last + 1):
+        tables = pieces if number < last else state[_BOUND] % pieces + 1
+        probes += (tables - (table if number == flipped else 0)) * _choose(width, number)
+    return probes
 
 
 @kernel

@@ -19,7 +19,6 @@ from rsfed.index.words import Words, piece
 
 SMALLEST = 2**17  # distinct codes; a scan of fewer takes some 30 microseconds, tables would make appends slow
 _WIDEST = 26  # bits of a piece: 256 MiB of slots
-_MOST = 4  # pieces of codes of several words: more of them take memory and are no faster
 
 
 class Tables(NamedTuple):
@@ -77,9 +76,7 @@ def cut(bits: int, codes: int) -> NDArray[np.int64]:
 
     Bits that are left over belong to no piece: a code within r bits is within r bits on fewer bits too.
     """
-    pieces = max(round(bits / np.log2(codes)), 1)
-    if bits > 64:
-        pieces = min(pieces, _MOST)
+    pieces = min(max(round(bits / np.log2(codes)), 1), 3 if bits <= 64 else 4)  # more take memory, and are no faster
     width = min(bits // pieces, int(np.log2(codes)) - 1, _WIDEST)
     numbers = np.arange(pieces)
     return np.stack([numbers * width, np.full(pieces, width), numbers * ((1 << width) + 1)], axis=1)

@@ -7,17 +7,11 @@ and then of item id. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,69 +27,13 @@ from rsfed.index.segment import NONE_GONE, Part, Segment
 from rsfed.index.warm import warm
 from rsfed.index.writer import IndexWriter
 from rsfed.lab.bench_index_data import Data, attributes, clustered, filters, real, uniform
-from rsfed.lab.charts import Line, line_chart
+from rsfed.lab.bench_index_report import Report, Times, last_line, machine, p99, picture, timed
 
 K, QUERIES, FLAT_QUERIES = 20, 256, 16
-_COLOURS = ("#1f6fb4", "#c2571a")
+FLAT = "faiss flat"
 _RELEASE = b"\x05" * 32
 _INDEX_ARRAYS = ("words", "starts", "sums", "spans", "slots", "orders", "copies")
-Times = NDArray[np.float64]
-
-
-@dataclass
-class Report:
-    """What was measured.
-
-    Attributes:
-        figures: By name, for the last line.
-        lines: The table.
-        exact: Whether every answer that was compared was right.
-        growth: Mean time of a query by power of 10, for each kind of codes.
-        shared: Whether others use the machine too, so that a query counts its thread's own time.
-    """
-
-    shared: bool = False
-    figures: dict[str, float] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    exact: bool = True
-    growth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-
-    def say(self, text: str) -> None:
-        """Add a line and print it."""
-        self.lines.append(text)
-        print(text, flush=True)
-
-    def row(self, what: str, times: Times) -> None:
-        """Add a line of times in milliseconds."""
-        self.say(f"{what:<52} mean {times.mean():9.4f}  p50 {np.median(times):9.4f}  p99 {p99(times):9.4f} ms")
-
-    def compare(self, what: str, *, same: bool) -> None:
-        """Remember whether answers were right."""
-        self.exact &= same
-        if not same:
-            self.say(f"WRONG: {what}")
-
-
-def p99(times: Times) -> float:
-    """Return the 99th percentile."""
-    return float(np.quantile(times, 0.99))
-
-
-def timed(call: Callable[..., Any], *arguments: Iterable[Any], shared: bool = False) -> tuple[Times, list[Any]]:
-    """Return how long a call took with each argument, in milliseconds, and what it gave.
-
-    Args:
-        call: What is timed.
-        arguments: For each parameter its values, one after the other.
-        shared: Count the thread's own time, because others use the machine too; not for what waits for a disk.
-    """
-    clock = time.thread_time if shared else time.perf_counter
-    times, results = [], []
-    for values in zip(*arguments, strict=True):
-        started = clock()
-        results.append(call(*values))
-        times.append((clock() - started) * 1e3)
-    return np.array(times), results
+_ADDED, _LATER = 5000, 2**40  # items of an append beside searches, and the first id of them
 
 
 def nearest_ids(
@@ -110,7 +48,7 @@ def nearest_ids(
     return timed(ask, data.queries, shared=shared)
 
 
-def against_faiss(report: Report, data: Data, view: View, name: str, batch: bool) -> None:
+def against_faiss(report: Report, data: Data, view: View, name: str, *, batch: bool) -> None:
     """Compare one query at a time, and a batch where wanted."""
     import faiss  # noqa: PLC0415 - an oracle of the bench, no dependency
 
@@ -162,7 +100,8 @@ def memory(report: Report, view: View, name: str) -> None:
         f"{int(np.diff(segment.starts.astype(np.int64)).max()):,}; {per_code:.1f} B per distinct code, "
         f"{per_item:.1f} B per item, facets {rest:.1f} B per item"
     )
-    report.figures["bytes_per_item"] = (per_code * len(segment.words)) / len(segment) + per_item
+    report.figures[f"{name}_bytes_per_code"] = per_code
+    report.figures[f"{name}_bytes_per_item"] = (per_code * len(segment.words)) / len(segment) + per_item
 
 
 def filtered(report: Report, data: Data, view: View, columns: Columns, name: str) -> None:
@@ -214,18 +153,18 @@ def in_memory(data: Data, columns: Columns | None = None) -> View:
     return View(data.bits, (Part(segment, NONE_GONE),))
 
 
-def durable(report: Report, data: Data, folder: Path, name: str, items: int) -> None:
+def durable(report: Report, data: Data, folder: Path, name: str) -> None:
     """Build, load, append and delete on disk, and search while another process appends and merges."""
-    owner = Owner(_RELEASE, name, data.bits)
+    owner, items = Owner(_RELEASE, name, data.bits), len(data.codes)
     with IndexWriter(folder, owner) as writer:
         built, _ = timed(lambda ids: writer.append(ids, data.codes), [np.arange(items)])
-        report.figures["build_10m_s"] = float(built[0] / 1e3)
+        report.figures[f"{name}_build_s"] = float(built[0] / 1e3)
         loaded, readers = timed(lambda _: IndexReader(folder, owner), range(3))
-        report.figures["load_10m_s"] = float(np.median(loaded) / 1e3)
+        report.figures[f"{name}_load_s"] = float(np.median(loaded) / 1e3)
         more = np.random.default_rng(6).permutation(items)[: items // 100]
-        starts = [items + number * len(more) for number in range(5)]
+        starts = [items + number * len(more) for number in range(9)]
         added, _ = timed(lambda start: writer.append(start + np.arange(len(more)), data.codes[more]), starts)
-        report.figures["append_100k_ms"] = float(np.median(added))
+        report.figures[f"{name}_append_100k_ms"] = float(np.median(added))
         segment = readers[0].view().parts[0].segment
         largest = int(np.argmax(np.diff(segment.starts.astype(np.int64))))
         members = segment.ids[segment.starts[largest] : segment.starts[largest + 1]]
@@ -236,28 +175,39 @@ def durable(report: Report, data: Data, folder: Path, name: str, items: int) -> 
         f"{name}: built durably in {built[0] / 1e3:.2f} s, loaded in {np.median(loaded):.1f} ms, {len(more):,} items "
         f"appended in {np.median(added):.1f} ms, {len(doomed):,} of one bucket deleted in {removed[0]:.1f} ms"
     )
+    del readers
     reader = IndexReader(folder, owner)
     report.row(f"{name}: after that, {K} ids", nearest_ids(reader.view(), data, shared=report.shared)[0])
     beside(report, data, reader, folder, name)
 
 
 def beside(report: Report, data: Data, reader: IndexReader, folder: Path, name: str) -> None:
-    """Search while nobody changes the index, and while another process appends and merges."""
+    """Search while nobody changes the index, and while another process appends and merges.
 
-    def ask() -> Times:
+    What is appended may come among the answers; without it they have to stay what they were.
+    """
+
+    def ask() -> tuple[Times, list[Ids]]:
         codes = np.tile(data.queries, (4, 1))
-        return timed(lambda code: reader.view().search(code[None], k=K)[0].nearest(K), codes, shared=report.shared)[0]
+        return timed(lambda code: reader.view().search(code[None], k=K)[0].nearest(K)[0], codes, shared=report.shared)
 
     ask()
-    quiet = ask()
+    quiet, before = ask()
     command = [sys.executable, "-m", "rsfed.lab.bench_index", "--change", str(folder), name, str(data.bits)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None  # noqa: S101 - for the type
         process.stdout.readline()
-        busy = ask()
+        items = len(reader.view())
+        busy, meanwhile = ask()
         process.kill()
+    changes = (len(reader.view()) - items) // _ADDED
+    same = [
+        np.array_equal(ids[ids < _LATER], old[: (ids < _LATER).sum()])
+        for old, ids in zip(before, meanwhile, strict=True)
+    ]
+    report.compare(f"{name} beside changes", same=all(same) and changes > 0)
     report.row(f"{name}: quiet, {K} ids", quiet)
-    report.row(f"{name}: while another process appends and merges", busy)
+    report.row(f"{name}: while another process appends ({changes} times) and merges", busy)
     report.figures[f"{name}_busy_p99_ratio"] = p99(busy) / p99(quiet)
 
 
@@ -265,77 +215,78 @@ def change(folder: Path, name: str, bits: int) -> None:
     """Append and merge until somebody ends this process."""
     warm()
     with IndexWriter(folder, Owner(_RELEASE, name, bits)) as writer:
-        rng, first = np.random.default_rng(9), 2**40
+        rng, first = np.random.default_rng(9), _LATER
         print("ready", flush=True)
         while True:
-            writer.append(np.arange(first, first + 5000), rng.integers(0, 256, (5000, bits // 8), dtype=np.uint8))
-            first += 5000
+            writer.append(np.arange(first, first + _ADDED), rng.integers(0, 256, (_ADDED, bits // 8), dtype=np.uint8))
+            first += _ADDED
             writer.merge()
 
 
 def curve(report: Report, largest: int) -> None:
-    """Say how the cost of a query grows with the archive."""
-    for power in range(4, 10):
-        for make in (clustered, uniform) if 10**power <= largest else ():
+    """Say how the cost of a query grows with the archive, beside that of a flat scan."""
+    import faiss  # noqa: PLC0415 - an oracle of the bench, no dependency
+
+    for power in range(4, int(np.log10(largest)) + 1):
+        for make in (clustered, uniform):
             data = make(10**power, 64, 64)
-            times, _ = nearest_ids(in_memory(data), data, shared=report.shared)
+            view = in_memory(data)
+            times, own = nearest_ids(view, data, shared=report.shared)
             report.row(f"growth: {10**power:>11,} {data.name}", times)
             report.growth.setdefault(data.name, []).append((power, float(times.mean())))
-
-
-def picture(growth: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw how the cost of a query grows, as a file of its own."""
-    lines = [Line(name, f"line-{number}", points) for number, (name, points) in enumerate(growth.items())]
-    drawn = str(line_chart(lines, title="One query", x_label="codes, as a power of 10", y_label="milliseconds"))
-    names = "; ".join(f"{name}: {colour}" for name, colour in zip(growth, _COLOURS, strict=False))
-    rules = "".join(
-        f".line-{number}{{stroke:{colour};fill:{colour}}}polyline.line-{number}{{fill:none}}"
-        for number, colour in enumerate(_COLOURS)
-    )
-    style = f"<title>{names}</title><style>text{{font:12px sans-serif}}line{{stroke:#ccc}}{rules}</style>"
-    head, rest = drawn.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).split(">", 1)
-    return f"{head}>{style}{rest}\n"
+            del view
+            flat = faiss.IndexBinaryFlat(data.bits)
+            flat.add(data.codes)
+            asked = range(2 if power > 7 else 8)  # a scan of more takes long
+            flat_times, answers = timed(
+                lambda number, flat=flat, data=data: flat.search(data.queries[number : number + 1], K)[1][0],
+                asked,
+                shared=report.shared,
+            )
+            report.compare(f"{data.name} {10**power}", same=all(map(np.array_equal, answers, own)))
+        report.row(f"growth: {10**power:>11,} {FLAT}", flat_times)
+        report.growth.setdefault(FLAT, []).append((power, float(flat_times.mean())))
 
 
 def measure(report: Report, items: int, folder: Path) -> None:
     """Run everything; the names of figures keep saying 10m, whatever size was asked for."""
     columns = attributes(items)
-    for name, data, batch in (
+    for name, data, full in (
         ("clustered_10m", clustered(items, 64, QUERIES), True),
         ("uniform_10m", uniform(items, 64, QUERIES), False),
         ("bits128_10m", clustered(items, 128, QUERIES), False),
-        ("real_10m", real(items, 64, QUERIES), False),
+        ("real_10m", real(items, 64, QUERIES), True),
     ):
-        plain = name in {"uniform_10m", "bits128_10m"}
-        view = in_memory(data, None if plain else columns)
-        if not plain:
+        view = in_memory(data, columns if full else None)
+        if full:
             filtered(report, data, view, columns, name)
-        against_faiss(report, data, view, name, batch)
+        against_faiss(report, data, view, name, batch=name == "clustered_10m")
         memory(report, view, name)
         if name == "clustered_10m":
-            report.figures["filtered_1pct_p99_ms"] = report.figures["clustered_10m_filter_1pct_p99_ms"]
-            report.figures["clustered_bytes_per_item"] = report.figures["bytes_per_item"]
             numpy_scan(report, data, view, name)
         if name == "real_10m":
             keyed_pages(report, data, view, name)
-            del view
-            durable(report, data, folder / name, name, items)
+        del view
+        if full:
+            durable(report, data, folder / name, name)
     small = uniform(100_000, 64, QUERIES)
     times, _ = nearest_ids(in_memory(small), small, shared=report.shared)
     report.row("uniform 100,000: one query", times)
-    report.figures["small_100k_q1_ms"] = float(times.mean())
-
-
-def machine() -> str:
-    """Say what this is measured on."""
-    models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
-    return f"{models[0].split(':')[1].strip() if models else platform.machine()}, one thread, numpy {np.__version__}"
+    report.figures |= {
+        "small_100k_q1_ms": float(times.mean()),
+        "filtered_1pct_p99_ms": report.figures["clustered_10m_filter_1pct_p99_ms"],
+        "build_10m_s": report.figures["clustered_10m_build_s"],
+        "load_10m_s": report.figures["clustered_10m_load_s"],
+        "append_100k_ms": report.figures["clustered_10m_append_100k_ms"],
+        "bytes_per_item": report.figures["clustered_10m_bytes_per_item"],
+    }
 
 
 def main() -> None:
     """Run the benchmark, or be the process that changes an index meanwhile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=10_000_000)
+    parser.add_argument("--largest", type=int, default=10_000_000, help="items at which the growth ends")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--shared", action="store_true", help="count the thread's own time of queries")
     parser.add_argument("--change", nargs=3, metavar=("FOLDER", "NAME", "BITS"))
@@ -348,17 +299,12 @@ def main() -> None:
     report.say(f"{machine()}; queries in {clock}; {options.items:,} items where a name says 10m")
     with TemporaryDirectory(prefix="rsfed-bench-") as name:
         measure(report, options.items, Path(name))
-    curve(report, options.items)
+    curve(report, options.largest)
     report.say(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     report.say(last_line(report.figures, exact=report.exact))
     if options.report:
         options.report.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
         options.report.with_suffix(".svg").write_text(picture(report.growth), encoding="utf-8")
-
-
-def last_line(figures: Mapping[str, float], *, exact: bool) -> str:
-    """Return all figures as one line of JSON."""
-    return json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()} | {"exact": exact})
 
 
 if __name__ == "__main__":
