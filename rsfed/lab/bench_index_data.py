@@ -68,9 +68,7 @@ def real(items: int, bits: int, queries: int) -> Data:
     classes = _REAL[0][0]
     pool = rng.integers(0, 2**64, (classes, -(-bits // 64)), dtype=np.uint64)[np.arange(len(sizes)) % classes]
     for _ in range(3):
-        _flip(
-            pool, rng.integers(0, bits, len(sizes)), (rng.random(len(sizes)) < 0.8) & (np.arange(len(sizes)) >= classes)
-        )
+        _flip(pool, rng.integers(0, bits, len(sizes)), np.arange(len(sizes)) >= classes)
     drawn = from_words(pool[rng.choice(len(sizes), items + queries, p=sizes / sizes.sum())], bits)
     return Data("real", bits, drawn[:items], drawn[items:])
 
