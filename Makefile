@@ -66,7 +66,7 @@ bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, ru
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
 
-bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes; needs 6 GiB of memory
+bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes (6 GiB); OPTIONS='--largest 100000000' for 100 million
 	$(BIN)/python -m rsfed.lab.bench_index $(OPTIONS)
 
 bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
@@ -75,7 +75,7 @@ bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 
 soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
 	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)
 
-soak-index: $(READY) ## Kill a process that changes an index at random, 100 times; KILLS=5 for a look
+soak-index: $(READY) ## Kill a process in changes of an index of a million items, 100 times; KILLS=5 for a look
 	$(BIN)/python -m rsfed.lab.soak_index --kills $(or $(KILLS),100)
 
 clean: ## Remove what the targets made
