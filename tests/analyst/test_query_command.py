@@ -45,13 +45,16 @@ class ScriptedSession:
         origins = tuple(position for position in good for _ in range(self.tiles))
         return EncodedImages(np.zeros((len(origins), 4), np.uint8), origins)
 
-    async def search(self, codes, *, k, radius, on_outcome):
+    filters = None
+
+    async def search(self, codes, *, k, radius, filters, on_outcome):
         self.asked.append(("search", k, radius))
+        type(self).filters = filters
         for outcome in self.result.outcomes:
             on_outcome(outcome)
         return [self.result] * len(codes)
 
-    async def search_radius(self, codes, *, radius, limit, on_outcome):
+    async def search_radius(self, codes, *, radius, limit, filters, on_outcome):
         self.asked.append(("radius", radius, limit))
         return [self.result] * len(codes)
 

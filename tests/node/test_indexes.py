@@ -5,8 +5,9 @@ import pytest
 from members import World
 from serving import codes_in, make_home, publish
 
-from node.indexes import discard_indexes, indexes_folder, open_index
+from node.indexes import discard_indexes, indexes_folder, make_equal, open_index
 from rsfed.codes import pack
+from rsfed.index.facets import Columns
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def coded(ids):
 
 
 def content(home, release, ids):
-    with open_index(home, release, "rgb", *coded(ids)) as index:
+    with open_index(home, release, "rgb") as index:
+        make_equal(index, *coded(ids), Columns.unknown(len(ids)))
         return codes_in(index.view)
 
 

@@ -222,7 +222,7 @@ def test_patches_of_a_running_ingest_are_added_and_withdrawn_ones_leave_at_once(
         scene.wait_for(1, first)
         second = add_patches(scene.home, 5, place=(1, 2, 3, 4))
         scene.wait_for(1, first + second)
-        assert (scene.shelf.served.facts.of(np.array(second)).footprints[:, 0] == 10_000_000).all()
+        assert (scene.shelf.served.facts.of(np.array(second)).columns.boxes[:, 0] == 10_000_000).all()
         withdraw(scene.home, first[:4])
         scene.wait_for(1, first[4:] + second)
         scene.wait(lambda: scene.shelf.served.held == {"rgb": 11})

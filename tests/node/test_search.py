@@ -264,8 +264,8 @@ def test_facts_follow_the_items_whatever_their_order(tmp_path):
         some = Facts.read(catalogue.connection, np.array(bare, np.int64))
         facts = some.joined(Facts.read(catalogue.connection, archive.ids)).joined(Facts.none())
     found = facts.of(np.array([bare[1], archive.ids[0]]))
-    assert (found.footprints[:, 0] == [-(2**31), 70_000_000]).all()
-    assert (found.acquired[:, 0] > 0).tolist() == [True, False]
+    assert (found.columns.boxes[:, 0] == [-(2**31), 70_000_000]).all()
+    assert (found.columns.times[:, 0] > 0).tolist() == [True, False]
 
 
 def test_what_leaves_the_node_names_no_patch(tmp_path):
