@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -120,7 +119,7 @@ def _box(text: str) -> Box:
         raise UsageError(
             f"--bbox {text!r} is not west,south,east,north in degrees, for example 5.9,45.8,10.5,47.8", reason="FILTER"
         ) from error
-    if not all(map(math.isfinite, (west, south, east, north))) or max(abs(west), abs(east)) > 180:
+    if not (abs(west) <= 180 and abs(east) <= 180):  # not a number is neither
         raise UsageError("--bbox: longitudes are -180 to 180 degrees, in west,south,east,north", reason="FILTER")
     if not -90 <= south <= north <= 90:
         raise UsageError(

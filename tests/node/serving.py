@@ -39,7 +39,7 @@ from rsfed.trust.identity import (
 )
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
-from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter
 
 PLACE = (7.0, 46.0, 7.1, 46.1)
 TIME = "2024-06-01T10:20:30+00:00"
@@ -143,6 +143,8 @@ class Asker:
         for key, value in changes.items():
             if isinstance(value, datetime):
                 getattr(envelope, key).FromDatetime(value)
+            elif isinstance(value, QueryFilter):
+                envelope.filter.CopyFrom(value)
             else:
                 setattr(envelope, key, value)
         return sign_envelope(envelope, self.identity)
