@@ -19,6 +19,7 @@ class Question:
         codes: Number of query codes.
         k: Items wanted for each code, and the largest sample of one bucket.
         radius: When given, all buckets within this distance in bits are wanted instead of the nearest k items.
+        filtered: Fields that it is filtered by, values of rsfed.v1.FilterField, rising.
     """
 
     query_id: bytes
@@ -27,6 +28,7 @@ class Question:
     codes: int
     k: int
     radius: int | None = None
+    filtered: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class NodeAnswer:
         held: Items that the archive holds.
         level: Policy level, a value of rsfed.v1.PolicyLevel.
         withheld: What was held back, a value of rsfed.v1.WithheldReason.
+        unknown: Items that say nothing of a field of the filter; None without a filter.
     """
 
     columns: tuple[BucketColumns, ...]
@@ -70,6 +73,7 @@ class NodeAnswer:
     held: int
     level: int
     withheld: int
+    unknown: int | None = None
 
     @property
     def coverage(self) -> float:

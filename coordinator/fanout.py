@@ -105,7 +105,7 @@ class FanOut:
                 request = ArchiveServiceSearchRequest(query=query, remaining_ms=int(due.remaining() * 1000))
                 response = await link.search(request, due)
                 answer = await sized(rows_of(response), validate, response, question)
-            outcome = _success(name, answer)
+            outcome = _success(name, answer, question)
         except TimeoutError:
             outcome = _failure(name, DeadlineExceeded("the node did not answer in time"))
         except RsfedError as error:
@@ -126,7 +126,7 @@ class FanOut:
             self._breaker.succeeded(outcome.node, now)
 
 
-def _success(name: str, answer: NodeAnswer) -> pb.NodeOutcome:
+def _success(name: str, answer: NodeAnswer, question: Question) -> pb.NodeOutcome:
     whole = answer.examined == answer.held
     return pb.NodeOutcome(
         node=name,
@@ -135,6 +135,8 @@ def _success(name: str, answer: NodeAnswer) -> pb.NodeOutcome:
         held=answer.held,
         level=pb.PolicyLevel.ValueType(answer.level),
         withheld=pb.WithheldReason.ValueType(answer.withheld),
+        filtered=map(pb.FilterField.ValueType, question.filtered),
+        unknown=answer.unknown,
     )
 
 

@@ -11,7 +11,7 @@ from coordinator.fanout import Gathered
 from coordinator.merge import merge
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.transport.limits import MAX_MESSAGE_BYTES
-from rsfed.trust.envelope import MAX_CODES
+from rsfed.trust.envelope import MAX_CODES, filter_values, filtered_fields
 from rsfed.trust.manifest import Manifest
 from rsfed.v1 import query_pb2 as pb
 from rsfed.v1.envelope_pb2 import QueryEnvelope
@@ -40,6 +40,7 @@ def question_of(envelope: QueryEnvelope, manifest: Manifest) -> Question:
         codes=len(envelope.codes) // width,
         k=envelope.k,
         radius=envelope.radius if envelope.HasField("radius") else None,
+        filtered=tuple(filter_values(filtered_fields(envelope))),
     )
 
 

@@ -1,7 +1,7 @@
 """Whether a node's answer keeps the rules. An answer that breaks one is dropped whole; the others stay.
 
 What is checked, in this order:
-- it answers this query with this release, one answer for each code, at a known policy level;
+- it answers this query with this release, one answer for each code, at a known policy level, by the whole filter;
 - it lists no more buckets and items than a node may, before any time is spent on them;
 - every column has one value for each bucket or item;
 - examined <= held, both the same for every code and not less than the items that are listed;
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.answers import BucketColumns, NodeAnswer, Question
-from rsfed.errors import InvalidAnswer
+from rsfed.errors import InvalidAnswer, InvalidMessage
 from rsfed.privacy.policy import Ask
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2
@@ -46,18 +46,22 @@ def validate(response: pb.ArchiveServiceSearchResponse, question: Question) -> N
 
     Raises:
         InvalidAnswer: it breaks one.
+        InvalidMessage: FILTER_UNSUPPORTED, the query has a filter and the node's software knows none.
     """
     _require(response.query_id == question.query_id, "it answers another query")
     _require(response.release_digest == question.release_digest, "it searched another release")
     _require(len(response.answers) == question.codes, "it has not one answer for each code")
     _require(response.level in _LEVELS, "its policy level is unknown")
+    _check_filter(response, question)
     first = response.answers[0]
     columns = []
     for answer in response.answers:
         _require((answer.examined, answer.held) == (first.examined, first.held), "its counts differ between codes")
         columns.append(_columns(answer, question))
     held_back = max(answer.withheld for answer in response.answers)
-    return NodeAnswer(tuple(columns), first.examined, first.held, response.level, held_back)
+    unknown = response.unknown if response.HasField("unknown") else None
+    _require((unknown or 0) <= first.examined, "its counts contradict each other")
+    return NodeAnswer(tuple(columns), first.examined, first.held, response.level, held_back, unknown)
 
 
 def validate_expansion(
@@ -73,6 +77,15 @@ def validate_expansion(
     _require(_distinct(handles), "it lists an item twice")
     _footprints(response, len(handles))
     _acquired(response, len(handles))
+
+
+def _check_filter(response: pb.ArchiveServiceSearchResponse, question: Question) -> None:
+    if question.filtered and not response.filtered:
+        raise InvalidMessage(
+            "the node's software knows no filters; update it, or ask without one", reason="FILTER_UNSUPPORTED"
+        )
+    _require(tuple(response.filtered) == question.filtered, "it was filtered by something else")
+    _require(bool(question.filtered) or not response.HasField("unknown"), "it counts for a filter that there is not")
 
 
 def _columns(answer: pb.BucketAnswer, question: Question) -> BucketColumns:
@@ -119,7 +132,8 @@ def _check_counts(columns: BucketColumns, answer: pb.BucketAnswer, question: Que
     if question.radius is None and len(sizes):
         nearer = int(sizes[columns.distances < columns.distances[-1]].sum())
         _require(nearer < question.k, "it lists buckets beyond the k-th item")
-    if question.radius is None and answer.withheld == outcome_pb2.WITHHELD_REASON_NOTHING:
+    unfiltered = not question.filtered  # how many items pass a filter is the node's to know
+    if question.radius is None and unfiltered and answer.withheld == outcome_pb2.WITHHELD_REASON_NOTHING:
         _require(total >= min(question.k, answer.examined), "it lists fewer items than it examined")
 
 

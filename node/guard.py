@@ -5,23 +5,26 @@ Checked in this order, each before the next:
 - certificate and role of the coordinator (by the server, on every call);
 - the envelope: requester, revocation, signature, freshness, limits;
 - release: the one that is served; encoder: one of that release; codes: of its width, not too many;
+- filter: sound, and by nothing that the node's policy keeps out of filters;
 - replay: written to the ledger before anything is searched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+from node.filtering import filter_of
 from node.ledger import Ledger
 from node.served import Served
 from rsfed.codes import Codes, from_bytes
 from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle
+from rsfed.index.filters import Filter
 from rsfed.index.search import Snapshot
 from rsfed.privacy.policy import Ask
 from rsfed.trust.bundle import Bundle
-from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, verify_envelope
+from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, verify_envelope
 from rsfed.v1.envelope_pb2 import SignedEnvelope
 
 
@@ -35,6 +38,7 @@ class Admitted:
         salt: Salt of its handles, 8 bytes.
         codes: Query codes, uint8, shape (q, bits // 8).
         ask: What is wanted for each code.
+        where: Which items count; None where all do.
     """
 
     query: VerifiedQuery
@@ -42,11 +46,17 @@ class Admitted:
     salt: bytes
     codes: Codes
     ask: Ask
+    where: Filter | None = None
 
     @property
     def encoder(self) -> str:
         """The encoder that made the codes."""
         return self.query.envelope.encoder
+
+    @property
+    def filtered(self) -> list[str]:
+        """The fields that the query is filtered by."""
+        return filtered_fields(self.query.envelope)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -60,11 +70,13 @@ class Guard:
     Args:
         trust: Returns the trust bundle of the moment.
         ledger: Remembers what was answered.
+        unfilterable: Fields that no query may be filtered by.
     """
 
-    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger) -> None:
+    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger, unfilterable: Collection[str] = ()) -> None:
         self._trust = trust
         self._ledger = ledger
+        self._unfilterable = unfilterable
 
     def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a new query and write it into the ledger.
@@ -73,27 +85,31 @@ class Guard:
             NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY.
             StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
             CodeError: the codes have another width than the release's.
+            UsageError: FILTER, the filter makes no sense; EnvelopeRefused with UNFILTERABLE_..., the policy keeps a
+                field of it to itself.
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
-        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask)
+        where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
+        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask, where)
 
     def admit_again(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a query that was answered before and asks for more of the same.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError: as for `admit`;
+            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError, UsageError: as for `admit`;
                 ENVELOPE_DIFFERS when the query id was answered for other signed bytes.
             UnknownHandle: the query was not answered here.
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
+        where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
             raise UnknownHandle("this query was not answered here; search first")
         if entry.envelope_digest != query.digest:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
-        return Admitted(query, served, entry.salt, codes, ask)
+        return Admitted(query, served, entry.salt, codes, ask, where)
 
 
 def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from node.catalogue import Catalogue
 from node.features import FeatureCache, FeatureKey, features_file
-from node.indexes import open_index, serve_release, served_release
+from node.indexes import make_equal, open_index, serve_release, served_release
 from node.presence import Presence
 from node.reading import Content, reader
 from node.searchable import REMEDY, unsearchable
@@ -200,6 +200,7 @@ class _Work:
         if newest is None:
             return
         self._drop_withdrawn()
+        self._relabel()
         if self._settled and self._serves(newest) and not self._retry_due():
             return
         self._settled = self._arrived = False
@@ -241,22 +242,39 @@ class _Work:
         """Serve a release with the codes that the catalogue has."""
         started = time.monotonic()
         self._presence.changed()
-        indexes = {name: self._load(release, name) for name in release.manifest.encoders}
-        active = _Active(release, indexes, Facts.none())
-        listed = active.listed()
-        active.facts = Facts.read(self._catalogue.connection, listed)
+        self._presence.relabelled()
+        coded = {name: self._coded(release, name) for name in release.manifest.encoders}
+        listed = np.unique(np.concatenate([ids for ids, _ in coded.values()]))
+        facts = Facts.read(self._catalogue.connection, listed)
+        indexes = {name: open_index(self._home, release, name) for name in coded}
+        for name, (ids, codes) in coded.items():
+            make_equal(indexes[name], ids, codes, facts.of(ids).columns)
         self.close()
-        self._active = active
+        self._active = _Active(release, indexes, facts)
         self._unpublished = True
         serve_release(self._home, release.digest)
         self._publish()
         seconds = round(time.monotonic() - started, 3)
         log.info("index.swapped", release=release.manifest.version, indexed=len(listed), seconds=seconds)
 
-    def _load(self, release: Release, encoder_id: str) -> IndexWriter:
+    def _coded(self, release: Release, encoder_id: str) -> tuple[Ids, Codes]:
+        """Return the present patches that have a code, and their codes."""
         ids, codes = self._catalogue.codes(release.digest, encoder_id)
         stays = np.isin(ids, self._presence.ids(release.manifest.encoders[encoder_id].modality))
-        return open_index(self._home, release, encoder_id, ids[stays], codes[stays])
+        return ids[stays], codes[stays]
+
+    def _relabel(self) -> None:
+        """Take up other classes of patches that are served."""
+        if self._active is None or not self._presence.relabelled():
+            return
+        facts = Facts.read(self._catalogue.connection, self._active.facts.ids)
+        for encoder_id, index in self._active.indexes.items():
+            ids, codes = self._coded(self._active.release, encoder_id)
+            served = np.isin(ids, index.view.item_ids)
+            make_equal(index, ids[served], codes[served], facts.of(ids[served]).columns)
+        self._active.facts = facts
+        self._unpublished = True
+        self._publish()
 
     def _hash(self, release: Release, encoder_id: str) -> bool:
         """Hash every patch that still needs a code; return whether that was finished."""
@@ -312,9 +330,10 @@ class _Work:
         if self._active is None:
             return
         stays = np.isin(ids, self._presence.ids(self._active.modality(encoder_id)))
-        self._active.indexes[encoder_id].append(ids[stays], codes[stays])
         new = np.setdiff1d(ids[stays], self._active.facts.ids)
         self._active.facts = self._active.facts.joined(Facts.read(self._catalogue.connection, new))
+        columns = self._active.facts.of(ids[stays]).columns
+        self._active.indexes[encoder_id].append(ids[stays], codes[stays], columns)
         self._unpublished = True
 
     def _drop_withdrawn(self) -> None:

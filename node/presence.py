@@ -1,4 +1,4 @@
-"""Which patches are in the archive, read again only after the catalogue changed."""
+"""Which patches are in the archive and whether their classes changed, read again only after the catalogue changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 
 import numpy as np
 
-from node.state import get_meta
+from node.state import RELABELLED, get_meta
 from rsfed.codes import Ids
 
 
@@ -20,6 +20,7 @@ class Presence:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._seen: object = self  # equal to no number of changes
+        self._seen_labels: object = self
         self._ids: dict[str, Ids] = {}
 
     def changed(self) -> bool:
@@ -29,6 +30,13 @@ class Presence:
             return False
         self._seen, self._ids = changes, {}
         return True
+
+    def relabelled(self) -> bool:
+        """Say whether patches that were there may have got other classes since this was last asked."""
+        changes = get_meta(self._connection, RELABELLED)
+        changed = changes != self._seen_labels
+        self._seen_labels = changes
+        return changed
 
     def ids(self, modality: str) -> Ids:
         """Return the ids of the present patches of a modality in rising order, as of the last change seen."""

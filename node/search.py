@@ -17,6 +17,7 @@ from rsfed.errors import DeadlineExceeded, InvalidMessage, UnknownHandle
 from rsfed.index.hits import Hits
 from rsfed.index.order import Order, keyed
 from rsfed.privacy.policy import Policy
+from rsfed.trust.envelope import filter_values
 from rsfed.v1 import archive_pb2 as pb
 
 MAX_PAGE = 1000  # items
@@ -56,7 +57,10 @@ class Searcher:
             query_id=admitted.query.envelope.query_id,
             release_digest=admitted.served.release.digest,
             level=LEVELS[self.policy.level],
+            filtered=filter_values(admitted.filtered),
         )
+        if admitted.where is not None:
+            response.unknown = admitted.served.silent(admitted.encoder, admitted.filtered)
         for code in admitted.codes:
             _check_time(deadline)
             response.answers.append(self._answer(admitted, code))
@@ -92,7 +96,7 @@ class Searcher:
     def _answer(self, admitted: Admitted, code: Codes) -> pb.BucketAnswer:
         ask = admitted.ask
         k = ask.k if ask.radius is None else None
-        hits = admitted.snapshot.view.search(code[None], k=k, radius=ask.radius)[0]
+        hits = admitted.snapshot.view.search(code[None], k=k, radius=ask.radius, where=admitted.where)[0]
         return bucket_answer(admitted, hits, self._ranking(admitted, code), self.policy, self.handles)
 
     def _ranking(self, admitted: Admitted, code: Codes) -> Ranking:
@@ -104,7 +108,7 @@ class Searcher:
         if salt != admitted.salt or mark >= 0:
             raise UnknownHandle("this is no bucket of the query's answer")
         view = admitted.snapshot.view
-        hits = view.search(code[None], radius=view.bits)[0]
+        hits = view.search(code[None], radius=view.bits, where=admitted.where)[0]
         found = np.flatnonzero(hits.marks == mark)
         if not len(found):
             raise UnknownHandle("the bucket changed since it was listed; search again", reason="BUCKET_CHANGED")

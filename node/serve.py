@@ -125,7 +125,7 @@ class NodeServer:
         identity = self._membership.identity
         searcher = Searcher(
             shelf=self._shelf,
-            guard=Guard(self._membership.bundle, ledger),
+            guard=Guard(self._membership.bundle, ledger, self._config.policy.unfilterable),
             policy=self._policy,
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),

@@ -43,6 +43,8 @@ independent_files = false
 # "#" below. Without a level `rsfed node serve` does not start.
 [policy]
 # level = "partner"
+# What no query may be filtered by: of "time", "bbox", "modality", "label". A query with such a filter is refused.
+# unfilterable = ["label"]
 
 [training]
 # Take part in federated training: images stay, model updates leave.

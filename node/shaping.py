@@ -28,7 +28,7 @@ def bucket_answer(
 
     Args:
         admitted: The query, and what answers it.
-        hits: The buckets that were found.
+        hits: The buckets that were found, by the query's filter: what is disclosed of sizes is of items that pass.
         ranking: Order of this query code.
         policy: What is disclosed.
         handles: Makes the handles.
@@ -52,9 +52,9 @@ def bucket_answer(
 
 def list_items(message: _Listing, items: Ids, admitted: Admitted, handles: Handles) -> None:
     """Fill the columns of listed items; one that would hold nothing known stays absent."""
-    known = admitted.served.facts.of(items)
+    known = admitted.served.facts.of(items).columns
     message.item_handles = handles.seal(items, admitted.salt)
-    if (known.footprints != NO_FOOTPRINT).any():
-        message.footprints = known.footprints.astype("<i4").tobytes()
-    if (known.acquired != NO_TIME).any():
-        message.acquired = known.acquired.astype("<i8").tobytes()
+    if (known.boxes != NO_FOOTPRINT).any():
+        message.footprints = known.boxes.astype("<i4").tobytes()
+    if (known.times != NO_TIME).any():
+        message.acquired = known.times.astype("<i8").tobytes()

@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
 
-from node.state import get_meta, set_meta, take_item_ids
+from node.state import RELABELLED, get_meta, set_meta, take_item_ids
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 
 _EDGES = ("west", "south", "east", "north")
+_HAS_CODES = """
+SELECT 1 FROM item JOIN code ON code.item = item.id AND code_set IN (SELECT id FROM code_set) WHERE source = ? LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,16 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
 
 def set_labels(connection: sqlite3.Connection, source: int, labels: Collection[str]) -> None:
     """Replace the own labels of a source."""
+    own = connection.execute("SELECT name FROM source_label JOIN label ON label.id = label WHERE source = ?", (source,))
+    if {name for (name,) in own} == set(labels):
+        return
     connection.execute("DELETE FROM source_label WHERE source = ?", (source,))
     connection.executemany("INSERT OR IGNORE INTO label (name) VALUES (?)", ((label,) for label in labels))
     connection.executemany(
         "INSERT INTO source_label SELECT ?, id FROM label WHERE name = ?", ((source, label) for label in labels)
     )
+    if connection.execute(_HAS_CODES, (source,)).fetchone():
+        _tell_relabelled(connection)
 
 
 def withdraw(connection: sqlite3.Connection, sources: Collection[int]) -> None:
@@ -172,11 +180,20 @@ def own_labels(connection: sqlite3.Connection) -> list[str]:
 
 def set_classes(connection: sqlite3.Connection, classes: Mapping[str, Collection[int]]) -> None:
     """Replace what the labels mean."""
+    known = connection.execute("SELECT name, class FROM label JOIN label_class ON label.id = label")
+    if set(known) == {(label, number) for label, numbers in classes.items() for number in numbers}:
+        return
+    _tell_relabelled(connection)
     connection.execute("DELETE FROM label_class")
     connection.executemany(
         "INSERT INTO label_class SELECT id, ? FROM label WHERE name = ?",
         ((number, label) for label, numbers in classes.items() for number in numbers),
     )
+
+
+def _tell_relabelled(connection: sqlite3.Connection) -> None:
+    """Tell whoever serves patches that their classes are to be read again."""
+    set_meta(connection, RELABELLED, int(get_meta(connection, RELABELLED) or 0) + 1)
 
 
 def _insert(

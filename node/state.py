@@ -140,6 +140,9 @@ ALTER TABLE training_log ADD COLUMN sent_digest TEXT;  -- SHA-256 of the result,
 
 MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 
+RELABELLED = "relabelled"
+"""In meta, how often patches with codes may have got other classes; absent until then."""
+
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 

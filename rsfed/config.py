@@ -78,10 +78,14 @@ class LabelsSection(Section):
     map: dict[str, str | list[str]] = Field(default={})  # own label -> "none", one class or several
 
 
+FilterName = Literal["time", "bbox", "modality", "label"]
+
+
 class PolicySection(Section):
     """What the node discloses. There is no default: the operator chooses."""
 
     level: Literal["partner"] | None = None
+    unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
 
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]

@@ -38,10 +38,13 @@ def policy(home: HomeOption = DEFAULT_HOME) -> None:
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import POLICIES, explain  # noqa: PLC0415 - loaded only when used
 
-    level = load_config(NodeConfig, node_home(home).path).policy.level
+    chosen = load_config(NodeConfig, node_home(home).path).policy
+    level = chosen.level
     if level is None:
         typer.echo("no level is chosen, so `rsfed node serve` does not start; these are the levels:\n", err=True)
     typer.echo("\n\n".join(explain(each) for each in ([level] if level else POLICIES)))
+    if chosen.unfilterable:
+        typer.echo(f"\nno query may be filtered by: {', '.join(chosen.unfilterable)}")
     if level is None:
         typer.echo("\nto choose one, write its line under [policy] in node.toml", err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.analyst.results import Box, Bucket, Hit, Interval, Outcome, SearchResult
-from rsfed.errors import InvalidAnswer, UsageError
+from rsfed.errors import InvalidAnswer, InvalidMessage, UsageError
+from rsfed.trust.envelope import filter_names
 from rsfed.trust.names import check_label
 from rsfed.v1 import archive_pb2, outcome_pb2, query_pb2
 from rsfed.wire import DEGREE, HANDLE_BYTES, NO_FOOTPRINT, NO_TIME
@@ -20,7 +22,12 @@ _REASON = re.compile(r"[A-Z0-9_]{0,63}")
 
 
 def decode_response(
-    response: query_pb2.QueryServiceSearchResponse, *, query_id: bytes, codes: int, bits: int
+    response: query_pb2.QueryServiceSearchResponse,
+    *,
+    query_id: bytes,
+    codes: int,
+    bits: int,
+    filtered: Sequence[str] = (),
 ) -> list[SearchResult]:
     """Return one checked result for each code of a query.
 
@@ -29,13 +36,16 @@ def decode_response(
         query_id: The query that was asked, 16 bytes.
         codes: How many codes it had.
         bits: Width of the codes.
+        filtered: Fields that the query is filtered by.
 
     Raises:
         InvalidAnswer: the response breaks a rule; nothing of it may be used.
+        InvalidMessage: FILTER_UNSUPPORTED, the filter was not applied because software knows none.
     """
     _check(response.query_id == query_id, "answers another query")
     _check(len(response.rankings) == codes, "does not answer every code")
     outcomes = tuple(decode_outcome(outcome) for outcome in response.outcomes)
+    _check_filtered(outcomes, tuple(filtered))
     known = {outcome.node for outcome in outcomes}
     _check(len(known) == len(outcomes), "names a node twice")
     results = []
@@ -44,6 +54,17 @@ def decode_response(
         _check(known.issuperset(ranking.nodes), "ranks items of a node that has no outcome")
         results.append(SearchResult(query_id, index, _hits(ranking, buckets), buckets, outcomes))
     return results
+
+
+def _check_filtered(outcomes: Iterable[Outcome], filtered: tuple[str, ...]) -> None:
+    """See to it that no unfiltered answer is taken for a filtered one."""
+    answers = [outcome for outcome in outcomes if outcome.coverage is not None]
+    if filtered and any(not outcome.filtered for outcome in answers):
+        raise InvalidMessage(
+            "the coordinator's software knows no filters; ask its operator to update it, or search without one",
+            reason="FILTER_UNSUPPORTED",
+        )
+    _check(all(outcome.filtered == filtered for outcome in answers), "was filtered by something else")
 
 
 def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
@@ -57,6 +78,7 @@ def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
         status = outcome_pb2.NodeStatus.Name(outcome.status).removeprefix("NODE_STATUS_")
         level = outcome_pb2.PolicyLevel.Name(outcome.level).removeprefix("POLICY_LEVEL_")
         withheld = outcome_pb2.WithheldReason.Name(outcome.withheld).removeprefix("WITHHELD_REASON_")
+        filtered = tuple(filter_names(outcome.filtered))
     except (UsageError, ValueError) as error:
         raise _broken("has an outcome that this software does not know") from error
     coverage = outcome.coverage if outcome.HasField("coverage") else None
@@ -72,6 +94,8 @@ def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
         level="" if level == "UNSPECIFIED" else level.lower(),
         reason=outcome.reason,
         withheld="" if withheld == "UNSPECIFIED" else withheld,
+        filtered=filtered,
+        unknown=outcome.unknown if outcome.HasField("unknown") else None,
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rsfed.analyst.filters import Filters
 from rsfed.analyst.results import Box, Hit, Interval, Outcome, SearchResult
 
 CSV_COLUMNS = (
@@ -21,6 +22,14 @@ CSV_COLUMNS = (
     "west", "south", "east", "north", "acquired_start", "acquired_end",
     "relevance",
 )  # fmt: skip
+
+
+_WITHOUT = {
+    "UNFILTERABLE_TIME": "--after and --before",
+    "UNFILTERABLE_BBOX": "--bbox",
+    "UNFILTERABLE_MODALITY": "--modality",
+    "UNFILTERABLE_LABEL": "--label",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class Asked:
         bits: Width of the codes.
         k: How many items were wanted for each picture; None for all within the radius.
         radius: Largest distance wanted, in bits; None for the nearest.
+        filters: Which items count.
     """
 
     release_version: int
@@ -50,6 +60,7 @@ class Asked:
     bits: int
     k: int | None
     radius: int | None
+    filters: Filters = field(default_factory=Filters)
 
 
 def to_json(asked: Asked, answers: Sequence[Answer]) -> str:
@@ -61,6 +72,7 @@ def to_json(asked: Asked, answers: Sequence[Answer]) -> str:
             "bits": asked.bits,
             "k": asked.k,
             "radius": asked.radius,
+            "filter": asked.filters.as_json(),
             "queries": [
                 {
                     "query": answer.query,
@@ -87,6 +99,7 @@ def to_geojson(asked: Asked, answers: Sequence[Answer]) -> str:
             "numberMatched": sum(answer.result.matched for answer in answers),
             "numberReturned": sum(len(answer.result.hits) for answer in answers),
             "rsfed:release": asked.release_digest,
+            "rsfed:filter": asked.filters.as_json(),
             "rsfed:outcomes": [
                 {"rsfed:query": answer.query, "nodes": outcome_rows(answer.result.outcomes)} for answer in answers
             ],
@@ -173,6 +186,18 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
+def filter_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return for each node that could not apply the whole filter to all items what that means, and the way out."""
+    notes = []
+    for outcome in outcomes:
+        if outcome.reason in _WITHOUT:
+            notes.append(f"{outcome.node} lets no query be filtered so; ask again without {_WITHOUT[outcome.reason]}")
+        if outcome.unknown:
+            fields = ", ".join(outcome.filtered)
+            notes.append(f"{outcome.node}: {outcome.unknown} items do not say enough to pass the filter ({fields})")
+    return notes
+
+
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return outcomes as the documented objects."""
     return [
@@ -185,6 +210,8 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "level": outcome.level or None,
             "reason": outcome.reason or None,
             "withheld": outcome.withheld or None,
+            "filtered": list(outcome.filtered),
+            "unknown": outcome.unknown,
         }
         for outcome in outcomes
     ]

@@ -16,6 +16,7 @@ from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
 from rsfed.errors import ExitCode, NoNodeReachable, RasterRejected, Unreachable, UsageError
 
 if TYPE_CHECKING:
+    from rsfed.analyst.filters import Filters
     from rsfed.analyst.outputs import Answer, Asked
     from rsfed.analyst.results import Outcome, SearchResult
     from rsfed.analyst.session import AnalystSession
@@ -45,6 +46,7 @@ class _Wanted:
     images: list[Path]
     k: int | None
     radius: int | None
+    filters: Filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,25 @@ def query(  # noqa: PLR0913 - the options of the command
             f"them, up to {LISTED_AT_MOST:,}.",
         ),
     ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only items acquired then or later: 2024-05-01 or 2024-05-01T10:30:00Z."),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only items acquired then or earlier; of a date, the whole day.")
+    ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,S,E,N",
+            help="Only items that touch this box, in degrees of WGS 84; west > east crosses 180 degrees.",
+        ),
+    ] = None,
+    modality: Annotated[str | None, typer.Option(metavar="NAME", help="Only items of this modality.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Only items of this class of the federation; several: of any of them."),
+    ] = None,
     output: Annotated[
         Output, typer.Option(help="Form of the result on standard output; all but the table are for programs.")
     ] = Output.TABLE,
@@ -107,16 +128,22 @@ def query(  # noqa: PLR0913 - the options of the command
     (bucket) and its handle: the archive's operator learns by `rsfed node resolve HANDLE` which file it is. An image
     that cannot be used is skipped and named, and the others are searched.
 
+    Filters are applied by the archives, before they take the nearest. An item that does not say when or where it was
+    taken, or what it shows, never passes a filter on that; how many there are is printed. An archive may let no query
+    be filtered by some field: it refuses then, and the others answer.
+
     Needs `rsfed analyst init` and `rsfed analyst join TOKEN` first.
 
     Exit codes: 0 done, 1 failed or an image was skipped, 2 wrong call or no such file, 3 not every archive was searched
     whole (--require-all), 4 not admitted, 5 no archive reachable, 6 configuration.
     """
+    from rsfed.analyst.filters import parse_filters  # noqa: PLC0415 - loaded only when used
     from rsfed.transport.loop import run  # noqa: PLC0415 - loaded only when used
 
     if sheet is not None and not sheet.absolute().parent.is_dir():
         raise UsageError("the folder of --sheet does not exist; make it first", detail=str(sheet))
-    wanted = _Wanted(images, k if k or radius is not None else _NEAREST, radius)
+    filters = parse_filters(after=after, before=before, bbox=bbox, modality=modality, labels=label or ())
+    wanted = _Wanted(images, k if k or radius is not None else _NEAREST, radius, filters)
     asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
@@ -154,7 +181,8 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
         for name, position, result in zip(_names(wanted.images, encoded.images), encoded.images, results, strict=True)
     ]
     digest = session.release.digest.hex()
-    return Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius), answers
+    asked = Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius, wanted.filters)
+    return asked, answers
 
 
 def _tell_skipped(image: Path, refusal: RasterRejected) -> None:
@@ -170,9 +198,11 @@ async def _search(session: AnalystSession, codes: Codes, wanted: _Wanted) -> lis
             status.update(f"{outcome.node}: {outcome.status}")
 
         if wanted.k is None and wanted.radius is not None:
-            return await session.search_radius(codes, radius=wanted.radius, limit=LISTED_AT_MOST, on_outcome=show)
+            return await session.search_radius(
+                codes, radius=wanted.radius, limit=LISTED_AT_MOST, filters=wanted.filters, on_outcome=show
+            )
         k = wanted.k or _NEAREST
-        found = await session.search(codes, k=k, radius=wanted.radius, on_outcome=show)
+        found = await session.search(codes, k=k, radius=wanted.radius, filters=wanted.filters, on_outcome=show)
         return [result.first(k) for result in found]
 
 
@@ -205,7 +235,10 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
         write = outputs.to_json if output is Output.JSON else outputs.to_geojson
         sys.stdout.write(write(asked, answers))
     sys.stdout.flush()
-    Console(stderr=True).print(outputs.outcome_table(outputs.worst_outcomes([answer.result for answer in answers])))
+    outcomes = outputs.worst_outcomes([answer.result for answer in answers])
+    Console(stderr=True).print(outputs.outcome_table(outcomes))
+    for note in outputs.filter_notes(outcomes):
+        typer.echo(note, err=True)
 
 
 def _draw(path: Path, asked: Asked, found: Sequence[_Found]) -> None:

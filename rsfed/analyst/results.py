@@ -33,6 +33,8 @@ class Outcome:
         level: Policy level of the answer; "" when there was none.
         reason: Reason of a failure; "" on success.
         withheld: Why part of the answer was held back; "NOTHING" when none was, "" when there was no answer.
+        filtered: Fields of the query's filter, which the node applied: of time, bbox, modality, label.
+        unknown: Items that say nothing of such a field, so that they cannot pass; None without filter or answer.
     """
 
     node: str
@@ -43,6 +45,8 @@ class Outcome:
     level: str = ""
     reason: str = ""
     withheld: str = ""
+    filtered: tuple[str, ...] = ()
+    unknown: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

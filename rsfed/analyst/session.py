@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
+from rsfed.analyst.filters import Filters
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
 from rsfed.clock import Deadline, Now, utc_now
 from rsfed.codes import Codes
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 OnOutcome = Callable[[Outcome], None]
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
+EVERYTHING = Filters()
 _COORDINATOR = "the coordinator"
 
 
@@ -63,7 +65,15 @@ class EncodedImages:
 
 
 def make_query(  # noqa: PLR0913 - the fields of the envelope
-    codes: Codes, release: Release, identity: Identity, *, encoder: str, k: int, radius: int | None, now: datetime
+    codes: Codes,
+    release: Release,
+    identity: Identity,
+    *,
+    encoder: str,
+    k: int,
+    radius: int | None,
+    filters: Filters = EVERYTHING,
+    now: datetime,
 ) -> QueryEnvelope:
     """Return what is asked of the federation: the codes, who asks, and nothing of where the codes came from."""
     envelope = QueryEnvelope(
@@ -75,6 +85,7 @@ def make_query(  # noqa: PLR0913 - the fields of the envelope
         codes=codes.tobytes(),
         k=k,
         radius=radius,
+        filter=filters.message(release.manifest),
     )
     envelope.created.FromDatetime(now)
     envelope.expires.FromDatetime(now + LIFETIME)
@@ -190,6 +201,7 @@ class AnalystSession:
         *,
         k: int = 20,
         radius: int | None = None,
+        filters: Filters = EVERYTHING,
         on_outcome: OnOutcome | None = None,
     ) -> list[SearchResult]:
         """Ask all archives for what lies near each code.
@@ -199,6 +211,7 @@ class AnalystSession:
             k: How many items are wanted for each code; with a radius, how many of each bucket are listed at once.
             radius: When given, everything within this distance in bits is wanted instead of the nearest k; more than
                 the width of the codes means everything.
+            filters: Which items count.
             on_outcome: Told how each node took part as soon as it is known; None costs less.
 
         Returns:
@@ -206,16 +219,23 @@ class AnalystSession:
 
         Raises:
             InvalidAnswer: the answer breaks a rule.
+            UsageError: FILTER, the release has no class or modality that the filter names.
             RsfedError: what the coordinator refused, or that it is not reached in time.
         """
         at_once = MAX_CODES if radius is None else 1  # nodes bound what they list for one query, not for one code
         results: list[SearchResult] = []
         for start in range(0, len(codes), at_once):
-            results += await self._search(codes[start : start + at_once], k, radius, on_outcome)
+            results += await self._search(codes[start : start + at_once], k, radius, filters, on_outcome)
         return results
 
     async def search_radius(
-        self, codes: Codes, *, radius: int, limit: int, on_outcome: OnOutcome | None = None
+        self,
+        codes: Codes,
+        *,
+        radius: int,
+        limit: int,
+        filters: Filters = EVERYTHING,
+        on_outcome: OnOutcome | None = None,
     ) -> list[SearchResult]:
         """Ask for everything within a radius and page through buckets until all, or `limit` items a code, are listed.
 
@@ -225,7 +245,7 @@ class AnalystSession:
         results = []
         for position in range(len(codes)):
             code = codes[position : position + 1]
-            (found,) = await self.search(code, k=MAX_K, radius=radius, on_outcome=on_outcome)
+            (found,) = await self.search(code, k=MAX_K, radius=radius, filters=filters, on_outcome=on_outcome)
             results.append((await self._list_all(found, limit)).first(limit))
         return results
 
@@ -262,16 +282,25 @@ class AnalystSession:
         return list(rate(page, self.calibration))
 
     async def _search(
-        self, codes: Codes, k: int, radius: int | None, on_outcome: OnOutcome | None
+        self, codes: Codes, k: int, radius: int | None, filters: Filters, on_outcome: OnOutcome | None
     ) -> list[SearchResult]:
         reach = None if radius is None else min(radius, self.bits)
         envelope = make_query(
-            codes, self.release, self._identity, encoder=self.encoder, k=k, radius=reach, now=self._now()
+            codes,
+            self.release,
+            self._identity,
+            encoder=self.encoder,
+            k=k,
+            radius=reach,
+            filters=filters,
+            now=self._now(),
         )
         signed = sign_envelope(envelope, self._identity)
         self._remember(envelope, signed)
         result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
-        found = decode_response(result, query_id=envelope.query_id, codes=len(codes), bits=self.bits)
+        found = decode_response(
+            result, query_id=envelope.query_id, codes=len(codes), bits=self.bits, filtered=filters.fields
+        )
         return [replace(each, hits=rate(each.hits, self.calibration)) for each in found]
 
     def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:

@@ -131,6 +131,8 @@ Policy level: partner
   This means:  the codes of this archive must be regarded as disclosed. Class centres are public, so the
                predicted class of every patch that can be reached is disclosed, and with it the class mix.
                Every analyst of the federation may ask. Use it among archives of one organisation.
+  Filters:     queries may be filtered by time, place, modality and class, so who filters by a class learns which
+               patches are labelled so. `policy.unfilterable` in node.toml names fields that none is filtered by.
   In training: model updates, and after the last round of a run counts for calibration: for held-out patches,
                how many of the 20 nearest items of this archive lie at each distance and how many of them share
                a class; how likely that is by chance; how many patches and acquisitions were asked. One

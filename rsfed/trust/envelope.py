@@ -7,6 +7,7 @@ Whether the same query came before is the node's to know.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +23,7 @@ from rsfed.trust.certificates import CLOCK_TOLERANCE, load_chain, public_key_of,
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
+from rsfed.v1.outcome_pb2 import FilterField
 
 MAX_CODES = 64
 MAX_K = 1000
@@ -30,6 +32,7 @@ MAX_LIFETIME = timedelta(minutes=10)
 LIFETIME = timedelta(minutes=5)  # what an analyst gives a query: clocks may differ by a minute either way
 _MAX_ENVELOPE_BYTES = 16 << 10
 _MAX_CHAIN_BYTES = 16 << 10
+_FILTER_FIELD = "FILTER_FIELD_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,32 @@ def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) ->
     _check_freshness(envelope, now)
     _check_limits(envelope)
     return VerifiedQuery(envelope, requester, hashlib.sha256(signed.envelope).digest())
+
+
+def filtered_fields(envelope: QueryEnvelope) -> list[str]:
+    """Return the fields that a query is filtered by, in the order of `FilterField`: of time, bbox, modality, label."""
+    wanted = envelope.filter
+    asked = {
+        FilterField.FILTER_FIELD_TIME: wanted.HasField("after") or wanted.HasField("before"),
+        FilterField.FILTER_FIELD_BBOX: wanted.HasField("bbox"),
+        FilterField.FILTER_FIELD_MODALITY: wanted.HasField("modality"),
+        FilterField.FILTER_FIELD_LABEL: bool(wanted.labels),
+    }
+    return filter_names([field for field, is_asked in asked.items() if is_asked])
+
+
+def filter_names(fields: Iterable[FilterField.ValueType]) -> list[str]:
+    """Return what fields of filters are called.
+
+    Raises:
+        ValueError: a field is not known to this software.
+    """
+    return [FilterField.Name(field).removeprefix(_FILTER_FIELD).lower() for field in fields]
+
+
+def filter_values(names: Iterable[str]) -> list[FilterField.ValueType]:
+    """Return fields of filters as the wire has them."""
+    return [FilterField.Value(_FILTER_FIELD + name.upper()) for name in names]
 
 
 def _verify_signature(signed: SignedEnvelope, bundle: Bundle, now: datetime) -> MemberId:

@@ -123,15 +123,25 @@ class ArchiveServiceSearchResponse(_message.Message):
     RELEASE_DIGEST_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
+    FILTERED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """The query that is answered, 16 bytes."""
     release_digest: _builtins.bytes
     """Digest of the release whose codes were searched, 32 bytes."""
     level: _outcome_pb2.PolicyLevel.ValueType
     """Policy level of every answer."""
+    unknown: _builtins.int
+    """Items examined that say nothing of some field of the filter, so that they cannot pass, as the policy discloses it.
+    Absent when there is no filter.
+    """
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketAnswer]:
         """One answer for each code, in the order of the codes."""
+
+    @_builtins.property
+    def filtered(self) -> _containers.RepeatedScalarFieldContainer[_outcome_pb2.FilterField.ValueType]:
+        """Fields of the query's filter, all of which were applied, rising; software that knows no filters leaves it empty."""
 
     def __init__(
         self,
@@ -140,12 +150,16 @@ class ArchiveServiceSearchResponse(_message.Message):
         release_digest: _builtins.bytes = ...,
         answers: _abc.Iterable[Global___BucketAnswer] | None = ...,
         level: _outcome_pb2.PolicyLevel.ValueType = ...,
+        filtered: _abc.Iterable[_outcome_pb2.FilterField.ValueType] | None = ...,
+        unknown: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "answers", b"answers", "filtered", b"filtered", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unknown: _TypeAlias = _typing.Literal["unknown"]  # noqa: Y015
+    _WhichOneofArgType__unknown: _TypeAlias = _typing.Literal["_unknown", b"_unknown"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unknown) -> _WhichOneofReturnType__unknown | None: ...
 
 Global___ArchiveServiceSearchResponse: _TypeAlias = ArchiveServiceSearchResponse  # noqa: Y015
 
@@ -169,7 +183,7 @@ class BucketAnswer(_message.Message):
     band_width: _builtins.int
     """Width in bits of the distance bands; 1 says that distances are exact."""
     examined: _builtins.int
-    """Items examined, as the policy discloses it."""
+    """Items examined, those too that a filter leaves out, as the policy discloses it."""
     held: _builtins.int
     """Items held, as the policy discloses it."""
     bucket_handles: _builtins.bytes
@@ -177,7 +191,7 @@ class BucketAnswer(_message.Message):
     distance_upper: _builtins.bytes
     """Distance of each bucket or upper edge of its band, uint16, never falling."""
     bucket_sizes: _builtins.bytes
-    """Number of items of each bucket, uint32."""
+    """Number of items of each bucket that pass the filter, uint32; a bucket without any is not listed."""
     sample_counts: _builtins.bytes
     """Number of item handles listed for each bucket, uint32."""
     item_handles: _builtins.bytes
@@ -281,7 +295,7 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     FOOTPRINTS_FIELD_NUMBER: _builtins.int
     ACQUIRED_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """Items of the bucket in all."""
+    """Items of the bucket that pass the query's filter in all."""
     item_handles: _builtins.bytes
     """Item handles in rank order from the offset, 16 bytes each."""
     footprints: _builtins.bytes

@@ -37,6 +37,7 @@ class QueryEnvelope(_message.Message):
     RADIUS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """Random name of this query, 16 bytes, never used twice."""
     requester: _builtins.str
@@ -61,6 +62,10 @@ class QueryEnvelope(_message.Message):
     def expires(self) -> _timestamp_pb2.Timestamp:
         """After this moment no node answers the query."""
 
+    @_builtins.property
+    def filter(self) -> Global___QueryFilter:
+        """Which items count. Absent when all do. Signed with the rest, so that every page of a bucket has the same filter."""
+
     def __init__(
         self,
         *,
@@ -74,16 +79,106 @@ class QueryEnvelope(_message.Message):
         radius: _builtins.int | None = ...,
         created: _timestamp_pb2.Timestamp | None = ...,
         expires: _timestamp_pb2.Timestamp | None = ...,
+        filter: Global___QueryFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "created", b"created", "expires", b"expires", "radius", b"radius"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "created", b"created", "expires", b"expires", "filter", b"filter", "radius", b"radius"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "k", b"k", "query_id", b"query_id", "radius", b"radius", "release_digest", b"release_digest", "requester", b"requester"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "filter", b"filter", "k", b"k", "query_id", b"query_id", "radius", b"radius", "release_digest", b"release_digest", "requester", b"requester"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__radius: _TypeAlias = _typing.Literal["radius"]  # noqa: Y015
     _WhichOneofArgType__radius: _TypeAlias = _typing.Literal["_radius", b"_radius"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__radius) -> _WhichOneofReturnType__radius | None: ...
 
 Global___QueryEnvelope: _TypeAlias = QueryEnvelope  # noqa: Y015
+
+@_typing.final
+class QueryFilter(_message.Message):
+    """QueryFilter says what an item has to be to count: every field that is set holds. An item that says nothing of the
+    time, the place or its classes never passes a filter on them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    BBOX_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """The acquired interval ends at this moment or later, milliseconds since 1970."""
+    before: _builtins.int
+    """The acquired interval starts at this moment or earlier, milliseconds since 1970."""
+    modality: _builtins.str
+    """The modality, for example "sentinel-2-l2a"."""
+    @_builtins.property
+    def bbox(self) -> Global___BoundingBox:
+        """The footprint touches this box."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of classes of the release's nomenclature; the item has at least one of them. Empty when any will do."""
+
+    def __init__(
+        self,
+        *,
+        after: _builtins.int | None = ...,
+        before: _builtins.int | None = ...,
+        bbox: Global___BoundingBox | None = ...,
+        modality: _builtins.str | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_before", b"_before", "_modality", b"_modality", "after", b"after", "bbox", b"bbox", "before", b"before", "modality", b"modality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "_before", b"_before", "_modality", b"_modality", "after", b"after", "bbox", b"bbox", "before", b"before", "labels", b"labels", "modality", b"modality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after: _TypeAlias = _typing.Literal["after"]  # noqa: Y015
+    _WhichOneofArgType__after: _TypeAlias = _typing.Literal["_after", b"_after"]  # noqa: Y015
+    _WhichOneofReturnType__before: _TypeAlias = _typing.Literal["before"]  # noqa: Y015
+    _WhichOneofArgType__before: _TypeAlias = _typing.Literal["_before", b"_before"]  # noqa: Y015
+    _WhichOneofReturnType__modality: _TypeAlias = _typing.Literal["modality"]  # noqa: Y015
+    _WhichOneofArgType__modality: _TypeAlias = _typing.Literal["_modality", b"_modality"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after) -> _WhichOneofReturnType__after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before) -> _WhichOneofReturnType__before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__modality) -> _WhichOneofReturnType__modality | None: ...
+
+Global___QueryFilter: _TypeAlias = QueryFilter  # noqa: Y015
+
+@_typing.final
+class BoundingBox(_message.Message):
+    """BoundingBox is a box in WGS 84, in units of 1e-7 degree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEST_FIELD_NUMBER: _builtins.int
+    SOUTH_FIELD_NUMBER: _builtins.int
+    EAST_FIELD_NUMBER: _builtins.int
+    NORTH_FIELD_NUMBER: _builtins.int
+    west: _builtins.int
+    """Western edge; larger than east where the box crosses the antimeridian."""
+    south: _builtins.int
+    """Southern edge."""
+    east: _builtins.int
+    """Eastern edge."""
+    north: _builtins.int
+    """Northern edge."""
+    def __init__(
+        self,
+        *,
+        west: _builtins.int = ...,
+        south: _builtins.int = ...,
+        east: _builtins.int = ...,
+        north: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["east", b"east", "north", b"north", "south", b"south", "west", b"west"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BoundingBox: _TypeAlias = BoundingBox  # noqa: Y015
 
 @_typing.final
 class SignedEnvelope(_message.Message):

@@ -3,9 +3,11 @@
 isort:skip_file
 How one archive took part in a query."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -114,6 +116,38 @@ WITHHELD_REASON_LIMIT: WithheldReason.ValueType  # 2
 """The answer was cut at the node's limit of buckets."""
 Global___WithheldReason: _TypeAlias = WithheldReason  # noqa: Y015
 
+class _FilterField:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FilterFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FilterField.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILTER_FIELD_UNSPECIFIED: _FilterField.ValueType  # 0
+    """Not set; never sent."""
+    FILTER_FIELD_TIME: _FilterField.ValueType  # 1
+    """When it was acquired."""
+    FILTER_FIELD_BBOX: _FilterField.ValueType  # 2
+    """Where it lies."""
+    FILTER_FIELD_MODALITY: _FilterField.ValueType  # 3
+    """Its modality."""
+    FILTER_FIELD_LABEL: _FilterField.ValueType  # 4
+    """Its classes."""
+
+class FilterField(_FilterField, metaclass=_FilterFieldEnumTypeWrapper):
+    """FilterField is a field that queries may be filtered by."""
+
+FILTER_FIELD_UNSPECIFIED: FilterField.ValueType  # 0
+"""Not set; never sent."""
+FILTER_FIELD_TIME: FilterField.ValueType  # 1
+"""When it was acquired."""
+FILTER_FIELD_BBOX: FilterField.ValueType  # 2
+"""Where it lies."""
+FILTER_FIELD_MODALITY: FilterField.ValueType  # 3
+"""Its modality."""
+FILTER_FIELD_LABEL: FilterField.ValueType  # 4
+"""Its classes."""
+Global___FilterField: _TypeAlias = FilterField  # noqa: Y015
+
 @_typing.final
 class NodeOutcome(_message.Message):
     """NodeOutcome reports how one archive took part in a query."""
@@ -128,6 +162,8 @@ class NodeOutcome(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    FILTERED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Registered node name, for example "esa-frascati"."""
     status: Global___NodeStatus.ValueType
@@ -142,9 +178,17 @@ class NodeOutcome(_message.Message):
     """Reason of a failure, one of the reasons of the error table, for example "STALE_RELEASE". Empty on success."""
     withheld: Global___WithheldReason.ValueType
     """Whether the node held back part of its answer, and why."""
+    unknown: _builtins.int
+    """Items that say nothing of some field of the filter, so that they cannot pass, as the node's policy discloses it.
+    Absent when there is no filter or no answer.
+    """
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """Time from send to answer as measured by the coordinator."""
+
+    @_builtins.property
+    def filtered(self) -> _containers.RepeatedScalarFieldContainer[Global___FilterField.ValueType]:
+        """Fields of the query's filter, all of which the node applied, rising. Empty when there is no filter or no answer."""
 
     def __init__(
         self,
@@ -157,18 +201,24 @@ class NodeOutcome(_message.Message):
         level: Global___PolicyLevel.ValueType = ...,
         reason: _builtins.str = ...,
         withheld: Global___WithheldReason.ValueType = ...,
+        filtered: _abc.Iterable[Global___FilterField.ValueType] | None = ...,
+        unknown: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "coverage", b"coverage", "elapsed", b"elapsed", "held", b"held"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "_unknown", b"_unknown", "coverage", b"coverage", "elapsed", b"elapsed", "held", b"held", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "coverage", b"coverage", "elapsed", b"elapsed", "held", b"held", "level", b"level", "node", b"node", "reason", b"reason", "status", b"status", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "_unknown", b"_unknown", "coverage", b"coverage", "elapsed", b"elapsed", "filtered", b"filtered", "held", b"held", "level", b"level", "node", b"node", "reason", b"reason", "status", b"status", "unknown", b"unknown", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
     _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
     _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
+    _WhichOneofReturnType__unknown: _TypeAlias = _typing.Literal["unknown"]  # noqa: Y015
+    _WhichOneofArgType__unknown: _TypeAlias = _typing.Literal["_unknown", b"_unknown"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unknown) -> _WhichOneofReturnType__unknown | None: ...
 
 Global___NodeOutcome: _TypeAlias = NodeOutcome  # noqa: Y015

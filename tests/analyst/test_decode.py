@@ -7,7 +7,7 @@ import pytest
 
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.results import Bucket, merge_pages
-from rsfed.errors import InvalidAnswer
+from rsfed.errors import InvalidAnswer, InvalidMessage
 from rsfed.v1 import archive_pb2, outcome_pb2, query_pb2
 
 QUERY_ID = bytes(range(16))
@@ -174,3 +174,16 @@ def test_expanded_items_take_the_places_that_a_ranking_of_everything_would_give_
 def test_merging_no_pages_changes_nothing():
     (result,) = decode(response())
     assert merge_pages(result, {}) == result
+
+
+def test_an_unfiltered_answer_is_never_taken_for_a_filtered_one():
+    message = response()
+    with pytest.raises(InvalidMessage, match="knows no filters") as refused:
+        decode_response(message, query_id=QUERY_ID, codes=1, bits=64, filtered=("time",))
+    assert refused.value.reason == "FILTER_UNSUPPORTED"
+    for outcome in message.outcomes:
+        outcome.filtered.append(outcome_pb2.FILTER_FIELD_TIME)
+    decode_response(message, query_id=QUERY_ID, codes=1, bits=64, filtered=("time",))
+    for other in ((), ("time", "label")):
+        with pytest.raises(InvalidAnswer, match="filtered by something else"):
+            decode_response(message, query_id=QUERY_ID, codes=1, bits=64, filtered=other)

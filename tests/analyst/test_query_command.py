@@ -45,13 +45,16 @@ class ScriptedSession:
         origins = tuple(position for position in good for _ in range(self.tiles))
         return EncodedImages(np.zeros((len(origins), 4), np.uint8), origins)
 
-    async def search(self, codes, *, k, radius, on_outcome):
+    filters = None
+
+    async def search(self, codes, *, k, radius, filters, on_outcome):
         self.asked.append(("search", k, radius))
+        type(self).filters = filters
         for outcome in self.result.outcomes:
             on_outcome(outcome)
         return [self.result] * len(codes)
 
-    async def search_radius(self, codes, *, radius, limit, on_outcome):
+    async def search_radius(self, codes, *, radius, limit, filters, on_outcome):
         self.asked.append(("radius", radius, limit))
         return [self.result] * len(codes)
 
@@ -217,4 +220,38 @@ def test_the_contact_sheet_is_a_png_file(session, image, tmp_path, capsys):
 
 def test_a_sheet_for_a_folder_that_is_not_there_is_refused_before_anything_is_asked(session, image, tmp_path):
     assert run(["query", image, "--sheet", str(tmp_path / "none" / "sheet.png")]) == ExitCode.USAGE
+    assert not session.asked
+
+
+def test_filters_are_asked_for_and_printed(session, image, capsys):
+    options = ["--after", "2024-05-01", "--bbox", "-10,35,5,45", "--label", "forest", "--label", "water"]
+    assert run(["query", image, *options, "--modality", "rgb", "--output", "json"]) == ExitCode.DONE
+    assert session.filters.fields == ("time", "bbox", "modality", "label")
+    assert json.loads(capsys.readouterr().out)["filter"] == {
+        "after": "2024-05-01T00:00:00Z",
+        "before": None,
+        "bbox": [-10.0, 35.0, 5.0, 45.0],
+        "modality": "rgb",
+        "labels": ["forest", "water"],
+    }
+
+
+def test_what_a_filter_leaves_open_is_said_with_the_way_out(session, image, result, monkeypatch, capsys):
+    outcomes = (
+        Outcome("alps", "REFUSED", 1.0, reason="UNFILTERABLE_LABEL"),
+        Outcome("danube", "COMPLETE", 1.0, 1.0, 9, filtered=("time", "label"), unknown=7),
+    )
+    monkeypatch.setattr(session, "result", replace(result, outcomes=outcomes))
+    run(["query", image, "--label", "forest"])
+    said = capsys.readouterr().err
+    assert "alps lets no query be filtered so; ask again without --label" in said
+    assert "danube: 7 items do not say enough to pass the filter (time, label)" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--k", "0"], ["--radius", "-1"], ["--radius", "257"], ["--after", "then"], ["--bbox", "1,2,3"]],
+)
+def test_a_wrong_call_asks_nobody(session, image, options):
+    assert run(["query", image, *options]) == ExitCode.USAGE
     assert not session.asked

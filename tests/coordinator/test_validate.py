@@ -1,5 +1,7 @@
 """No lie of a node gets into a ranking."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from honest_archives import Archive, question
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.validate import validate, validate_expansion
-from rsfed.errors import InvalidAnswer
+from rsfed.errors import InvalidAnswer, InvalidMessage
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2 as outcome
 
@@ -218,3 +220,25 @@ def test_a_page_of_a_bucket_may_not_be_longer_than_asked_or_repeat_an_item():
             validate_expansion(
                 pb.ArchiveServiceExpandBucketResponse(size=size, item_handles=b"".join(handles)), request
             )
+
+
+def test_an_answer_to_a_filter_says_that_it_was_applied_and_may_list_less_than_was_examined():
+    response = honest()
+    for answer in response.answers:
+        for column in ("bucket_handles", "distance_upper", "bucket_sizes", "sample_counts", "item_handles"):
+            answer.ClearField(column)
+        answer.ClearField("footprints")
+        answer.ClearField("acquired")
+    asked = replace(ASKED, filtered=(outcome.FILTER_FIELD_TIME,))
+    with pytest.raises(InvalidMessage, match="update it") as refused:
+        validate(response, asked)
+    assert refused.value.reason == "FILTER_UNSUPPORTED"
+    response.filtered.append(outcome.FILTER_FIELD_TIME)
+    response.unknown = 1
+    assert validate(response, asked).unknown == 1
+    for spoilt in (ASKED, replace(ASKED, filtered=(outcome.FILTER_FIELD_TIME, outcome.FILTER_FIELD_LABEL))):
+        with pytest.raises(InvalidAnswer, match="filtered by something else"):
+            validate(response, spoilt)
+    response.unknown = 10**6
+    with pytest.raises(InvalidAnswer, match="counts contradict"):
+        validate(response, asked)

@@ -39,7 +39,7 @@ from rsfed.trust.identity import (
 )
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
-from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter
 
 PLACE = (7.0, 46.0, 7.1, 46.1)
 TIME = "2024-06-01T10:20:30+00:00"
@@ -102,10 +102,11 @@ def random_codes(count: int, bits: int = 32, *, distinct: int = 6, seed: int = 0
 
 def serve_codes(home: Home, release: Release, ids, codes, *, held: int | None = None) -> Served:
     """What a node serves once it has hashed these patches."""
-    bits = release.manifest.bits
-    view = View(bits, (Part(Segment.build(bits, np.array(ids, np.int64), codes), NONE_GONE),))
+    bits, ids = release.manifest.bits, np.array(ids, np.int64)
     with Catalogue(home) as catalogue:
-        facts = Facts.read(catalogue.connection, np.sort(np.array(ids, np.int64)))
+        facts = Facts.read(catalogue.connection, np.sort(ids))
+    known = facts.of(ids).columns if len(facts.ids) == len(ids) else None  # some tests make items up
+    view = View(bits, (Part(Segment.build(bits, ids, codes, known), NONE_GONE),))
     return Served(release, {"rgb": Snapshot(release.digest, "rgb", view)}, facts, {"rgb": held or len(ids)})
 
 
@@ -142,6 +143,8 @@ class Asker:
         for key, value in changes.items():
             if isinstance(value, datetime):
                 getattr(envelope, key).FromDatetime(value)
+            elif isinstance(value, QueryFilter):
+                envelope.filter.CopyFrom(value)
             else:
                 setattr(envelope, key, value)
         return sign_envelope(envelope, self.identity)

@@ -7,8 +7,9 @@ import pytest
 from members import World
 from serving import codes_in, make_home, publish
 
-from node.indexes import indexes_folder, open_index, serve_release, served_release
+from node.indexes import indexes_folder, make_equal, open_index, serve_release, served_release
 from rsfed.codes import pack
+from rsfed.index.facets import Columns
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def logged(capsys):
 
 
 def content(home, release, ids):
-    with open_index(home, release, "rgb", *coded(ids)) as index:
+    with open_index(home, release, "rgb") as index:
+        make_equal(index, *coded(ids), Columns.unknown(len(ids)))
         return codes_in(index.view)
 
 

@@ -14,8 +14,11 @@ import node.indexing
 from node.catalogue import Catalogue
 from node.indexing import BATCH, Indexer
 from node.served import Shelf
+from node.sources import set_classes, set_labels
 from node.state import open_state
 from rsfed.errors import RasterRejected
+from rsfed.home import transaction
+from rsfed.index.filters import Filter
 
 PATIENCE_S = 30.0
 
@@ -222,7 +225,7 @@ def test_patches_of_a_running_ingest_are_added_and_withdrawn_ones_leave_at_once(
         scene.wait_for(1, first)
         second = add_patches(scene.home, 5, place=(1, 2, 3, 4))
         scene.wait_for(1, first + second)
-        assert (scene.shelf.served.facts.of(np.array(second)).footprints[:, 0] == 10_000_000).all()
+        assert (scene.shelf.served.facts.of(np.array(second)).columns.boxes[:, 0] == 10_000_000).all()
         withdraw(scene.home, first[:4])
         scene.wait_for(1, first[4:] + second)
         scene.wait(lambda: scene.shelf.served.held == {"rgb": 11})
@@ -409,3 +412,27 @@ def test_a_patch_that_is_searched_again_after_it_was_not_gets_its_code_again(sce
         with closing(open_state(scene.home)) as connection:
             connection.execute("UPDATE item SET state = 'present' WHERE id = ?", (ids[1],))
         scene.wait_for(1, ids)
+
+
+def test_patches_that_got_other_classes_are_found_by_them(scene):
+    ids = add_patches(scene.home, 3, labels=["wood"])
+    scene.publish(1)
+
+    def found(number):
+        view = scene.shelf.served.snapshots["rgb"].view
+        where = Filter(labels=frozenset({number}))
+        return view.search(np.zeros((1, view.bits // 8), np.uint8), k=9, where=where)[0].nearest(9)[0].tolist()
+
+    with scene.running():
+        scene.wait_for(1, ids)
+        assert (found("7"), scene.shelf.served.silent("rgb", ["label"])) == ([], 3)
+        with closing(open_state(scene.home)) as connection, transaction(connection):
+            set_classes(connection, {"wood": (7,)})
+        scene.wait(lambda: sorted(found("7")) == ids)
+        assert scene.shelf.served.silent("rgb", ["label"]) == 0
+        with closing(open_state(scene.home)) as connection, transaction(connection):
+            (source,) = connection.execute("SELECT source FROM item WHERE id = ?", (ids[0],)).fetchone()
+            set_labels(connection, source, ["other"])
+        scene.wait(lambda: sorted(found("7")) == ids[1:])
+    with scene.running():  # the index on disk says the same
+        scene.wait(lambda: sorted(found("7")) == ids[1:])

@@ -98,6 +98,38 @@ def test_a_node_that_hangs_times_out_and_the_others_answer(federation, image):
     assert answer["queries"][0]["hits"]
 
 
+def test_a_filter_reaches_every_archive_and_one_that_keeps_a_field_refuses_alone(federation, image):
+    coast, config = federation.servers["coast"], federation.home("coast") / "node.toml"
+    before = config.read_text()
+    config.write_text(before.replace("[policy]\n", '[policy]\nunfilterable = ["label"]\n'))
+    assert coast.stop() == 0
+    federation.serve("node", "coast")
+    try:
+        federation.wait_serving(*NODES)
+        wait_until(lambda: all_complete(federation, image), what="coast answers again")
+        answer = federation.query(image, "--k", "72", "--label", "stripes-b")
+        undated = federation.query(image, "--k", "72", "--after", "2020-01-01")
+        unknown = federation.query(image, "--label", "stripes-z", check=False)
+    finally:
+        config.write_text(before)
+        federation.servers["coast"].stop()
+        federation.serve("node", "coast")
+        federation.wait_serving(*NODES)
+    by_node = {o["node"]: o for o in answer["queries"][0]["outcomes"]}
+    assert (by_node["coast"]["status"], by_node["coast"]["reason"]) == ("REFUSED", "UNFILTERABLE_LABEL")
+    assert "ask again without --label" in answer["stderr"]
+    assert by_node["alps"]["filtered"] == ["label"]
+    hits = answer["queries"][0]["hits"]
+    for node in ("alps", "north"):
+        meant = federation.resolve(node, [hit["handle"] for hit in hits if hit["node"] == node])
+        assert len(meant) == 8
+        assert all("stripes-b" in file["path"] for file in meant)
+    assert [(o["status"], o["unknown"]) for o in undated["queries"][0]["outcomes"]] == [("COMPLETE", 24)] * 3
+    assert not undated["queries"][0]["hits"]
+    assert unknown["exit"] == 2
+    assert "its classes: stripes-a, stripes-b, stripes-c" in unknown["stderr"]
+
+
 def test_a_token_works_once(federation):
     token = federation.invite("guest", "analyst")
     for home in ("guest", "thief"):
