@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
-from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection
+from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection
 from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
@@ -86,7 +86,7 @@ class PolicySection(Section):
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
 Coding = Literal["float32", "float16", "int8", "int4"]
-ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
+ObjectiveName = Literal["milan", "milan_batchall", "centres", "closed_form", "pairwise", "contrastive"]
 
 
 class NodeTraining(Section):
@@ -193,8 +193,8 @@ class CoordinatorTraining(Section):
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
-class ClosedFormSection(Section):
-    """When the last layer on a frozen trunk is solved for from sums of the nodes; left out, wherever it can be."""
+class LastLayerSection(Section):
+    """When the last layer of a trained head is solved for from sums of the nodes; left out, wherever it can be."""
 
     start: bool | None = None  # before the first round
     end: bool | None = None  # after the last one
@@ -208,9 +208,9 @@ class CoordinatorConfig(Section):
     serve: CoordinatorServe = CoordinatorServe()
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
-    objective: ObjectiveSection = DEFAULT_OBJECTIVE
+    objective: ObjectiveSection | None = None  # left out: closed_form on a frozen trunk without strategy, else centres
     strategy: StrategySection | None = None  # left out: fedavgm with momentum 0.5 on a frozen trunk, else fedavg
-    closed_form: ClosedFormSection = ClosedFormSection()
+    closed_form: LastLayerSection = LastLayerSection()
     nomenclature: NomenclatureSection = NomenclatureSection()
     training: CoordinatorTraining = CoordinatorTraining()
 
@@ -222,6 +222,23 @@ class CoordinatorConfig(Section):
                 'take them out, or set encoder.kind = "frozen-trunk" and objective.name = "centres"'
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_what_the_closed_form_needs(self) -> Self:
+        if self.learns_by.name == "closed_form" and (self.encoder.kind != "frozen-trunk" or self.strategy is not None):
+            raise ValueError(
+                'objective.name = "closed_form" is one sum over all nodes on a frozen trunk: set encoder.kind = '
+                '"frozen-trunk" and take [strategy] out, or choose another objective'
+            )
+        return self
+
+    @property
+    def learns_by(self) -> ObjectiveSection:
+        """The objective of a run: the closed form where rounds of training are not asked for and it can be had."""
+        if self.objective is not None:
+            return self.objective
+        solved = self.encoder.kind == "frozen-trunk" and self.strategy is None
+        return ClosedFormSection() if solved else DEFAULT_OBJECTIVE
 
     @property
     def averages_by(self) -> StrategySection:
@@ -244,7 +261,7 @@ class CoordinatorConfig(Section):
 
     @property
     def _solvable(self) -> bool:
-        return self.encoder.kind == "frozen-trunk" and self.objective.name == "centres"
+        return self.encoder.kind == "frozen-trunk" and self.learns_by.name == "centres"
 
 
 class AnalystConfig(Section):

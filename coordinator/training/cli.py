@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, notify_serve, open_federation
-from rsfed.errors import TrainingError
+from rsfed.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from coordinator.state import State
     from coordinator.training.records import Event
+    from rsfed.config import CoordinatorConfig
     from rsfed.home import Home
 
 RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the run, from `runs list`.")]
 
+_ROUNDS = 10  # where nothing is said
 _LOOK_S = 0.3
 _ASK_EVERY = 20  # looks between two questions whether serve still runs
 _AWAY = "the coordinator does not answer; run {run} goes on where it was when `rsfed coordinator serve` runs again"
@@ -35,7 +37,14 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="How often all nodes train and are averaged; 10 when left out, 1 of the closed form.",
+        ),
+    ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="Nodes that every round needs; training.min_nodes when left out."),
@@ -73,7 +82,7 @@ def train(
                 "the coordinator is not running; start `rsfed coordinator serve`, then train",
                 reason="SERVE_NOT_RUNNING",
             )
-        run = records.request_run(state, rounds, nodes or config.training.min_nodes, utc_now())
+        run = records.request_run(state, _rounds(config, rounds), nodes or config.training.min_nodes, utc_now())
         notify_serve(place)
         try:
             last = _follow(place, state, run, output)
@@ -85,6 +94,22 @@ def train(
             raise
     if last.kind == "failed":
         raise TrainingError(str(last.data["message"]), reason=str(last.data["reason"]))
+
+
+def _rounds(config: CoordinatorConfig, asked: int | None) -> int:
+    """Return the rounds of a run.
+
+    Raises:
+        UsageError: the closed form is asked for several.
+    """
+    if config.learns_by.name != "closed_form":
+        return asked or _ROUNDS
+    if asked not in {None, 1}:
+        raise UsageError(
+            'the closed form is one round; leave --rounds out, or set objective.name = "centres" in coordinator.toml '
+            "to train by rounds"
+        )
+    return 1
 
 
 def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:

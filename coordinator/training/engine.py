@@ -21,6 +21,7 @@ from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
 
+_CLOSED_FORM = "ClosedForm"  # in the place of a strategy
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 
 Note = Callable[[str, dict[str, Any]], None]
@@ -60,7 +61,7 @@ class Trained:
         nodes: Names of the nodes whose results they rest on.
         loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
-        strategy: How the results became weights, by Flower's name.
+        strategy: How the results became weights, by Flower's name; "ClosedForm" where they were solved for.
     """
 
     weights: Arrays
@@ -145,7 +146,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         nodes=frozenset().union(*(data["nodes"] for data in counted)),
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
-        strategy=strategy.title,
+        strategy=_CLOSED_FORM if plan.closed_form else strategy.title,
     )
 
 

@@ -269,6 +269,28 @@ class RoundLoop:
         return CalibrationReport(calibration, tuple(counts), failed)
 
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
+        return self._solved(number, arrays, nodes) if self._plan.closed_form else self._trained(number, arrays, nodes)
+
+    def _solved(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
+        """Do the round of the closed form, which asks all nodes: whoever is left out has no part in the codes."""
+        start = time.monotonic()
+        given = self._last_layer.ask(arrays, nodes, number)
+        counted = len(given.sums) >= self._rules.min_nodes
+        if counted:
+            arrays = self._last_layer.solved(arrays, given)
+        report = RoundReport(
+            round=number,
+            nodes=tuple(given.sums),
+            failed=given.failed,
+            loss=None,
+            examples=given.patches,
+            counted=counted,
+            seconds=time.monotonic() - start,
+            slowest=given.slowest,
+        )
+        return arrays, report
+
+    def _trained(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
         if self._rules.packs:

@@ -17,8 +17,8 @@ from rsfed.errors import InvalidMessage
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays
-from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SUMS, TrainingPlan
-from rsfed.hashing.refit import centres_of, from_arrays, refit
+from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
+from rsfed.hashing.refit import centres_of, from_arrays, solved
 
 DISPENSABLE = frozenset({"TOO_FEW_PATCHES", "SUMS_FORM", "SUMS_VALUES"})  # why a node is left out: small, or bad
 
@@ -40,6 +40,26 @@ class SolveReport:
     failed: dict[int, str]
     patches: int
     solved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What nodes gave.
+
+    Attributes:
+        sums: The sums of each node whose can be right, by Flower's number.
+        failed: Why the others gave none, by number.
+        slowest: How long the slowest node computed, as it says, in seconds.
+    """
+
+    sums: dict[int, Sums]
+    failed: dict[int, str]
+    slowest: float
+
+    @property
+    def patches(self) -> int:
+        """Patches that the sums come from."""
+        return sum(each.patches for each in self.sums.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +95,32 @@ class LastLayer:
         Returns:
             The weights, and what nodes gave.
         """
-        weights = views(arrays)
-        given, failed = self._ask(arrays, weights, nodes, max(1, after))
-        failed |= dict.fromkeys(set(rests_on) - set(nodes.ids), "NODE_GONE")
-        solved = bool(given) and all(failed.get(node) in DISPENSABLE for node in set(rests_on) - set(given))
-        if solved:
-            arrays = record_of(refit(weights, _held_down(given)).items())
-        patches = sum(each.patches for each in given.values())
-        return arrays, SolveReport(after, tuple(given), failed, patches, solved)
+        given = self.ask(arrays, nodes, max(1, after))
+        failed = given.failed | dict.fromkeys(set(rests_on) - set(nodes.ids), "NODE_GONE")
+        complete = bool(given.sums) and all(failed.get(node) in DISPENSABLE for node in set(rests_on) - set(given.sums))
+        if complete:
+            arrays = self.solved(arrays, given)
+        return arrays, SolveReport(after, tuple(given.sums), failed, given.patches, complete)
 
-    def _ask(
-        self, arrays: ArrayRecord, weights: Arrays, nodes: Nodes, number: int
-    ) -> tuple[dict[int, Sums], dict[int, str]]:
-        """Return the sums of each node that gave some that can be right, and why others gave none."""
+    def solved(self, arrays: ArrayRecord, given: Given) -> ArrayRecord:
+        """Return weights with a last layer that is solved for from the sums of nodes, at least one."""
+        return record_of(solved(self.plan, views(arrays), _held_down(given.sums)).items())
+
+    def ask(self, arrays: ArrayRecord, nodes: Nodes, number: int) -> Given:
+        """Ask nodes for sums.
+
+        Args:
+            arrays: The weights.
+            nodes: Who is asked.
+            number: The round that this is done in.
+        """
+        weights = views(arrays)
         config = {PLAN: self.plan.model_dump_json(), ROUND: number, MEMBERS: len(nodes.ids)}
         content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})
         messages = [Message(content, dst_node_id=node, message_type=SUMS) for node in nodes.ids]
         bits = centres_of(self.plan).shape[1]
-        given: dict[int, Sums] = {}
+        sums: dict[int, Sums] = {}
+        slowest = 0.0
         failed = dict.fromkeys(nodes.ids, "NO_ANSWER")
         for reply in self.grid.send_and_receive(shorten(messages, self.downlink), timeout=self.timeout_s):
             node = reply.metadata.src_node_id
@@ -100,26 +128,28 @@ class LastLayer:
                 failed[node] = reply.error.reason or "NODE_ERROR"
                 continue
             try:
-                given[node] = _read(reply.content, weights, bits)
+                sums[node], seconds = _read(reply.content, weights, bits)
                 del failed[node]
+                slowest = max(slowest, seconds)
             except InvalidMessage as error:
                 failed[node] = error.reason
-        return given, failed
+            del reply  # or it would be held while the next one is read
+        return Given(sums, failed, slowest)
 
 
-def _read(content: RecordDict, weights: Arrays, bits: int) -> Sums:
-    """Return the sums of a node.
+def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]:
+    """Return the sums of a node, and how long it computed, in seconds.
 
     Raises:
         InvalidMessage: SUMS_FORM or SUMS_VALUES.
     """
     arrays, metrics = read_result(content, "SUMS_FORM")
-    if set(metrics) != {EXAMPLES}:
+    if set(metrics) != {EXAMPLES, SECONDS}:
         raise InvalidMessage("the result has other numbers than it was asked for", reason="SUMS_FORM")
     patches = metrics[EXAMPLES]
     if not 1 <= patches <= MAX_EXAMPLES:
         raise InvalidMessage("the result claims an impossible number of patches", reason="SUMS_VALUES")
-    return from_arrays(arrays, patches, weights, bits)
+    return from_arrays(arrays, patches, weights, bits), metrics[SECONDS]
 
 
 def _held_down(given: dict[int, Sums]) -> list[Sums]:

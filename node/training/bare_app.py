@@ -49,7 +49,7 @@ def app_over(patches: PatchSet, threads: int, acquisitions: int) -> ClientApp:
     def sums(message: Message, _context: Context) -> Message:
         plan, weights = read(message, memory)
         check_sums(plan, NodeTraining(), acquisitions=acquisitions, floor=1)
-        return summed(message, sum_up(plan, weights, patches, threads=threads))
+        return summed(message, *sum_up(plan, weights, patches, threads=threads))
 
     def refuse(_message: Message, _context: Context) -> Message:
         raise TrainingError("a node of the lab does not calibrate", reason="CALIBRATION_REFUSED")

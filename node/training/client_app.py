@@ -92,7 +92,7 @@ def sums(message: Message, context: Context) -> Message:
     own = _own(home, plan, config.training, message.metadata.run_id)
     floor = policy(config.policy.level).floor
     check_sums(plan, config.training, acquisitions=own.acquisitions, floor=floor)
-    return summed(message, sum_up(plan, weights, own.patches, threads=config.training.threads))
+    return summed(message, *sum_up(plan, weights, own.patches, threads=config.training.threads))
 
 
 def evaluate(message: Message, context: Context) -> Message:

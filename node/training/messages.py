@@ -84,9 +84,9 @@ def trained(message: Message, start: Arrays, result: RoundResult, told: Metrics,
     return _reply(message, RecordDict({DELTA: ConfigRecord(change)}), metrics)
 
 
-def summed(message: Message, sums: Sums) -> Message:
-    """Answer with sums for the last layer."""
-    return with_arrays(message, to_arrays(sums), {EXAMPLES: sums.patches})
+def summed(message: Message, sums: Sums, seconds: float) -> Message:
+    """Answer with sums for the last layer, and how long they took."""
+    return with_arrays(message, to_arrays(sums), {EXAMPLES: sums.patches, SECONDS: seconds})
 
 
 def with_arrays(message: Message, arrays: Arrays, metrics: Metrics) -> Message:

@@ -9,7 +9,7 @@ from node.training.holdout import hold_out
 from node.training.patches import training_items
 from rsfed.config import NodeTraining
 from rsfed.errors import TrainingError, UsageError
-from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.objectives import check_objective
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.home import Home
 from rsfed.raster.modality import modality
@@ -61,7 +61,7 @@ def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> None:
     alone = plan.objective.needs_labels and len(plan.class_ids) < 2
     if alone or len(classes) < plan.objective.needs_classes or len(items) < 2 - plan.objective.needs_labels:
         raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
-    make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)
+    check_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)
     check_epochs(plan, limits, len(items))
 
 
