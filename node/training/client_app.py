@@ -53,6 +53,9 @@ def preflight(message: Message, context: Context) -> Message:
     config = settings_of(message)
     check_software(config.get(SOFTWARE))
     plan, home, limits = parse_plan(config.get(PLAN)), _home(context), _config(context).training
+    memory = DiskMemory(home)
+    if memory.recall(message.metadata.run_id) is None:
+        memory.forget()  # it is of an earlier run, whose end this node was not told
     _check_bounds(home, plan, limits, config)
     check_archive(home, plan, limits)
     return Message(RecordDict(), reply_to=message)
@@ -106,14 +109,16 @@ def evaluate(message: Message, context: Context) -> Message:
     """
     home, config = _home(context), _config(context)
     memory = DiskMemory(home)
-    plan, weights = read(message, memory)
-    memory.forget()  # this task ends the run
-    check_plan(plan, config.training, utc_now())
-    check_consent(config.training)
-    floor = policy(config.policy.level).floor
-    own = _own(home, plan, config.training, message.metadata.run_id)
-    queries, threads = read_queries(home, plan, own.held_out), config.training.threads
-    counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
+    try:
+        plan, weights = read(message, memory)
+        check_plan(plan, config.training, utc_now())
+        check_consent(config.training)
+        floor = policy(config.policy.level).floor
+        own = _own(home, plan, config.training, message.metadata.run_id)
+        queries, threads = read_queries(home, plan, own.held_out), config.training.threads
+        counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
+    finally:
+        memory.forget()  # this task ends the run; before, it would be missed by a node that is killed in the middle
     return with_arrays(message, *to_records(counts))
 
 
