@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class Attendance:
         while len(nodes.ids) < self._rules.min_nodes:
             if not deadline.remaining() or (number == 1 and self._refused):
                 raise self._too_few(number, len(nodes.ids))
-            self._hooks.on_wait(number, len(nodes.ids))
+            self._hooks.on_wait(number, len(nodes.ids), self._rules.min_nodes)
             self._hooks.pause(min(_POLL_S, deadline.remaining()))
             nodes = self._willing(number, self._present())
         return nodes
@@ -84,6 +85,15 @@ class Attendance:
     def not_refused(self) -> Nodes:
         """Return the nodes that are there and did not say that they take no part."""
         return Nodes([node for node in self._await_return().ids if node not in self._refused])
+
+    def returned(self, away: Collection[int], number: int, deadline: Deadline) -> Nodes:
+        """Wait for nodes that are away; return those that are back once all are, or the deadline passed."""
+        while True:
+            back = [node for node in self._present().ids if node in away]
+            if len(back) == len(away) or not deadline.remaining():
+                return Nodes(back)
+            self._hooks.on_wait(number, len(back), len(away))
+            self._hooks.pause(min(_POLL_S, deadline.remaining()))
 
     def _too_few(self, number: int, came: int) -> TrainingError:
         refused = ", ".join(f"{self._hooks.name(node)} ({reason})" for node, reason in self._refused.items())

@@ -51,7 +51,9 @@ class Progress:
         random: State of the generator that draws nodes; None before the first draw.
         counted: Rounds that changed the weights.
         nodes: Flower's numbers of the nodes whose results the last round that counted rests on.
+        took_part: Of those whose results any round rests on.
         asked: Whether nodes were asked after it for sums for the last layer.
+        summed: Nodes whose sums the last layer was solved for from, after the last round.
     """
 
     round: int = 0
@@ -60,7 +62,9 @@ class Progress:
     random: RandomState | None = None
     counted: int = 0
     nodes: tuple[int, ...] = ()
+    took_part: tuple[int, ...] = ()
     asked: bool = False
+    summed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +236,9 @@ def _to_json(origin: Origin, progress: Progress) -> str:
             "random": progress.random,
             "counted": progress.counted,
             "nodes": progress.nodes,
+            "took_part": progress.took_part,
             "asked": progress.asked,
+            "summed": progress.summed,
         }
     )
 
@@ -253,6 +259,8 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
             counted=data["counted"],
             nodes=tuple(data["nodes"]),
+            took_part=tuple(data.get("took_part", data["nodes"])),
             asked=data.get("asked", False),
+            summed=data.get("summed", 0),
         ),
     )

@@ -61,6 +61,7 @@ class Trained:
         loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
         strategy: How the results became weights, by Flower's name.
+        summed: Nodes whose sums the last layer was solved for from after the last round; 0 where it was not.
     """
 
     weights: Arrays
@@ -69,6 +70,7 @@ class Trained:
     loss: float | None
     calibration: Calibration | None = None
     strategy: str = DEFAULT_STRATEGY.title
+    summed: int = 0
 
 
 def train(  # noqa: PLR0913 - what a run is made of
@@ -106,10 +108,10 @@ def train(  # noqa: PLR0913 - what a run is made of
     told = _Told(
         grid,
         rounds=plan.rounds,
-        needed=rules.min_nodes,
         note=note,
         keep=keep or (lambda _, kind, data: note(kind, data)),
         before=before,
+        summed=since.summed,
     )
     start = record_of(since.weights.items())
     since.weights.clear()
@@ -146,6 +148,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
         strategy=strategy.title,
+        summed=told.summed,
     )
 
 
@@ -167,20 +170,21 @@ class _Told:
         grid: RunGrid,
         *,
         rounds: int,
-        needed: int,
         note: Note,
         keep: Keep,
         before: Sequence[dict[str, Any]],
+        summed: int,
     ) -> None:
-        self._grid, self._rounds, self._needed, self._note, self._keep = grid, rounds, needed, note, keep
+        self._grid, self._rounds, self._note, self._keep = grid, rounds, note, keep
         self._present = -1
         self.rounds = list(before)
+        self.summed = summed
         self.calibration: Calibration | None = None
 
-    def waiting(self, number: int, present: int) -> None:
+    def waiting(self, number: int, present: int, needed: int) -> None:
         """Say once for each change that nodes are missing."""
         if present != self._present:
-            self._note("waiting", {"round": number, "present": present, "needed": self._needed})
+            self._note("waiting", {"round": number, "present": present, "needed": needed})
         self._present = present
 
     def preflight(self, report: PreflightReport) -> None:
@@ -203,9 +207,11 @@ class _Told:
             "nodes": sorted(map(name, report.nodes)),
             "failed": {name(node): reason for node, reason in report.failed.items()},
             "patches": report.patches,
+            "needed": report.needed,
             "solved": report.solved,
         }
         self._keep(progress, "solved", data)
+        self._present, self.summed = -1, progress.summed
 
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""

@@ -10,9 +10,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.training.arrays import record_of, views
-from coordinator.training.attendance import Nodes
+from coordinator.training.attendance import Attendance, Nodes
 from coordinator.training.changes import shorten
 from coordinator.training.updates import LEAST_COMPARED, MAX_CLAIM, MAX_EXAMPLES, read_result
+from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
@@ -20,7 +21,10 @@ from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SUMS, TrainingPlan
 from rsfed.hashing.refit import centres_of, from_arrays, refit
 
-DISPENSABLE = frozenset({"TOO_FEW_PATCHES", "SUMS_FORM", "SUMS_VALUES"})  # why a node is left out: small, or bad
+SMALL = "TOO_FEW_PATCHES"
+DISPENSABLE = frozenset({SMALL, "SUMS_FORM", "SUMS_VALUES"})  # why a node is left out: small, or bad
+AWAY = frozenset({"NODE_GONE", "NO_ANSWER", "ROUND_DEADLINE"})  # why a node is waited for
+_ONCE_MORE = frozenset({"BASE_UNKNOWN", "WORKER_DIED"})  # why a node that is there is asked again: it gets all anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class SolveReport:
         nodes: Flower's numbers of those that gave sums.
         failed: Why the others gave none, by number.
         patches: Patches that the sums come from.
+        needed: Nodes that must answer for it to be solved for.
         solved: Whether the layer was solved for.
     """
 
@@ -39,6 +44,7 @@ class SolveReport:
     nodes: tuple[int, ...]
     failed: dict[int, str]
     patches: int
+    needed: int
     solved: bool
 
 
@@ -49,43 +55,59 @@ class LastLayer:
     Attributes:
         grid: Reaches the nodes.
         plan: What is trained.
+        attendance: Who is there.
+        min_nodes: Nodes that must answer.
         timeout_s: How long nodes are waited for.
         downlink: How nodes get the weights.
     """
 
     grid: Grid
     plan: TrainingPlan
+    attendance: Attendance
+    min_nodes: int
     timeout_s: float
     downlink: Downlink
 
     def solve(
-        self, arrays: ArrayRecord, nodes: Nodes, *, after: int, rests_on: Collection[int] = ()
+        self, arrays: ArrayRecord, nodes: Nodes, *, after: int, took_part: Collection[int] = ()
     ) -> tuple[ArrayRecord, SolveReport]:
         """Ask nodes for sums and return weights with a last layer that is solved for from what they give.
 
-        The layer stays as it is where a node that the rounds rest on gives no sums: classes that it alone holds would
-        be lost. A node with few patches holds next to nothing, and none can stop it by sums that cannot be right.
+        Whoever took part in the rounds and is away has the time of a round to come back; then it goes on without. The
+        layer stays as it is where fewer nodes answer than a round needs, or where one that took part says that it gives
+        none: classes that it alone holds would be lost, and it will not give any later. A node with few patches holds
+        next to nothing, and none can stop it by sums that cannot be right.
 
         Args:
             arrays: The weights.
-            nodes: Who is asked.
+            nodes: Who is asked first.
             after: The last round that was done; 0 before the first.
-            rests_on: Nodes whose results that round rests on.
+            took_part: Nodes whose results any round rests on.
 
         Returns:
             The weights, and what nodes gave.
         """
-        weights = views(arrays)
-        given, failed = self._ask(arrays, weights, nodes, max(1, after))
-        failed |= dict.fromkeys(set(rests_on) - set(nodes.ids), "NODE_GONE")
-        solved = bool(given) and all(failed.get(node) in DISPENSABLE for node in set(rests_on) - set(given))
+        weights, deadline = views(arrays), Deadline.after(self.timeout_s)
+        given, failed = self._ask(arrays, weights, nodes, max(1, after), deadline)
+        failed |= dict.fromkeys(set(took_part) - set(nodes.ids), "NODE_GONE")
+        again = AWAY | _ONCE_MORE
+        while (away := {node for node in took_part if failed.get(node) in again}) and deadline.remaining():
+            if not (back := self.attendance.returned(away, after, deadline)).ids:
+                break
+            more, still = self._ask(arrays, weights, back, max(1, after), deadline)
+            given |= more
+            failed = {node: why for node, why in failed.items() if node not in more} | still
+            again = AWAY
+        withheld = {failed[node] for node in took_part if node in failed} - AWAY - DISPENSABLE
+        answered = len(given) + sum(why == SMALL for why in failed.values())
+        solved = bool(given) and not withheld and answered >= self.min_nodes
         if solved:
             arrays = record_of(refit(weights, _held_down(given)).items())
         patches = sum(each.patches for each in given.values())
-        return arrays, SolveReport(after, tuple(given), failed, patches, solved)
+        return arrays, SolveReport(after, tuple(given), failed, patches, self.min_nodes, solved)
 
     def _ask(
-        self, arrays: ArrayRecord, weights: Arrays, nodes: Nodes, number: int
+        self, arrays: ArrayRecord, weights: Arrays, nodes: Nodes, number: int, deadline: Deadline
     ) -> tuple[dict[int, Sums], dict[int, str]]:
         """Return the sums of each node that gave some that can be right, and why others gave none."""
         config = {PLAN: self.plan.model_dump_json(), ROUND: number, MEMBERS: len(nodes.ids)}
@@ -94,7 +116,7 @@ class LastLayer:
         bits = centres_of(self.plan).shape[1]
         given: dict[int, Sums] = {}
         failed = dict.fromkeys(nodes.ids, "NO_ANSWER")
-        for reply in self.grid.send_and_receive(shorten(messages, self.downlink), timeout=self.timeout_s):
+        for reply in self.grid.send_and_receive(shorten(messages, self.downlink), timeout=deadline.remaining()):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 failed[node] = reply.error.reason or "NODE_ERROR"
