@@ -58,11 +58,11 @@ def train(
     round (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`,
     `needed`), `solved` on a frozen trunk, before the first round and after the last (`round`: the last one that was
     done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `needed`: nodes that had to
-    answer, `solved`: whether it was solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a
-    result for the weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`,
-    `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted near pairs of held-out
-    patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of it, null without one),
-    and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
+    answer, `solved`: whether it was solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node,
+    `counted`: whether enough nodes gave a result for the weights to change, `loss`: null where no node tells its loss,
+    `examples`, `sent_bytes`, `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted
+    near pairs of held-out patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of
+    it, null without one), and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
