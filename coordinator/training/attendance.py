@@ -16,7 +16,8 @@ from rsfed.errors import TrainingError
 from rsfed.hashing.plan import CONFIG, MEMBERS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
 
 if TYPE_CHECKING:
-    from coordinator.training.rounds import Hooks, Rules
+    from coordinator.training.rounds import Hooks
+    from coordinator.training.rules import Rules
 
 RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
 PREFLIGHT_S = 120.0  # that nodes have to say whether they take part; their training process may have to start first

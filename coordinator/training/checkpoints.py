@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from coordinator.training import records
+from coordinator.training.rules import Rules
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Arrays
@@ -90,11 +91,13 @@ class Origin:
         plan: The training plan, as JSON.
         based_on: Release that it starts from; None for fresh weights.
         strategy: How results become new weights.
+        rules: When its rounds start and end, and how weights travel.
     """
 
     plan: str
     based_on: Base | None
     strategy: StrategySection = DEFAULT_STRATEGY
+    rules: Rules = field(default_factory=Rules)
 
 
 class Checkpoints:
@@ -188,10 +191,9 @@ class Checkpoints:
             path = self._folder / _file_of(row)
             if _digest(path) != row["digest"]:
                 return None
-            arrays = safetensors.load_file(path)
-        except (OSError, SafetensorError):
+            return _from_json(json.loads(row["data"]), row["round"], safetensors.load_file(path))
+        except (OSError, SafetensorError, KeyError):  # the last of software of before, which kept less
             return None
-        return _from_json(json.loads(row["data"]), row["round"], arrays)
 
     def _remove_others(self) -> None:
         """Delete files that no row names: of earlier rounds, of ended runs, and drafts."""
@@ -232,6 +234,7 @@ def _to_json(origin: Origin, progress: Progress) -> str:
             "plan": origin.plan,
             "based_on": base and {"version": base.version, "digest": base.digest.hex(), "rounds": base.rounds},
             "strategy": origin.strategy.model_dump(),
+            "rules": asdict(origin.rules),
             "weights": list(progress.weights),  # their order: safetensors has its own
             "random": progress.random,
             "counted": progress.counted,
@@ -251,6 +254,7 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             data["plan"],
             base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
             _STRATEGIES.validate_python(data.get("strategy", {})),
+            Rules(**data["rules"]),
         ),
         Progress(
             round=round_,

@@ -14,7 +14,8 @@ from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import Exchange
-from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, server_app
+from coordinator.training.rules import Rules
 from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays

@@ -19,13 +19,13 @@ from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
+from coordinator.training.rules import Rules
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.deltas import PACKED
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
 from rsfed.telemetry import log
@@ -73,28 +73,6 @@ class CalibrationReport:
     calibration: Calibration | None = None
     nodes: tuple[int, ...] = ()
     failed: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """When a round starts and ends, and how weights travel.
-
-    Attributes:
-        min_nodes: Nodes that a round needs, present at its start and with a result at its end.
-        timeout_s: How long a round waits for nodes to come, and then for their results.
-        fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
-        coding: How weights travel, as `rsfed.config.Coding`.
-    """
-
-    min_nodes: int = 1
-    timeout_s: float = 600.0
-    fraction: float = 1.0
-    coding: str = "float32"
-
-    @property
-    def packs(self) -> bool:
-        """Whether weights travel as packed changes."""
-        return self.coding in PACKED
 
 
 @dataclass(frozen=True, slots=True)
