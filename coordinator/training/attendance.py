@@ -13,7 +13,8 @@ import rsfed
 from coordinator.training.checkpoints import Progress
 from rsfed.clock import Deadline
 from rsfed.errors import TrainingError
-from rsfed.hashing.plan import CONFIG, MEMBERS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
+from rsfed.hashing.payload import is_reason
+from rsfed.hashing.plan import CONFIG, MEMBERS, NO_SUMS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
 
 if TYPE_CHECKING:
     from coordinator.training.rounds import Hooks
@@ -32,11 +33,13 @@ class PreflightReport:
         round: The round that they were asked before.
         nodes: Flower's numbers of those that take part.
         refused: Why the others do not, by number.
+        no_sums: Why some of them give no sums for the last layer, by number.
     """
 
     round: int
     nodes: tuple[int, ...]
     refused: dict[int, str]
+    no_sums: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +126,17 @@ class Attendance:
         content = RecordDict({CONFIG: ConfigRecord(config)})
         messages = [Message(content, dst_node_id=node, message_type=PREFLIGHT) for node in nodes]
         refused = dict.fromkeys(nodes, "NO_ANSWER")
+        no_sums: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=min(PREFLIGHT_S, self._rules.timeout_s)):
             refused.pop(reply.metadata.src_node_id)
             if reply.has_error():
                 refused[reply.metadata.src_node_id] = _refusal(reply.error.reason or "NODE_ERROR")
+            elif why := _no_sums(reply.content):
+                no_sums[reply.metadata.src_node_id] = why
         self._admitted |= set(nodes) - set(refused)
         self._refused |= refused
         willing = tuple(node for node in nodes if node not in refused)
-        self._hooks.on_preflight(PreflightReport(number, willing, refused))
+        self._hooks.on_preflight(PreflightReport(number, willing, refused, no_sums))
 
     def _await_return(self) -> Nodes:
         """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
@@ -142,6 +148,12 @@ class Attendance:
 
     def _present(self) -> Nodes:
         return Nodes(list(self._grid.get_node_ids()))
+
+
+def _no_sums(content: RecordDict) -> str:
+    """Return why a node gives no sums; nothing where it does, or says it in another form than a closed reason."""
+    said = content[CONFIG].get(NO_SUMS) if isinstance(content.get(CONFIG), ConfigRecord) else None
+    return said if isinstance(said, str) and is_reason(said) else ""
 
 
 def _refusal(reason: str) -> str:

@@ -55,7 +55,8 @@ def train(
     `min_nodes`, `based_on`: version of the release whose weights it starts from, or null; `strategy`; and
     `memory_bytes` that it needs at most for `memory_nodes` nodes: those that a round would ask just then), `resumed`
     after an interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a
-    round (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`,
+    round (`round`, `nodes` that take part, `refused`: reason by node, `no_sums`: why some of them will give no sums for
+    the last layer, by node), `waiting` for nodes (`round`, `present`,
     `needed`), `solved` on a frozen trunk, before the first round and after the last (`round`: the last one that was
     done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `needed`: nodes that had to
     answer, `solved`: whether it was solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node,

@@ -197,6 +197,7 @@ class _Told:
                 "round": report.round,
                 "nodes": sorted(map(name, report.nodes)),
                 "refused": {name(node): reason for node, reason in report.refused.items()},
+                "no_sums": {name(node): reason for node, reason in report.no_sums.items()},
             },
         )
 

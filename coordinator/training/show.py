@@ -102,6 +102,7 @@ class _RunTable:
     def __init__(self, run: int) -> None:
         self._rows: dict[int, tuple[str, ...]] = {}  # by round: one may be done again after a crash
         self._refused: dict[str, str] = {}  # by node
+        self._no_sums: dict[str, str] = {}  # by node
         self._said: dict[tuple[str, int], str] = {}  # what stays in sight, by kind of the event and round
         self._line = f"run {run} is queued"
         self._run = run
@@ -119,6 +120,7 @@ class _RunTable:
             self._line = f"run {self._run} started from {base}{_memory(data)}"
         elif event.kind == "preflight":
             self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
+            self._no_sums |= data.get("no_sums", {})
             self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
@@ -141,6 +143,7 @@ class _RunTable:
         for row in self._rows.values():
             table.add_row(*map(Text, row))
         lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
+        lines += [f"{node} gives no sums for the last layer: {why}" for node, why in sorted(self._no_sums.items())]
         lines += [line for line in self._said.values() if line != self._line]
         below = Text("\n".join([*lines, self._line]))
         return Group(table, below) if self._rows else below

@@ -91,26 +91,23 @@ class Sums:
     patches: int
 
     @classmethod
-    def of(
-        cls, rows: Matrix, labels: NDArray[np.bool_], centres: NDArray[np.bool_], least: int = LEAST_PATCHES
-    ) -> Self:
+    def of(cls, rows: Matrix, labels: NDArray[np.bool_], centres: NDArray[np.bool_]) -> Self:
         """Sum over the labelled patches of a node.
 
         Args:
             rows: Projections of its patches, shape (n, projections).
             labels: bool, shape (n, classes).
             centres: bool, shape (classes, bits).
-            least: Labelled patches that there must be.
 
         Raises:
             TrainingError: TOO_FEW_PATCHES.
         """
         known = labels.any(axis=1)
         rows, chosen = rows[known], labels[known].astype(np.float64)
-        if len(rows) < least:
+        if len(rows) < LEAST_PATCHES:
             raise TrainingError(
                 f"{len(rows)} labelled patches are too few for sums that do not disclose them; ingest or map at least "
-                f"{least}",
+                f"{LEAST_PATCHES}",
                 reason="TOO_FEW_PATCHES",
             )
         wanted = chosen @ np.where(centres, 1.0, -1.0) / chosen.sum(axis=1, keepdims=True)

@@ -31,7 +31,8 @@ def test_any_division_over_nodes_gives_what_one_place_gives(seed, nodes, by_clas
     owner = labels.argmax(axis=1) % nodes if by_class else rng.integers(0, nodes, len(labels))
     projections = Projections.draw(WIDTH, 1, COUNT)
     rows, centres = projections.rows(features), hash_centres(range(CLASSES), BITS, 1)
-    parts = [Sums.of(rows[owner == n], labels[owner == n], centres, least=0) for n in range(nodes)]
+    rows, labels, owner = (np.repeat(each, LEAST_PATCHES, axis=0) for each in (rows, labels, owner))  # none gives less
+    parts = [Sums.of(rows[owner == n], labels[owner == n], centres) for n in np.unique(owner)]
     together = Sums.of(rows, labels, centres)
     assert total(parts).patches == together.patches == len(labels)
     assert solve(total(parts)) == pytest.approx(solve(together), rel=1e-9, abs=1e-9)
@@ -69,8 +70,9 @@ def test_codes_of_new_patches_are_the_centres_of_their_classes_whatever_the_scal
 
 def test_a_patch_of_several_classes_is_drawn_between_their_centres():
     centres = np.array([[True, True], [True, False]])
-    sums = Sums.of(np.ones((2, 1)), np.array([[True, True], [True, False]]), centres, least=0)
-    assert sums.targets.tolist() == [[2.0, 1.0]]
+    labels = np.tile([[True, True], [True, False]], (LEAST_PATCHES, 1))
+    sums = Sums.of(np.ones((len(labels), 1)), labels, centres)
+    assert sums.targets.tolist() == [[2.0 * LEAST_PATCHES, 1.0 * LEAST_PATCHES]]
 
 
 def test_unlabelled_patches_take_no_part():

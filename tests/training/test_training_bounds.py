@@ -223,5 +223,5 @@ async def test_archives_that_cannot_take_part_are_named_before_the_first_round_a
     for node in nodes:
         node.cancel()
     refused = {"void": "NO_LABELLED_PATCHES", "uniform": "NOTHING_TO_COMPARE"}
-    assert events[0] == ("preflight", {"round": 1, "nodes": ["sound"], "refused": refused})
+    assert events[0] == ("preflight", {"round": 1, "nodes": ["sound"], "refused": refused, "no_sums": {}})
     assert trained.nodes == {"sound"}

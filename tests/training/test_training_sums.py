@@ -83,6 +83,11 @@ def patches(seed, each=10, classes=(0, 1, 2)):
     )
 
 
+def app_of(held, acquisitions):
+    """A node of the lab; its patches come from so many acquisitions in turn."""
+    return app_over(held, 1, [f"overpass {number % acquisitions}" for number in range(len(held))])
+
+
 def start(plan):
     return get_state(build_network(plan.architecture, plan.input, plan.bits, seed=plan.seed))
 
@@ -207,7 +212,7 @@ def run(plan, apps, since=None, weights=None, least=1):
 
 def test_the_last_layer_is_solved_for_before_the_first_round_and_after_the_last(plan):
     held = [patches(1, 12, (0, 1)), patches(2, 12, (1, 2))]
-    apps = [app_over(each, 1, 24) for each in held]
+    apps = [app_of(each, 24) for each in held]
     found, told = run(plan, apps)
     sums = [sum_up(plan, start(plan), each, threads=1) for each in held]
     before = refit.refit(start(plan), sums)
@@ -229,9 +234,9 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
     def outcomes(told):
         return [(each.nodes, each.failed, each.solved) for each in told.solved]
 
-    _, told = run(plan, [app_over(large, 1, 36), app_over(small, 1, 9)])
+    _, told = run(plan, [app_of(large, 36), app_of(small, 9)])
     assert outcomes(told) == [((1,), {2: "TOO_FEW_PATCHES"}, True)] * 2
-    found, told = run(plan, [app_over(large, 1, 36), app_over(narrow, 1, 4)])
+    found, told = run(plan, [app_of(large, 36), app_of(narrow, 4)])
     refused = {2: "TOO_FEW_ACQUISITIONS"}
     assert outcomes(told) == [((1,), refused, True), ((1,), refused, False)]
     for name, array in told.progress[2].weights.items():
@@ -239,9 +244,9 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
 
 
 def test_where_no_node_gives_sums_the_run_goes_on_without(plan):
-    found, told = run(plan, [app_over(patches(1, 3), 1, 9)])
+    found, told = run(plan, [app_of(patches(1, 3), 9)])
     assert [(each.patches, each.solved) for each in told.solved] == [(0, False), (0, False)]
-    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_over(patches(1, 3), 1, 9)])
+    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_of(patches(1, 3), 9)])
     for name, array in plain.items():
         assert (found[name] == array).all()
 
@@ -276,7 +281,7 @@ def leaving(plan, monkeypatch):
         monkeypatch.setattr(learners, "LocalGrid", partial(Leaving, **when))
         monkeypatch.setattr(learners, "_TIMEOUT_S", timeout)
         monkeypatch.setattr(attendance, "_POLL_S", 0.01)
-        apps = [app_over(patches(number, 12), 1, 36) for number in (1, 2)]
+        apps = [app_of(patches(number, 12), 36) for number in (1, 2)]
         found, told = run(replace_plan(plan, rounds=3), apps, least=least)
         return found, told
 
@@ -310,7 +315,7 @@ def test_fewer_sums_than_a_round_needs_nodes_leave_the_last_layer_as_the_rounds_
 
 @pytest.mark.parametrize("step", range(4))
 def test_a_run_that_goes_on_from_any_of_its_states_gives_the_same_and_asks_for_no_sums_twice(plan, step):
-    apps = [app_over(patches(1, 12), 1, 36), app_over(patches(2, 12), 1, 36)]
+    apps = [app_of(patches(1, 12), 36), app_of(patches(2, 12), 36)]
     found, told = run(plan, apps)
     assert len(told.progress) == 4
     state = told.progress[step]
