@@ -79,9 +79,10 @@ class Attendance:
         deadline = Deadline.after(self._rules.timeout_s)
         nodes = self._willing(number, self._await_return())
         while len(nodes.ids) < self._rules.min_nodes:
+            came = sum(node not in self._refused for node in self._present().ids)  # not asked yet, while too few
             if not deadline.remaining() or (number == 1 and self._refused):
-                raise self._too_few(number, len(nodes.ids))
-            self._hooks.on_wait(number, len(nodes.ids), self._rules.min_nodes)
+                raise self._too_few(number, came)
+            self._hooks.on_wait(number, came, self._rules.min_nodes)
             self._hooks.pause(min(_POLL_S, deadline.remaining()))
             nodes = self._willing(number, self._present())
         return nodes
