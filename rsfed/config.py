@@ -103,6 +103,7 @@ class NodeTraining(Section):
     min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
     sums: bool = True  # send sums of products of features, from which the last layer on a frozen trunk is solved for
+    sums_acquisitions: int = Field(default=5, ge=5)  # that each class of them comes from; others are left out
     report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 

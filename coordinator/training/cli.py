@@ -64,14 +64,15 @@ def train(
     `min_nodes`, `based_on`: version of the release whose weights it starts from, or null; `strategy`; and
     `memory_bytes` that it needs at most for `memory_nodes` nodes: those that a round would ask just then), `resumed`
     after an interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a
-    round (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`,
+    round (`round`, `nodes` that take part, `refused`: reason by node, `no_sums`: why some of them will give no sums for
+    the last layer, by node), `waiting` for nodes (`round`, `present`,
     `needed`), `solved` on a frozen trunk, before the first round and after the last (`round`: the last one that was
-    done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `solved`: whether it was
-    solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a
-    result for the weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`,
-    `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted near pairs of held-out
-    patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of it, null without one),
-    and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
+    done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `needed`: nodes that had to
+    answer, `solved`: whether it was solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node,
+    `counted`: whether enough nodes gave a result for the weights to change, `loss`: null where no node tells its loss,
+    `examples`, `sent_bytes`, `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted
+    near pairs of held-out patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of
+    it, null without one), and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used

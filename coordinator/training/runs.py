@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from coordinator.training import records
 from coordinator.training.board import RunStopped, TaskBoard
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
+from coordinator.training.rules import Rules
 from rsfed.clock import Now, utc_now
 from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Arrays
@@ -147,18 +148,16 @@ class RunDriver:
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.grid import BoardGrid  # noqa: PLC0415 - loads Flower
-        from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
-        settings = self._config.training
         trained = train(
             BoardGrid(self._board, run.id),
             plan,
             since,
             run_id=run.id,
             strategy=origin.strategy,
-            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction, settings.coding),
+            rules=origin.rules,
             note=partial(self._note, run.id),
             keep=partial(self._keep, run.id, origin),
             before=records.rounds_until(self._state, run.id, since.round),
@@ -173,13 +172,13 @@ class RunDriver:
 
         plan = make_plan(self._config, run.rounds, self._trunk())
         check_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
-        strategy = self._config.averages_by
-        make_strategy(strategy, fraction=self._config.training.fraction, min_nodes=run.min_nodes)  # or says why not
+        strategy, rules = self._config.averages_by, Rules.of(self._config.training, run.min_nodes)
+        make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)  # or says why not
         start = self._starting(plan)
-        origin = Origin(plan.model_dump_json(), start.based_on, strategy)
+        origin = Origin(plan.model_dump_json(), start.based_on, strategy, rules)
         progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        nodes = max(run.min_nodes, int(self._config.training.fraction * len(self._board.present())))
+        nodes = max(rules.min_nodes, int(rules.fraction * len(self._board.present())))
         copies = copies_held(strategy, nodes)
         model = sum(array.nbytes for array in start.weights.values())
         data = {

@@ -24,6 +24,7 @@ EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a resu
 TRAIN = "train"  # kind of the task of a round
 PREFLIGHT = "query.preflight"  # kind of the task that a node gets first: may and can it take part?
 SUMS = "query.sums"  # kind of the task that asks for what the last layer is solved for from
+NO_SUMS = "no-sums"  # setting of its answer: why a node that takes part gives none of the sums below
 EVALUATE = "evaluate"  # kind of the task that ends a run: counting for calibration
 
 FINAL_RATE = 0.1  # of the learning rate, in the last round

@@ -141,7 +141,10 @@ def test_unlabelled_patches_take_no_part(monkeypatch):
     known = labels.copy()
     known[::3] = False
     kept = known.any(axis=1)
-    all_, some = sums(network, patches(features, known), centres), sums(network, patches(features[kept], labels[kept]), centres)
+    all_, some = (
+        sums(network, patches(features, known), centres),
+        sums(network, patches(features[kept], labels[kept]), centres),
+    )
     assert all_.patches == some.patches == kept.sum()
     assert all_.gram == pytest.approx(some.gram, abs=1e-6)
     assert all_.targets == pytest.approx(some.targets, abs=1e-6)

@@ -136,7 +136,7 @@ def plan_of(task, parts, rounds):
 
 
 def averaged(plan, sets, start):
-    apps = [app_over(each, 1, 1) for each in sets]
+    apps = [app_over(each, 1, ["one"] * len(each)) for each in sets]
     return learners.run_over(server_app(), plan, apps, start, FedAvgSection(), least=min(2, len(apps)))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ from test_training_bounds import ask, log
 from training_archive import load_patches, make_archive
 from training_fakes import CLASSES, answer_tasks, small_plan, until
 
+from coordinator.training import attendance
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Hooks, Rules, server_app
 from coordinator.training.show import print_run
+from coordinator.training.solving import SolveReport
 from node.training.adapter import run_task
 from node.training.bare_app import app_over
 from node.training.client_app import app
@@ -34,14 +37,17 @@ from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
-from rsfed.hashing.plan import SUMS, parse_plan
+from rsfed.hashing.plan import SUMS, TRAIN, parse_plan
 from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.weights import get_state
+from rsfed.lab.federated import learners
+from rsfed.lab.federated.grid import LocalGrid
 from rsfed.lab.federated.learners import run_over
 
 COUNTS = dict.fromkeys(CLASSES, 8)
 INDEPENDENT = "independent_files = true"
 WIDTH, BITS, HELD = 24, 16, 12
+RELEASED = {"version": 2, "digest": "0" * 64}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,11 @@ def patches(seed, each=10, classes=(0, 1, 2)):
     return PatchSet(
         tuple((row,) for row in rows), np.eye(len(CLASSES), dtype=bool)[labels], len(rows), augmentable=False
     )
+
+
+def app_of(held, acquisitions):
+    """A node of the lab; its patches come from so many acquisitions in turn."""
+    return app_over(held, 1, [f"overpass {number % acquisitions}" for number in range(len(held))])
 
 
 def start(plan):
@@ -192,16 +203,16 @@ class Told:
         )
 
 
-def run(plan, apps, since=None, weights=None):
+def run(plan, apps, since=None, weights=None, least=1):
     told = Told()
     made = server_app(told.hooks, since)
-    found = run_over(made, plan, apps, weights or start(plan), FedAvgMSection(server_momentum=0.5), least=1)
+    found = run_over(made, plan, apps, weights or start(plan), FedAvgMSection(server_momentum=0.5), least=least)
     return found, told
 
 
 def test_the_last_layer_is_solved_for_before_the_first_round_and_after_the_last(plan):
     held = [patches(1, 12, (0, 1)), patches(2, 12, (1, 2))]
-    apps = [app_over(each, 1, 24) for each in held]
+    apps = [app_of(each, 24) for each in held]
     found, told = run(plan, apps)
     sums = [sum_up(plan, start(plan), each, threads=1) for each in held]
     before = refit.refit(start(plan), sums)
@@ -223,9 +234,9 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
     def outcomes(told):
         return [(each.nodes, each.failed, each.solved) for each in told.solved]
 
-    _, told = run(plan, [app_over(large, 1, 36), app_over(small, 1, 9)])
+    _, told = run(plan, [app_of(large, 36), app_of(small, 9)])
     assert outcomes(told) == [((1,), {2: "TOO_FEW_PATCHES"}, True)] * 2
-    found, told = run(plan, [app_over(large, 1, 36), app_over(narrow, 1, 4)])
+    found, told = run(plan, [app_of(large, 36), app_of(narrow, 4)])
     refused = {2: "TOO_FEW_ACQUISITIONS"}
     assert outcomes(told) == [((1,), refused, True), ((1,), refused, False)]
     for name, array in told.progress[2].weights.items():
@@ -233,16 +244,78 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
 
 
 def test_where_no_node_gives_sums_the_run_goes_on_without(plan):
-    found, told = run(plan, [app_over(patches(1, 3), 1, 9)])
+    found, told = run(plan, [app_of(patches(1, 3), 9)])
     assert [(each.patches, each.solved) for each in told.solved] == [(0, False), (0, False)]
-    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_over(patches(1, 3), 1, 9)])
+    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_of(patches(1, 3), 9)])
     for name, array in plain.items():
+        assert (found[name] == array).all()
+
+
+class Leaving(LocalGrid):
+    """A grid whose second node leaves after some round and is back after as many looks as are said, or never."""
+
+    def __init__(self, apps, *, after, back):
+        super().__init__(apps)
+        self.after, self.back, self.round, self.looks = after, back, 0, 0
+
+    def get_node_ids(self):
+        if self.round < self.after:
+            return [1, 2]
+        self.looks += 1
+        return [1, 2] if self.looks > self.back else [1]
+
+    def _answer(self, message):
+        if message.metadata.message_type == TRAIN:
+            self.round = message.content["config"]["server-round"]
+        return super()._answer(message)
+
+
+NEVER = 10**9
+
+
+@pytest.fixture
+def leaving(plan, monkeypatch):
+    """Runs with a node that leaves; gives what was solved for after the last round, and the weights."""
+
+    def ran(*, least=1, timeout=0.3, **when):
+        monkeypatch.setattr(learners, "LocalGrid", partial(Leaving, **when))
+        monkeypatch.setattr(learners, "_TIMEOUT_S", timeout)
+        monkeypatch.setattr(attendance, "_POLL_S", 0.01)
+        apps = [app_of(patches(number, 12), 36) for number in (1, 2)]
+        found, told = run(replace_plan(plan, rounds=3), apps, least=least)
+        return found, told
+
+    return ran
+
+
+@pytest.mark.parametrize("after", [1, 3])  # the last round that counted may rest on others
+def test_a_node_that_took_part_and_is_away_at_the_end_has_the_time_of_a_round_and_then_it_goes_on_without(
+    leaving, after
+):
+    found, told = leaving(after=after, back=NEVER)
+    assert told.solved[1] == SolveReport(3, (1,), {2: "NODE_GONE"}, 36, 1, solved=True)
+    assert told.progress[-1].summed == 1
+    assert told.progress[-1].took_part == (1, 2)
+    assert any((found[name] != array).any() for name, array in told.progress[-2].weights.items())
+
+
+def test_a_node_that_took_part_and_comes_back_at_the_end_gives_its_sums(leaving):
+    _, told = leaving(after=3, back=5, timeout=60)
+    assert told.solved[1] == SolveReport(3, (1, 2), {}, 72, 1, solved=True)
+    assert told.progress[-1].summed == 2
+
+
+def test_fewer_sums_than_a_round_needs_nodes_leave_the_last_layer_as_the_rounds_made_it(leaving):
+    found, told = leaving(after=3, back=NEVER, least=2)
+    assert told.solved[1] == SolveReport(3, (1,), {2: "NODE_GONE"}, 36, 2, solved=False)
+    assert told.progress[-1].summed == 0
+    for name, array in told.progress[-2].weights.items():
         assert (found[name] == array).all()
 
 
 @pytest.mark.parametrize("step", range(4))
 def test_a_run_that_goes_on_from_any_of_its_states_gives_the_same_and_asks_for_no_sums_twice(plan, step):
-    apps = [app_over(patches(1, 12), 1, 36), app_over(patches(2, 12), 1, 36)]
+    apps = [app_of(patches(1, 12), 36), app_of(patches(2, 12), 36)]
     found, told = run(plan, apps)
     assert len(told.progress) == 4
     state = told.progress[step]
@@ -269,7 +342,8 @@ async def test_a_run_over_real_nodes_says_who_gave_sums_and_ends_with_the_layer_
     node.cancel()
     patches_ = sum(COUNTS.values())
     told = [data for kind, data in events if kind == "solved"]
-    expected = {"nodes": ["one"], "failed": {}, "patches": patches_, "solved": True}
+    expected = {"nodes": ["one"], "failed": {}, "patches": patches_, "needed": 1, "solved": True}
+    assert trained.summed == 1
     assert told == [expected | {"round": 0}, expected | {"round": 1}]
     assert [kind for kind, _ in events] == ["preflight", "solved", "round", "solved", "calibrated"]
     own = load_patches(home, plan, 16)
@@ -287,9 +361,19 @@ def told_in_table(**changes):
 
 
 def test_the_table_says_what_came_of_the_last_layer():
-    assert "solved for before the first round, from 90 patches of 2 nodes" in told_in_table()
-    missing = told_in_table(round=3, solved=False, failed={"c": "SUMS_REFUSED"})
-    assert "not solved for after round 3 (c: SUMS_REFUSED)" in missing
+    assert "solved for before the first round, from 90 patches of a, b\n" in told_in_table()
+    assert "from 90 patches of a, b; without c: NODE_GONE" in told_in_table(failed={"c": "NODE_GONE"})
+    missing = told_in_table(round=3, solved=False, nodes=["a"], needed=2, failed={"c": "NODE_GONE"})
+    assert "after round 3, it stays as it was: sums of a, 2 nodes are needed (c: NODE_GONE)" in missing
+
+
+def test_the_table_of_a_run_that_is_done_still_says_whose_sums_are_in():
+    solved = {"round": 3, "nodes": ["a", "b"], "failed": {}, "patches": 90, "needed": 1, "solved": True}
+    events = [SimpleNamespace(kind="solved", data=solved), SimpleNamespace(kind="released", data=RELEASED)]
+    run = SimpleNamespace(id=1, words="done", rounds=3, requested=utc_now())
+    with redirect_stdout(StringIO()) as out:
+        print_run(run, events)
+    assert "from 90 patches of a, b\nrelease 2 published" in out.getvalue()
 
 
 def test_a_configuration_solves_wherever_it_can_and_is_refused_where_it_cannot():

@@ -213,11 +213,13 @@ async def test_a_node_stops_working_for_a_cancelled_run_and_is_there_for_the_nex
     async with pulling(service, tmp_path, "a", Fake(first_endless)) as home:
         running = asyncio.create_task(rounds_of(service, plan=small_plan(rounds=1)))
         await asyncio.wait_for(begun.wait(), 30)
+        (home.path / "training.safetensors").write_bytes(b"what an earlier round left")
         service.board.cancel()
         with pytest.raises(RunCancelled):
             await running
         await asyncio.wait_for(stopped.wait(), 10)
         assert (await finished(home, 2))[0].state == "TASK_EXPIRED"
+        assert not list(home.path.glob("training.*"))
         service.board.begin()
         trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
     assert trained.nodes == {"a"}

@@ -121,9 +121,9 @@ def federated(task: Task, parts: Sequence[Positions], way: Way, wrap: Wrap | Non
     return lambda positions: encoder.encode_set(task.images.subset(positions))
 
 
-def acquisitions(images: ImageSet, part: Positions) -> int:
-    """Return how many distinct acquisitions there are; an image of none that is known is one of its own."""
-    return len({images.whereabouts[each].acquisition or each for each in part.tolist()})
+def acquisitions(images: ImageSet, part: Positions) -> list[str]:
+    """Return the acquisition of each image; an image of none that is known is one of its own."""
+    return [images.whereabouts[each].acquisition or f"image {each}" for each in part.tolist()]
 
 
 def steps_of(task: Task, parts: Sequence[Positions], way: Way) -> tuple[int, int]:
