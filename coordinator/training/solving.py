@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from statistics import median
@@ -176,10 +177,10 @@ def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]
     arrays, metrics = read_result(content, "SUMS_FORM")
     if set(metrics) != {EXAMPLES, SECONDS}:
         raise InvalidMessage("the result has other numbers than it was asked for", reason="SUMS_FORM")
-    patches = metrics[EXAMPLES]
-    if not 1 <= patches <= MAX_EXAMPLES:
-        raise InvalidMessage("the result claims an impossible number of patches", reason="SUMS_VALUES")
-    return from_arrays(arrays, patches, weights, bits), metrics[SECONDS]
+    patches, seconds = metrics[EXAMPLES], metrics[SECONDS]
+    if not (1 <= patches <= MAX_EXAMPLES and math.isfinite(seconds)):
+        raise InvalidMessage("the result claims an impossible number of patches or seconds", reason="SUMS_VALUES")
+    return from_arrays(arrays, patches, weights, bits), seconds
 
 
 def _held_down(given: dict[int, Sums]) -> list[Sums]:

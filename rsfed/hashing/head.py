@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PROJECTIONS = 4096  # of the closed form
 _HIDDEN = (1024, 512)  # of the trained head on a frozen trunk
 _SLOPE = 0.2  # of LeakyReLU
 _LOGIT_SCALE = 4.0  # deviation of one image's logits over its bits; more makes outputs binary before codes are right
@@ -94,7 +93,7 @@ class FourierHead(HashNetwork):
         count: Number of projections.
     """
 
-    def __init__(self, features: int, bits: int, count: int = PROJECTIONS) -> None:
+    def __init__(self, features: int, bits: int, count: int) -> None:
         super().__init__()
         self.standardise = nn.LayerNorm(features, elementwise_affine=False)
         self.projections = nn.Linear(features, count)
