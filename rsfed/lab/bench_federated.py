@@ -144,15 +144,22 @@ def eurosat_part() -> dict[str, Any]:
 def poison_part() -> dict[str, Any]:
     """Measure on UC Merced what one node that sends bad updates costs the default."""
     images = _ucm()
-    return _poison("default", images, default(images))
+    return poisoned_figures("default", images, default(images))
 
 
 def robust_part() -> dict[str, Any]:
     """Measure what it costs a strategy that is made for that."""
-    return _poison(ROBUST_NAME, _ucm(), ROBUST)
+    return poisoned_figures(ROBUST_NAME, _ucm(), ROBUST)
 
 
-def _poison(name: str, images: ImageSet, way: Way) -> dict[str, Any]:
+def poisoned_figures(name: str, images: ImageSet, way: Way) -> dict[str, Any]:
+    """Return what attacks of one node do to a way, by division and attack.
+
+    Args:
+        name: Its name in the table.
+        images: What is learnt from.
+        way: How nodes train together.
+    """
     narrator = Narrator()
     with narrator.phase(f"UC Merced with a node that sends bad updates, {name}"):
         runs = {division: attacked_runs(images, SETTINGS, division, way, narrator.say) for division in (SKEWED, MILD)}
