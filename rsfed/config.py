@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
@@ -181,10 +181,21 @@ class NomenclatureSection(Section):
     ] = Field(default={})
 
 
+class Pace(NamedTuple):
+    """How often nodes train and are averaged, and how long they do in between."""
+
+    rounds: int
+    local_steps: int  # optimiser steps of a node in one round
+
+
+SHORT_ROUNDS = Pace(60, 5)  # a head on a frozen trunk: nodes with other classes must not drift apart
+LONG_ROUNDS = Pace(10, 40)
+
+
 class CoordinatorTraining(Section):
     """How federated runs are driven."""
 
-    local_steps: int = Field(default=40, ge=1, le=100_000)  # optimiser steps of a node in one round
+    local_steps: int | None = Field(default=None, ge=1, le=100_000)  # of a node in one round; left out, see `pace`
     batch: int = Field(default=64, ge=4, le=4096)  # patches
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     round_timeout_s: float = Field(default=600.0, gt=0)
@@ -223,6 +234,12 @@ class CoordinatorConfig(Section):
                 'take them out, or set encoder.kind = "frozen-trunk" and objective.name = "centres"'
             )
         return self
+
+    @property
+    def pace(self) -> Pace:
+        """How many rounds and steps a run takes that is told neither."""
+        usual = SHORT_ROUNDS if self.encoder.kind == "frozen-trunk" else LONG_ROUNDS
+        return usual if self.training.local_steps is None else usual._replace(local_steps=self.training.local_steps)
 
     @property
     def averages_by(self) -> StrategySection:

@@ -35,7 +35,15 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="How often all nodes train and are averaged; 60 short rounds on a frozen trunk and 10 elsewhere, "
+            "when left out.",
+        ),
+    ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="Nodes that every round needs; training.min_nodes when left out."),
@@ -74,7 +82,7 @@ def train(
                 "the coordinator is not running; start `rsfed coordinator serve`, then train",
                 reason="SERVE_NOT_RUNNING",
             )
-        run = records.request_run(state, rounds, nodes or config.training.min_nodes, utc_now())
+        run = records.request_run(state, rounds or config.pace.rounds, nodes or config.training.min_nodes, utc_now())
         notify_serve(place)
         try:
             last = _follow(place, state, run, output)

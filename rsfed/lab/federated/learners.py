@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.serverapp import ServerApp
 
-from rsfed.config import Coding, CoordinatorTraining
+from rsfed.config import SHORT_ROUNDS, Coding, CoordinatorTraining
 from rsfed.config_objectives import CentresSection
 from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
@@ -47,7 +47,7 @@ class Way:
         coding: How weights travel.
     """
 
-    rounds: int = 60
+    rounds: int = SHORT_ROUNDS.rounds
     strategy: StrategySection | None = None
     start: bool = True
     end: bool = True
