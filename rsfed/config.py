@@ -202,6 +202,7 @@ class CoordinatorTraining(Section):
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
     coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
+    average_rounds: int = Field(default=1, ge=1, le=10_000)  # last ones, the mean of whose weights is released
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 

@@ -185,7 +185,7 @@ class RunDriver:
             "based_on": version,
             "strategy": strategy.name,
             "memory_nodes": nodes,
-            "memory_bytes": copies_held(strategy, nodes) * model,
+            "memory_bytes": (copies_held(strategy, nodes) + (rules.average > 1)) * model,
         }
         self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
         return origin, progress

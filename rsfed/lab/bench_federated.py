@@ -44,6 +44,7 @@ UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on val
 SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
 SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
 WIDTH = 160  # characters
+LATE = 10  # rounds
 WHOLE = replace(DEFAULT, coding="float32")  # an attack is on weights, so they travel as such
 ROBUST = Way(strategy=FedMedianSection(), start=False, end=False, coding="float32")  # sums have no median
 WAYS: Mapping[str, Way] = {
@@ -56,6 +57,8 @@ WAYS: Mapping[str, Way] = {
     "without momentum, solved start and end": replace(WHOLE, strategy=FedAvgSection()),
     "momentum, solved start and end": WHOLE,
     "default: the same on packed changes": DEFAULT,
+    "with server momentum, mean of the last 10 rounds": replace(WHOLE, start=False, end=False, average=LATE),
+    "default, mean of the last 10 rounds": replace(DEFAULT, average=LATE),
 }
 """Ablations: what each part of the default does alone and together."""
 

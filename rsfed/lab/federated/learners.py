@@ -45,6 +45,7 @@ class Way:
         start: Whether the last layer is solved for before the first round, where it can be.
         end: Whether it is after the last round.
         coding: How weights travel.
+        average: Last rounds, the mean of whose weights is taken.
     """
 
     rounds: int = SHORT_ROUNDS.rounds
@@ -52,6 +53,7 @@ class Way:
     start: bool = True
     end: bool = True
     coding: Coding = CoordinatorTraining().coding
+    average: int = CoordinatorTraining().average_rounds
 
 
 PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False, coding="float32")
@@ -91,7 +93,8 @@ def federated(task: Task, parts: Sequence[Positions], way: Way = DEFAULT, wrap: 
     least = len(parts) - bool(wrap)
     start = get_state(model)
     coding = way.coding if wrap is None else "float32"  # what is wrong with a node is wrong with its weights
-    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=coding)
+    app = _app(_SERVER)()
+    end = run_over(app, plan, clients, start, strategy, least=least, coding=coding, average=way.average)
     set_state(model, end)
     encoder = Encoder(model, task.images.spec)
     return lambda positions: encoder.encode_set(task.images.subset(positions))
@@ -150,6 +153,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
     *,
     least: int,
     coding: Coding = "float32",
+    average: int = 1,
 ) -> State:
     """Run the coordinator's app over nodes in this process and return the weights that it ends with.
 
@@ -161,6 +165,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
         strategy: How results become new weights.
         least: Nodes that a round needs a result of.
         coding: How weights travel.
+        average: Last rounds, the mean of whose weights is taken.
 
     Raises:
         TrainingError: TOO_FEW_NODES, or NO_RESULT in any round.
@@ -177,6 +182,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
             "round-timeout-s": _TIMEOUT_S,
             "fraction-train": 1.0,
             "coding": coding,
+            "average-rounds": average,
         },
     )
     app(LocalGrid(clients), context)
