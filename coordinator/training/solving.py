@@ -17,7 +17,7 @@ from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
-from rsfed.hashing.payload import Arrays
+from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SUMS, TrainingPlan
 from rsfed.hashing.refit import centres_of, from_arrays, refit
 
@@ -88,30 +88,32 @@ class LastLayer:
             The weights, and what nodes gave.
         """
         weights, deadline = views(arrays), Deadline.after(self.timeout_s)
-        given, failed = self._ask(arrays, weights, nodes, max(1, after), deadline)
+        task: Config = {PLAN: self.plan.model_dump_json(), ROUND: max(1, after)}
+        given, failed = self._ask(arrays, weights, nodes, task | {MEMBERS: len(nodes.ids)}, deadline)
         failed |= dict.fromkeys(set(took_part) - set(nodes.ids), "NODE_GONE")
         again = AWAY | _ONCE_MORE
         while (away := {node for node in took_part if failed.get(node) in again}) and deadline.remaining():
             if not (back := self.attendance.returned(away, after, deadline)).ids:
                 break
-            more, still = self._ask(arrays, weights, back, max(1, after), deadline)
+            members = len({*given, *back.ids})
+            more, still = self._ask(arrays, weights, back, task | {MEMBERS: members}, deadline)
             given |= more
             failed = {node: why for node, why in failed.items() if node not in more} | still
             again = AWAY
-        withheld = {failed[node] for node in took_part if node in failed} - AWAY - DISPENSABLE
+        withheld = {failed[node] for node in took_part if node in failed} - AWAY - _ONCE_MORE - DISPENSABLE
         answered = len(given) + sum(why == SMALL for why in failed.values())
         solved = bool(given) and not withheld and answered >= self.min_nodes
+        given = dict(sorted(given.items()))  # who came first changes no bit
         if solved:
             arrays = record_of(refit(weights, _held_down(given)).items())
         patches = sum(each.patches for each in given.values())
         return arrays, SolveReport(after, tuple(given), failed, patches, self.min_nodes, solved)
 
     def _ask(
-        self, arrays: ArrayRecord, weights: Arrays, nodes: Nodes, number: int, deadline: Deadline
+        self, arrays: ArrayRecord, weights: Arrays, nodes: Nodes, task: Config, deadline: Deadline
     ) -> tuple[dict[int, Sums], dict[int, str]]:
         """Return the sums of each node that gave some that can be right, and why others gave none."""
-        config = {PLAN: self.plan.model_dump_json(), ROUND: number, MEMBERS: len(nodes.ids)}
-        content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})
+        content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(task))})
         messages = [Message(content, dst_node_id=node, message_type=SUMS) for node in nodes.ids]
         bits = centres_of(self.plan).shape[1]
         given: dict[int, Sums] = {}
