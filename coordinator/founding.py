@@ -102,7 +102,7 @@ size = {size}  # pixels
 name = {objective}
 
 [training]
-local_steps = 40  # optimiser steps of a node in one round
+# local_steps: optimiser steps of a node in one round; 5 on a frozen trunk and 40 elsewhere, unless said here
 batch = 64  # patches
 learning_rate = 0.001
 round_timeout_s = 600.0

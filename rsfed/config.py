@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
@@ -181,16 +181,29 @@ class NomenclatureSection(Section):
     ] = Field(default={})
 
 
+class Pace(NamedTuple):
+    """How often nodes train and are averaged, and how long they do in between."""
+
+    rounds: int
+    local_steps: int  # optimiser steps of a node in one round
+
+
+SHORT_ROUNDS = Pace(60, 5)  # a head on a frozen trunk: nodes with other classes must not drift apart
+LONG_ROUNDS = Pace(10, 40)
+ONE_ROUND = Pace(1, 1)  # the closed form, which takes no steps
+
+
 class CoordinatorTraining(Section):
     """How federated runs are driven."""
 
-    local_steps: int = Field(default=40, ge=1, le=100_000)  # optimiser steps of a node in one round
+    local_steps: int | None = Field(default=None, ge=1, le=100_000)  # of a node in one round; left out, see `pace`
     batch: int = Field(default=64, ge=4, le=4096)  # patches
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
     coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
+    average_rounds: int = Field(default=1, ge=1, le=10_000)  # last ones, the mean of whose weights is released
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
@@ -240,6 +253,14 @@ class CoordinatorConfig(Section):
             return self.objective
         solved = self.encoder.kind == "frozen-trunk" and self.strategy is None
         return ClosedFormSection() if solved else DEFAULT_OBJECTIVE
+
+    @property
+    def pace(self) -> Pace:
+        """How many rounds and steps a run takes that is told neither."""
+        if self.learns_by.name == "closed_form":
+            return ONE_ROUND
+        usual = SHORT_ROUNDS if self.encoder.kind == "frozen-trunk" else LONG_ROUNDS
+        return usual if self.training.local_steps is None else usual._replace(local_steps=self.training.local_steps)
 
     @property
     def averages_by(self) -> StrategySection:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the run, from `runs list`.")]
 
-_ROUNDS = 10  # where nothing is said
 _LOOK_S = 0.3
 _ASK_EVERY = 20  # looks between two questions whether serve still runs
 _AWAY = "the coordinator does not answer; run {run} goes on where it was when `rsfed coordinator serve` runs again"
@@ -42,7 +41,8 @@ def train(
         typer.Option(
             min=1,
             max=10_000,
-            help="How often all nodes train and are averaged; 10 when left out, 1 of the closed form.",
+            help="How often all nodes train and are averaged; when left out 1 of the closed form, 60 short rounds of "
+            "others on a frozen trunk, and 10 elsewhere.",
         ),
     ] = None,
     nodes: Annotated[
@@ -104,7 +104,7 @@ def _rounds(config: CoordinatorConfig, asked: int | None) -> int:
         UsageError: the closed form is asked for several.
     """
     if config.learns_by.name != "closed_form":
-        return asked or _ROUNDS
+        return asked or config.pace.rounds
     if asked not in {None, 1}:
         raise UsageError(
             'the closed form is one round; leave --rounds out, or set objective.name = "centres" in coordinator.toml '

@@ -129,6 +129,7 @@ def train(  # noqa: PLR0913 - what a run is made of
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,
             "coding": rules.coding,
+            "average-rounds": rules.average,
         },
     )
     del start

@@ -19,6 +19,7 @@ from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
+from coordinator.training.late import LateMean
 from coordinator.training.rules import Rules
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
@@ -118,6 +119,7 @@ def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> Ser
             float(settings["round-timeout-s"]),
             float(settings["fraction-train"]),
             str(settings["coding"]),
+            int(settings["average-rounds"]),
         )
         strategy = _STRATEGIES.validate_json(settings["strategy"])
         loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
@@ -160,6 +162,7 @@ class RoundLoop:
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
         lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        self._late = LateMean(rules.average, plan.rounds, since.strategy)
         self._downlink = Downlink(rules.coding, lost if rules.packs else {})
         since.strategy.clear()  # it is large, and whoever made it may hold it as long as the run
         self._last_layer = LastLayer(grid, plan, self._attendance, rules.min_nodes, rules.timeout_s, self._downlink)
@@ -179,12 +182,19 @@ class RoundLoop:
             arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
             reasons.update(report.failed.values())
             done = _after(done, report)
+            if report.counted:
+                self._late.add(number, arrays)
             self._hooks.on_round(report, self._progress(arrays, done))
         counted = done.counted
         if not counted:
             what = ", ".join(sorted(reasons)) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
-        if self._plan.solve_end and not (since.round == rounds and since.asked):
+        if since.round == rounds and since.asked:
+            return arrays
+        if (mean := self._late.result()) is not None:
+            arrays = mean
+            self._downlink.spend()  # nodes have the weights of the last round, so they get these whole
+        if self._plan.solve_end:
             arrays = self._solve(arrays, self._attendance.not_refused(), done)
         return arrays
 
@@ -200,7 +210,9 @@ class RoundLoop:
         return replace(
             done,
             weights=views(arrays),
-            strategy=state_of(self._strategy) | {_LOST + name: a for name, a in self._downlink.lost.items()},
+            strategy=state_of(self._strategy)
+            | {_LOST + name: a for name, a in self._downlink.lost.items()}
+            | self._late.kept,
             random=self._random,
         )
 

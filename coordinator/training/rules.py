@@ -18,12 +18,14 @@ class Rules:
         timeout_s: How long a round waits for nodes to come, and then for their results.
         fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
         coding: How weights travel, as `rsfed.config.Coding`.
+        average: Last rounds of a run, the mean of whose weights it ends with.
     """
 
     min_nodes: int = 1
     timeout_s: float = 600.0
     fraction: float = 1.0
     coding: str = "float32"
+    average: int = 1
 
     @classmethod
     def of(cls, section: CoordinatorTraining, min_nodes: int) -> Self:
@@ -33,7 +35,7 @@ class Rules:
             section: What coordinator.toml says.
             min_nodes: Nodes that the run was asked for with.
         """
-        return cls(min_nodes, section.round_timeout_s, section.fraction, section.coding)
+        return cls(min_nodes, section.round_timeout_s, section.fraction, section.coding, section.average_rounds)
 
     @property
     def packs(self) -> bool:

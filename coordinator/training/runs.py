@@ -232,7 +232,7 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
             classes=tuple(FederationClass(id=number, name=name) for name, number in names),
         ),
         rounds=1 if closed else rounds,
-        local_steps=config.training.local_steps,
+        local_steps=config.pace.local_steps,
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,

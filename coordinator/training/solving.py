@@ -18,7 +18,7 @@ from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
-from rsfed.hashing.payload import Arrays
+from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
 from rsfed.hashing.refit import centres_of, from_arrays, solved
 
@@ -71,7 +71,8 @@ class Given:
     def and_of(self, later: Given) -> Given:
         """Return this with what nodes gave that were asked once more."""
         failed = {node: why for node, why in self.failed.items() if node not in later.sums} | later.failed
-        return Given(self.sums | later.sums, failed, max(self.slowest, later.slowest))
+        sums = dict(sorted((self.sums | later.sums).items()))  # who came first changes no bit
+        return Given(sums, failed, max(self.slowest, later.slowest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class LastLayer:
             The weights, and what nodes gave.
         """
         given = self.gather(arrays, nodes, max(1, after), took_part)
-        withheld = {given.failed[node] for node in took_part if node in given.failed} - AWAY - DISPENSABLE
+        withheld = {given.failed[node] for node in took_part if node in given.failed} - AWAY - _ONCE_MORE - DISPENSABLE
         answered = len(given.sums) + sum(why == SMALL for why in given.failed.values())
         complete = bool(given.sums) and not withheld and answered >= self.min_nodes
         if complete:
@@ -135,19 +136,20 @@ class LastLayer:
             awaited: Nodes that are waited for.
         """
         deadline = Deadline.after(self.timeout_s)
-        given = self._ask(arrays, nodes, number, deadline)
+        task: Config = {PLAN: self.plan.model_dump_json(), ROUND: number}
+        given = self._ask(arrays, nodes, task | {MEMBERS: len(nodes.ids)}, deadline)
         failed = given.failed | dict.fromkeys(set(awaited) - set(nodes.ids), "NODE_GONE")
         given, again = replace(given, failed=failed), AWAY | _ONCE_MORE
         while (away := {node for node in awaited if given.failed.get(node) in again}) and deadline.remaining():
             if not (back := self.attendance.returned(away, number, deadline)).ids:
                 break
-            given, again = given.and_of(self._ask(arrays, back, number, deadline)), AWAY
+            members = len({*given.sums, *back.ids})
+            given, again = given.and_of(self._ask(arrays, back, task | {MEMBERS: members}, deadline)), AWAY
         return given
 
-    def _ask(self, arrays: ArrayRecord, nodes: Nodes, number: int, deadline: Deadline) -> Given:
+    def _ask(self, arrays: ArrayRecord, nodes: Nodes, task: Config, deadline: Deadline) -> Given:
         weights = views(arrays)
-        config = {PLAN: self.plan.model_dump_json(), ROUND: number, MEMBERS: len(nodes.ids)}
-        content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})
+        content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(task))})
         messages = [Message(content, dst_node_id=node, message_type=SUMS) for node in nodes.ids]
         bits = centres_of(self.plan).shape[1]
         sums: dict[int, Sums] = {}
@@ -165,7 +167,7 @@ class LastLayer:
             except InvalidMessage as error:
                 failed[node] = error.reason
             del reply  # or it would be held while the next one is read
-        return Given(sums, failed, slowest)
+        return Given(dict(sorted(sums.items())), failed, slowest)
 
 
 def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]:

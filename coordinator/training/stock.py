@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     config = load_config(CoordinatorConfig, home.path)
     with closing(State(home)) as state:
         publisher = Publisher(home, state, config.federation)
-        plan = make_plan(config, int(settings["rounds"]), publisher.trunk())
+        plan = make_plan(config, int(settings["rounds"]) or config.pace.rounds, publisher.trunk())
         start = publisher.start(plan)
         trained = train(
             SuperLinkGrid(grid),

@@ -59,9 +59,7 @@ def preflight(message: Message, context: Context) -> Message:
     check_software(config.get(SOFTWARE))
     plan, home, own = parse_plan(config.get(PLAN)), _home(context), _config(context)
     limits = own.training
-    memory = DiskMemory(home)
-    if memory.recall(message.metadata.run_id) is None:
-        memory.forget()  # it is of an earlier run, whose end this node was not told
+    DiskMemory(home).forget_others(message.metadata.run_id)  # nodes are not told of every end of a run
     _check_bounds(home, plan, limits, config)
     items = check_archive(home, plan, limits)
     try:

@@ -58,6 +58,16 @@ class DiskMemory:
             log.warning("training.kept_damaged", run=run_id, error_type=type(error).__name__)
             return None
 
+    def forget_others(self, run_id: int) -> None:
+        """Give back the room of every run but this one."""
+        try:
+            with safe_open(self._path, "numpy") as file:
+                kept = (file.metadata() or {}).get(_RUN)
+        except (OSError, SafetensorError):  # there is nothing, or nothing of use
+            kept = None
+        if kept != str(run_id):
+            self.forget()
+
     def forget(self) -> None:
         """Give back the room on the disk."""
         with suppress(FileNotFoundError):

@@ -42,7 +42,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 REFUSED_PAUSE_S = 60.0
 MOST_REWINDS = 3  # times that a coordinator may ask for a part of a result again
 JOURNAL_WAIT_MS = 2000  # for the database; the search of the node waits meanwhile
-_NOT_WANTED = frozenset({"TASK_EXPIRED", "UNKNOWN_TASK"})  # the coordinator's reasons to take no result
+_EXPIRED = "TASK_EXPIRED"
+_NOT_WANTED = frozenset({_EXPIRED, "UNKNOWN_TASK"})  # the coordinator's reasons to take no result
 Answer = TypeVar("Answer")
 
 
@@ -178,7 +179,7 @@ class Puller:
             state, loss = answer.error or journal.DONE, answer.metrics.get(METRICS, {}).get(LOSS)
         except RsfedError as error:
             state = error.reason
-            if state in {*_NOT_WANTED, consent.RunRefused.reason}:
+            if state in {_EXPIRED, consent.RunRefused.reason}:  # not where a coordinator was restarted: it goes on
                 self._memory.forget()  # the run is over for this node, or sends it whole weights next
             await self._refuse(job.id, state)
         finally:

@@ -45,6 +45,7 @@ UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on val
 SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
 SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
 WIDTH = 160  # characters
+LATE = 10  # rounds
 WHOLE = replace(ROUNDS, coding="float32")
 ROBUST_NAME, ROBUST = (
     "fedmedian",
@@ -62,6 +63,8 @@ WAYS: Mapping[str, Way] = {
     "the same on packed changes": ROUNDS,
     "closed form, no bit free": Way(objective=ClosedFormSection(free=0)),
     "default: closed form, a quarter of the bits free": Way(objective=ClosedFormSection()),
+    "with server momentum, mean of the last 10 rounds": replace(WHOLE, start=False, end=False, average=LATE),
+    "momentum, solved start and end, mean of the last 10 rounds": replace(WHOLE, average=LATE),
 }
 """Ablations: what each part does alone and together."""
 

@@ -32,7 +32,7 @@ from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig
 from rsfed.config_objectives import BatchAllSection
 from rsfed.config_strategies import FedAvgMSection, FedAvgSection, KrumSection
-from rsfed.errors import InvalidMessage
+from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
 from rsfed.hashing.dataset import PatchSet
@@ -258,12 +258,32 @@ def test_where_no_node_gives_sums_the_run_goes_on_without(plan):
         assert (found[name] == array).all()
 
 
+def test_a_node_whose_training_process_ends_is_asked_once_more_and_then_counts_as_away(plan):
+    asked = []
+
+    def dying(app, times):
+        def answer(message, context):
+            if message.metadata.message_type == SUMS and message.content["config"]["server-round"] == plan.rounds:
+                asked.append(1)
+                if len(asked) <= times:
+                    raise TrainingError("it ended", reason="WORKER_DIED")
+            return app(message, context)
+
+        return answer
+
+    for times, nodes in ((1, (1, 2)), (9, (2,))):
+        asked.clear()
+        _, told = run(plan, [dying(app_of(patches(1, 12), 36), times), app_of(patches(2, 12), 36)])
+        assert (told.solved[1].nodes, told.solved[1].solved, len(asked)) == (nodes, True, 2)
+
+
 class Leaving(LocalGrid):
     """A grid whose second node leaves after some round and is back after as many looks as are said, or never."""
 
     def __init__(self, apps, *, after, back):
         super().__init__(apps)
         self.after, self.back, self.round, self.looks = after, back, 0, 0
+        ASKED.clear()
 
     def get_node_ids(self):
         if self.round < self.after:
@@ -274,9 +294,12 @@ class Leaving(LocalGrid):
     def _answer(self, message):
         if message.metadata.message_type == TRAIN:
             self.round = message.content["config"]["server-round"]
+        if message.metadata.message_type == SUMS:
+            ASKED.append((message.metadata.dst_node_id, message.content["config"]["members"]))
         return super()._answer(message)
 
 
+ASKED = []  # nodes, and how many members their task said that it has
 NEVER = 10**9
 
 
@@ -310,6 +333,7 @@ def test_a_node_that_took_part_and_comes_back_at_the_end_gives_its_sums(leaving)
     _, told = leaving(after=3, back=5, timeout=60)
     assert told.solved[1] == SolveReport(3, (1, 2), {}, 72, 1, solved=True)
     assert told.progress[-1].summed == 2
+    assert ASKED[2:] == [(1, 1), (2, 2)]
 
 
 def test_fewer_sums_than_a_round_needs_nodes_leave_the_last_layer_as_the_rounds_made_it(leaving):

@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.serverapp import ServerApp
 
-from rsfed.config import Coding, CoordinatorTraining
+from rsfed.config import SHORT_ROUNDS, Coding, CoordinatorTraining
 from rsfed.config_objectives import CentresSection, ClosedFormSection, ObjectiveSection
 from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
@@ -49,14 +49,16 @@ class Way:
         start: Whether the last layer is solved for before the first round, where it can be.
         end: Whether it is after the last round.
         coding: How weights travel.
+        average: Last rounds, the mean of whose weights is taken.
     """
 
     objective: ObjectiveSection = OBJECTIVE
-    rounds: int = 60
+    rounds: int = SHORT_ROUNDS.rounds
     strategy: StrategySection | None = None
     start: bool = True
     end: bool = True
     coding: Coding = CoordinatorTraining().coding
+    average: int = CoordinatorTraining().average_rounds
 
 
 PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False, coding="float32")
@@ -115,7 +117,8 @@ def federated(task: Task, parts: Sequence[Positions], way: Way, wrap: Wrap | Non
     least = 1 if plan.closed_form else len(parts) - bool(wrap)  # small nodes give no sums
     start = get_state(model)
     coding = way.coding if wrap is None else "float32"  # what is wrong with a node is wrong with its weights
-    end = run_over(_app(_SERVER)(), plan, clients, start, strategy, least=least, coding=coding)
+    app = _app(_SERVER)()
+    end = run_over(app, plan, clients, start, strategy, least=least, coding=coding, average=way.average)
     set_state(model, end)
     encoder = Encoder(model, task.images.spec)
     return lambda positions: encoder.encode_set(task.images.subset(positions))
@@ -177,6 +180,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
     *,
     least: int,
     coding: Coding = "float32",
+    average: int = 1,
 ) -> State:
     """Run the coordinator's app over nodes in this process and return the weights that it ends with.
 
@@ -188,6 +192,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
         strategy: How results become new weights.
         least: Nodes that a round needs a result of.
         coding: How weights travel.
+        average: Last rounds, the mean of whose weights is taken.
 
     Raises:
         TrainingError: TOO_FEW_NODES, or NO_RESULT in any round.
@@ -204,6 +209,7 @@ def run_over(  # noqa: PLR0913 - what a run is made of
             "round-timeout-s": _TIMEOUT_S,
             "fraction-train": 1.0,
             "coding": coding,
+            "average-rounds": average,
         },
     )
     app(LocalGrid(clients), context)
