@@ -16,6 +16,7 @@ from coordinator.rotation import add_ca, add_release_key
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig, check_options, config_path, load_config, toml_text
+from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import ConfigError, TrainingError, UsageError
 from rsfed.home import Home, check_local, make_folder
 from rsfed.trust.certificates import make_ca, make_csr
@@ -94,13 +95,14 @@ modality = {modality}
 bits = {bits}
 size = {size}  # pixels
 
-# What codes are trained for: centres, milan_batchall, milan, pairwise, or contrastive, which needs no labels. Each has
-# options of its own, see docs/operating.md.
+# What codes are trained for: centres, milan_batchall, milan, pairwise, or contrastive, which needs no labels; on a
+# frozen trunk also closed_form, one round for codes as of all images in one place. Each has options of its own, see
+# docs/operating.md.
 [objective]
-name = "centres"
+name = {objective}
 
 [training]
-local_steps = 40  # optimiser steps of a node in one round
+# local_steps: optimiser steps of a node in one round; 5 on a frozen trunk and 40 elsewhere, unless said here
 batch = 64  # patches
 learning_rate = 0.001
 round_timeout_s = 600.0
@@ -181,7 +183,8 @@ def _configuration(choices: Choices) -> str:
     classes = "\n".join(f"{toml_text(name)} = {number}" for number, name in enumerate(choices.classes, start=1))
     fields = {name: getattr(choices, name) for name in choices.__slots__}
     quoted = {name: toml_text(value) if isinstance(value, str) else value for name, value in fields.items()}
-    text = _TOML.format(**{**quoted, "classes": classes or "# water = 1"})
+    objective = toml_text("closed_form" if choices.kind == "frozen-trunk" else DEFAULT_OBJECTIVE.name)
+    text = _TOML.format(**{**quoted, "objective": objective, "classes": classes or "# water = 1"})
     check_options(CoordinatorConfig, text, _OPTIONS)
     return text
 

@@ -131,6 +131,7 @@ class Publisher:
             rounds=trained.rounds + (before.rounds if before else 0),
             strategy=trained.strategy,
             nodes=len(trained.nodes),
+            summed=trained.summed,
             seed=plan.seed,
             based_on=before.digest.hex() if before else None,
         )

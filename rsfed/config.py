@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
-from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection
+from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection
 from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
@@ -90,7 +90,7 @@ class PolicySection(Section):
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]
 Coding = Literal["float32", "float16", "int8", "int4"]
-ObjectiveName = Literal["milan", "milan_batchall", "centres", "pairwise", "contrastive"]
+ObjectiveName = Literal["milan", "milan_batchall", "centres", "closed_form", "pairwise", "contrastive"]
 
 
 class NodeTraining(Section):
@@ -107,6 +107,7 @@ class NodeTraining(Section):
     min_others: int = Field(default=0, ge=0)  # other members that must have the same task
     calibration: bool = True  # keep some patches out of training and send counts of near pairs of them
     sums: bool = True  # send sums of products of features, from which the last layer on a frozen trunk is solved for
+    sums_acquisitions: int = Field(default=5, ge=5)  # that each class of them comes from; others are left out
     report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
@@ -184,21 +185,34 @@ class NomenclatureSection(Section):
     ] = Field(default={})
 
 
+class Pace(NamedTuple):
+    """How often nodes train and are averaged, and how long they do in between."""
+
+    rounds: int
+    local_steps: int  # optimiser steps of a node in one round
+
+
+SHORT_ROUNDS = Pace(60, 5)  # a head on a frozen trunk: nodes with other classes must not drift apart
+LONG_ROUNDS = Pace(10, 40)
+ONE_ROUND = Pace(1, 1)  # the closed form, which takes no steps
+
+
 class CoordinatorTraining(Section):
     """How federated runs are driven."""
 
-    local_steps: int = Field(default=40, ge=1, le=100_000)  # optimiser steps of a node in one round
+    local_steps: int | None = Field(default=None, ge=1, le=100_000)  # of a node in one round; left out, see `pace`
     batch: int = Field(default=64, ge=4, le=4096)  # patches
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     round_timeout_s: float = Field(default=600.0, gt=0)
     min_nodes: int = Field(default=1, ge=1)
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the present nodes that a round asks; min_nodes at least
     coding: Coding = "int8"  # how weights travel: whole (float32), else their change; see docs/operating.md
+    average_rounds: int = Field(default=1, ge=1, le=10_000)  # last ones, the mean of whose weights is released
     seed: int = Field(default=0, ge=0, lt=1 << 62)
 
 
-class ClosedFormSection(Section):
-    """When the last layer on a frozen trunk is solved for from sums of the nodes; left out, wherever it can be."""
+class LastLayerSection(Section):
+    """When the last layer of a trained head is solved for from sums of the nodes; left out, wherever it can be."""
 
     start: bool | None = None  # before the first round
     end: bool | None = None  # after the last one
@@ -212,9 +226,9 @@ class CoordinatorConfig(Section):
     serve: CoordinatorServe = CoordinatorServe()
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
-    objective: ObjectiveSection = DEFAULT_OBJECTIVE
+    objective: ObjectiveSection | None = None  # left out: closed_form on a frozen trunk without strategy, else centres
     strategy: StrategySection | None = None  # left out: fedavgm with momentum 0.5 on a frozen trunk, else fedavg
-    closed_form: ClosedFormSection = ClosedFormSection()
+    closed_form: LastLayerSection = LastLayerSection()
     nomenclature: NomenclatureSection = NomenclatureSection()
     training: CoordinatorTraining = CoordinatorTraining()
 
@@ -226,6 +240,31 @@ class CoordinatorConfig(Section):
                 'take them out, or set encoder.kind = "frozen-trunk" and objective.name = "centres"'
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_what_the_closed_form_needs(self) -> Self:
+        if self.learns_by.name == "closed_form" and (self.encoder.kind != "frozen-trunk" or self.strategy is not None):
+            raise ValueError(
+                'objective.name = "closed_form" is one sum over all nodes on a frozen trunk: set encoder.kind = '
+                '"frozen-trunk" and take [strategy] out, or choose another objective'
+            )
+        return self
+
+    @property
+    def learns_by(self) -> ObjectiveSection:
+        """The objective of a run: the closed form where rounds of training are not asked for and it can be had."""
+        if self.objective is not None:
+            return self.objective
+        solved = self.encoder.kind == "frozen-trunk" and self.strategy is None
+        return ClosedFormSection() if solved else DEFAULT_OBJECTIVE
+
+    @property
+    def pace(self) -> Pace:
+        """How many rounds and steps a run takes that is told neither."""
+        if self.learns_by.name == "closed_form":
+            return ONE_ROUND
+        usual = SHORT_ROUNDS if self.encoder.kind == "frozen-trunk" else LONG_ROUNDS
+        return usual if self.training.local_steps is None else usual._replace(local_steps=self.training.local_steps)
 
     @property
     def averages_by(self) -> StrategySection:
@@ -248,7 +287,7 @@ class CoordinatorConfig(Section):
 
     @property
     def _solvable(self) -> bool:
-        return self.encoder.kind == "frozen-trunk" and self.objective.name == "centres"
+        return self.encoder.kind == "frozen-trunk" and self.learns_by.name == "centres"
 
 
 class AnalystConfig(Section):

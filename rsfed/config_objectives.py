@@ -51,6 +51,15 @@ class CentresSection(_Objective):
     quantisation: Weight = 0.1
 
 
+class ClosedFormSection(_Objective):
+    """One regression to the hash centres, from sums of all nodes, on a frozen trunk; see hashing/closed_form.py."""
+
+    needs_classes: ClassVar[int] = 1
+
+    name: Literal["closed_form"] = "closed_form"
+    free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
+
+
 class PairwiseSection(_Objective):
     """Likelihood of which pairs share a class (DPSH)."""
 
@@ -84,7 +93,7 @@ def _as_named_now(raw: Any) -> Any:  # noqa: ANN401 - whatever a plan holds
 
 
 ObjectiveSection = Annotated[
-    MilanSection | BatchAllSection | CentresSection | PairwiseSection | ContrastiveSection,
+    MilanSection | BatchAllSection | CentresSection | ClosedFormSection | PairwiseSection | ContrastiveSection,
     Field(discriminator="name"),
     BeforeValidator(_with_name),
 ]

@@ -9,6 +9,7 @@ from rsfed.config import CoordinatorConfig, NodeConfig, load_config
 from rsfed.config_objectives import (
     BatchAllSection,
     CentresSection,
+    ClosedFormSection,
     ContrastiveSection,
     MilanSection,
     PairwiseSection,
@@ -132,11 +133,11 @@ def test_a_missing_key_and_a_missing_file_are_named(home):
 
 def objective_of(home, toml):
     (home / "coordinator.toml").write_text(f'federation = "alps"\n[objective]\n{toml}')
-    return load_config(CoordinatorConfig, home).objective
+    return load_config(CoordinatorConfig, home).learns_by
 
 
 def test_each_objective_is_chosen_by_its_name_and_has_options_of_its_own(home):
-    assert load_config(CoordinatorConfig, home).objective == CentresSection()
+    assert load_config(CoordinatorConfig, home).learns_by == CentresSection()
     assert objective_of(home, "within = 0.3") == CentresSection(within=0.3), "the default, without its name"
     assert objective_of(home, 'name = "milan_batchall"\nmargin = 0.3') == BatchAllSection(margin=0.3)
     assert objective_of(home, 'name = "milan"') == MilanSection()
@@ -145,13 +146,37 @@ def test_each_objective_is_chosen_by_its_name_and_has_options_of_its_own(home):
     assert objective_of(home, 'name = "contrastive"') == ContrastiveSection()
 
 
+TRUNK = '[encoder]\nkind = "frozen-trunk"\n'
+
+
+def learnt_by(home, toml):
+    (home / "coordinator.toml").write_text(f'federation = "alps"\n{toml}')
+    return load_config(CoordinatorConfig, home).learns_by
+
+
+def test_a_frozen_trunk_is_solved_for_in_closed_form_unless_rounds_are_asked_for(home):
+    assert learnt_by(home, TRUNK) == ClosedFormSection()
+    assert learnt_by(home, TRUNK + '[objective]\nname = "closed_form"\nfree = 0') == ClosedFormSection(free=0)
+    assert learnt_by(home, TRUNK + '[objective]\nname = "centres"') == CentresSection()
+    assert learnt_by(home, TRUNK + '[strategy]\nname = "fedmedian"') == CentresSection()
+
+
+@pytest.mark.parametrize(
+    "toml",
+    ['[objective]\nname = "closed_form"', TRUNK + '[objective]\nname = "closed_form"\n[strategy]\nname = "krum"'],
+)
+def test_the_closed_form_needs_a_frozen_trunk_and_takes_no_strategy(home, toml):
+    (home / "coordinator.toml").write_text(f'federation = "alps"\n{toml}')
+    assert 'set encoder.kind = "frozen-trunk" and take [strategy] out' in problem(CoordinatorConfig, home)
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
         ('name = "centres"\nmargin = 0.2', "objective.centres.margin: unknown key"),
         ('name = "milan_batchall"\nbeta_1 = 0.5', "objective.milan_batchall.beta_1: unknown key"),
         ('name = "contrastive"\nfree = 0.2', "objective.contrastive.free: unknown key"),
-        ('name = "batch-hard"', "'milan', 'milan_batchall', 'centres', 'pairwise', 'contrastive'"),
+        ('name = "batch-hard"', "'milan', 'milan_batchall', 'centres', 'closed_form', 'pairwise', 'contrastive'"),
         ('name = "centres"\nfree = 0.6', "objective.centres.free"),
         ('name = "milan"\npush = inf', "objective.milan.push"),
         ('name = "contrastive"\ntemperature = 0', "objective.contrastive.temperature"),
@@ -164,7 +189,7 @@ def test_no_option_of_another_objective_is_silently_ignored(home, toml, said):
 
 def test_the_environment_chooses_an_objective(home, monkeypatch):
     monkeypatch.setenv("RSFED_COORDINATOR__OBJECTIVE__NAME", "centres")
-    assert load_config(CoordinatorConfig, home).objective == CentresSection()
+    assert load_config(CoordinatorConfig, home).learns_by == CentresSection()
 
 
 @pytest.mark.parametrize(

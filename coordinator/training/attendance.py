@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ import rsfed
 from coordinator.training.checkpoints import Progress
 from rsfed.clock import Deadline
 from rsfed.errors import TrainingError
-from rsfed.hashing.plan import CONFIG, MEMBERS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
+from rsfed.hashing.payload import is_reason
+from rsfed.hashing.plan import CONFIG, MEMBERS, NO_SUMS, PLAN, PREFLIGHT, ROUND, SOFTWARE, TrainingPlan
 
 if TYPE_CHECKING:
-    from coordinator.training.rounds import Hooks, Rules
+    from coordinator.training.rounds import Hooks
+    from coordinator.training.rules import Rules
 
 RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
 PREFLIGHT_S = 120.0  # that nodes have to say whether they take part; their training process may have to start first
@@ -30,11 +33,13 @@ class PreflightReport:
         round: The round that they were asked before.
         nodes: Flower's numbers of those that take part.
         refused: Why the others do not, by number.
+        no_sums: Why some of them give no sums for the last layer, by number.
     """
 
     round: int
     nodes: tuple[int, ...]
     refused: dict[int, str]
+    no_sums: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,10 @@ class Attendance:
         deadline = Deadline.after(self._rules.timeout_s)
         nodes = self._willing(number, self._await_return())
         while len(nodes.ids) < self._rules.min_nodes:
+            came = sum(node not in self._refused for node in self._present().ids)  # not asked yet, while too few
             if not deadline.remaining() or (number == 1 and self._refused):
-                raise self._too_few(number, len(nodes.ids))
-            self._hooks.on_wait(number, len(nodes.ids))
+                raise self._too_few(number, came)
+            self._hooks.on_wait(number, came, self._rules.min_nodes)
             self._hooks.pause(min(_POLL_S, deadline.remaining()))
             nodes = self._willing(number, self._present())
         return nodes
@@ -84,6 +90,15 @@ class Attendance:
     def not_refused(self) -> Nodes:
         """Return the nodes that are there and did not say that they take no part."""
         return Nodes([node for node in self._await_return().ids if node not in self._refused])
+
+    def returned(self, away: Collection[int], number: int, deadline: Deadline) -> Nodes:
+        """Wait for nodes that are away; return those that are back once all are, or the deadline passed."""
+        while True:
+            back = [node for node in self._present().ids if node in away]
+            if len(back) == len(away) or not deadline.remaining():
+                return Nodes(back)
+            self._hooks.on_wait(number, len(back), len(away))
+            self._hooks.pause(min(_POLL_S, deadline.remaining()))
 
     def _too_few(self, number: int, came: int) -> TrainingError:
         refused = ", ".join(f"{self._hooks.name(node)} ({reason})" for node, reason in self._refused.items())
@@ -112,14 +127,17 @@ class Attendance:
         content = RecordDict({CONFIG: ConfigRecord(config)})
         messages = [Message(content, dst_node_id=node, message_type=PREFLIGHT) for node in nodes]
         refused = dict.fromkeys(nodes, "NO_ANSWER")
+        no_sums: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=min(PREFLIGHT_S, self._rules.timeout_s)):
             refused.pop(reply.metadata.src_node_id)
             if reply.has_error():
                 refused[reply.metadata.src_node_id] = _refusal(reply.error.reason or "NODE_ERROR")
+            elif why := _no_sums(reply.content):
+                no_sums[reply.metadata.src_node_id] = why
         self._admitted |= set(nodes) - set(refused)
         self._refused |= refused
         willing = tuple(node for node in nodes if node not in refused)
-        self._hooks.on_preflight(PreflightReport(number, willing, refused))
+        self._hooks.on_preflight(PreflightReport(number, willing, refused, no_sums))
 
     def _await_return(self) -> Nodes:
         """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
@@ -131,6 +149,12 @@ class Attendance:
 
     def _present(self) -> Nodes:
         return Nodes(list(self._grid.get_node_ids()))
+
+
+def _no_sums(content: RecordDict) -> str:
+    """Return why a node gives no sums; nothing where it does, or says it in another form than a closed reason."""
+    said = content[CONFIG].get(NO_SUMS) if isinstance(content.get(CONFIG), ConfigRecord) else None
+    return said if isinstance(said, str) and is_reason(said) else ""
 
 
 def _refusal(reason: str) -> str:

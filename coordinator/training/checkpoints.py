@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from coordinator.training import records
+from coordinator.training.rules import Rules
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Arrays
@@ -51,7 +52,9 @@ class Progress:
         random: State of the generator that draws nodes; None before the first draw.
         counted: Rounds that changed the weights.
         nodes: Flower's numbers of the nodes whose results the last round that counted rests on.
+        took_part: Of those whose results any round rests on.
         asked: Whether nodes were asked after it for sums for the last layer.
+        summed: Nodes whose sums the last layer was solved for from, after the last round.
     """
 
     round: int = 0
@@ -60,7 +63,9 @@ class Progress:
     random: RandomState | None = None
     counted: int = 0
     nodes: tuple[int, ...] = ()
+    took_part: tuple[int, ...] = ()
     asked: bool = False
+    summed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +91,13 @@ class Origin:
         plan: The training plan, as JSON.
         based_on: Release that it starts from; None for fresh weights.
         strategy: How results become new weights.
+        rules: When its rounds start and end, and how weights travel.
     """
 
     plan: str
     based_on: Base | None
     strategy: StrategySection = DEFAULT_STRATEGY
+    rules: Rules = field(default_factory=Rules)
 
 
 class Checkpoints:
@@ -184,10 +191,9 @@ class Checkpoints:
             path = self._folder / _file_of(row)
             if _digest(path) != row["digest"]:
                 return None
-            arrays = safetensors.load_file(path)
-        except (OSError, SafetensorError):
+            return _from_json(json.loads(row["data"]), row["round"], safetensors.load_file(path))
+        except (OSError, SafetensorError, KeyError):  # the last of software of before, which kept less
             return None
-        return _from_json(json.loads(row["data"]), row["round"], arrays)
 
     def _remove_others(self) -> None:
         """Delete files that no row names: of earlier rounds, of ended runs, and drafts."""
@@ -228,11 +234,14 @@ def _to_json(origin: Origin, progress: Progress) -> str:
             "plan": origin.plan,
             "based_on": base and {"version": base.version, "digest": base.digest.hex(), "rounds": base.rounds},
             "strategy": origin.strategy.model_dump(),
+            "rules": asdict(origin.rules),
             "weights": list(progress.weights),  # their order: safetensors has its own
             "random": progress.random,
             "counted": progress.counted,
             "nodes": progress.nodes,
+            "took_part": progress.took_part,
             "asked": progress.asked,
+            "summed": progress.summed,
         }
     )
 
@@ -245,6 +254,7 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             data["plan"],
             base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
             _STRATEGIES.validate_python(data.get("strategy", {})),
+            Rules(**data["rules"]),
         ),
         Progress(
             round=round_,
@@ -253,6 +263,8 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
             counted=data["counted"],
             nodes=tuple(data["nodes"]),
+            took_part=tuple(data.get("took_part", data["nodes"])),
             asked=data.get("asked", False),
+            summed=data.get("summed", 0),
         ),
     )

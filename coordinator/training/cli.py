@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, notify_serve, open_federation
-from rsfed.errors import TrainingError
+from rsfed.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from coordinator.state import State
     from coordinator.training.records import Event
+    from rsfed.config import CoordinatorConfig
     from rsfed.home import Home
 
 RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the run, from `runs list`.")]
@@ -35,7 +36,15 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="How often all nodes train and are averaged.")] = 10,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="How often all nodes train and are averaged; when left out 1 of the closed form, 60 short rounds of "
+            "others on a frozen trunk, and 10 elsewhere.",
+        ),
+    ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="Nodes that every round needs; training.min_nodes when left out."),
@@ -55,14 +64,15 @@ def train(
     `min_nodes`, `based_on`: version of the release whose weights it starts from, or null; `strategy`; and
     `memory_bytes` that it needs at most for `memory_nodes` nodes: those that a round would ask just then), `resumed`
     after an interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a
-    round (`round`, `nodes` that take part, `refused`: reason by node), `waiting` for nodes (`round`, `present`,
+    round (`round`, `nodes` that take part, `refused`: reason by node, `no_sums`: why some of them will give no sums for
+    the last layer, by node), `waiting` for nodes (`round`, `present`,
     `needed`), `solved` on a frozen trunk, before the first round and after the last (`round`: the last one that was
-    done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `solved`: whether it was
-    solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node, `counted`: whether enough nodes gave a
-    result for the weights to change, `loss`: null where no node tells its loss, `examples`, `sent_bytes`,
-    `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted near pairs of held-out
-    patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of it, null without one),
-    and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
+    done, `nodes` that gave sums for the last layer, `failed`: reason by node, `patches`, `needed`: nodes that had to
+    answer, `solved`: whether it was solved for), `round` (`round`, `rounds`, `nodes`, `failed`: reason by node,
+    `counted`: whether enough nodes gave a result for the weights to change, `loss`: null where no node tells its loss,
+    `examples`, `sent_bytes`, `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted
+    near pairs of held-out patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of
+    it, null without one), and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -73,7 +83,7 @@ def train(
                 "the coordinator is not running; start `rsfed coordinator serve`, then train",
                 reason="SERVE_NOT_RUNNING",
             )
-        run = records.request_run(state, rounds, nodes or config.training.min_nodes, utc_now())
+        run = records.request_run(state, _rounds(config, rounds), nodes or config.training.min_nodes, utc_now())
         notify_serve(place)
         try:
             last = _follow(place, state, run, output)
@@ -85,6 +95,22 @@ def train(
             raise
     if last.kind == "failed":
         raise TrainingError(str(last.data["message"]), reason=str(last.data["reason"]))
+
+
+def _rounds(config: CoordinatorConfig, asked: int | None) -> int:
+    """Return the rounds of a run.
+
+    Raises:
+        UsageError: the closed form is asked for several.
+    """
+    if config.learns_by.name != "closed_form":
+        return asked or config.pace.rounds
+    if asked not in {None, 1}:
+        raise UsageError(
+            'the closed form is one round; leave --rounds out, or set objective.name = "centres" in coordinator.toml '
+            "to train by rounds"
+        )
+    return 1
 
 
 def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:

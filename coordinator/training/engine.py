@@ -14,13 +14,15 @@ from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import Exchange
-from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, Rules, server_app
+from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, server_app
+from coordinator.training.rules import Rules
 from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.trust.manifest import Calibration
 
+_CLOSED_FORM = "ClosedForm"  # in the place of a strategy
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 
 Note = Callable[[str, dict[str, Any]], None]
@@ -60,7 +62,8 @@ class Trained:
         nodes: Names of the nodes whose results they rest on.
         loss: Mean loss of the last round that counted and had one; None where no node tells its loss.
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
-        strategy: How the results became weights, by Flower's name.
+        strategy: How the results became weights, by Flower's name; "ClosedForm" where they were solved for.
+        summed: Nodes whose sums the last layer was solved for from after the last round; 0 where it was not.
     """
 
     weights: Arrays
@@ -69,6 +72,7 @@ class Trained:
     loss: float | None
     calibration: Calibration | None = None
     strategy: str = DEFAULT_STRATEGY.title
+    summed: int = 0
 
 
 def train(  # noqa: PLR0913 - what a run is made of
@@ -106,10 +110,10 @@ def train(  # noqa: PLR0913 - what a run is made of
     told = _Told(
         grid,
         rounds=plan.rounds,
-        needed=rules.min_nodes,
         note=note,
         keep=keep or (lambda _, kind, data: note(kind, data)),
         before=before,
+        summed=since.summed,
     )
     start = record_of(since.weights.items())
     since.weights.clear()
@@ -125,6 +129,7 @@ def train(  # noqa: PLR0913 - what a run is made of
             "round-timeout-s": rules.timeout_s,
             "fraction-train": rules.fraction,
             "coding": rules.coding,
+            "average-rounds": rules.average,
         },
     )
     del start
@@ -145,7 +150,8 @@ def train(  # noqa: PLR0913 - what a run is made of
         nodes=frozenset().union(*(data["nodes"] for data in counted)),
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
-        strategy=strategy.title,
+        strategy=_CLOSED_FORM if plan.closed_form else strategy.title,
+        summed=told.summed,
     )
 
 
@@ -167,20 +173,21 @@ class _Told:
         grid: RunGrid,
         *,
         rounds: int,
-        needed: int,
         note: Note,
         keep: Keep,
         before: Sequence[dict[str, Any]],
+        summed: int,
     ) -> None:
-        self._grid, self._rounds, self._needed, self._note, self._keep = grid, rounds, needed, note, keep
+        self._grid, self._rounds, self._note, self._keep = grid, rounds, note, keep
         self._present = -1
         self.rounds = list(before)
+        self.summed = summed
         self.calibration: Calibration | None = None
 
-    def waiting(self, number: int, present: int) -> None:
+    def waiting(self, number: int, present: int, needed: int) -> None:
         """Say once for each change that nodes are missing."""
         if present != self._present:
-            self._note("waiting", {"round": number, "present": present, "needed": self._needed})
+            self._note("waiting", {"round": number, "present": present, "needed": needed})
         self._present = present
 
     def preflight(self, report: PreflightReport) -> None:
@@ -192,6 +199,7 @@ class _Told:
                 "round": report.round,
                 "nodes": sorted(map(name, report.nodes)),
                 "refused": {name(node): reason for node, reason in report.refused.items()},
+                "no_sums": {name(node): reason for node, reason in report.no_sums.items()},
             },
         )
 
@@ -203,9 +211,11 @@ class _Told:
             "nodes": sorted(map(name, report.nodes)),
             "failed": {name(node): reason for node, reason in report.failed.items()},
             "patches": report.patches,
+            "needed": report.needed,
             "solved": report.solved,
         }
         self._keep(progress, "solved", data)
+        self._present, self.summed = -1, progress.summed
 
     def round(self, report: RoundReport, progress: Progress) -> None:
         """Say what a round gave."""

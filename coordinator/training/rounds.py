@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -19,13 +19,14 @@ from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
+from coordinator.training.late import LateMean
+from coordinator.training.rules import Rules
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
-from rsfed.hashing.deltas import PACKED
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
 from rsfed.telemetry import log
@@ -76,28 +77,6 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """When a round starts and ends, and how weights travel.
-
-    Attributes:
-        min_nodes: Nodes that a round needs, present at its start and with a result at its end.
-        timeout_s: How long a round waits for nodes to come, and then for their results.
-        fraction: Share of the present nodes that a round asks, drawn at random; at least the minimum of nodes.
-        coding: How weights travel, as `rsfed.config.Coding`.
-    """
-
-    min_nodes: int = 1
-    timeout_s: float = 600.0
-    fraction: float = 1.0
-    coding: str = "float32"
-
-    @property
-    def packs(self) -> bool:
-        """Whether weights travel as packed changes."""
-        return self.coding in PACKED
-
-
-@dataclass(frozen=True, slots=True)
 class Hooks:
     """What a run tells while it goes on.
 
@@ -106,7 +85,7 @@ class Hooks:
         on_solved: Called after nodes were asked for sums for the last layer, also with how far the run is by then.
         on_round: Called after each round, also with how far the run is by then.
         on_calibration: Called after the last one.
-        on_wait: Called with the number of present nodes while they are too few.
+        on_wait: Called with a round, the nodes that are there and those that it takes, while they are too few.
         pause: Lets seconds pass.
         name: Returns the name of a node by its number, for people.
     """
@@ -115,7 +94,7 @@ class Hooks:
     on_solved: Callable[[SolveReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_round: Callable[[RoundReport, Progress], None] = field(default=lambda _report, _progress: None)
     on_calibration: Callable[[CalibrationReport], None] = field(default=lambda _: None)
-    on_wait: Callable[[int, int], None] = field(default=lambda _round, _present: None)
+    on_wait: Callable[[int, int, int], None] = field(default=lambda _round, _present, _needed: None)
     pause: Callable[[float], None] = time.sleep
     name: Callable[[int], str] = str
 
@@ -140,6 +119,7 @@ def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> Ser
             float(settings["round-timeout-s"]),
             float(settings["fraction-train"]),
             str(settings["coding"]),
+            int(settings["average-rounds"]),
         )
         strategy = _STRATEGIES.validate_json(settings["strategy"])
         loop = RoundLoop(grid, plan, strategy, rules=rules, hooks=hooks, since=since or Progress())
@@ -182,9 +162,10 @@ class RoundLoop:
         self._strategy = make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)
         restore(self._strategy, since.strategy)
         lost = {name.removeprefix(_LOST): a for name, a in since.strategy.items() if name.startswith(_LOST)}
+        self._late = LateMean(rules.average, plan.rounds, since.strategy)
         self._downlink = Downlink(rules.coding, lost if rules.packs else {})
         since.strategy.clear()  # it is large, and whoever made it may hold it as long as the run
-        self._last_layer = LastLayer(grid, plan, rules.timeout_s, self._downlink)
+        self._last_layer = LastLayer(grid, plan, self._attendance, rules.min_nodes, rules.timeout_s, self._downlink)
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -193,42 +174,46 @@ class RoundLoop:
             TrainingError: TOO_FEW_NODES came within the time of a round, or NO_RESULT in any round.
         """
         since, rounds = self._since, self._plan.rounds
-        counted, nodes = since.counted, since.nodes
+        done = replace(since, strategy={})
         reasons: set[str] = set()
         if self._plan.solve_start and not since.round and not since.asked:
-            arrays = self._solve(arrays, self._attendance.for_round(1), 0, 0, ())
+            arrays = self._solve(arrays, self._attendance.for_round(1), done)
         for number in range(since.round + 1, rounds + 1):
             arrays, report = self._one_round(number, arrays, self._attendance.for_round(number))
-            counted += report.counted
-            nodes = report.nodes if report.counted else nodes
             reasons.update(report.failed.values())
-            self._hooks.on_round(report, self._progress(arrays, report.round, counted, nodes))
+            done = _after(done, report)
+            if report.counted:
+                self._late.add(number, arrays)
+            self._hooks.on_round(report, self._progress(arrays, done))
+        counted = done.counted
         if not counted:
             what = ", ".join(sorted(reasons)) or "too few results"
             raise TrainingError(f"no round gave a result: {what}; the nodes' logs say more", reason="NO_RESULT")
-        if self._plan.solve_end and not (since.round == rounds and since.asked):
-            arrays = self._solve(arrays, self._attendance.not_refused(), rounds, counted, nodes)
+        if since.round == rounds and since.asked:
+            return arrays
+        if (mean := self._late.result()) is not None:
+            arrays = mean
+            self._downlink.spend()  # nodes have the weights of the last round, so they get these whole
+        if self._plan.solve_end:
+            arrays = self._solve(arrays, self._attendance.not_refused(), done)
         return arrays
 
-    def _solve(
-        self, arrays: ArrayRecord, nodes: Nodes, after: int, counted: int, rests_on: Sequence[int]
-    ) -> ArrayRecord:
+    def _solve(self, arrays: ArrayRecord, nodes: Nodes, done: Progress) -> ArrayRecord:
         """Have nodes give sums, and return weights with the last layer that follows from them."""
-        arrays, report = self._last_layer.solve(arrays, nodes, after=after, rests_on=rests_on)
-        self._hooks.on_solved(report, self._progress(arrays, after, counted, rests_on, asked=True))
+        arrays, report = self._last_layer.solve(arrays, nodes, after=done.round, took_part=done.took_part)
+        summed = len(report.nodes) if report.solved and report.round else 0
+        self._hooks.on_solved(report, self._progress(arrays, replace(done, asked=True, summed=summed)))
         return arrays
 
-    def _progress(
-        self, arrays: ArrayRecord, after: int, counted: int, nodes: Sequence[int], *, asked: bool = False
-    ) -> Progress:
-        return Progress(
-            round=after,
+    def _progress(self, arrays: ArrayRecord, done: Progress) -> Progress:
+        """Return how far the run is, with all that it needs to go on from there."""
+        return replace(
+            done,
             weights=views(arrays),
-            strategy=state_of(self._strategy) | {_LOST + name: a for name, a in self._downlink.lost.items()},
+            strategy=state_of(self._strategy)
+            | {_LOST + name: a for name, a in self._downlink.lost.items()}
+            | self._late.kept,
             random=self._random,
-            counted=counted,
-            nodes=tuple(nodes),
-            asked=asked,
         )
 
     def calibrate(self, arrays: ArrayRecord) -> CalibrationReport:
@@ -269,6 +254,28 @@ class RoundLoop:
         return CalibrationReport(calibration, tuple(counts), failed)
 
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
+        return self._solved(number, arrays, nodes) if self._plan.closed_form else self._trained(number, arrays, nodes)
+
+    def _solved(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
+        """Do the round of the closed form, which asks all nodes: whoever is left out has no part in the codes."""
+        start = time.monotonic()
+        given = self._last_layer.gather(arrays, nodes, number, nodes.ids)
+        counted = len(given.sums) >= self._rules.min_nodes
+        if counted:
+            arrays = self._last_layer.solved(arrays, given)
+        report = RoundReport(
+            round=number,
+            nodes=tuple(given.sums),
+            failed=given.failed,
+            loss=None,
+            examples=given.patches,
+            counted=counted,
+            seconds=time.monotonic() - start,
+            slowest=given.slowest,
+        )
+        return arrays, report
+
+    def _trained(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         start = time.monotonic()
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
         if self._rules.packs:
@@ -325,6 +332,15 @@ class RoundLoop:
         for message in messages:
             message.content[CONFIG][MEMBERS] = len(messages)
         return messages
+
+
+def _after(done: Progress, report: RoundReport) -> Progress:
+    """Return how far a run is after one more round, but for the weights."""
+    done = replace(done, round=report.round, asked=False)
+    if not report.counted:
+        return done
+    took_part = tuple(sorted({*done.took_part, *report.nodes}))
+    return replace(done, counted=done.counted + 1, nodes=report.nodes, took_part=took_part)
 
 
 def read_counts(content: RecordDict, bits: int) -> PairCounts:

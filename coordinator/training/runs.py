@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from coordinator.training import records
 from coordinator.training.board import RunStopped, TaskBoard
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
+from coordinator.training.rules import Rules
 from rsfed.clock import Now, utc_now
 from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Arrays
@@ -147,18 +148,16 @@ class RunDriver:
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.grid import BoardGrid  # noqa: PLC0415 - loads Flower
-        from coordinator.training.rounds import Rules  # noqa: PLC0415 - loads Flower
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
-        settings = self._config.training
         trained = train(
             BoardGrid(self._board, run.id),
             plan,
             since,
             run_id=run.id,
             strategy=origin.strategy,
-            rules=Rules(run.min_nodes, settings.round_timeout_s, settings.fraction, settings.coding),
+            rules=origin.rules,
             note=partial(self._note, run.id),
             keep=partial(self._keep, run.id, origin),
             before=records.rounds_until(self._state, run.id, since.round),
@@ -168,25 +167,27 @@ class RunDriver:
 
     def _begin(self, run: records.Run) -> tuple[Origin, Progress]:
         from coordinator.training.strategies import copies_held, make_strategy  # noqa: PLC0415 - loads Flower
-        from rsfed.hashing.objectives import make_objective  # noqa: PLC0415 - loads torch
+        from rsfed.hashing.objectives import check_objective  # noqa: PLC0415 - loads torch
+        from rsfed.hashing.refit import sums_bytes  # noqa: PLC0415 - loads torch
 
         plan = make_plan(self._config, run.rounds, self._trunk())
-        make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
-        strategy = self._config.averages_by
-        make_strategy(strategy, fraction=self._config.training.fraction, min_nodes=run.min_nodes)  # or says why not
+        check_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
+        strategy, rules = self._config.averages_by, Rules.of(self._config.training, run.min_nodes)
+        make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)  # or says why not
         start = self._starting(plan)
-        origin = Origin(plan.model_dump_json(), start.based_on, strategy)
+        origin = Origin(plan.model_dump_json(), start.based_on, strategy, rules)
         progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        nodes = max(run.min_nodes, int(self._config.training.fraction * len(self._board.present())))
+        nodes = max(rules.min_nodes, int(rules.fraction * len(self._board.present())))
+        copies = copies_held(strategy, nodes)
         model = sum(array.nbytes for array in start.weights.values())
         data = {
             "rounds": run.rounds,
             "min_nodes": run.min_nodes,
             "based_on": version,
-            "strategy": strategy.name,
+            "strategy": plan.objective.name if plan.closed_form else strategy.name,
             "memory_nodes": nodes,
-            "memory_bytes": copies_held(strategy, nodes) * model,
+            "memory_bytes": model + sums_bytes(start.weights, nodes) if plan.closed_form else copies * model,
         }
         self._checkpoints.keep(run.id, origin, progress, ("started", data), now=self._now())
         return origin, progress
@@ -217,20 +218,21 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
     Raises:
         ConfigError: it asks for a trunk that the federation has not, or has another one than it asks for.
     """
+    closed = config.learns_by.name == "closed_form"
     names = sorted(config.nomenclature.classes.items(), key=lambda entry: entry[1])
     return TrainingPlan(
         modality=config.encoder.modality,
         input=config.encoder.input(),
-        architecture=_architecture(config.encoder, trunk),
+        architecture=_architecture(config.encoder, trunk, closed=closed),
         bits=config.encoder.bits,
-        objective=config.objective,
+        objective=config.learns_by,
         nomenclature=Nomenclature(
             name=config.nomenclature.name,
             version=config.nomenclature.version,
             classes=tuple(FederationClass(id=number, name=name) for name, number in names),
         ),
-        rounds=rounds,
-        local_steps=config.training.local_steps,
+        rounds=1 if closed else rounds,
+        local_steps=config.pace.local_steps,
         batch=config.training.batch,
         learning_rate=config.training.learning_rate,
         seed=config.training.seed,
@@ -240,18 +242,18 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
     )
 
 
-def _architecture(encoder: EncoderSection, trunk: FrozenTrunk | None) -> Architecture:
+def _architecture(encoder: EncoderSection, trunk: FrozenTrunk | None, *, closed: bool) -> Architecture:
     match encoder.kind:
         case "compact-resnet":
             return CompactResnet(width=encoder.width, blocks=encoder.blocks)
         case "k-branch":
             return KBranch(width=encoder.width, blocks=encoder.blocks)
         case "frozen-trunk":
-            return _fitting(encoder, trunk)
+            return _fitting(encoder, trunk, closed=closed)
 
 
-def _fitting(encoder: EncoderSection, trunk: FrozenTrunk | None) -> FrozenTrunk:
-    """Return the trunk, which must take what the configuration says that the encoder sees."""
+def _fitting(encoder: EncoderSection, trunk: FrozenTrunk | None, *, closed: bool) -> FrozenTrunk:
+    """Return the trunk under its head; it must take what the configuration says that the encoder sees."""
     if trunk is None:
         raise ConfigError(
             "encoder.kind is frozen-trunk, and this federation has no trunk; one is brought when a federation is made: "
@@ -262,4 +264,4 @@ def _fitting(encoder: EncoderSection, trunk: FrozenTrunk | None) -> FrozenTrunk:
         raise ConfigError(f"the trunk takes {trunk.bands} bands; encoder.modality {encoder.modality} has {bands}")
     if trunk.size != encoder.size:
         raise ConfigError(f"the trunk takes {trunk.size} pixels; encoder.size says {encoder.size}")
-    return trunk
+    return trunk.model_copy(update={"head": "fourier" if closed else "perceptron"})

@@ -102,6 +102,8 @@ class _RunTable:
     def __init__(self, run: int) -> None:
         self._rows: dict[int, tuple[str, ...]] = {}  # by round: one may be done again after a crash
         self._refused: dict[str, str] = {}  # by node
+        self._no_sums: dict[str, str] = {}  # by node
+        self._said: dict[tuple[str, int], str] = {}  # what stays in sight, by kind of the event and round
         self._line = f"run {run} is queued"
         self._run = run
         self.live: Live | None = None
@@ -118,11 +120,12 @@ class _RunTable:
             self._line = f"run {self._run} started from {base}{_memory(data)}"
         elif event.kind == "preflight":
             self._refused = {n: r for n, r in self._refused.items() if n not in data["nodes"]} | data["refused"]
+            self._no_sums |= data.get("no_sums", {})
             self._line = f"{len(data['nodes'])} nodes take part from round {data['round']}"
         elif event.kind == "resumed":
             self._line = f"run {self._run} goes on after round {data['round']}"
         elif event.kind in _LINES:
-            self._line = _LINES[event.kind](data)
+            self._line = self._said[event.kind, data.get("round", 0)] = _LINES[event.kind](data)
         elif event.kind == "released":
             self._line = f"release {data['version']} published ({data['digest'][:16]})"
         elif data["reason"] == RunCancelled.reason:
@@ -140,6 +143,8 @@ class _RunTable:
         for row in self._rows.values():
             table.add_row(*map(Text, row))
         lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
+        lines += [f"{node} gives no sums for the last layer: {why}" for node, why in sorted(self._no_sums.items())]
+        lines += [line for line in self._said.values() if line != self._line]
         below = Text("\n".join([*lines, self._line]))
         return Group(table, below) if self._rows else below
 
@@ -154,10 +159,13 @@ def _memory(data: dict[str, Any]) -> str:
 
 def _solved(data: dict[str, Any]) -> str:
     where = f"after round {data['round']}" if data["round"] else "before the first round"
-    if data["solved"]:
-        return f"last layer solved for {where}, from {data['patches']} patches of {len(data['nodes'])} nodes"
     missing = ", ".join(f"{node}: {reason}" for node, reason in sorted(data["failed"].items()))
-    return f"last layer not solved for {where} ({missing})"
+    given = ", ".join(data["nodes"]) or "nobody"
+    if data["solved"]:
+        without = f"; without {missing}" if missing else ""
+        return f"last layer solved for {where}, from {data['patches']} patches of {given}{without}"
+    needed = f", {data['needed']} nodes are needed" if "needed" in data else ""
+    return f"last layer not solved for {where}, it stays as it was: sums of {given}{needed} ({missing})"
 
 
 def _calibrated(data: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from coordinator.state import State
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import Exchange, error_reply
-from coordinator.training.rounds import Rules
+from coordinator.training.rules import Rules
 from coordinator.training.runs import make_plan
 from rsfed.config import CoordinatorConfig, load_config
 from rsfed.errors import ConfigError
@@ -50,17 +50,15 @@ def main(grid: Grid, context: Context) -> None:
     config = load_config(CoordinatorConfig, home.path)
     with closing(State(home)) as state:
         publisher = Publisher(home, state, config.federation)
-        plan = make_plan(config, int(settings["rounds"]), publisher.trunk())
+        plan = make_plan(config, int(settings["rounds"]) or config.pace.rounds, publisher.trunk())
         start = publisher.start(plan)
-        driven = config.training
-        rules = Rules(int(settings["min-nodes"]), driven.round_timeout_s, driven.fraction, driven.coding)
         trained = train(
             SuperLinkGrid(grid),
             plan,
             Progress(weights=start.weights),
             run_id=context.run_id,
             strategy=config.averages_by,
-            rules=rules,
+            rules=Rules.of(config.training, int(settings["min-nodes"])),
             note=_note,
         )
         release = publisher.publish_trained(plan, trained, start.based_on)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from node.training.bounds import check_sums
+from node.training.bounds import classes_of_sums
 from node.training.messages import read, settings_of, summed, trained
 from node.training.trainer import sum_up, train_round
 from rsfed.config import NodeTraining
@@ -28,13 +30,13 @@ class _InMemory:
         self._kept = kept
 
 
-def app_over(patches: PatchSet, threads: int, acquisitions: int) -> ClientApp:
+def app_over(patches: PatchSet, threads: int, acquisitions: Sequence[str]) -> ClientApp:
     """Return an app that trains as every node does, tells its loss, and takes part in all but calibration.
 
     Args:
         patches: Patches that it trains on.
         threads: Threads to compute with.
-        acquisitions: Distinct ones among the patches.
+        acquisitions: That of each patch.
     """
     app, memory = ClientApp(), _InMemory()
 
@@ -48,8 +50,8 @@ def app_over(patches: PatchSet, threads: int, acquisitions: int) -> ClientApp:
 
     def sums(message: Message, _context: Context) -> Message:
         plan, weights = read(message, memory)
-        check_sums(plan, NodeTraining(), acquisitions=acquisitions, floor=1)
-        return summed(message, sum_up(plan, weights, patches, threads=threads))
+        told = classes_of_sums(plan, NodeTraining(), patches.labels, acquisitions, floor=1)
+        return summed(message, *sum_up(plan, weights, patches.of_classes(told), threads=threads))
 
     def refuse(_message: Message, _context: Context) -> Message:
         raise TrainingError("a node of the lab does not calibrate", reason="CALIBRATION_REFUSED")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsfed.config import NodeTraining
 from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.closed_form import LEAST_PATCHES as LEAST_PATCHES_OF_SUMS
 from rsfed.hashing.payload import Metrics
 from rsfed.hashing.plan import LOSS, TrainingPlan
 
 LEAST_PATCHES, LEAST_ACQUISITIONS = 200, 5  # that a loss comes from which is told
-LEAST_ACQUISITIONS_OF_SUMS = 5
+Labels = NDArray[np.bool_]
 _LOSS_PLACES = 2  # of a loss that is told
 
 
@@ -81,29 +86,65 @@ def check_epochs(plan: TrainingPlan, limits: NodeTraining, patches: int) -> None
         )
 
 
-def check_sums(plan: TrainingPlan, limits: NodeTraining, *, acquisitions: int, floor: int) -> None:
-    """Refuse sums that the operator does not allow, that no run has a use for, or that few acquisitions stand behind.
+def classes_of_sums(
+    plan: TrainingPlan, limits: NodeTraining, labels: Labels, acquisitions: Sequence[str], *, floor: int
+) -> NDArray[np.bool_]:
+    """Return the classes that sums may come from: those that enough acquisitions stand behind.
 
-    Of how many patches they must come, `rsfed.hashing.closed_form` says.
+    Sums disclose the mean features of each class, so a class of few acquisitions is left out of them, with its count.
+    Of how many patches they must come in all, `rsfed.hashing.closed_form` says.
 
     Args:
         plan: What the coordinator asks for.
         limits: What the operator allows.
-        acquisitions: Distinct ones among the patches.
+        labels: Those of the patches, bool, shape (patches, classes).
+        acquisitions: That of each patch.
         floor: Distinct acquisitions that class statistics must come from, as the policy's level says.
 
+    Returns:
+        bool, shape (classes,).
+
     Raises:
-        TrainingError: SUMS_REFUSED or TOO_FEW_ACQUISITIONS.
+        TrainingError: SUMS_REFUSED, or TOO_FEW_ACQUISITIONS: all labelled patches are of fewer, or those of a class
+            with so many patches that the last layer would be wrong without it.
         InvalidMessage: PLAN_INVALID.
     """
     if not limits.sums:
         raise TrainingError("this node gives no sums for the last layer", reason="SUMS_REFUSED")
     if not plan.solves:
         raise InvalidMessage("the training plan has no use for sums", reason="PLAN_INVALID")
-    if acquisitions < (least := max(floor, LEAST_ACQUISITIONS_OF_SUMS)):
+    least = max(floor, limits.sums_acquisitions)
+    numbers = np.unique(np.asarray(acquisitions, dtype=str), return_inverse=True)[1]
+    behind = np.array([len(np.unique(numbers[having])) for having in labels.T], dtype=np.int64)
+    large = labels.sum(axis=0) >= LEAST_PATCHES_OF_SUMS
+    few = min([len(np.unique(numbers[labels.any(axis=1)])), *behind[large].tolist()])
+    if few < least:
         raise TrainingError(
-            f"sums would come from {acquisitions} acquisitions, and may from {least} or more",
+            f"sums would come from {few} acquisitions, of all classes or of a large one, and may from {least} or more",
             reason="TOO_FEW_ACQUISITIONS",
+        )
+    enough: NDArray[np.bool_] = behind >= least
+    return enough
+
+
+def check_rounds_left(plan: TrainingPlan, limits: NodeTraining, number: object, rounds_today: int) -> None:
+    """Refuse what a run would ask for beyond the rounds that the operator allows; sums count as a round.
+
+    Args:
+        plan: What the coordinator asks for.
+        limits: What the operator allows.
+        number: The next round of the run, as the task says it.
+        rounds_today: Rounds that got a result in the last 24 hours.
+
+    Raises:
+        TrainingError: ROUNDS_PER_DAY.
+    """
+    done = number - 1 if isinstance(number, int) else 0
+    asked = plan.rounds - done + plan.solve_end + (plan.solve_start and not done)
+    if limits.rounds_per_day is not None and rounds_today + asked > limits.rounds_per_day:
+        raise TrainingError(
+            f"the run asks for {asked} rounds more, and this node trains {limits.rounds_per_day} in 24 hours",
+            reason="ROUNDS_PER_DAY",
         )
 
 

@@ -147,9 +147,9 @@ def _report(report: LocalReport) -> str:
     rows = [
         ("trained on", f"{report.patches} patches with {report.classes} classes {classes}"),
         ("held out", f"{report.held_out} patches ({kept})"),
-        ("time", f"{report.seconds:.1f} s for {report.epochs} epochs"),
+        ("time", f"{report.seconds:.1f} s" + (f" for {report.epochs} epochs" if report.epochs else ", in closed form")),
         ("peak memory", f"{report.peak_memory / _MIB:.0f} MiB"),
-        ("loss", _curve(report.losses)),
+        *([("loss", _curve(report.losses))] if report.losses else []),
         ("own gallery", "trained  untrained  chance"),
         *((name, f"{ours:7.3f}  {before:9.3f}  {chance:6.3f}") for name, ours, before, chance in figures),
     ]

@@ -15,21 +15,24 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from node.state import open_state
-from node.training.bounds import check_epochs, check_plan, check_round, check_sums, reported
+from node.training.bounds import check_epochs, check_plan, check_round, check_rounds_left, classes_of_sums, reported
 from node.training.calibration import check_consent, contribute, read_queries
 from node.training.holdout import HeldOut, hold_out
 from node.training.journal import rounds_since
 from node.training.kept import DiskMemory
 from node.training.messages import read, settings_of, summed, trained, with_arrays
 from node.training.patches import read_patches, training_items
-from node.training.preflight import check_archive, check_software
+from node.training.preflight import check_archive, check_software, check_sums
 from node.training.trainer import sum_up, train_round
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
+from rsfed.errors import RsfedError
 from rsfed.hashing.calibration import to_records
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.plan import (
+    CONFIG,
     MEMBERS,
+    NO_SUMS,
     PLAN,
     ROUND,
     SOFTWARE,
@@ -46,15 +49,27 @@ app = ClientApp()
 def preflight(message: Message, context: Context) -> Message:
     """Say whether this node may and can take part in a run, by an empty result or a reason why not.
 
+    A node that takes part and will not give the sums that the run asks for says why.
+
     Raises:
         InvalidMessage: TASK_INCOMPLETE, or PLAN_INVALID.
         TrainingError: OTHER_SOFTWARE, or what `train` and the archive have against the plan.
     """
     config = settings_of(message)
     check_software(config.get(SOFTWARE))
-    plan, home, limits = parse_plan(config.get(PLAN)), _home(context), _config(context).training
+    plan, home, own = parse_plan(config.get(PLAN)), _home(context), _config(context)
+    limits = own.training
+    DiskMemory(home).forget_others(message.metadata.run_id)  # nodes are not told of every end of a run
     _check_bounds(home, plan, limits, config)
-    check_archive(home, plan, limits)
+    items = check_archive(home, plan, limits)
+    try:
+        if plan.solves:
+            check_sums(items, plan, limits, floor=policy(own.policy.level).floor)
+            check_rounds_left(plan, limits, config.get(ROUND), _rounds_today(home))
+    except RsfedError as error:
+        if plan.closed_form:  # it asks for nothing else
+            raise
+        return Message(RecordDict({CONFIG: ConfigRecord({NO_SUMS: error.reason})}), reply_to=message)
     return Message(RecordDict(), reply_to=message)
 
 
@@ -73,7 +88,7 @@ def train(message: Message, context: Context) -> Message:
     own = _own(home, plan, limits, message.metadata.run_id)
     check_epochs(plan, limits, len(own.patches))
     result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
-    told = reported(limits, result.loss, patches=result.examples, acquisitions=own.acquisitions)
+    told = reported(limits, result.loss, patches=result.examples, acquisitions=len(set(own.acquisitions)))
     return trained(message, start, result, told, memory)
 
 
@@ -91,8 +106,8 @@ def sums(message: Message, context: Context) -> Message:
     _check_bounds(home, plan, config.training, settings_of(message))
     own = _own(home, plan, config.training, message.metadata.run_id)
     floor = policy(config.policy.level).floor
-    check_sums(plan, config.training, acquisitions=own.acquisitions, floor=floor)
-    return summed(message, sum_up(plan, weights, own.patches, threads=config.training.threads))
+    told = classes_of_sums(plan, config.training, own.patches.labels, own.acquisitions, floor=floor)
+    return summed(message, *sum_up(plan, weights, own.patches.of_classes(told), threads=config.training.threads))
 
 
 def evaluate(message: Message, context: Context) -> Message:
@@ -106,23 +121,28 @@ def evaluate(message: Message, context: Context) -> Message:
     """
     home, config = _home(context), _config(context)
     memory = DiskMemory(home)
-    plan, weights = read(message, memory)
-    memory.forget()  # this task ends the run
-    check_plan(plan, config.training, utc_now())
-    check_consent(config.training)
-    floor = policy(config.policy.level).floor
-    own = _own(home, plan, config.training, message.metadata.run_id)
-    queries, threads = read_queries(home, plan, own.held_out), config.training.threads
-    counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
+    try:
+        plan, weights = read(message, memory)
+        check_plan(plan, config.training, utc_now())
+        check_consent(config.training)
+        floor = policy(config.policy.level).floor
+        own = _own(home, plan, config.training, message.metadata.run_id)
+        queries, threads = read_queries(home, plan, own.held_out), config.training.threads
+        counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
+    finally:
+        memory.forget()  # this task ends the run; before, it would be missed by a node that is killed in the middle
     return with_arrays(message, *to_records(counts))
 
 
 def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:
     """Refuse what the operator does not allow."""
-    now = utc_now()
-    check_plan(plan, limits, now)
+    check_plan(plan, limits, utc_now())
+    check_round(limits, config.get(MEMBERS), _rounds_today(home))
+
+
+def _rounds_today(home: Home) -> int:
     with closing(open_state(home)) as connection:
-        check_round(limits, config.get(MEMBERS), rounds_since(connection, now - timedelta(days=1)))
+        return rounds_since(connection, utc_now() - timedelta(days=1))
 
 
 def _home(context: Context) -> Home:
@@ -140,12 +160,12 @@ class _Own:
     Attributes:
         patches: The patches.
         held_out: Those that are kept out of training.
-        acquisitions: Distinct ones among the patches.
+        acquisitions: That of each of the patches.
     """
 
     patches: PatchSet
     held_out: HeldOut
-    acquisitions: int
+    acquisitions: tuple[str, ...]
 
 
 _kept: dict[tuple[Home, TrainingPlan, NodeTraining, int], _Own] = {}
@@ -162,8 +182,9 @@ def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _
         log.info("training.reading", run=run_id)
         held_out = hold_out(home, plan) if limits.calibration else HeldOut()
         items, reading = training_items(home, plan, limits.memory_mib, without=held_out.ids)
-        patches = read_patches(items, reading, plan.class_ids)
-        _kept[key] = _Own(patches, held_out, len({item.acquisition for item in items}))
+        lost: set[int] = set()
+        patches = read_patches(items, reading, plan.class_ids, unreadable=lambda item: lost.add(item.id))
+        _kept[key] = _Own(patches, held_out, tuple(item.acquisition for item in items if item.id not in lost))
     return _kept[key]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,14 +17,17 @@ from node.training.holdout import split
 from node.training.patches import read_patches, sample
 from rsfed.codes import Codes
 from rsfed.config import CoordinatorTraining, NodeConfig
-from rsfed.config_objectives import DEFAULT_OBJECTIVE, ObjectiveSection, recorded_objective
+from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection, recorded_objective
+from rsfed.hashing.centres import hash_centres, held_bits
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import RetrievalFigures, evaluate
+from rsfed.hashing.head import HashNetwork
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
-from rsfed.hashing.training import TrainReport, train_steps
-from rsfed.hashing.weights import State, get_state
+from rsfed.hashing.refit import fit, sums
+from rsfed.hashing.training import peak_memory, train_steps
+from rsfed.hashing.weights import State, get_state, set_state
 from rsfed.home import Home
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Item
@@ -48,7 +52,7 @@ class LocalReport:
         held_out: Patches that were kept apart and used as queries.
         held_out_by: Whether whole acquisitions were kept apart, or, where only one is known, single patches: their
             neighbours were trained on, so the figures are too good.
-        epochs: Passes over the patches.
+        epochs: Passes over the patches; 0 of the closed form, which takes no steps.
         losses: Mean loss of each epoch.
         seconds: Time that training took, reading and evaluation left out.
         peak_memory: Largest resident size of the process, in bytes.
@@ -100,20 +104,15 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
         read_patches(part, patch_reader, classes, lambda done, all_: progress("read", done, all_))
         for part in (gallery_items, query_items)
     )
-    settings = CoordinatorTraining()
     model = build_network(network.architecture, network.spec, network.bits, seed=_SEED)
-    untrained = get_state(model)
-    report = train_steps(
-        model,
-        gallery,
-        make_objective(network.objective, classes, network.bits, seed=_SEED),
-        steps=epochs * -(-len(gallery) // settings.batch),
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        seed=_SEED,
-        on_progress=lambda done, all_, _loss: progress("train", done, all_),
-    )
-    report.refuse_idle()
+    untrained, start = get_state(model), time.monotonic()
+    losses: tuple[float, ...] = ()
+    if isinstance(network.objective, ClosedFormSection):
+        epochs = 0
+        _solve(model, network.objective, gallery, classes)
+    else:
+        losses = _train(model, network.objective, gallery, classes, epochs, progress)
+    seconds = time.monotonic() - start
 
     def figures(state: State) -> RetrievalFigures:
         return evaluate(network.codes(state, queries), queries.labels, network.codes(state, gallery), gallery.labels)
@@ -125,9 +124,9 @@ def train_locally(home: Home, config: NodeConfig, epochs: int, progress: Progres
         held_out=len(queries),
         held_out_by=held_out_by,
         epochs=epochs,
-        losses=_per_epoch(report, epochs),
-        seconds=report.seconds,
-        peak_memory=report.peak_memory,
+        losses=losses,
+        seconds=seconds,
+        peak_memory=peak_memory(),
         trained=figures(get_state(model)),
         untrained=figures(untrained),
     )
@@ -159,5 +158,31 @@ def _by_own_labels(catalogue: Catalogue, modality: str) -> list[Item]:
     ]
 
 
-def _per_epoch(report: TrainReport, epochs: int) -> tuple[float, ...]:
+def _train(  # noqa: PLR0913, PLR0917 - what training is made of
+    model: HashNetwork,
+    objective: ObjectiveSection,
+    gallery: PatchSet,
+    classes: Sequence[int],
+    epochs: int,
+    progress: Progress,
+) -> tuple[float, ...]:
+    """Train a network and return the mean loss of each epoch."""
+    settings = CoordinatorTraining()
+    report = train_steps(
+        model,
+        gallery,
+        make_objective(objective, classes, model.head.out_features, seed=_SEED),
+        steps=epochs * -(-len(gallery) // settings.batch),
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
+        seed=_SEED,
+        on_progress=lambda done, all_, _loss: progress("train", done, all_),
+    )
+    report.refuse_idle()
     return tuple(float(part.mean()) for part in np.split(np.array(report.losses), epochs))
+
+
+def _solve(model: HashNetwork, objective: ClosedFormSection, gallery: PatchSet, classes: Sequence[int]) -> None:
+    """Solve for the last layer of a network by the closed form."""
+    centres = hash_centres(classes, held_bits(model.head.out_features, objective.free), _SEED)
+    set_state(model, fit(get_state(model), [sums(model, gallery, centres)], _SEED))

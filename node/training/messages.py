@@ -79,14 +79,15 @@ def trained(message: Message, start: Arrays, result: RoundResult, told: Metrics,
     config, run_id = settings_of(message), message.metadata.run_id
     if CODING not in config:
         return with_arrays(message, result.arrays, metrics)
-    change, kept = answered(config[ROUND], start, result.arrays, str(config[CODING]), memory.recall(run_id))
+    coding, before = str(config[CODING]), memory.recall(run_id)
+    change, kept = answered(config[ROUND], start, result.arrays, coding, before, change=message.content.get(DELTA))
     memory.keep(run_id, kept)
     return _reply(message, RecordDict({DELTA: ConfigRecord(change)}), metrics)
 
 
-def summed(message: Message, sums: Sums) -> Message:
-    """Answer with sums for the last layer."""
-    return with_arrays(message, to_arrays(sums), {EXAMPLES: sums.patches})
+def summed(message: Message, sums: Sums, seconds: float) -> Message:
+    """Answer with sums for the last layer, and how long they took."""
+    return with_arrays(message, to_arrays(sums), {EXAMPLES: sums.patches, SECONDS: seconds})
 
 
 def with_arrays(message: Message, arrays: Arrays, metrics: Metrics) -> Message:

@@ -58,22 +58,32 @@ def sample(items: Sequence[Item], reading: Reader, memory_mib: int, seed: int) -
 
 
 def read_patches(
-    items: Sequence[Item], reading: Reader, classes: Sequence[int], progress: Progress = lambda _done, _all: None
+    items: Sequence[Item],
+    reading: Reader,
+    classes: Sequence[int],
+    progress: Progress = lambda _done, _all: None,
+    *,
+    unreadable: Callable[[Item], None] = lambda _item: None,
 ) -> PatchSet:
-    """Read patches; those that cannot be read any more are left out.
+    """Read patches in their order; those that cannot be read any more are left out.
 
     Args:
         items: The patches; memory for all of them is taken.
         reading: How they are read.
         classes: Ids of the classes in the order of the columns of labels.
         progress: Told how it goes on.
+        unreadable: Told what is left out.
 
     Raises:
         TrainingError: NO_LABELLED_PATCHES, there are none or none can be read.
     """
     memory = len(items) * patch_bytes(reading.spec, reading.features)
     patches = PatchSet.from_items(
-        _contents(items, reading, progress), reading.spec, classes, features=reading.features, memory_bytes=memory
+        _contents(items, reading, progress, unreadable),
+        reading.spec,
+        classes,
+        features=reading.features,
+        memory_bytes=memory,
     )
     if len(patches) < len(items):
         log.warning("training.patches_unreadable", count=len(items) - len(patches))
@@ -86,8 +96,12 @@ def read_patches(
     return patches
 
 
-def _contents(items: Sequence[Item], reading: Reader, progress: Progress) -> Iterator[tuple[Content, tuple[int, ...]]]:
-    unreadable: list[Item] = []  # moved or changed since the last ingest, which will say so
-    for done, (item, content) in enumerate(reading.contents(items, unreadable.append), 1):
+def _contents(
+    items: Sequence[Item], reading: Reader, progress: Progress, unreadable: Callable[[Item], None]
+) -> Iterator[tuple[Content, tuple[int, ...]]]:
+    left_out: list[Item] = []  # moved or changed since the last ingest, which will say so
+    for done, (item, content) in enumerate(reading.contents(items, left_out.append), 1):
         yield content, item.labels
-        progress(done + len(unreadable), len(items))
+        progress(done + len(left_out), len(items))
+    for item in left_out:
+        unreadable(item)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 import rsfed
 from node.catalogue import Catalogue
-from node.training.bounds import check_epochs
+from node.training.bounds import check_epochs, classes_of_sums
 from node.training.holdout import hold_out
 from node.training.patches import training_items
 from rsfed.config import NodeTraining
 from rsfed.errors import TrainingError, UsageError
-from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.closed_form import LEAST_PATCHES
+from rsfed.hashing.objectives import check_objective
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.home import Home
+from rsfed.raster.item import Item
 from rsfed.raster.modality import modality
 from rsfed.trust.manifest import Nomenclature
 from rsfed.trust.release_store import ReleaseStore
@@ -33,8 +39,8 @@ def check_software(asked: object) -> None:
         )
 
 
-def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> None:
-    """Refuse a plan that this archive cannot train.
+def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> list[Item]:
+    """Refuse a plan that this archive cannot train; return the patches that it would train on.
 
     Args:
         home: The node's home.
@@ -61,8 +67,27 @@ def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> None:
     alone = plan.objective.needs_labels and len(plan.class_ids) < 2
     if alone or len(classes) < plan.objective.needs_classes or len(items) < 2 - plan.objective.needs_labels:
         raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
-    make_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)
+    check_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)
     check_epochs(plan, limits, len(items))
+    return items
+
+
+def check_sums(items: Sequence[Item], plan: TrainingPlan, limits: NodeTraining, *, floor: int) -> None:
+    """Refuse the sums that a run will ask for, as it would be when they are asked for.
+
+    Args:
+        items: The patches that this archive trains on.
+        plan: What the coordinator asks for.
+        limits: What the operator allows.
+        floor: Distinct acquisitions that class statistics must come from, as the policy's level says.
+
+    Raises:
+        TrainingError: SUMS_REFUSED, TOO_FEW_ACQUISITIONS, or TOO_FEW_PATCHES.
+    """
+    labels = np.array([np.isin(plan.class_ids, item.labels) for item in items])
+    told = classes_of_sums(plan, limits, labels, [item.acquisition for item in items], floor=floor)
+    if (patches := int((labels & told).any(axis=1).sum())) < LEAST_PATCHES:
+        raise TrainingError(f"sums would come from {patches} patches", reason="TOO_FEW_PATCHES")
 
 
 def check_classes(own: Nomenclature, asked: Nomenclature) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from node.state import open_state
 from node.training import consent, journal
+from node.training.kept import DiskMemory
 from node.training.worker import Worker
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
@@ -41,6 +42,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 REFUSED_PAUSE_S = 60.0
 MOST_REWINDS = 3  # times that a coordinator may ask for a part of a result again
 JOURNAL_WAIT_MS = 2000  # for the database; the search of the node waits meanwhile
+_EXPIRED = "TASK_EXPIRED"
+_NOT_WANTED = frozenset({_EXPIRED, "UNKNOWN_TASK"})  # the coordinator's reasons to take no result
 Answer = TypeVar("Answer")
 
 
@@ -92,6 +95,7 @@ class Puller:
         self._connect = connect
         self._trainer = trainer or Worker(home, limits.threads)
         self._sleep = sleep
+        self._memory = DiskMemory(home)
         self._told = asyncio.Event()
         self.busy = False
 
@@ -114,6 +118,7 @@ class Puller:
                     self.busy, idle_since = False, time.monotonic()
                 elif time.monotonic() - idle_since > IDLE_S:
                     await self._trainer.stop()
+                    self._memory.forget_old()
         finally:
             connection.close()
             await self._trainer.stop()
@@ -174,6 +179,8 @@ class Puller:
             state, loss = answer.error or journal.DONE, answer.metrics.get(METRICS, {}).get(LOSS)
         except RsfedError as error:
             state = error.reason
+            if state in {_EXPIRED, consent.RunRefused.reason}:  # not where a coordinator was restarted: it goes on
+                self._memory.forget()  # the run is over for this node, or sends it whole weights next
             await self._refuse(job.id, state)
         finally:
             seconds = time.monotonic() - job.started
@@ -261,7 +268,7 @@ class Puller:
 
     async def _refuse(self, task_id: str, reason: str) -> None:
         """Tell the coordinator why there is no result, unless it no longer wants one."""
-        if reason in {"TASK_EXPIRED", "UNKNOWN_TASK"}:
+        if reason in _NOT_WANTED:
             return
         result = encode(Payload(0, 0, "", error=reason))
         try:

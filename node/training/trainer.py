@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +70,8 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
     return RoundResult(get_state(network), len(patches), report.loss, report.seconds)
 
 
-def sum_up(plan: TrainingPlan, weights: Arrays, patches: PatchSet, *, threads: int) -> Sums:
-    """Return the sums that the last layer of a plan is solved for from.
+def sum_up(plan: TrainingPlan, weights: Arrays, patches: PatchSet, *, threads: int) -> tuple[Sums, float]:
+    """Return the sums that the last layer of a plan is solved for from, and the seconds that they took.
 
     Args:
         plan: What is trained.
@@ -81,7 +82,8 @@ def sum_up(plan: TrainingPlan, weights: Arrays, patches: PatchSet, *, threads: i
     Raises:
         TrainingError: WEIGHTS_UNFIT, TOO_MANY_CLASSES, or TOO_FEW_PATCHES.
     """
+    start = time.monotonic()
     torch.set_num_threads(threads)
     network = build_network(plan.architecture, plan.input, plan.bits)
     set_state(network, weights)
-    return sums(network, patches, centres_of(plan))
+    return sums(network, patches, centres_of(plan)), time.monotonic() - start

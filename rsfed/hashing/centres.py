@@ -44,6 +44,11 @@ def hash_centres(class_ids: Sequence[int], bits: int, seed: int) -> NDArray[np.b
     return _words(len(order), bits, seed)[[order[class_id] for class_id in class_ids]]
 
 
+def held_bits(bits: int, free: float) -> int:
+    """Return how many of the bits centres take where they leave a share of them free: at least one, if any."""
+    return bits - (round(free * bits) or int(free > 0))
+
+
 def least_distance(centres: NDArray[np.bool_]) -> int:
     """Return the least Hamming distance between two of the centres, bool, shape (at least 2, bits)."""
     signs = _signs(centres)

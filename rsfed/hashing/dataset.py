@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -78,6 +78,10 @@ class PatchSet:
 
     def __len__(self) -> int:
         return len(self.patches)
+
+    def of_classes(self, told: NDArray[np.bool_]) -> Self:
+        """Return the same patches with labels of these classes alone, bool, shape (classes,)."""
+        return replace(self, labels=self.labels & told)
 
     def batch(self, positions: NDArray[np.int64]) -> Batch:
         """Return patches by position: for each input of the network float32, shape (n, bands, size, size)."""

@@ -6,6 +6,7 @@ change to the same weights, and what rounding lost is kept by the sender for the
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,12 +34,15 @@ class Kept:
         start: The weights that it started from.
         lost: What rounding took from this and earlier changes and still has to be sent.
         before: The same before this round, for when it is asked again.
+        applied: Fingerprint of the packed change that led to the start; empty where the weights came whole. A node
+            that was killed before its result was sent whole gets that change again.
     """
 
     round: int
     start: Arrays
     lost: Arrays
     before: Arrays
+    applied: bytes = b""
 
 
 def received(change: Mapping[str, Setting], kept: Kept | None) -> Arrays:
@@ -51,13 +55,21 @@ def received(change: Mapping[str, Setting], kept: Kept | None) -> Arrays:
     Raises:
         InvalidMessage: BASE_UNKNOWN, the change is one of weights that this node does not have; DELTA_FORM; NOT_FINITE.
     """
+    if kept is not None and kept.applied and kept.applied == _mark(change):
+        return kept.start
     if kept is None or change.get(BASE) != fingerprint(kept.start):
         raise InvalidMessage("the change is one of weights that are not here", reason="BASE_UNKNOWN")
     return dict(_applied(kept.start, change))
 
 
-def answered(
-    round_: int, start: Arrays, trained: Weights, coding: str, kept: Kept | None
+def answered(  # noqa: PLR0913 - what a round was made of
+    round_: int,
+    start: Arrays,
+    trained: Weights,
+    coding: str,
+    kept: Kept | None,
+    *,
+    change: Mapping[str, Setting] | None = None,
 ) -> tuple[dict[str, Setting], Kept]:
     """Return a node's result as a packed change, and what the node keeps for its next round.
 
@@ -67,6 +79,7 @@ def answered(
         trained: Those that it led to.
         coding: How they travel.
         kept: What the node kept of the run.
+        change: The packed change that led to the start; None where the weights came whole.
 
     Raises:
         InvalidMessage: DELTA_FORM, the coding is unknown, or NOT_FINITE.
@@ -79,7 +92,8 @@ def answered(
 
     changes = ((name, _change(to, start[name], before.get(name))) for name, to in trained.items())
     packed = pack(changes, coding, take)
-    return {CODING: coding, PACKED_CHANGE: packed}, Kept(round_, start, lost, before)
+    applied = b"" if change is None else _mark(change)
+    return {CODING: coding, PACKED_CHANGE: packed}, Kept(round_, start, lost, before, applied)
 
 
 def result(change: Mapping[str, Setting], start: Weights) -> Iterator[tuple[str, Values]]:
@@ -150,6 +164,14 @@ class Downlink:
     def change_for(self, node: int) -> Config | None:
         """Return the packed change that leads a node to the weights of the run; None where it needs them whole."""
         return self._change if node in self._holders else None
+
+
+def _mark(change: Mapping[str, Setting]) -> bytes:
+    """Return what tells a packed change from every other: SHA-256 over its weights before and its bytes."""
+    found = hashlib.sha256()
+    for part in (change.get(BASE), change.get(PACKED_CHANGE)):
+        found.update(part if isinstance(part, bytes) else b"")
+    return found.digest()
 
 
 def _change(to: Values, start: Values, owed: Values | None) -> Values:

@@ -65,6 +65,11 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def is_reason(text: str) -> bool:
+    """Say whether a text is a closed reason, and not one that somebody made up for people."""
+    return _REASON.fullmatch(text) is not None
+
+
 def encode(payload: Payload) -> bytes:
     """Return a payload in its wire form; equal payloads give equal bytes.
 
@@ -101,7 +106,7 @@ def decode(data: bytes) -> Payload:
     del data  # arrays are large: each step lets go of what the last one made
     if len(message.records) > MAX_RECORDS:
         raise _malformed(f"it has more than {MAX_RECORDS} records")
-    if message.error and not _REASON.fullmatch(message.error):
+    if message.error and not is_reason(message.error):
         raise _malformed("its error is no closed reason")
     payload = Payload(message.run_id, message.round, _name(message.kind), error=message.error)
     packed: dict[str, bytes] = {}

@@ -14,7 +14,7 @@ from rsfed.codes import check_bits
 from rsfed.config_objectives import RecordedObjective
 from rsfed.errors import CodeError, InvalidMessage
 from rsfed.raster.input_spec import InputSpec
-from rsfed.trust.manifest import Architecture, Nomenclature
+from rsfed.trust.manifest import Architecture, FrozenTrunk, Nomenclature
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"  # records: a result has metrics in place of the config
 DELTA, CODING = "delta", "coding"  # record with a packed change in place of the arrays; setting that asks for one
@@ -24,6 +24,7 @@ EXAMPLES, LOSS, SECONDS = "num-examples", "loss", "seconds"  # numbers of a resu
 TRAIN = "train"  # kind of the task of a round
 PREFLIGHT = "query.preflight"  # kind of the task that a node gets first: may and can it take part?
 SUMS = "query.sums"  # kind of the task that asks for what the last layer is solved for from
+NO_SUMS = "no-sums"  # setting of its answer: why a node that takes part gives none of the sums below
 EVALUATE = "evaluate"  # kind of the task that ends a run: counting for calibration
 
 FINAL_RATE = 0.1  # of the learning rate, in the last round
@@ -76,14 +77,24 @@ class TrainingPlan(BaseModel):
 
     @model_validator(mode="after")
     def _solves_what_it_can(self) -> Self:
-        if self.solves and not (self.architecture.kind == "frozen-trunk" and self.objective.name == "centres"):
+        head = self.architecture.head if isinstance(self.architecture, FrozenTrunk) else None
+        if (self.solve_start or self.solve_end) and not (head and self.objective.name == "centres"):
             raise ValueError("a last layer is solved for on a frozen trunk and for hash centres alone")
+        if self.closed_form != (head == "fourier"):
+            raise ValueError("the closed form, and it alone, has Fourier features of a frozen trunk")
+        if self.closed_form and self.rounds > 1:
+            raise ValueError("the closed form is one round")
         return self
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the one round asks nodes for sums, and no node trains."""
+        return self.objective.name == "closed_form"
 
     @property
     def solves(self) -> bool:
         """Whether nodes are asked for sums."""
-        return self.solve_start or self.solve_end
+        return self.closed_form or self.solve_start or self.solve_end
 
     @property
     def class_ids(self) -> list[int]:

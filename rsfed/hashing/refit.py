@@ -1,30 +1,32 @@
-"""The closed form for the last layer of a network, as its start or when its training is over.
+"""The closed form for the last layer of a head on a frozen trunk, over the sums of `closed_form`.
 
+Of a `FourierHead` it is all that is learnt: `fit`. Of a trained head it is where training starts and ends: `refit`.
 Averaging weights that nodes with different classes trained apart harms the last layer most: each node has pushed it
-towards its own centres. Given the layers below, its best weights in the sense of ridge regression follow exactly from
-sums over nodes, as in `closed_form`: of products of what the last layer takes, and of these with the centres. The bits
-that `centres` leaves free keep their weights.
+towards its own centres. Given the layers below, its best weights follow exactly from sums over nodes; the bits that
+`centres` leaves free keep their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsfed.config_objectives import CentresSection
-from rsfed.errors import InvalidMessage
-from rsfed.hashing.closed_form import Matrix, Sums, solve, total
+from rsfed.config_objectives import CentresSection, ClosedFormSection
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.closed_form import LEAST_PATCHES, Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.head import HashNetwork
-from rsfed.hashing.objectives.centres import Centres
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.hashing.weights import State
 
-RIDGE = 30.0  # what the last layer takes has a squared norm of about its width
-_AT_ONCE = 64  # patches
+RIDGE = 0.1  # of the closed form: what its last layer takes has a norm of about 1
+REFIT_RIDGE = 30.0  # what that of a trained head takes has a squared norm of about its width
+_AT_ONCE = 512  # patches
+_AT_A_TIME = 4  # square matrices in float64 while the layer is solved for
 _ROUNDING = 1e-7  # of its trace, that a matrix in float32 may have below zero as an eigenvalue
 _SLACK = 1e-3  # of what sums may be
 _GRAM, TARGETS = "gram", "targets"  # arrays of sums on the wire
@@ -32,7 +34,7 @@ _ROWS, _BIAS, _NORM_ROWS, _NORM_BIAS = "head.weight", "head.bias", "features.wei
 
 
 def sums(network: HashNetwork, patches: PatchSet, centres: NDArray[np.bool_]) -> Sums:
-    """Return what a node gives: the sums over its labelled patches for the last layer of a network.
+    """Return what a node gives: the sums over its labelled patches for the last layer of a network, float64.
 
     Args:
         network: The network.
@@ -42,10 +44,41 @@ def sums(network: HashNetwork, patches: PatchSet, centres: NDArray[np.bool_]) ->
     Raises:
         TrainingError: TOO_FEW_PATCHES.
     """
-    return Sums.of(_taken(network, patches), patches.labels, centres)
+    known = np.flatnonzero(patches.labels.any(axis=1))
+    if len(known) < LEAST_PATCHES:
+        raise TrainingError(
+            f"{len(known)} labelled patches are too few for sums that do not disclose them; ingest or map at least "
+            f"{LEAST_PATCHES}",
+            reason="TOO_FEW_PATCHES",
+        )
+    return total(_stretches(network, patches, known, centres))
 
 
-def refit(state: State, parts: Sequence[Sums]) -> State:
+def sums_bytes(state: State, nodes: int) -> int:
+    """Return the memory that solving for the last layer of these weights needs: sums of each node, and their total."""
+    values: int = (state[_ROWS].shape[1] + 1) ** 2
+    return values * (np.dtype(np.float32).itemsize * nodes + np.dtype(np.float64).itemsize * _AT_A_TIME)
+
+
+def fit(state: State, parts: Iterable[Sums], seed: int) -> State:
+    """Return the weights of a head of the closed form, its last layer solved for.
+
+    Args:
+        state: The weights that the sums were made with.
+        parts: The sums of each node.
+        seed: Seed of the run.
+
+    Raises:
+        TrainingError: TOO_FEW_PATCHES, no node gave sums.
+    """
+    summed = total(parts)
+    weights = solve(summed, _regular(summed, RIDGE))
+    if free := len(state[_BIAS]) - weights.shape[1]:
+        weights = np.hstack([weights, hyperplanes(summed, free, seed)])
+    return dict(state) | {_ROWS: weights[:-1].T.astype(np.float32), _BIAS: weights[-1].astype(np.float32)}
+
+
+def refit(state: State, parts: Iterable[Sums]) -> State:
     """Return weights with a last layer that is solved for.
 
     Its length as a whole stays: what it gives is standardised over the bits of a patch, among them the free ones.
@@ -58,7 +91,7 @@ def refit(state: State, parts: Sequence[Sums]) -> State:
         TrainingError: TOO_FEW_PATCHES, no node gave sums.
     """
     summed = total(parts)
-    weights = solve(summed, RIDGE + _ROUNDING * float(np.trace(summed.gram)))
+    weights = solve(summed, _regular(summed, REFIT_RIDGE))
     bits = weights.shape[1]
     rows, bias = state[_ROWS].copy(), state[_BIAS].copy()
     scale = np.linalg.norm(rows[:bits]) / max(np.linalg.norm(weights[:-1]), np.finfo(np.float64).tiny)
@@ -67,12 +100,16 @@ def refit(state: State, parts: Sequence[Sums]) -> State:
 
 
 def to_arrays(given: Sums) -> State:
-    """Return sums as arrays for the wire, float32: its rounding is far below the ridge."""
-    return {_GRAM: given.gram.astype(np.float32), TARGETS: given.targets.astype(np.float32)}
+    """Return sums as arrays for the wire, float32: its rounding is far below the ridge.
+
+    Products stand once: the lower triangle, row by row.
+    """
+    gram = np.concatenate([row[: place + 1] for place, row in enumerate(given.gram.astype(np.float32))])
+    return {_GRAM: gram, TARGETS: given.targets.astype(np.float32)}
 
 
 def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
-    """Read the sums of a node, which weigh no more than its patches can.
+    """Read the sums of a node, which weigh no more than its patches can, float32.
 
     Args:
         arrays: As `to_arrays` gives them.
@@ -84,23 +121,11 @@ def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
         InvalidMessage: SUMS_FORM, other arrays or shapes; SUMS_VALUES, no patches have such sums.
     """
     width = state[_ROWS].shape[1] + 1
-    forms = {_GRAM: (width, width), TARGETS: (width, bits)}
+    forms = {_GRAM: (width * (width + 1) // 2,), TARGETS: (width, bits)}
     if {name: array.shape for name, array in arrays.items()} != forms:
         raise InvalidMessage("the sums have another form than the last layer", reason="SUMS_FORM")
-    gram, targets = arrays[_GRAM].astype(np.float64), arrays[TARGETS].astype(np.float64)
-    longest = np.sqrt(width) * np.abs(state[_NORM_ROWS]).max() + np.linalg.norm(state[_NORM_BIAS])  # of what it takes
-    if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
-        raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
-    slack = _SLACK * max(1.0, float(np.abs(gram).max()))
-    lopsided, gram = float(np.abs(gram - gram.T).max()), (gram + gram.T) / 2
-    possible = (
-        lopsided <= slack
-        and abs(gram[-1, -1] - patches) <= _SLACK * patches
-        and np.trace(gram) <= (1 + _SLACK) * patches * (1 + longest**2)
-        and np.linalg.eigvalsh(gram)[0] >= -_ROUNDING * np.trace(gram)
-        and (targets**2 <= (1 + _SLACK) * patches * (np.diag(gram)[:, None] + slack)).all()
-    )
-    if not possible:
+    gram, targets = _square(arrays[_GRAM], width), arrays[TARGETS]
+    if not (_possible(gram, patches, state) and _reachable(targets, gram, patches)):
         raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
     return Sums(gram, targets, round(patches))
 
@@ -112,18 +137,74 @@ def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
         TrainingError: TOO_MANY_CLASSES.
         InvalidMessage: PLAN_INVALID, its objective has no centres.
     """
-    if not isinstance(plan.objective, CentresSection):
+    if not isinstance(plan.objective, CentresSection | ClosedFormSection):
         raise InvalidMessage("the plan solves for a last layer without hash centres", reason="PLAN_INVALID")
-    return Centres(plan.objective, plan.class_ids, plan.bits, seed=plan.seed).centres
+    return hash_centres(plan.class_ids, held_bits(plan.bits, plan.objective.free), plan.seed)
 
 
-def _taken(network: HashNetwork, patches: PatchSet) -> Matrix:
-    """Return what the last layer takes of each patch, and a 1 for its bias, shape (n, width + 1)."""
+def solved(plan: TrainingPlan, state: State, parts: Iterable[Sums]) -> State:
+    """Return the weights of a plan with their last layer solved for.
+
+    Args:
+        plan: What is trained.
+        state: The weights that the sums were made with.
+        parts: The sums of each node.
+
+    Raises:
+        TrainingError: TOO_FEW_PATCHES, no node gave sums.
+    """
+    return fit(state, parts, plan.seed) if plan.objective.name == "closed_form" else refit(state, parts)
+
+
+def _regular(summed: Sums, ridge: float) -> float:
+    """Return the ridge, and what the rounding of sums to float32 may lack."""
+    return ridge + _ROUNDING * float(np.trace(summed.gram))
+
+
+def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return the symmetric matrix whose lower triangle this is, row by row."""
+    square, start = np.zeros((width, width), np.float32), 0
+    for place in range(width):
+        square[place, : place + 1] = square[: place + 1, place] = triangle[start : start + place + 1]
+        start += place + 1
+    return square
+
+
+def _possible(gram: NDArray[np.float32], patches: float, state: State) -> bool:
+    """Say whether so many patches can have these products: of what a layer of these weights takes."""
+    if not np.isfinite(gram).all():
+        return False
+    longest = np.sqrt(2.0)  # of what the last layer takes, where its squares sum to twice a mean of cosines
+    if _NORM_ROWS in state:
+        longest = np.sqrt(len(gram)) * np.abs(state[_NORM_ROWS]).max() + np.linalg.norm(state[_NORM_BIAS])
+    weight = float(np.trace(gram, dtype=np.float64))
+    if abs(gram[-1, -1] - patches) > _SLACK * patches or weight > (1 + _SLACK) * patches * (1 + longest**2):
+        return False
+    lifted = gram.astype(np.float64)
+    lifted[np.diag_indices_from(lifted)] += _ROUNDING * weight
+    try:
+        np.linalg.cholesky(lifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _reachable(targets: NDArray[np.float32], gram: NDArray[np.float32], patches: float) -> bool:
+    """Say whether these products with signs go with those of what the layer takes (Cauchy and Schwarz)."""
+    slack = _SLACK * max(1.0, float(np.abs(gram).max()))
+    most = (1 + _SLACK) * patches * (np.diag(gram).astype(np.float64)[:, None] + slack)
+    return bool(np.isfinite(targets).all() and (targets.astype(np.float64) ** 2 <= most).all())
+
+
+def _stretches(
+    network: HashNetwork, patches: PatchSet, known: NDArray[np.int64], centres: NDArray[np.bool_]
+) -> Iterator[Sums]:
+    """Yield the sums of a stretch of the labelled patches at a time."""
     network.eval()
-    rows = np.ones((len(patches), network.head.in_features + 1))
-    with torch.inference_mode():
-        for start in range(0, len(patches), _AT_ONCE):
-            chosen = np.arange(start, min(start + _AT_ONCE, len(patches)))
+    for start in range(0, len(known), _AT_ONCE):
+        chosen = known[start : start + _AT_ONCE]
+        rows = np.ones((len(chosen), network.head.in_features + 1))
+        with torch.inference_mode():
             described = network.describe(*map(torch.from_numpy, patches.batch(chosen)))
-            rows[chosen, :-1] = network.features(described).numpy()
-    return rows
+            rows[:, :-1] = network.features(described).numpy()
+        yield Sums.of(rows, patches.labels[chosen], centres)

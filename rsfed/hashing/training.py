@@ -127,7 +127,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         idle_steps=idle,
         examples=examples,
         seconds=time.perf_counter() - started,
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory=peak_memory(),
     )
 
 
@@ -142,3 +142,8 @@ def _check_finite(*tensors: Tensor) -> None:
         raise TrainingError(
             "training diverged: the loss is not finite any more; lower training.learning_rate", reason="DIVERGED"
         )
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

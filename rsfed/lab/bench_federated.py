@@ -26,12 +26,13 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from rsfed.config_objectives import ClosedFormSection
 from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
 from rsfed.lab.evaluate.data import ImageSet, find
 from rsfed.lab.evaluate.division import Split
-from rsfed.lab.federated.learners import DEFAULT, PLAIN, Way, federated
+from rsfed.lab.federated.learners import PLAIN, ROUNDS, Way, default, federated
 from rsfed.lab.federated.outputs import tables
 from rsfed.lab.federated.poison import ATTACKS, poisoned
 from rsfed.lab.federated.run import FederatedEvaluation, FederatedSettings, cases, evaluate_federated
@@ -44,24 +45,30 @@ UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on val
 SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
 SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
 WIDTH = 160  # characters
-WHOLE = replace(DEFAULT, coding="float32")  # an attack is on weights, so they travel as such
-ROBUST = Way(strategy=FedMedianSection(), start=False, end=False, coding="float32")  # sums have no median
+LATE = 10  # rounds
+WHOLE = replace(ROUNDS, coding="float32")
+ROBUST_NAME, ROBUST = (
+    "fedmedian",
+    Way(strategy=FedMedianSection(), start=False, end=False, coding="float32"),
+)  # sums have no median
 WAYS: Mapping[str, Way] = {
     "plain FedAvg, 20 rounds": PLAIN,
-    "plain FedAvg, 60 rounds": replace(PLAIN, rounds=DEFAULT.rounds),
-    "with a proximal term": replace(PLAIN, rounds=DEFAULT.rounds, strategy=FedProxSection()),
+    "plain FedAvg, 60 rounds": replace(PLAIN, rounds=ROUNDS.rounds),
+    "with a proximal term": replace(PLAIN, rounds=ROUNDS.rounds, strategy=FedProxSection()),
     "with server momentum": replace(WHOLE, start=False, end=False),
     "with momentum, solved start": replace(WHOLE, end=False),
     "with momentum, solved end": replace(WHOLE, start=False),
     "without momentum, solved start and end": replace(WHOLE, strategy=FedAvgSection()),
     "momentum, solved start and end": WHOLE,
-    "default: the same on packed changes": DEFAULT,
+    "the same on packed changes": ROUNDS,
+    "closed form, no bit free": Way(objective=ClosedFormSection(free=0)),
+    "default: closed form, a quarter of the bits free": Way(objective=ClosedFormSection()),
+    "with server momentum, mean of the last 10 rounds": replace(WHOLE, start=False, end=False, average=LATE),
+    "momentum, solved start and end, mean of the last 10 rounds": replace(WHOLE, average=LATE),
 }
-"""Ablations: what each part of the default does alone and together."""
+"""Ablations: what each part does alone and together."""
 
 Say = Callable[[str], None]
-Runs = Mapping[str, Mapping[str, Sequence[float]]]
-"""The figure of each seed, by division and by attack ("none" without one)."""
 
 
 def main() -> None:
@@ -81,10 +88,10 @@ def main() -> None:
     with Narrator().phase("The training service"):
         service = run(service_figures())
     for part in found.values():
-        sys.stdout.write(part.pop("table"))
-    told = summary(found["ucm"], found["eurosat"], found["poison"]["runs"])
+        sys.stdout.write(part.pop("table", ""))
+    told = summary(found["ucm"], found["eurosat"], found["poison"], found["rounds"]["runs"])
     if options.full:
-        told["robust"] = robust(found["ucm"], found["robust"]["runs"])
+        told["robust"] = robust(found["ucm"], found["robust"])
     told |= {
         "bytes_ratio": round(service.bytes_ratio, 4),
         "round_overhead_s": round(service.round_overhead_s, 3),
@@ -117,12 +124,8 @@ def ucm_figures(found: FederatedEvaluation) -> dict[str, Any]:
         "ucm_gap_a1": gap(found, MILD, "default"),
         "fedavg_ucm_gap_a01": gap(found, SKEWED, "fedavg"),
         "closed_form_ucm_gap_a01": gap(found, SKEWED, "closed_form"),
-        "same_encoder": {
-            "ucm_gap_a01": gap(found, SKEWED, "default", "network"),
-            "ucm_gap_a1": gap(found, MILD, "default", "network"),
-        },
         "central": {"ucm": _central(found)},
-        "_default": {name: _runs(found, name, "default") for name in (SKEWED, MILD)},
+        "_network": list(found.central_runs["network"]),
         "_fedavg": {name: _runs(found, name, "fedavg") for name in (SKEWED, MILD)},
     }
 
@@ -136,44 +139,80 @@ def eurosat_part() -> dict[str, Any]:
         found = evaluate_federated(tiles, settings, narrator.say)
     return {
         "table": _text(tables(found, EUROSAT)),
-        "eurosat_gap_a01": gap(found, SKEWED, "default", "network"),
+        "eurosat_gap_a01": gap(found, SKEWED, "default"),
         "central": {"eurosat": _central(found)},
     }
 
 
 def poison_part() -> dict[str, Any]:
     """Measure on UC Merced what one node that sends bad updates costs the default."""
-    return _poison(WHOLE)
+    images = _ucm()
+    return poisoned_figures("default", images, default(images))
 
 
 def robust_part() -> dict[str, Any]:
     """Measure what it costs a strategy that is made for that."""
-    return _poison(ROBUST)
+    return poisoned_figures(ROBUST_NAME, _ucm(), ROBUST)
 
 
-def _poison(way: Way) -> dict[str, Any]:
-    narrator, images = Narrator(), _ucm()
-    name = "default" if way.strategy is None else way.strategy.name
+def poisoned_figures(name: str, images: ImageSet, way: Way) -> dict[str, Any]:
+    """Return what attacks of one node do to a way, by division and attack.
+
+    Args:
+        name: Its name in the table.
+        images: What is learnt from.
+        way: How nodes train together.
+    """
+    narrator = Narrator()
     with narrator.phase(f"UC Merced with a node that sends bad updates, {name}"):
         runs = {division: attacked_runs(images, SETTINGS, division, way, narrator.say) for division in (SKEWED, MILD)}
-    table = Table("division", "no attack", *ATTACKS, box=None, title=f"mAP of {name} with one node that attacks")
+    table = Table("division", "queries", "no attack", *ATTACKS, box=None, title=f"mAP of {name}, one node attacks")
     for division, found in runs.items():
-        table.add_row(division, *(f"{np.mean(figures):.3f}" for figures in found.values()))
-    return {"table": _text(table), "runs": runs}
+        for queries, place in (("all", 0), ("of classes that one node alone holds", 1)):
+            means = [_mean([each[place] for each in figures]) for figures in found.values()]
+            table.add_row(division, queries, *("" if mean is None else f"{mean:.3f}" for mean in means))
+    return {
+        "table": _text(table),
+        "runs": {
+            division: {name: [each[0] for each in figures] for name, figures in found.items()}
+            for division, found in runs.items()
+        },
+        "lonely": {name: _mean([each[1] for each in figures]) for name, figures in runs[SKEWED].items()},
+    }
 
 
 def attacked_runs(
     images: ImageSet, settings: FederatedSettings, division: str, way: Way, say: Say = lambda _line: None
-) -> dict[str, list[float]]:
-    """Return the figure of each seed, without an attack and with each attack of the first node."""
-    found: dict[str, list[float]] = {}
+) -> dict[str, list[tuple[float, float | None]]]:
+    """Return the figure of each seed, without an attack and with each attack of the first node.
+
+    Beside the figure of all queries stands that of queries of classes that one node alone holds; None without such.
+    """
+    found: dict[str, list[tuple[float, float | None]]] = {}
     for name, attack in {"none": None, **ATTACKS}.items():
         wrap = None if attack is None else poisoned(attack)
         for case in cases(images, settings):
-            figure = case.measure(federated(case.task, case.parts(division, settings.nodes), way, wrap))
-            say(f"  seed {case.task.seed}: {division}, attack {name}: {figure:.3f}")
-            found.setdefault(name, []).append(figure)
+            parts = case.parts(division, settings.nodes)
+            values = case.precisions(federated(case.task, parts, way, wrap))
+            lonely = case.lonely(parts)
+            say(f"  seed {case.task.seed}: {division}, attack {name}: {values.mean():.3f}")
+            figures = float(values.mean()), float(values[lonely].mean()) if lonely.any() else None
+            found.setdefault(name, []).append(figures)
     return found
+
+
+def rounds_part() -> dict[str, Any]:
+    """Measure on UC Merced what rounds of training give, with weights that travel whole and as packed changes."""
+    narrator, images = Narrator(), _ucm()
+    with narrator.phase("UC Merced, the network trained in rounds"):
+        runs = {
+            name: [
+                case.measure(federated(case.task, case.parts(SKEWED, SETTINGS.nodes), way))
+                for case in cases(images, SETTINGS)
+            ]
+            for name, way in (("whole", WHOLE), ("packed", ROUNDS))
+        }
+    return {"runs": runs}
 
 
 def ablations_part() -> dict[str, Any]:
@@ -200,30 +239,39 @@ def ablations(images: ImageSet, settings: FederatedSettings, say: Say = lambda _
 
 PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "eurosat": eurosat_part,
-    "poison": poison_part,
+    "rounds": rounds_part,
     "ucm": ucm_part,
+    "poison": poison_part,
     "robust": robust_part,
     "ablations": ablations_part,
 }
 FULL = ("robust", "ablations")  # which `make bench-federated-full` adds
 
 
-def summary(ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Runs) -> dict[str, Any]:
+def summary(
+    ucm: Mapping[str, Any], eurosat: Mapping[str, Any], poison: Mapping[str, Any], rounds: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     """Return the figures of the parts as one object: gaps and drops in points of mean average precision."""
     shown = {key: value for key, value in (*ucm.items(), *eurosat.items()) if key not in {"table", "central"}}
     return {
         **{key: value for key, value in shown.items() if not key.startswith("_")},
-        "bytes_map_loss": _points(poison[SKEWED]["none"], ucm["_default"][SKEWED]),
-        **_drops(poison),
+        "rounds_below_network_a01": _points(ucm["_network"], rounds["packed"]),
+        "bytes_map_loss": _points(rounds["whole"], rounds["packed"]),
+        **robust(ucm, poison),
         "central": ucm["central"] | eurosat["central"],
         "seeds": SEEDS,
     }
 
 
-def robust(ucm: Mapping[str, Any], runs: Runs) -> dict[str, Any]:
-    """Return what a robust strategy costs without an attack, against plain FedAvg, and with each."""
-    below = {name: _points(ucm["_fedavg"][name], runs[name]["none"]) for name in (MILD, SKEWED)}
-    return {"points_below_fedavg": below, **_drops(runs)}
+def robust(ucm: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a way costs without an attack against plain FedAvg, and what each attack costs against that."""
+    runs = found["runs"]
+    return {
+        "points_below_fedavg": {name: _points(ucm["_fedavg"][name], runs[name]["none"]) for name in (MILD, SKEWED)},
+        "poison_drop": _drops(runs[MILD]),
+        "poison_drop_a01": _drops(runs[SKEWED]),
+        "map_of_lonely_classes_a01": found["lonely"],
+    }
 
 
 def gap(found: FederatedEvaluation, division: str, way: str, central: str | None = None) -> float:
@@ -240,11 +288,14 @@ def _runs(found: FederatedEvaluation, division: str, way: str) -> list[float]:
     return list(next(row for row in found.rows if (row.partition, row.way) == (division, way)).runs)
 
 
-def _drops(runs: Runs) -> dict[str, dict[str, float]]:
-    return {
-        field: {name: _points(found["none"], figures) for name, figures in found.items() if name != "none"}
-        for field, found in (("poison_drop", runs[MILD]), ("poison_drop_a01", runs[SKEWED]))
-    }
+def _drops(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: _points(found["none"], figures) for name, figures in found.items() if name != "none"}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that there are, rounded; None without any."""
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 4) if known else None
 
 
 def _central(found: FederatedEvaluation) -> dict[str, float]:

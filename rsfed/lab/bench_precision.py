@@ -142,7 +142,7 @@ def _by_onnx(network: HashNetwork, data: PatchSet, threads: int) -> Run:
     return run
 
 
-def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
+def to_onnx(network: torch.nn.Module, inputs: Batch) -> bytes:
     """Return a network as an ONNX model that takes any number of patches, traced on some inputs.
 
     The exporter of TorchScript is the one that does without further packages: it wants onnx only to look for functions
@@ -166,6 +166,14 @@ def to_onnx(network: HashNetwork, inputs: Batch) -> bytes:
                 dynamic_axes={name: {0: "n"} for name in names},
             )
         return file.read_bytes()
+
+
+def random_trunk(bands: int, size: int, features: int) -> bytes:
+    """Return an ONNX model that can be a trunk: random filters, and how strongly each answers over a patch."""
+    torch.manual_seed(0)
+    filters = torch.nn.Conv2d(bands, features, 5)
+    layers = torch.nn.Sequential(filters, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    return to_onnx(layers.eval(), (np.zeros((1, bands, size, size), np.float32),))
 
 
 if __name__ == "__main__":

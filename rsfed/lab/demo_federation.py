@@ -37,6 +37,7 @@ class Plan:
         width: Channels of the first stage of the network.
         local_steps: Optimiser steps of a node in one round.
         seed: Seed of the training.
+        trunk: ONNX file of a frozen trunk; None to train from scratch.
     """
 
     modality: str
@@ -46,6 +47,7 @@ class Plan:
     width: int
     local_steps: int
     seed: int
+    trunk: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return what init has no option for, as overrides of coordinator.toml and node.toml.
@@ -83,8 +85,9 @@ class DemoFederation:
         federation, join = (f"127.0.0.1:{port}" for port in free_ports(2))
         classes = self._folder / "classes.txt"
         classes.write_text("\n".join(plan.classes))
+        trunk = () if plan.trunk is None else ("--trunk", plan.trunk)
         await self._processes.run(
-            *("coordinator", "init", FEDERATION, "--home", self.home(COORDINATOR), "--modality", plan.modality),
+            *("coordinator", "init", FEDERATION, "--home", self.home(COORDINATOR), "--modality", plan.modality, *trunk),
             *("--bits", str(plan.bits), "--size", str(plan.size), "--classes-file", classes),
             *("--bind", federation, "--advertise", federation, "--join-bind", join, "--join-advertise", join),
         )

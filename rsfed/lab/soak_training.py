@@ -2,7 +2,8 @@
 
 Every trial is a federation of its own, of real processes over mTLS, in which one process is killed (SIGKILL) in the
 middle of a run and started again at once. A trial is good where the run publishes one release that all nodes take up,
-and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's.
+and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's. Half of
+the trials train from scratch, half on a frozen trunk, where nodes give sums for the last layer at both ends of a run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import random
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from rsfed.errors import RsfedError, StateError
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import evaluate
 from rsfed.home import Home
+from rsfed.lab.bench_precision import random_trunk
 from rsfed.lab.demo_federation import COORDINATOR, DemoFederation, Plan
 from rsfed.lab.processes import Processes
 from rsfed.transport.loop import run
@@ -36,7 +38,10 @@ NODES = ("alps", "baltic", "crete")
 CLASSES = ("field", "forest", "water", "town")
 ROUNDS, NEEDED = 8, 2  # rounds of a run, nodes that each needs: one may be away
 SIZE, BITS, PER_CLASS, HELD_OUT = 32, 32, 15, 25  # pixels; patches of a class in an archive, and held out
+FEATURES = 24  # of the trunk: random filters tell stripes apart
 PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
+KINDS = ("scratch", "trunk")
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RSFED_NODE__ARCHIVE__INDEPENDENT_FILES": "true"}  # sums need acquisitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Outcome:
         seconds: How long the run took.
         rounds: What the coordinator said of each round.
         model_bytes: Size of the released weights in float32.
+        summed: Nodes whose sums are in the last layer; 0 where nobody was asked.
     """
 
     weights: str
@@ -56,6 +62,7 @@ class Outcome:
     seconds: float
     rounds: tuple[dict[str, Any], ...]
     model_bytes: int
+    summed: int
 
     @property
     def complete(self) -> bool:
@@ -66,7 +73,9 @@ class Outcome:
 def main() -> None:
     """Run the trials and print one line of JSON; exits with 1 where one was not good."""
     parser = argparse.ArgumentParser(description="Train while members are killed at random moments.")
-    parser.add_argument("--kills", type=int, default=20, help="trials with a killed node, and with the coordinator")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="trials with a killed node, and as many with the coordinator"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     options = parser.parse_args()
     found = run(_soak(options.kills, random.Random(options.seed)))  # noqa: S311 - repeatable, keeps no secret
@@ -75,26 +84,38 @@ def main() -> None:
 
 
 async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
-    calm = await trial()
-    failed: list[str] = []
-    outcomes: dict[str, list[Outcome]] = {"node": [], "coordinator": []}
-    for number in range(2 * kills):
-        kind = "node" if number % 2 else "coordinator"
-        victim = draw.choice(NODES) if kind == "node" else COORDINATOR
-        moment = draw.uniform(0.0, calm.seconds)
-        sys.stderr.write(f"trial {number + 1} of {2 * kills}: {victim} dies {moment:.1f} s after the start\n")
-        try:
-            outcomes[kind].append(await trial(victim, moment))
-        except RsfedError as error:
-            failed.append(f"{victim} after {moment:.1f} s: {error}")
+    with TemporaryDirectory(prefix="rsfed-soak-") as name:
+        trunk = Path(name) / "trunk.onnx"
+        trunk.write_bytes(random_trunk(3, SIZE, FEATURES))
+        plans = {"scratch": PLAN, "trunk": replace(PLAN, trunk=trunk)}
+        calm = {kind: await trial(plan=plan) for kind, plan in plans.items()}
+        failed: list[str] = []
+        outcomes: dict[str, dict[str, list[Outcome]]] = {kind: {"node": [], "coordinator": []} for kind in plans}
+        for number in range(2 * kills):
+            kind, who = KINDS[number // 2 % 2], "node" if number % 2 else "coordinator"
+            victim = draw.choice(NODES) if who == "node" else COORDINATOR
+            moment = draw.uniform(0.0, calm[kind].seconds)
+            what = f"{kind}: {victim} dies {moment:.1f} s after the start"
+            sys.stderr.write(f"trial {number + 1} of {2 * kills}, {what}\n")
+            try:
+                outcomes[kind][who].append(await trial(victim, moment, plans[kind]))
+            except RsfedError as error:
+                failed.append(f"{what}: {error}")
+    done = [outcome for by_victim in outcomes.values() for some in by_victim.values() for outcome in some]
+    return {"trials": 2 * kills, "good": len(done), "failed": failed} | {
+        kind: _compared(calm[kind], by_victim) for kind, by_victim in outcomes.items()
+    }
+
+
+def _compared(calm: Outcome, outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
+    """Return what was found beside an undisturbed run, by who was killed."""
     return {
-        "trials": 2 * kills,
-        "good": sum(map(len, outcomes.values())),
-        "failed": failed,
         "map": round(calm.mean_average_precision, 4),
-        "map_drop": {kind: _drops(calm, some) for kind, some in outcomes.items()},
-        "identical_weights": {kind: sum(o.weights == calm.weights for o in some) for kind, some in outcomes.items()},
-        "rounds_with_all_nodes": {kind: sum(o.complete for o in some) for kind, some in outcomes.items()},
+        "trials": {who: len(some) for who, some in outcomes.items()},
+        "map_drop": {who: _drops(calm, some) for who, some in outcomes.items()},
+        "identical_weights": {who: sum(o.weights == calm.weights for o in some) for who, some in outcomes.items()},
+        "rounds_with_all_nodes": {who: sum(o.complete for o in some) for who, some in outcomes.items()},
+        "sums_of_all_nodes": {who: sum(o.summed == len(NODES) for o in some) for who, some in outcomes.items()},
         "seconds": round(calm.seconds, 1),
         "seconds_longest": round(max((o.seconds for some in outcomes.values() for o in some), default=0.0), 1),
     }
@@ -120,18 +141,18 @@ async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLA
     """
     with TemporaryDirectory(prefix="rsfed-soak-") as name:
         folder = Path(name)
-        async with Processes(folder / "logs", {"OMP_NUM_THREADS": "1"}) as processes:
+        async with Processes(folder / "logs", _ENVIRONMENT) as processes:
             federation = DemoFederation(processes, folder)
             await _found(federation, folder, plan)
             start = time.monotonic()
             rounds = await _train(federation, victim, moment, number)
             seconds = time.monotonic() - start
             await federation.wait_indexed(NODES, release=2)
-            weights, precision = _worth(Home(federation.home(COORDINATOR)))
+            weights, precision, summed = _worth(Home(federation.home(COORDINATOR)))
             digest = hashlib.sha256(weights).hexdigest()
     if [each["round"] for each in rounds] != list(range(1, number + 1)):
         raise StateError(f"the rounds were {[each['round'] for each in rounds]}")
-    return Outcome(digest, precision, seconds, tuple(rounds), len(weights))
+    return Outcome(digest, precision, seconds, tuple(rounds), len(weights), summed)
 
 
 async def _found(federation: DemoFederation, folder: Path, plan: Plan) -> None:
@@ -161,8 +182,8 @@ async def _die(federation: DemoFederation, victim: str, moment: float) -> None:
     await federation.crash(victim)
 
 
-def _worth(home: Home) -> tuple[bytes, float]:
-    """Return the released weights, and how well they find the like of held-out patches."""
+def _worth(home: Home) -> tuple[bytes, float, int]:
+    """Return the released weights, how well they find the like of held-out patches, and how many nodes gave sums."""
     release = ReleaseStore(home.releases).current()
     if release is None:
         raise StateError("the coordinator has no sound release")
@@ -171,7 +192,8 @@ def _worth(home: Home) -> tuple[bytes, float]:
     labels = np.repeat(np.eye(len(CLASSES), dtype=np.bool_), HELD_OUT, axis=0)
     queries, gallery = (encoder.encode({"all": _normalised(p)} for p in _patches(HELD_OUT, rng)) for _ in range(2))
     weights = release.weights("rgb").read_bytes()
-    return weights, evaluate(queries, labels, gallery, labels).mean_average_precision
+    precision = evaluate(queries, labels, gallery, labels).mean_average_precision
+    return weights, precision, release.manifest.training.summed
 
 
 def _write_archive(folder: Path, rng: np.random.Generator) -> None:

@@ -52,8 +52,12 @@ class KBranch(_Part):
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
 
 
+Head = Literal["perceptron", "fourier"]
+"""What hashes the features of a frozen trunk; see `rsfed.hashing.head`."""
+
+
 class FrozenTrunk(_Part):
-    """A trained head on the features of an ONNX model that stays as it is."""
+    """A head on the features of an ONNX model that stays as it is."""
 
     kind: Literal["frozen-trunk"] = "frozen-trunk"
     trunk: FileEntry
@@ -61,6 +65,7 @@ class FrozenTrunk(_Part):
     size: int = Field(ge=8, le=MAX_SIZE)  # width and height in pixels that it takes
     features: int = Field(ge=1, le=16384)  # that it gives for each patch
     turns: bool = False  # features are the mean over the eight positions of a square
+    head: Head = "perceptron"
 
 
 Architecture = Annotated[CompactResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]
@@ -102,6 +107,7 @@ class Provenance(_Part):
     rounds: int = 0  # 0: untrained, weights from the seed
     strategy: str = "none"
     nodes: int = 0
+    summed: int = 0  # nodes whose sums the last layer was solved for from, after the last round; 0 where it was not
     privacy: str = "none"
     seed: int = 0
     based_on: Digest | None = None  # release whose weights training started from

@@ -56,7 +56,14 @@ def test_the_trunk_is_in_the_first_release_and_decides_the_input(tmp_path, init,
     assert (group.size, group.offset, group.scale) == (32, (127.5,) * 3, (127.5,) * 3)
     config = load_config(CoordinatorConfig, tmp_path / "new")
     again = make_plan(config, 5, encoder.architecture)
+    assert (config.pace, again.local_steps) == ((60, 5), 5), "short rounds, unless it is told otherwise"
     assert (again.input, again.architecture) == (encoder.input, encoder.architecture), "runs go on from this release"
+
+
+def test_from_scratch_rounds_are_longer_and_what_is_said_goes_before(tmp_path, init):
+    assert init()[0] == ExitCode.DONE
+    assert load_config(CoordinatorConfig, tmp_path / "new").pace == (10, 40)
+    assert plan(tmp_path, ("[training]", "[training]\nlocal_steps = 7")).local_steps == 7
 
 
 def test_the_normalisation_of_a_trunk_may_be_another_than_the_modalitys(tmp_path, init, model, monkeypatch):

@@ -638,6 +638,7 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
         "rounds": 2,
         "strategy": "FedMedian",
         "nodes": 1,
+        "summed": 0,
         "privacy": "none",
         "based_on": first.digest.hex(),
     }

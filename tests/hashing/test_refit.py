@@ -46,7 +46,7 @@ def test_the_layer_is_the_ridge_regression_of_what_it_takes_on_the_centres_up_to
     data = patches()
     before, rows = get_state(network), np.c_[taken(network, data).numpy(), np.ones(len(data))]
     after = refit(get_state(network), [sums(network, part(data, np.arange(n, len(data), 2)), CENTRES) for n in (0, 1)])
-    padded = np.vstack([rows, np.sqrt(module.RIDGE) * np.eye(rows.shape[1])])
+    padded = np.vstack([rows, np.sqrt(module.REFIT_RIDGE) * np.eye(rows.shape[1])])
     targets = np.vstack([np.where(CENTRES, 1.0, -1.0)[data.labels.argmax(axis=1)], np.zeros((rows.shape[1], HELD))])
     expected, *_ = np.linalg.lstsq(padded, targets, rcond=None)
     expected *= np.linalg.norm(before["head.weight"][:HELD]) / np.linalg.norm(expected[:-1])

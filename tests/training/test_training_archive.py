@@ -117,7 +117,7 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
 
     (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
     preflight, *rounds, calibrated = events
-    assert preflight == {"round": 1, "nodes": ["one", "two"], "refused": {}}
+    assert preflight == {"round": 1, "nodes": ["one", "two"], "refused": {}, "no_sums": {}}
     assert [event["examples"] for event in rounds] == [18 + 12] * 2
     assert all(event["failed"] == {} and event["loss"] is None for event in rounds)  # no operator listed the loss
     assert calibrated["failed"] == dict.fromkeys(("one", "two"), "TOO_FEW_ACQUISITIONS")
@@ -328,7 +328,7 @@ def test_a_task_that_will_not_do_is_answered_with_its_reason(home, data, reason)
 
 
 def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
-    monkeypatch.setattr("node.training.client_app.read_patches", lambda *_: (home.path / "canary").read_bytes())
+    monkeypatch.setattr("node.training.client_app.read_patches", lambda *_, **__: (home.path / "canary").read_bytes())
     result = run_task(app, home.path, task(run_id=77))
     assert decode(result).error == "TRAINING_FAILED"
     assert b"canary" not in result
@@ -337,7 +337,10 @@ def test_whatever_goes_wrong_tells_no_path(home, monkeypatch, capfd):
 
 def test_patches_are_read_once_for_each_run(home, monkeypatch):
     reads = []
-    monkeypatch.setattr("node.training.client_app.read_patches", lambda *given: reads.append(1) or read_patches(*given))
+    monkeypatch.setattr(
+        "node.training.client_app.read_patches",
+        lambda *given, **more: reads.append(1) or read_patches(*given, **more),
+    )
     for number, run_id in ((1, 50), (2, 50), (1, 51)):
         assert decode(run_task(app, home.path, task(number=number, run_id=run_id))).error == ""
     assert len(reads) == 2

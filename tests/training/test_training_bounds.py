@@ -1,6 +1,5 @@
 """The node's word: node.toml bounds what training may do, and a preflight says what would be refused."""
 
-import asyncio
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,14 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from test_training_archive import COUNTS, start_weights
 from training_archive import make_archive
-from training_fakes import CLASSES, answer_tasks, small_plan, until
+from training_fakes import CLASSES, small_plan
 
 import rsfed
-from coordinator.training.board import TaskBoard
-from coordinator.training.checkpoints import Progress
-from coordinator.training.engine import train
-from coordinator.training.grid import BoardGrid
-from coordinator.training.rounds import Rules
 from node.state import open_state
 from node.training import bounds, journal
 from node.training.adapter import run_task
@@ -198,30 +192,3 @@ def test_a_bound_holds_for_any_time_zone_of_the_clock():
             with pytest.raises(TrainingError) as refused:
                 bounds.check_plan(small_plan(), limits, moment)
             assert refused.value.reason == "OUTSIDE_HOURS"
-
-
-async def test_archives_that_cannot_take_part_are_named_before_the_first_round_and_the_others_train(
-    tmp_path, members, key
-):
-    archives = {"sound": COUNTS, "void": {}, "uniform": {"water": 5}}
-    homes = {n: make_archive(tmp_path / n, counts, members=members, key=key) for n, counts in archives.items()}
-    board, events = TaskBoard(), []
-    nodes = [
-        asyncio.create_task(answer_tasks(board, name, lambda data, at=home: run_task(app, at.path, data)))
-        for name, home in homes.items()
-    ]
-    await until(lambda: len(board.present()) == 3)
-    trained = await asyncio.to_thread(
-        train,
-        BoardGrid(board, 70),
-        small_plan(rounds=1, objective=BatchAllSection()),
-        Progress(weights=start_weights()),
-        run_id=70,
-        rules=Rules(1, 60.0),
-        note=lambda kind, data: events.append((kind, data)),
-    )
-    for node in nodes:
-        node.cancel()
-    refused = {"void": "NO_LABELLED_PATCHES", "uniform": "NOTHING_TO_COMPARE"}
-    assert events[0] == ("preflight", {"round": 1, "nodes": ["sound"], "refused": refused})
-    assert trained.nodes == {"sound"}

@@ -1,18 +1,22 @@
 """A node that is asked for packed changes: what it sends, what it keeps for the next round, when it must ask anew."""
 
+import os
 import resource
+import time
 
 import numpy as np
 import pytest
 from training_archive import make_archive
 from training_fakes import CLASSES, small_plan
 
+import rsfed
 from node.training.adapter import run_task
 from node.training.client_app import app
-from node.training.kept import DiskMemory
+from node.training.kept import LIFE_S, DiskMemory
 from rsfed.hashing.deltas import PACKED
 from rsfed.hashing.exchange import Downlink, result
 from rsfed.hashing.payload import Payload, decode, encode
+from rsfed.hashing.plan import PREFLIGHT
 from rsfed.hashing.weights import from_bytes, init_weights
 
 PLAN = small_plan()
@@ -31,7 +35,9 @@ def home(archive):
 
 
 def ask(home, number=1, *, run_id=1, coding=None, change=None, weights=START, kind="train"):
-    config = {"plan": PLAN.model_dump_json(), "server-round": number} | ({"coding": coding} if coding else {})
+    config = {"plan": PLAN.model_dump_json(), "server-round": number, "software": rsfed.__version__} | (
+        {"coding": coding} if coding else {}
+    )
     configs = {"config": config} | ({"delta": change} if change else {})
     arrays = {} if change else {"arrays": weights}
     return decode(run_task(app, home.path, encode(Payload(run_id, number, kind, arrays, configs=configs))))
@@ -71,7 +77,37 @@ def test_a_change_counts_for_the_last_task_too_and_then_nothing_is_kept(home):
     dict(down.settle(START, result(first.configs["delta"], START), [1]))
     answer = ask(home, 1, change=down.change_for(1), kind="evaluate")
     assert answer.error == "TOO_FEW_ACQUISITIONS"  # it read the weights; this archive is too small to count
-    assert DiskMemory(home).recall(2) is None
+    assert not list(home.path.glob("training.*"))
+
+
+def test_a_node_that_was_killed_before_its_result_was_sent_does_the_same_task_again(home):
+    down = Downlink("int8")
+    first = ask(home, 1, coding="int8")
+    weights = dict(down.settle(START, result(first.configs["delta"], START), [1]))
+    change = down.change_for(1)
+    sent = ask(home, 2, coding="int8", change=change)
+    assert sent.error == ""
+    again = ask(home, 2, coding="int8", change=change)  # what it keeps is of this round by now
+    assert again.error == ""
+    assert again.configs == sent.configs
+    weights = dict(down.settle(weights, result(again.configs["delta"], weights), [1]))
+    assert ask(home, 3, coding="int8", change=down.change_for(1)).error == ""
+    assert ask(home, 3, coding="int8", change=change | {"change": b"of other bytes"}).error == "BASE_UNKNOWN"
+    assert same(DiskMemory(home).recall(1).start, weights)
+
+
+def test_what_is_kept_goes_when_another_run_begins_or_nobody_came_back_for_a_day(home):
+    ask(home, 1, coding="int8")
+    ask(home, 1, kind=PREFLIGHT)
+    DiskMemory(home).forget_old()
+    assert DiskMemory(home).recall(1) is not None
+    ask(home, 1, run_id=2, kind=PREFLIGHT)
+    assert not list(home.path.glob("training.*"))
+    ask(home, 1, coding="int8")
+    yesterday = time.time() - LIFE_S - 60
+    os.utime(home.path / "training.safetensors", (yesterday, yesterday))
+    DiskMemory(home).forget_old()
+    assert not list(home.path.glob("training.*"))
 
 
 def test_a_node_that_lost_its_weights_says_so_and_takes_them_whole(home):

@@ -93,6 +93,14 @@ async def test_train_prints_every_event_as_one_line_of_json(home, serving):
     assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[2])
 
 
+@pytest.mark.parametrize(("kind", "rounds"), [("compact-resnet", 10), ("frozen-trunk", 60)])
+async def test_train_that_is_told_no_rounds_takes_short_ones_on_a_trunk(home, serving, monkeypatch, kind, rounds):
+    monkeypatch.setenv("RSFED_COORDINATOR__ENCODER__KIND", kind)
+    code, out, _ = await rsfed(home, "train", "--output", "json")
+    assert code == 0
+    assert json.loads(out.splitlines()[0])["rounds"] == rounds
+
+
 async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, serving):
     code, out, err = await rsfed(home, "train", "--rounds", "2")
     assert code == 0

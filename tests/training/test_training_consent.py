@@ -192,9 +192,11 @@ async def test_a_task_in_progress_is_given_up_when_its_run_is_refused(service, t
         await there(service.board, "a", "b")
         rounds = asyncio.create_task(rounds_of(service.board, 7))
         await working.wait()
+        (home.path / "training.safetensors").write_bytes(b"what an earlier round left")
         say(home, consent.refuse_run, 7)
         await given_up.wait()
         (round_,) = await rounds
+        await until(lambda: not list(home.path.glob("training.*")))
     assert (round_["nodes"], round_["failed"]) == (["b"], {"a": "RUN_REFUSED"})
 
 

@@ -34,7 +34,10 @@ async def test_a_node_that_cannot_take_part_is_named_before_the_first_round_and_
     asked = []
     nodes = {"good": moved(1), "bad": refusing("NO_LABELLED_PATCHES", asked=asked)}
     trained, events = await run_whole(nodes, rules=Rules(1, 30.0))
-    assert events[0] == ("preflight", {"round": 1, "nodes": ["good"], "refused": {"bad": "NO_LABELLED_PATCHES"}})
+    assert events[0] == (
+        "preflight",
+        {"round": 1, "nodes": ["good"], "refused": {"bad": "NO_LABELLED_PATCHES"}, "no_sums": {}},
+    )
     assert [(r["nodes"], r["failed"]) for r in of_kind(events, "round")] == [(["good"], {})] * 3
     assert of_kind(events, "calibrated")[0]["nodes"] == ["good"]
     assert asked == [PREFLIGHT]

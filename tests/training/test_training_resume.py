@@ -15,12 +15,14 @@ from coordinator.state import State
 from coordinator.training import records
 from coordinator.training.board import RunStopped
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
+from coordinator.training.rules import Rules
 from rsfed.clock import utc_now
+from rsfed.config import CoordinatorTraining
 from rsfed.config_objectives import BatchAllSection
 from rsfed.config_strategies import FedMedianSection
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import decode
-from rsfed.hashing.plan import EVALUATE
+from rsfed.hashing.plan import EVALUATE, TRAIN
 from rsfed.home import Home
 
 
@@ -130,22 +132,31 @@ async def test_a_run_that_was_publishing_when_the_coordinator_ended_publishes_wh
     assert (trained[0].rounds, trained[0].nodes) == (2, {"a"})
 
 
-async def test_an_interrupted_run_goes_on_with_the_plan_that_it_began_with(home, state):
+async def test_an_interrupted_run_goes_on_with_the_plan_and_the_rules_that_it_began_with(home, state):
     run = records.request_run(state, 2, 1, utc_now())
     async with process(home, state, {"a": until_round(1, result_of)}) as coordinator:
         await until(lambda: coordinator.done(run) == 1)
-    plans = []
+    plans, codings, asked = [], [], []
     async with process(home, state, {}) as coordinator:
-        coordinator.driver._config = config(objective=BatchAllSection(), strategy=FedMedianSection())
+        today = CoordinatorTraining(coding="float32", fraction=0.5, round_timeout_s=1e-3)
+        coordinator.driver._config = config(objective=BatchAllSection(), strategy=FedMedianSection(), training=today)
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):
-            plans.append(json.loads(decode(task).configs["config"]["plan"])["objective"]["name"])
+            settings = decode(task).configs["config"]
+            plans.append(json.loads(settings["plan"])["objective"]["name"])
+            if decode(task).kind == TRAIN:
+                codings.append(settings.get("coding"))
+                asked.append(settings["members"])
             return result_of(task)
 
-        coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, "a", answer)))
+        for name in ("a", "b"):
+            coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, name, answer)))
+        await until(lambda: len(coordinator.board.present()) == 2)
         assert (await coordinator.ended(run)).state == "done"
     assert set(plans) == {"centres"}
+    assert set(codings) == {"int8"}
+    assert set(asked) == {2}  # of two, where half of them would be one
 
 
 async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home, state):
@@ -160,7 +171,8 @@ async def test_a_run_that_ends_the_coordinator_again_and_again_is_given_up(home,
 
 
 def origin():
-    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20), FedMedianSection())
+    rules = Rules(3, 90.5, 0.25, "int4")
+    return Origin('{"rounds": 3}', Base(4, b"d" * 32, 20), FedMedianSection(), rules)
 
 
 def keep(checkpoints, run, round_, **changes):
@@ -179,7 +191,8 @@ def test_what_was_kept_comes_back_as_it_was(home, state):
     generator = random.Random(3)
     generator.gauss(0, 1)  # leaves a second number waiting, which is part of the state
     momentum = {"momentum/w": np.linspace(0, 1, 6).reshape(2, 3), "steps": np.array(7)}
-    kept = keep(checkpoints, run, 2, strategy=momentum, random=generator.getstate(), counted=2, nodes=(5, 2**53 + 1))
+    by_then = {"nodes": (5, 2**53 + 1), "took_part": (5, 9, 2**53 + 1), "asked": True, "summed": 3}
+    kept = keep(checkpoints, run, 2, strategy=momentum, random=generator.getstate(), counted=2, **by_then)
     begun_with, found = Checkpoints(home, state).newest(run)
     assert begun_with == origin()
     assert list(found.weights) == list(kept.weights)
@@ -187,7 +200,8 @@ def test_what_was_kept_comes_back_as_it_was(home, state):
         assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in got.items()} == {
             n: (a.dtype, a.shape, a.tobytes()) for n, a in want.items()
         }
-    assert (found.round, found.counted, found.nodes) == (2, 2, (5, 2**53 + 1))
+    assert (found.round, found.counted) == (2, 2)
+    assert {name: getattr(found, name) for name in by_then} == by_then
     again = random.Random()
     again.setstate(found.random)
     assert [again.gauss(0, 1) for _ in range(4)] == [generator.gauss(0, 1) for _ in range(4)]

@@ -122,7 +122,7 @@ def test_a_run_that_is_refused_while_it_is_worked_on_gets_nothing(home, monkeypa
     assert (entry.state, entry.sent_bytes, entry.sent_digest) == ("RUN_REFUSED", 0, None)
 
 
-def failing(*_):
+def failing(*_, **__):
     raise ValueError(f"/archives/{SECRET}/secret.tif")
 
 

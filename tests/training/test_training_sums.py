@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ from test_training_bounds import ask, log
 from training_archive import load_patches, make_archive
 from training_fakes import CLASSES, answer_tasks, small_plan, until
 
+from coordinator.training import attendance
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Hooks, Rules, server_app
 from coordinator.training.show import print_run
+from coordinator.training.solving import SolveReport
 from node.training.adapter import run_task
 from node.training.bare_app import app_over
 from node.training.client_app import app
@@ -29,19 +32,22 @@ from rsfed.clock import utc_now
 from rsfed.config import CoordinatorConfig
 from rsfed.config_objectives import BatchAllSection
 from rsfed.config_strategies import FedAvgMSection, FedAvgSection, KrumSection
-from rsfed.errors import InvalidMessage
+from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
-from rsfed.hashing.plan import SUMS, parse_plan
+from rsfed.hashing.plan import SUMS, TRAIN, parse_plan
 from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.weights import get_state
+from rsfed.lab.federated import learners
+from rsfed.lab.federated.grid import LocalGrid
 from rsfed.lab.federated.learners import run_over
 
 COUNTS = dict.fromkeys(CLASSES, 8)
 INDEPENDENT = "independent_files = true"
 WIDTH, BITS, HELD = 24, 16, 12
+RELEASED = {"version": 2, "digest": "0" * 64}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,11 @@ def patches(seed, each=10, classes=(0, 1, 2)):
     )
 
 
+def app_of(held, acquisitions):
+    """A node of the lab; its patches come from so many acquisitions in turn."""
+    return app_over(held, 1, [f"overpass {number % acquisitions}" for number in range(len(held))])
+
+
 def start(plan):
     return get_state(build_network(plan.architecture, plan.input, plan.bits, seed=plan.seed))
 
@@ -86,11 +97,12 @@ def test_a_node_gives_the_sums_of_its_own_patches_and_nothing_else(make, plan):
     answer = ask(home, SUMS, plan=plan)
     assert answer.error == ""
     own = load_patches(home, plan, 16)
-    expected = sum_up(plan, start(plan), own, threads=1)
-    assert answer.metrics == {"metrics": {"num-examples": sum(COUNTS.values())}}
+    expected, _ = sum_up(plan, start(plan), own, threads=1)
+    assert answer.metrics["metrics"].keys() == {"num-examples", "seconds"}
+    assert answer.metrics["metrics"]["num-examples"] == sum(COUNTS.values())
     assert answer.configs == {}
     assert answer.arrays["arrays"].keys() == {"gram", "targets"}
-    assert answer.arrays["arrays"]["gram"] == pytest.approx(expected.gram, rel=1e-5, abs=1e-4)
+    assert answer.arrays["arrays"]["gram"] == pytest.approx(triangle(expected.gram), rel=1e-5, abs=1e-4)
     assert answer.arrays["arrays"]["targets"] == pytest.approx(expected.targets, rel=1e-5, abs=1e-4)
 
 
@@ -128,8 +140,13 @@ def test_a_plan_solves_for_the_centres_of_a_head_on_a_trunk_alone(plan, change):
     assert refused.value.reason == "PLAN_INVALID"
 
 
-def given(plan, held=None):
-    return sum_up(plan, start(plan), held or patches(0), threads=1)
+def triangle(gram):
+    """What travels of a symmetric matrix."""
+    return gram[np.tril_indices(len(gram))]
+
+
+def given(plan, held=None, weights=None):
+    return sum_up(plan, weights or start(plan), held or patches(0), threads=1)[0]
 
 
 def read(plan, sums, patches_=None, **arrays):
@@ -147,16 +164,17 @@ def test_sums_come_through_the_wire(plan):
 def spoiled(sums):
     """Sums that no patches have, by what is wrong with them."""
     gram, targets = sums.gram.astype(np.float32), sums.targets.astype(np.float32)
-    lopsided, indefinite, infinite = gram.copy(), gram.copy(), gram.copy()
-    lopsided[0, 1] += 50
+    indefinite, infinite = gram.copy(), gram.copy()
     indefinite[0, 1] = indefinite[1, 0] = 3 * np.sqrt(gram[0, 0] * gram[1, 1])
     infinite[0, 0] = np.inf
     louder = np.append(np.full(len(gram) - 1, 100, np.float32), np.float32(1))
     return {
-        "lopsided": {"gram": lopsided},
-        "indefinite": {"gram": indefinite},
-        "infinite": {"gram": infinite},
-        "louder than its patches": {"gram": gram * np.outer(louder, louder), "targets": targets * louder[:, None]},
+        "indefinite": {"gram": triangle(indefinite)},
+        "infinite": {"gram": triangle(infinite)},
+        "louder than its patches": {
+            "gram": triangle(gram * np.outer(louder, louder)),
+            "targets": targets * louder[:, None],
+        },
         "targets of other patches": {"targets": targets * -1e6},
         "not a number": {"targets": targets * np.nan},
     }
@@ -192,23 +210,23 @@ class Told:
         )
 
 
-def run(plan, apps, since=None, weights=None):
+def run(plan, apps, since=None, weights=None, least=1):
     told = Told()
     made = server_app(told.hooks, since)
-    found = run_over(made, plan, apps, weights or start(plan), FedAvgMSection(server_momentum=0.5), least=1)
+    found = run_over(made, plan, apps, weights or start(plan), FedAvgMSection(server_momentum=0.5), least=least)
     return found, told
 
 
 def test_the_last_layer_is_solved_for_before_the_first_round_and_after_the_last(plan):
     held = [patches(1, 12, (0, 1)), patches(2, 12, (1, 2))]
-    apps = [app_over(each, 1, 24) for each in held]
+    apps = [app_of(each, 24) for each in held]
     found, told = run(plan, apps)
-    sums = [sum_up(plan, start(plan), each, threads=1) for each in held]
+    sums = [given(plan, each) for each in held]
     before = refit.refit(start(plan), sums)
     for name, array in told.progress[0].weights.items():
         assert array == pytest.approx(before[name], abs=1e-3), name
     last = told.progress[2].weights
-    after = refit.refit(last, [sum_up(plan, last, each, threads=1) for each in held])
+    after = refit.refit(last, [given(plan, each, last) for each in held])
     for name, array in found.items():
         assert array == pytest.approx(after[name], abs=1e-3), name
     assert [(each.round, each.nodes, each.failed, each.patches, each.solved) for each in told.solved] == [
@@ -223,9 +241,9 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
     def outcomes(told):
         return [(each.nodes, each.failed, each.solved) for each in told.solved]
 
-    _, told = run(plan, [app_over(large, 1, 36), app_over(small, 1, 9)])
+    _, told = run(plan, [app_of(large, 36), app_of(small, 9)])
     assert outcomes(told) == [((1,), {2: "TOO_FEW_PATCHES"}, True)] * 2
-    found, told = run(plan, [app_over(large, 1, 36), app_over(narrow, 1, 4)])
+    found, told = run(plan, [app_of(large, 36), app_of(narrow, 4)])
     refused = {2: "TOO_FEW_ACQUISITIONS"}
     assert outcomes(told) == [((1,), refused, True), ((1,), refused, False)]
     for name, array in told.progress[2].weights.items():
@@ -233,16 +251,102 @@ def test_a_node_with_few_patches_is_left_out_and_one_with_few_acquisitions_keeps
 
 
 def test_where_no_node_gives_sums_the_run_goes_on_without(plan):
-    found, told = run(plan, [app_over(patches(1, 3), 1, 9)])
+    found, told = run(plan, [app_of(patches(1, 3), 9)])
     assert [(each.patches, each.solved) for each in told.solved] == [(0, False), (0, False)]
-    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_over(patches(1, 3), 1, 9)])
+    plain, _ = run(replace_plan(plan, solve_start=False, solve_end=False), [app_of(patches(1, 3), 9)])
     for name, array in plain.items():
+        assert (found[name] == array).all()
+
+
+def test_a_node_whose_training_process_ends_is_asked_once_more_and_then_counts_as_away(plan):
+    asked = []
+
+    def dying(app, times):
+        def answer(message, context):
+            if message.metadata.message_type == SUMS and message.content["config"]["server-round"] == plan.rounds:
+                asked.append(1)
+                if len(asked) <= times:
+                    raise TrainingError("it ended", reason="WORKER_DIED")
+            return app(message, context)
+
+        return answer
+
+    for times, nodes in ((1, (1, 2)), (9, (2,))):
+        asked.clear()
+        _, told = run(plan, [dying(app_of(patches(1, 12), 36), times), app_of(patches(2, 12), 36)])
+        assert (told.solved[1].nodes, told.solved[1].solved, len(asked)) == (nodes, True, 2)
+
+
+class Leaving(LocalGrid):
+    """A grid whose second node leaves after some round and is back after as many looks as are said, or never."""
+
+    def __init__(self, apps, *, after, back):
+        super().__init__(apps)
+        self.after, self.back, self.round, self.looks = after, back, 0, 0
+        ASKED.clear()
+
+    def get_node_ids(self):
+        if self.round < self.after:
+            return [1, 2]
+        self.looks += 1
+        return [1, 2] if self.looks > self.back else [1]
+
+    def _answer(self, message):
+        if message.metadata.message_type == TRAIN:
+            self.round = message.content["config"]["server-round"]
+        if message.metadata.message_type == SUMS:
+            ASKED.append((message.metadata.dst_node_id, message.content["config"]["members"]))
+        return super()._answer(message)
+
+
+ASKED = []  # nodes, and how many members their task said that it has
+NEVER = 10**9
+
+
+@pytest.fixture
+def leaving(plan, monkeypatch):
+    """Runs with a node that leaves; gives what was solved for after the last round, and the weights."""
+
+    def ran(*, least=1, timeout=0.3, **when):
+        monkeypatch.setattr(learners, "LocalGrid", partial(Leaving, **when))
+        monkeypatch.setattr(learners, "_TIMEOUT_S", timeout)
+        monkeypatch.setattr(attendance, "_POLL_S", 0.01)
+        apps = [app_of(patches(number, 12), 36) for number in (1, 2)]
+        found, told = run(replace_plan(plan, rounds=3), apps, least=least)
+        return found, told
+
+    return ran
+
+
+@pytest.mark.parametrize("after", [1, 3])  # the last round that counted may rest on others
+def test_a_node_that_took_part_and_is_away_at_the_end_has_the_time_of_a_round_and_then_it_goes_on_without(
+    leaving, after
+):
+    found, told = leaving(after=after, back=NEVER)
+    assert told.solved[1] == SolveReport(3, (1,), {2: "NODE_GONE"}, 36, 1, solved=True)
+    assert told.progress[-1].summed == 1
+    assert told.progress[-1].took_part == (1, 2)
+    assert any((found[name] != array).any() for name, array in told.progress[-2].weights.items())
+
+
+def test_a_node_that_took_part_and_comes_back_at_the_end_gives_its_sums(leaving):
+    _, told = leaving(after=3, back=5, timeout=60)
+    assert told.solved[1] == SolveReport(3, (1, 2), {}, 72, 1, solved=True)
+    assert told.progress[-1].summed == 2
+    assert ASKED[2:] == [(1, 1), (2, 2)]
+
+
+def test_fewer_sums_than_a_round_needs_nodes_leave_the_last_layer_as_the_rounds_made_it(leaving):
+    found, told = leaving(after=3, back=NEVER, least=2)
+    assert told.solved[1] == SolveReport(3, (1,), {2: "NODE_GONE"}, 36, 2, solved=False)
+    assert told.progress[-1].summed == 0
+    for name, array in told.progress[-2].weights.items():
         assert (found[name] == array).all()
 
 
 @pytest.mark.parametrize("step", range(4))
 def test_a_run_that_goes_on_from_any_of_its_states_gives_the_same_and_asks_for_no_sums_twice(plan, step):
-    apps = [app_over(patches(1, 12), 1, 36), app_over(patches(2, 12), 1, 36)]
+    apps = [app_of(patches(1, 12), 36), app_of(patches(2, 12), 36)]
     found, told = run(plan, apps)
     assert len(told.progress) == 4
     state = told.progress[step]
@@ -269,11 +373,12 @@ async def test_a_run_over_real_nodes_says_who_gave_sums_and_ends_with_the_layer_
     node.cancel()
     patches_ = sum(COUNTS.values())
     told = [data for kind, data in events if kind == "solved"]
-    expected = {"nodes": ["one"], "failed": {}, "patches": patches_, "solved": True}
+    expected = {"nodes": ["one"], "failed": {}, "patches": patches_, "needed": 1, "solved": True}
+    assert trained.summed == 1
     assert told == [expected | {"round": 0}, expected | {"round": 1}]
     assert [kind for kind, _ in events] == ["preflight", "solved", "round", "solved", "calibrated"]
     own = load_patches(home, plan, 16)
-    solved = refit.refit(trained.weights, [sum_up(short, trained.weights, own, threads=1)])
+    solved = refit.refit(trained.weights, [given(short, own, trained.weights)])
     for name, array in trained.weights.items():
         assert array == pytest.approx(solved[name], abs=1e-3), "solving once more changes nothing"
 
@@ -287,9 +392,19 @@ def told_in_table(**changes):
 
 
 def test_the_table_says_what_came_of_the_last_layer():
-    assert "solved for before the first round, from 90 patches of 2 nodes" in told_in_table()
-    missing = told_in_table(round=3, solved=False, failed={"c": "SUMS_REFUSED"})
-    assert "not solved for after round 3 (c: SUMS_REFUSED)" in missing
+    assert "solved for before the first round, from 90 patches of a, b\n" in told_in_table()
+    assert "from 90 patches of a, b; without c: NODE_GONE" in told_in_table(failed={"c": "NODE_GONE"})
+    missing = told_in_table(round=3, solved=False, nodes=["a"], needed=2, failed={"c": "NODE_GONE"})
+    assert "after round 3, it stays as it was: sums of a, 2 nodes are needed (c: NODE_GONE)" in missing
+
+
+def test_the_table_of_a_run_that_is_done_still_says_whose_sums_are_in():
+    solved = {"round": 3, "nodes": ["a", "b"], "failed": {}, "patches": 90, "needed": 1, "solved": True}
+    events = [SimpleNamespace(kind="solved", data=solved), SimpleNamespace(kind="released", data=RELEASED)]
+    run = SimpleNamespace(id=1, words="done", rounds=3, requested=utc_now())
+    with redirect_stdout(StringIO()) as out:
+        print_run(run, events)
+    assert "from 90 patches of a, b\nrelease 2 published" in out.getvalue()
 
 
 def test_a_configuration_solves_wherever_it_can_and_is_refused_where_it_cannot():

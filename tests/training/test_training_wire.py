@@ -196,6 +196,27 @@ async def test_a_node_gives_up_work_that_nobody_wants_any_more(service, tmp_path
     assert entries[0].state == "TASK_EXPIRED"
 
 
+async def test_a_node_whose_coordinator_was_restarted_keeps_what_its_run_goes_on_with(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(puller, "HEARTBEAT_S", 0.1)
+    begun = asyncio.Event()
+
+    async def endless(_):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with pulling(service, tmp_path, "a", Fake(endless)) as home:
+        (home.path / "training.safetensors").write_bytes(b"what an earlier round left")
+        running = asyncio.create_task(rounds_of(service, plan=small_plan(rounds=1)))
+        await asyncio.wait_for(begun.wait(), 30)
+        with service.board._changed:
+            service.board._tasks.clear()  # as a new process knows none
+        assert (await finished(home, 2))[0].state == "UNKNOWN_TASK"
+        assert list(home.path.glob("training.*"))
+        service.board.cancel()
+        with pytest.raises(RunCancelled):
+            await running
+
+
 async def test_a_node_stops_working_for_a_cancelled_run_and_is_there_for_the_next(service, tmp_path, monkeypatch):
     monkeypatch.setattr(puller, "HEARTBEAT_S", 0.1)
     begun, stopped = asyncio.Event(), asyncio.Event()
@@ -213,11 +234,13 @@ async def test_a_node_stops_working_for_a_cancelled_run_and_is_there_for_the_nex
     async with pulling(service, tmp_path, "a", Fake(first_endless)) as home:
         running = asyncio.create_task(rounds_of(service, plan=small_plan(rounds=1)))
         await asyncio.wait_for(begun.wait(), 30)
+        (home.path / "training.safetensors").write_bytes(b"what an earlier round left")
         service.board.cancel()
         with pytest.raises(RunCancelled):
             await running
         await asyncio.wait_for(stopped.wait(), 10)
         assert (await finished(home, 2))[0].state == "TASK_EXPIRED"
+        assert not list(home.path.glob("training.*"))
         service.board.begin()
         trained, _ = await rounds_of(service, plan=small_plan(rounds=1))
     assert trained.nodes == {"a"}

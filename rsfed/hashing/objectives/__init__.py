@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rsfed.codes import check_bits
-from rsfed.config_objectives import BatchAllSection, CentresSection, MilanSection, ObjectiveSection, PairwiseSection
+from rsfed.config_objectives import (
+    BatchAllSection,
+    CentresSection,
+    ClosedFormSection,
+    MilanSection,
+    ObjectiveSection,
+    PairwiseSection,
+)
 from rsfed.errors import TrainingError
+from rsfed.hashing.centres import hash_centres, held_bits
 from rsfed.hashing.objectives.centres import Centres
 from rsfed.hashing.objectives.contrastive import Contrastive
 from rsfed.hashing.objectives.interface import Losses, Objective
@@ -18,7 +26,25 @@ from rsfed.hashing.objectives.milan import Milan
 from rsfed.hashing.objectives.milan_batchall import MilanBatchAll
 from rsfed.hashing.objectives.pairwise import Pairwise
 
-__all__ = ["Losses", "Objective", "make_objective"]
+__all__ = ["Losses", "Objective", "check_objective", "make_objective"]
+
+
+def check_objective(section: ObjectiveSection, classes: Sequence[int], bits: int, *, seed: int) -> None:
+    """Find out before any work whether codes of a width can be learnt for some classes; arguments as `make_objective`.
+
+    Raises:
+        CodeError: bits is not a width that codes may have.
+        TrainingError: NOTHING_TO_COMPARE or TOO_MANY_CLASSES.
+    """
+    check_bits(bits)
+    if section.needs_labels and len(classes) < 2:
+        raise TrainingError(
+            f'the objective "{section.name}" tells classes apart and there are fewer than two: add classes to the '
+            'nomenclature and label patches, or train with the objective "contrastive"',
+            reason="NOTHING_TO_COMPARE",
+        )
+    if isinstance(section, CentresSection | ClosedFormSection):
+        hash_centres(classes, held_bits(bits, section.free), seed)
 
 
 def make_objective(section: ObjectiveSection, classes: Sequence[int], bits: int, *, seed: int) -> Objective:
@@ -32,17 +58,14 @@ def make_objective(section: ObjectiveSection, classes: Sequence[int], bits: int,
 
     Raises:
         CodeError: bits is not a width that codes may have.
-        TrainingError: NOTHING_TO_COMPARE, the objective needs labels and there are fewer than two classes; or
-            TOO_MANY_CLASSES, codes of this width have no room for their centres.
+        TrainingError: NOTHING_TO_COMPARE, the objective needs labels and there are fewer than two classes;
+            TOO_MANY_CLASSES, codes of this width have no room for their centres; or NOT_TRAINED, the closed form is
+            solved for and takes no steps.
     """
-    check_bits(bits)
-    if section.needs_labels and len(classes) < 2:
-        raise TrainingError(
-            f'the objective "{section.name}" tells classes apart and there are fewer than two: add classes to the '
-            'nomenclature and label patches, or train with the objective "contrastive"',
-            reason="NOTHING_TO_COMPARE",
-        )
+    check_objective(section, classes, bits, seed=seed)
     match section:
+        case ClosedFormSection():
+            raise TrainingError("the closed form takes no steps of training", reason="NOT_TRAINED")
         case MilanSection():
             return Milan(section)
         case BatchAllSection():

@@ -51,10 +51,14 @@ class MergedSearch:
         return replace(self, queries=self.queries[:, rows])
 
 
-def union(images: ImageSet, division: Division, codes: Codes, k: int) -> float:
-    """Search the galleries of all nodes by one encoder, whose codes of all images these are."""
+def union(images: ImageSet, division: Division, codes: Codes, k: int) -> Values:
+    """Search the galleries of all nodes by one encoder, whose codes of all images these are.
+
+    Returns:
+        The average precision (`map_found`) of each query.
+    """
     search = HammingSearch(codes[division.queries], codes[division.gallery])
-    return float(_precisions(images, division, search, k).mean())
+    return _precisions(images, division, search, k)
 
 
 def merged(images: ImageSet, division: Division, codes: CodesByNode, holder: Positions, k: int) -> float:

@@ -16,7 +16,7 @@ WAYS = {
     "central": "best model of all images in one place",
     "fedavg": "plain FedAvg",
     "default": "federated, our default",
-    "closed_form": "federated, closed form",
+    "closed_form": "closed form, no bit free",
     "local_own": "each node alone, its own gallery",
     "local_union": "each node alone, the union of galleries",
 }
@@ -32,7 +32,7 @@ def tables(found: FederatedEvaluation, source: str) -> RenderableType:
     """
     how = found.settings
     central = ", ".join(f"{name} {figure(each, 'map_found')}" for name, each in found.central.items())
-    rounds = ", ".join(f"{name} {rounds} rounds of {steps} steps" for name, (rounds, steps) in found.rounds.items())
+    rounds = ", ".join(f"{name} {_rounds(*each)}" for name, each in found.rounds.items())
     table = Table(box=None, pad_edge=False)
     table.add_column("division")
     table.add_column("way")
@@ -87,6 +87,10 @@ def summary(found: FederatedEvaluation, source: str) -> dict[str, Any]:
             for row in found.rows
         ],
     }
+
+
+def _rounds(rounds: int, steps: int) -> str:
+    return f"{rounds} rounds of {steps} steps" if steps else "one round in closed form"
 
 
 def _points(gap: Spread) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsfed.codes import Codes
+from rsfed.hashing.evaluation.expected import Values
 from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.evaluate.data import ImageSet
 from rsfed.lab.evaluate.division import Division, Split, divide
@@ -26,7 +28,7 @@ CENTRAL = ("network", "closed_form")
 """Ways to learn in one place; the one with the highest mean is what gaps are measured from."""
 TOGETHER: Mapping[str, Callable[[Task, Sequence[Positions]], Hasher]] = {
     "fedavg": partial(learners.federated, way=learners.PLAIN),
-    "default": partial(learners.federated, way=learners.DEFAULT),
+    "default": lambda task, parts: learners.federated(task, parts, learners.default(task.images)),
     "closed_form": learners.closed_form,
 }
 ROWS = ("central", *TOGETHER, "local_own", "local_union")
@@ -87,7 +89,7 @@ class FederatedEvaluation:
         central: The figure of each way of `CENTRAL`.
         central_runs: The same of each seed.
         best: Name of the best of them.
-        rounds: Rounds and steps of a node in one, of plain FedAvg and of the default.
+        rounds: Rounds and steps of a node in one, of plain FedAvg and of the default; the closed form takes no steps.
         rows: The ways under each division, in the order of `ROWS`.
     """
 
@@ -129,7 +131,18 @@ class Case:
 
     def measure(self, hasher: Hasher) -> float:
         """Return the mean average precision of one encoder over the union of the galleries."""
+        return float(self.precisions(hasher).mean())
+
+    def precisions(self, hasher: Hasher) -> Values:
+        """Return the average precision of each query by one encoder over the union of the galleries."""
         return union(self.task.images, self.division, self.codes(hasher), self.k)
+
+    def lonely(self, parts: Sequence[Positions]) -> NDArray[np.bool_]:
+        """Return which queries are of a class that one node alone learns from, bool, shape (queries,)."""
+        labels = self.task.images.labels
+        holders = np.sum([labels[part].any(axis=0) for part in parts], axis=0)
+        found: NDArray[np.bool_] = (labels[self.division.queries] & (holders == 1)).any(axis=1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +210,8 @@ def evaluate_federated(
         central_runs={name: tuple(run.figure for run in runs) for name, runs in central.items()},
         best=best,
         rounds={
-            "fedavg": learners.steps_of(*some, learners.PLAIN.rounds),
-            "default": learners.steps_of(*some, learners.DEFAULT.rounds),
+            "fedavg": learners.steps_of(*some, learners.PLAIN),
+            "default": learners.steps_of(*some, learners.default(images)),
         },
         rows=tuple(rows),
     )

@@ -1,0 +1,164 @@
+"""A run of the closed form: one round, in which nodes give sums and none trains."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx_maker import tiny_trunk
+from pydantic import ValidationError
+from test_training_bounds import ask
+from test_training_sums import app_of, patches
+from training_archive import load_patches, make_archive
+from training_fakes import CLASSES, answer_tasks, small_plan, until
+
+from coordinator.training.board import TaskBoard
+from coordinator.training.checkpoints import Progress
+from coordinator.training.engine import train
+from coordinator.training.grid import BoardGrid
+from coordinator.training.rounds import Hooks, Rules, server_app
+from node.training.adapter import run_task
+from node.training.client_app import app
+from node.training.trainer import sum_up
+from rsfed.codes import unpack
+from rsfed.config_objectives import ClosedFormSection
+from rsfed.config_strategies import FedAvgMSection
+from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing import network, refit
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.network import build_network
+from rsfed.hashing.plan import PREFLIGHT, SUMS, TRAIN, parse_plan
+from rsfed.hashing.trunk import inspect_trunk
+from rsfed.hashing.weights import get_state
+from rsfed.lab.federated.learners import run_over
+
+COUNTS = dict.fromkeys(CLASSES, 8)
+INDEPENDENT = "independent_files = true"
+WIDTH = 24
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch):
+    monkeypatch.setattr(network, "PROJECTIONS", 300)
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trunk") / "model.onnx"
+    path.write_bytes(tiny_trunk(size=16, features=WIDTH))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(trunk):
+    architecture = inspect_trunk(trunk, 16).model_copy(update={"head": "fourier"})
+    return small_plan(architecture=architecture, objective=ClosedFormSection(), rounds=1)
+
+
+def start(plan):
+    return get_state(build_network(plan.architecture, plan.input, plan.bits, seed=plan.seed))
+
+
+def run(plan, apps, *, since=None, weights=None, least=1):
+    rounds, kept = [], []
+    hooks = Hooks(on_round=lambda report, progress: (rounds.append(report), kept.append(progress)))
+    found = run_over(server_app(hooks, since), plan, apps, weights or start(plan), FedAvgMSection(), least=least)
+    return found, rounds, kept
+
+
+def codes(plan, weights, held):
+    return unpack(Encoder.from_state(weights, plan.architecture, plan.input, plan.bits).encode_set(held))
+
+
+def test_nodes_with_classes_of_their_own_get_the_codes_of_one_place(plan):
+    own = [patches(1, 30, (0,)), patches(2, 30, (1, 2))]
+    together = replace(
+        own[0], patches=own[0].patches + own[1].patches, labels=np.concatenate([each.labels for each in own])
+    )
+    apart, rounds, _ = run(plan, [app_of(each, 30) for each in own])
+    central, _, _ = run(plan, [app_of(together, 30)])
+    unseen = patches(7, 40)
+    assert (codes(plan, apart, unseen) != codes(plan, central, unseen)).mean() < 0.005
+    (report,) = rounds
+    assert (report.round, report.nodes, report.failed, report.examples) == (1, (1, 2), {}, 90)
+    assert (report.counted, report.loss) == (True, None)
+    assert report.slowest > 0
+    centres = refit.centres_of(plan)
+    held = codes(plan, apart, unseen)[:, : centres.shape[1]]
+    assert (held == centres[unseen.labels.argmax(axis=1)]).mean() > 0.95
+
+
+def test_a_small_node_is_left_out_and_too_few_nodes_give_no_codes(plan):
+    apps = [app_of(patches(1, 12), 36), app_of(patches(2, 3), 9)]
+    _, (report,), _ = run(plan, apps)
+    assert (report.nodes, report.failed) == ((1,), {2: "TOO_FEW_PATCHES"})
+    with pytest.raises(TrainingError, match="TOO_FEW_PATCHES") as refused:
+        run(plan, apps, least=2)
+    assert refused.value.reason == "NO_RESULT"
+
+
+def test_a_run_that_was_interrupted_after_its_round_has_the_same_codes_and_asks_nobody_again(plan):
+    apps = [app_of(patches(1, 12), 36)]
+    found, _, (kept,) = run(plan, apps)
+    again, rounds, _ = run(plan, [], since=replace(kept, weights={}), weights=dict(kept.weights))
+    assert rounds == []
+    for name, array in found.items():
+        assert (again[name] == array).all()
+
+
+@pytest.mark.parametrize("change", [{"rounds": 2}, {"architecture": small_plan().architecture}, {"solve_end": True}])
+def test_a_plan_of_the_closed_form_is_one_round_of_sums_on_fourier_features(plan, change):
+    with pytest.raises(InvalidMessage) as refused:
+        parse_plan(plan.model_copy(update=change).model_dump_json())
+    assert refused.value.reason == "PLAN_INVALID"
+
+
+def test_other_objectives_have_no_fourier_features(plan):
+    with pytest.raises(ValidationError, match="Fourier features"):
+        small_plan(architecture=plan.architecture)
+
+
+@pytest.fixture
+def make(tmp_path, members, key, trunk, plan):
+    def made(**more):
+        return make_archive(tmp_path / "node", COUNTS, members=members, key=key, plan=plan, trunk=trunk, **more)
+
+    return made
+
+
+async def test_a_node_of_photographs_gives_sums_and_the_release_says_how_it_came_to_be(make, plan):
+    home, board, events = make(archive=INDEPENDENT), TaskBoard(), []
+    node = asyncio.create_task(answer_tasks(board, "one", lambda data: run_task(app, home.path, data)))
+    await until(board.present)
+    trained = await asyncio.to_thread(
+        train,
+        BoardGrid(board, 5),
+        plan,
+        Progress(weights=start(plan)),
+        run_id=5,
+        rules=Rules(1, 60.0, coding="int8"),
+        note=lambda kind, data: events.append((kind, data)),
+    )
+    node.cancel()
+    assert [kind for kind, _ in events] == ["preflight", "round", "calibrated"]
+    assert (trained.strategy, trained.rounds, trained.nodes) == ("ClosedForm", 1, {"one"})
+    own, _ = sum_up(plan, start(plan), load_patches(home, plan, 16), threads=1)
+    expected = refit.fit(start(plan), [own], plan.seed)
+    assert (
+        codes(plan, trained.weights, own_ := load_patches(home, plan, 16)) == codes(plan, expected, own_)
+    ).mean() > 0.99
+
+
+def test_a_node_that_gives_no_sums_takes_no_part_and_none_trains(make, plan):
+    assert ask(make(archive=INDEPENDENT, training="sums = false"), PREFLIGHT, plan=plan).error == "SUMS_REFUSED"
+
+
+def test_a_task_to_train_the_closed_form_is_refused(make, plan):
+    home = make(archive=INDEPENDENT)
+    assert ask(home, SUMS, plan=plan).error == ""
+    assert ask(home, TRAIN, plan=plan).error == "NOT_TRAINED"
+
+
+def test_the_operator_may_allow_other_objectives_alone(make, plan):
+    home = make(archive=INDEPENDENT, training='objectives = ["centres"]')
+    assert ask(home, PREFLIGHT, plan=plan).error == "OBJECTIVE_REFUSED"
