@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from members import World
 
+from node.auditing import Auditor, open_log
 from node.catalogue import Catalogue
 from node.guard import Guard
 from node.handles import Handles
@@ -153,6 +154,12 @@ def make_searcher(home: Home, world: World, served: Served | None, *, order=keye
         now=world.clock,
         order=order,
     )
+
+
+def make_auditor(home: Home, world: World, *, identity: Identity | None = None) -> Auditor:
+    identity = identity or world.identity(Role.NODE, "berne")
+    with closing(open_state(home)) as connection:
+        return Auditor(open_log(home, connection, now=world.clock()), lambda: identity, world.clock)
 
 
 def join(world: World, home: Home, name: str, federation_address: str, *, days_ago: float = 0) -> Identity:
