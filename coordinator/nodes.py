@@ -9,7 +9,7 @@ from collections.abc import Callable
 from coordinator.answers import Question
 from coordinator.breaker import Breaker
 from coordinator.fanout import FanOut, Gathered
-from coordinator.links import LinkPool, NodeLink
+from coordinator.links import LinkPool, NodeLink, OnHead
 from coordinator.live import Live
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
@@ -26,11 +26,12 @@ class Nodes:
 
     Args:
         live: What the coordinator knows at this moment.
+        on_head: Given the heads of the nodes' audit logs that come with answers.
     """
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, on_head: OnHead) -> None:
         self._live = live
-        self._pool = LinkPool(lambda: live.identity)
+        self._pool = LinkPool(lambda: live.identity, on_head)
         self._breaker = Breaker()
         self._fan_out = FanOut(self._breaker)
         self._probes: dict[str, asyncio.Task[bool]] = {}

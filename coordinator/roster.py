@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from coordinator.heads import Kept, kept_heads
 from coordinator.state import from_ms, to_ms
 
 _MEMBERS = (
@@ -34,6 +35,7 @@ class Listed:
         expires: When its newest unrevoked certificate expires, or its invitation.
         revoked: When it was put out.
         rejected: Results of training that it sent and that could not be right, in all runs.
+        audit: What is known of a node's audit log; None where no head came yet.
     """
 
     name: str
@@ -43,11 +45,13 @@ class Listed:
     expires: datetime | None
     revoked: datetime | None
     rejected: int = 0
+    audit: Kept | None = None
 
 
 def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
     """Return members and open invitations by name; the coordinator itself is neither."""
     rejected = {row["name"]: row["times"] for row in connection.execute(_REJECTED)}
+    audits = kept_heads(connection)
     members = [
         Listed(
             name=row["name"],
@@ -57,6 +61,7 @@ def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
             expires=_moment(row["expires"]),
             revoked=_moment(row["revoked"]),
             rejected=rejected.get(row["name"], 0) if row["role"] == "node" else 0,
+            audit=audits.get(row["name"]) if row["role"] == "node" else None,
         )
         for row in connection.execute(_MEMBERS)
     ]

@@ -122,7 +122,20 @@ CREATE TABLE checkpoint (          -- how far a run is after a round; its arrays
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2)
+_SCHEMA_3 = """
+CREATE TABLE audit_head (          -- the newest head of each node's audit log, and what contradicts it
+  node TEXT PRIMARY KEY,
+  position TEXT NOT NULL,          -- log, size and root
+  signed BLOB NOT NULL,            -- the head as the node signed it
+  earlier TEXT NOT NULL,           -- JSON: the logs that this one replaced
+  reason TEXT NOT NULL,            -- closed reason why the log is not believed, or ''
+  contradiction BLOB NOT NULL,     -- the signed head that does not fit, or ''
+  at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES ('audit_log', lower(hex(randomblob(16))));  -- names the own log in its heads
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3)
 
 
 class State:

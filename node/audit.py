@@ -17,7 +17,7 @@ from typing import Any
 from node.auditing import handle_digest, name_digest
 from node.ledger import Ledger
 from node.state import audited_to
-from rsfed.errors import StateError, UnknownHandle
+from rsfed.errors import StateError, UnknownHandle, UsageError
 from rsfed.home import Home
 from rsfed.trust.audit_export import export, verify
 from rsfed.trust.audit_head import sign_head
@@ -100,16 +100,16 @@ def export_part(  # noqa: PLR0913 - what is exported
     Raises:
         NotAdmitted: the node's certificate will not do.
         StateError: AUDIT_MISSING or AUDIT_DAMAGED.
-        UnknownHandle: the log has no entry of the query, or never had so many entries.
+        UsageError: the log has no entry of the query, or never had so many entries.
     """
     check_identity(identity, now=now)
     position, tree = position_of(read_entries(home.audit))
     of_query = (each for each in _counted(home, position) if query is None or json.loads(each[1]).get("query") == query)
     wanted = deque(of_query, maxlen=min(last, _MOST))
     if not wanted:
-        raise UnknownHandle("the audit log has no entry of this query")
+        raise UsageError("the audit log has no entry of this query")
     if since > position.size:
-        raise UnknownHandle(f"the audit log has {position.size} entries, not {since}; it was begun anew, or is older")
+        raise UsageError(f"the audit log has {position.size} entries, not {since}; it was begun anew, or is older")
     data = export(sign_head(position, identity, now=now), position.size, tree, wanted, since)
     verify(data, identity.bundle.cas)
     return data

@@ -123,9 +123,12 @@ class Auditor:
         """Prove that the log only grew between sizes.
 
         Raises:
-            InvalidMessage: AUDIT_SIZE, it is another log, it never was so long, or there are too many sizes.
+            InvalidMessage: AUDIT_REPLACED, this is another log; AUDIT_SIZE, it never was so long, or there are too many
+                sizes.
         """
-        if len(request.sizes) > MAX_SIZES or request.log.hex() != self._log.durable().log:
+        if request.log.hex() != self._log.durable().log:
+            raise InvalidMessage("this node began another audit log since", reason="AUDIT_REPLACED")
+        if len(request.sizes) > MAX_SIZES:
             raise _no_such_heads()
         try:
             proofs = self._log.consistency(list(request.sizes))

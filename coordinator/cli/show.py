@@ -1,9 +1,6 @@
-"""`rsfed coordinator members`, `nodes`, `releases` and `audit`: who and what there is and what happened."""
+"""`rsfed coordinator members`, `nodes` and `releases`: who and what there is."""
 
 from __future__ import annotations
-
-import json
-from typing import Annotated
 
 import typer
 
@@ -15,14 +12,15 @@ def register(app: typer.Typer) -> None:
     app.command("members")(members)
     app.command("nodes")(nodes)
     app.command("releases")(releases)
-    app.command("audit")(show_audit)
 
 
 def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List who belongs to the federation, who was put out, and who is invited and has not joined yet.
 
     `expires` is the end of the newest certificate, which renews itself, or of the invitation; `rejected` counts results
-    of training that a node sent and that could not be right, as `runs show` tells of each round.
+    of training that a node sent and that could not be right, as `runs show` tells of each round. `audit` is "proven"
+    where a node proved that its audit log only grew, else why not: then ask its operator. `coordinator audit accept` is
+    for a node whose operator explained it.
     """
     from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -38,10 +36,14 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
             "expires": each.expires and each.expires.isoformat(timespec="seconds"),
             "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
             "rejected": each.rejected,
+            "audit": each.audit and (each.audit.reason or "proven"),
+            "audit_entries": each.audit and each.audit.position.size,
+            "audit_restarts": each.audit and len(each.audit.earlier),
         }
         for each in listed
     ]
-    print_result(output, "members", rows, ("name", "role", "state", "joined", "expires", "revoked", "rejected"))
+    columns = ("name", "role", "state", "joined", "expires", "revoked", "rejected", "audit", "audit_entries")
+    print_result(output, "members", rows, columns)
 
 
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
@@ -97,26 +99,3 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
         for release in kept
     ]
     print_result(output, "releases", rows, ("version", "current", "created", "bits", "modalities", "rounds", "nodes"))
-
-
-def show_audit(
-    home: HomeOption = DEFAULT_HOME,
-    last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""
-    from coordinator import audit  # noqa: PLC0415 - loaded only when used
-
-    with open_federation(home) as (_, state, _config), state.reading() as connection:
-        entries = audit.entries(connection, last=last)
-    rows: list[dict[str, object]] = [
-        {
-            "number": entry.number,
-            "at": entry.at.isoformat(timespec="seconds"),
-            "kind": entry.kind,
-            "subject": entry.subject,
-            "data": entry.data if output is Output.JSON else json.dumps(entry.data),
-        }
-        for entry in entries
-    ]
-    print_result(output, "audit", rows, ("number", "at", "kind", "subject", "data"))

