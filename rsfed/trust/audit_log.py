@@ -109,7 +109,7 @@ class AuditLog:
                 raise OSError("an earlier write did not reach the disk")
             with _locked(self._file):
                 self._catch_up()
-                _write(self._file, line, self._end)
+                _write(self._file, line)
                 self._take(line)
             return len(self._tree)
 
@@ -192,7 +192,8 @@ def append_entry(folder: Path, entry: dict[str, Any], witness: Position | None, 
         file = os.open(path, os.O_RDWR | os.O_APPEND)
         try:
             with _locked(file):
-                _write(file, _line(entry), _cut_torn(file))
+                _cut_torn(file)
+                _write(file, _line(entry))
             os.fdatasync(file)
         finally:
             os.close(file)
@@ -270,7 +271,7 @@ def _create(folder: Path, previous: Position | None, now: datetime) -> None:
     try:
         with _writing(path), _locked(file):
             if not _cut_torn(file):  # else another process was faster
-                _write(file, _line(first), 0)
+                _write(file, _line(first))
                 os.fdatasync(file)
     finally:
         os.close(file)
@@ -329,15 +330,9 @@ def _cut_torn(file: int) -> int:
     return whole
 
 
-def _write(file: int, line: bytes, end: int) -> None:
-    """Append a line, wholly or not at all."""
-    written = -1
-    try:
-        written = os.write(file, line)
-    finally:
-        if written != len(line):
-            os.ftruncate(file, end)
-    if written != len(line):
+def _write(file: int, line: bytes) -> None:
+    """Append a line; of one that did not fit on the disk the next writer cuts what is there."""
+    if os.write(file, line) != len(line):
         raise OSError("the disk is full")
 
 

@@ -150,6 +150,16 @@ def test_a_log_takes_up_what_other_processes_append(folder):
     assert log.durable() == position_of(read_entries(folder))[0]
 
 
+def test_what_another_process_left_of_a_line_when_it_was_killed_goes_with_the_next_entry(folder):
+    log = opened(folder)
+    note(log, "a")
+    with (folder / "log.jsonl").open("ab") as file:
+        file.write(b'12345678 {"at"')
+    assert marks(folder) == [None, "a"]
+    note(log, "b")
+    assert marks(folder) == [None, "a", "b"]
+
+
 def test_no_head_counts_what_is_not_on_the_disk(folder, monkeypatch):
     log = opened(folder)
     note(log, "a")

@@ -107,6 +107,7 @@ def test_a_proof_with_anything_changed_does_not_hold(data, entries):
     assert not includes(leaf_hash(entries[index] + b"!"), index, size, proof, root)
     assert not includes(leaf, index, size, proof, leaf_hash(root))
     assert not includes(leaf, index, size, [*proof, root], root)
+    assert not includes(leaf, index, 4 * size, proof, root)
     other = data.draw(st.integers(-1, size + 1).filter(lambda value: value != index))
     assert not includes(leaf, other, size, proof, root)
     for forged in forgeries(data, proof):
@@ -116,6 +117,7 @@ def test_a_proof_with_anything_changed_does_not_hold(data, entries):
     assert not extends(old, old_root, size, leaf_hash(root), proof)
     assert not extends(old, old_root, size, root, [*proof, root])
     assert not extends(size + 1, old_root, size, root, proof)
+    assert not extends(old, old_root, 4 * size, root, proof)
     assert not extends(0, EMPTY_ROOT, size, root, proof)
     for forged in forgeries(data, proof):
         assert not extends(old, old_root, size, root, forged)
