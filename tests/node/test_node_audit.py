@@ -394,8 +394,3 @@ def test_the_operator_checks_the_own_log_also_against_an_older_export(scene, exp
     assert "AUDIT_DAMAGED" in command(capsys, scene, "verify", code=6)
     path.unlink()
     assert "AUDIT_MISSING" in command(capsys, scene, "verify", code=6)
-
-
-def test_an_export_goes_on_once_a_certificate_has_expired(scene, exported, capsys):
-    scene.world.clock.move(days=400)
-    assert "proven" in check(capsys, exported[1], *exported[2]).err
