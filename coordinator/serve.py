@@ -17,6 +17,7 @@ from coordinator.live import Live
 from coordinator.nodes import Nodes
 from coordinator.query_service import Limits, QueryService
 from coordinator.releases import Publisher
+from coordinator.scopes import Quotas
 from coordinator.state import State
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
@@ -160,7 +161,7 @@ class Coordinator:
         authority = Authority(self._home, self._state, self._config, now=self._now)
         members = FederationService(self._live, authority, self._nodes, serve.advertise)
         limits = Limits(self._config.query.deadline_s, serve.max_concurrent)
-        queries = QueryService(self._live, self._nodes, self._journal, limits)
+        queries = QueryService(self._live, self._nodes, self._journal, Quotas(self._state, self._now), limits)
 
         federation = make_server(
             Port.FEDERATION,

@@ -5,6 +5,7 @@ Checked in this order, each before the next:
 - certificate and role of the coordinator (by the server, on every call);
 - the envelope: requester, revocation, signature, freshness, limits;
 - release: the one that is served; encoder: one of that release; codes: of its width, not too many;
+- scope: what the federation lets the requester ask;
 - replay: written to the ledger before anything is searched.
 """
 
@@ -60,22 +61,28 @@ class Guard:
     Args:
         trust: Returns the trust bundle of the moment.
         ledger: Remembers what was answered.
+        node: The node's own name.
+        level: Its policy level, a value of rsfed.v1.PolicyLevel.
     """
 
-    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger) -> None:
+    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger, *, node: str, level: int) -> None:
         self._trust = trust
         self._ledger = ledger
+        self._node = node
+        self._level = level
 
     def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a new query and write it into the ledger.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY.
+            NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY; SCOPE_ENDED,
+                SCOPE_MODALITY, SCOPE_NODE or SCOPE_LEVEL, the requester may not ask this.
             StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
             CodeError: the codes have another width than the release's.
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
+        self._check_scope(query, served, now)
         return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask)
 
     def admit_again(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
@@ -88,12 +95,18 @@ class Guard:
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
+        self._check_scope(query, served, now)
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
             raise UnknownHandle("this query was not answered here; search first")
         if entry.envelope_digest != query.digest:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
         return Admitted(query, served, entry.salt, codes, ask)
+
+    def _check_scope(self, query: VerifiedQuery, served: Served, now: datetime) -> None:
+        scope = self._trust().scope_of(query.requester)
+        scope.check(served.release.manifest.encoders[query.envelope.encoder].modality, now)
+        scope.check_node(self._node, self._level)
 
 
 def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:

@@ -136,7 +136,7 @@ class NodeServer:
         identity = self._membership.identity
         searcher = Searcher(
             shelf=self._shelf,
-            guard=Guard(self._membership.bundle, ledger),
+            guard=Guard(self._membership.bundle, ledger, node=identity().member.name, level=LEVELS[self._policy.level]),
             policy=self._policy,
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),

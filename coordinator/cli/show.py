@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
-from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, open_federation, print_result
+from coordinator.cli.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    Output,
+    OutputOption,
+    level_name,
+    open_federation,
+    print_result,
+)
+
+if TYPE_CHECKING:
+    from coordinator.scopes import Allowed
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +33,7 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
     `expires` is the end of the newest certificate, which renews itself, or of the invitation; `rejected` counts results
     of training that a node sent and that could not be right, as `runs show` tells of each round. `audit` is "proven"
     where a node proved that its audit log only grew, else why not: then ask its operator. `coordinator audit accept` is
-    for a node whose operator explained it.
+    for a node whose operator explained it. What analysts may ask is in the JSON.
     """
     from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -39,6 +52,7 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
             "audit": each.audit and (each.audit.reason or "proven"),
             "audit_entries": each.audit and each.audit.position.size,
             "audit_restarts": each.audit and len(each.audit.earlier),
+            "scope": each.allowed and _scope(each.allowed),
         }
         for each in listed
     ]
@@ -46,11 +60,23 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
     print_result(output, "members", rows, columns)
 
 
+def _scope(allowed: Allowed) -> dict[str, object]:
+    """Return what an analyst may; an empty list or null is no limit."""
+    scope = allowed.scope
+    return {
+        "nodes": sorted(scope.nodes),
+        "modalities": sorted(scope.modalities),
+        "level": level_name(scope.level) or None,
+        "until": scope.until and scope.until.isoformat(timespec="seconds"),
+        "per_day": allowed.per_day,
+        "per_minute": allowed.per_minute,
+    }
+
+
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List the nodes that announced themselves: where they are, what they serve, when they were heard of last."""
     from coordinator.registry import Registry  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
-    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
 
     now = utc_now()
     with open_federation(home) as (_, state, _config):
@@ -62,7 +88,7 @@ def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) 
                 "release_version": node.release_version,
                 "release_digest": node.release_digest.hex(),
                 "held": node.held,
-                "level": PolicyLevel.Name(PolicyLevel.ValueType(node.level)).removeprefix("POLICY_LEVEL_").lower(),
+                "level": level_name(node.level),
                 "software": node.software,
                 "protocol": node.protocol,
                 "last_seen": node.last_seen.isoformat(timespec="seconds"),

@@ -40,6 +40,7 @@ from rsfed.trust.identity import (
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
 PLACE = (7.0, 46.0, 7.1, 46.1)
 TIME = "2024-06-01T10:20:30+00:00"
@@ -147,7 +148,7 @@ def make_searcher(home: Home, world: World, served: Served | None, *, order=keye
     ledger = Ledger(connection or open_state(home))
     return Searcher(
         shelf=shelf,
-        guard=Guard(world.bundle, ledger),
+        guard=Guard(world.bundle, ledger, node="berne", level=POLICY_LEVEL_PARTNER),
         policy=policy("partner"),
         handles=Handles(handle_key(home)),
         tie_key=tie_key(home),
