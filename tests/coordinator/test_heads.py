@@ -255,6 +255,11 @@ class AuditedNode(FakeNode):
 
     auditor: Auditor
 
+    async def ExpandBucket(self, request, context):  # noqa: N802 - name of the wire
+        page = await super().ExpandBucket(request, context)
+        page.audit_head.CopyFrom(self.auditor.head())
+        return page
+
     async def ProveAudit(self, request, context):  # noqa: N802 - name of the wire
         return self.auditor.prove(request)
 
@@ -276,6 +281,11 @@ async def test_heads_come_with_answers_over_the_wire_and_go_no_further(template,
                     request = query_pb2.QueryServiceSearchRequest(query=query)
                     answer = await call(QueryServiceStub(channel).Search, request, Deadline.after(10), what="it")
                     assert log.log.durable().log not in answer.SerializeToString().hex()
+                inner = pb.ArchiveServiceExpandBucketRequest(query=query, limit=5)
+                request = query_pb2.QueryServiceExpandBucketRequest(node="berne", request=inner)
+                page = await call(QueryServiceStub(channel).ExpandBucket, request, Deadline.after(10), what="it")
+                assert page.response.size
+                assert not page.response.HasField("audit_head")
                 await coordinator._heads.check()
             with federation.state.reading() as connection:
                 assert (

@@ -5,7 +5,10 @@ import json
 import pytest
 from founded import founded
 
+from coordinator.backup import back_up, restore
 from rsfed.cli import run
+from rsfed.clock import utc_now
+from rsfed.home import Home
 
 
 @pytest.fixture
@@ -59,3 +62,15 @@ def test_what_was_never_there_cannot_be_continued(federation, tmp_path, capsys):
     (tmp_path / "b").write_text("mine")
     assert "new name" in audit(capsys, federation, "export", tmp_path / "b", code=2).err
     assert (tmp_path / "b").read_text() == "mine"
+
+
+def test_a_restored_federation_goes_on_under_another_name_since_lines_may_be_missing(federation, tmp_path, capsys):
+    older = tmp_path / "older.json"
+    audit(capsys, federation, "export", older)
+    back_up(federation.home, tmp_path / "backup", now=utc_now())
+    restore(tmp_path / "backup", Home(tmp_path / "again"), now=utc_now())
+    home = ["--home", str(tmp_path / "again")]
+    assert run(["coordinator", "audit", "verify", *home]) == 0
+    assert "the log is whole" in capsys.readouterr().out
+    assert run(["coordinator", "audit", "verify", "--older", str(older), *home]) == 6
+    assert "AUDIT_OLDER" in capsys.readouterr().err
