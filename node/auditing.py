@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -185,8 +185,11 @@ def note_beside(home: Home, connection: sqlite3.Connection, kind: Kind, *, now: 
 
 
 def restart(home: Home, connection: sqlite3.Connection, *, now: datetime) -> Position:
-    """Begin a new log, which names the old one; no `serve` runs."""
-    position = audit_log.restart(home.audit, audited_to(connection), now=now)
+    """Begin a new log, which names the old one as far as that can be believed; no `serve` runs."""
+    known = audited_to(connection)
+    with suppress(StateError), closing(AuditLog(home.audit, known, now=now)) as old:
+        known = old.durable()
+    position = audit_log.restart(home.audit, known, now=now)
     mark_audited(connection, position)
     return position
 

@@ -244,6 +244,16 @@ def test_a_log_that_lost_noted_answers_stops_the_node_until_a_new_one_is_begun(s
     assert first["previous"]["size"] == 2  # that many were durable when the last query was taken
 
 
+def test_a_new_log_in_place_of_a_sound_one_names_all_of_it(scene, capsys):
+    for _ in range(3):
+        scene.search()
+    scene.auditor._log.close()
+    sound = position_of(read_entries(scene.home.audit))[0]
+    command(capsys, scene, "restart")
+    first = json.loads(next(read_entries(scene.home.audit)))
+    assert first["previous"] == {"log": sound.log, "size": 4, "root": sound.root.hex()}
+
+
 # what its operator sees
 
 
