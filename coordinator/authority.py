@@ -16,6 +16,7 @@ from cryptography import x509
 from coordinator import audit
 from coordinator.bundles import current_bundle, issuing_ca, publish_bundle, serving_ca, trusted_cas
 from coordinator.keyring import Keyring
+from coordinator.scopes import Allowed, allow
 from coordinator.state import State, to_ms
 from rsfed.clock import Now, utc_now
 from rsfed.config import CoordinatorConfig
@@ -176,6 +177,24 @@ class Authority:
             )
             publish_bundle(connection, self._keyring, self.coordinator, now)
             audit.record(connection, now, "member.revoked", member.uri)
+        return member
+
+    def allow(self, name: str, allowed: Allowed) -> MemberId:
+        """Say what an analyst may from now on, also one that has not joined yet.
+
+        Raises:
+            UsageError: the name will not do, or there is no node of a name in the scope.
+        """
+        now = self._now()
+        member = self._member(name, Role.ANALYST)
+        with self._state.writing() as connection:
+            for node in sorted(allowed.scope.nodes):
+                uri = self._member(node, Role.NODE).uri
+                if connection.execute("SELECT 1 FROM member WHERE uri = ?", (uri,)).fetchone() is None:
+                    raise UsageError(f"the federation has no node {node!r}; see `rsfed coordinator members`")
+            allow(connection, member, allowed)
+            publish_bundle(connection, self._keyring, self.coordinator, now)
+            audit.record(connection, now, "scope.set", member.uri)
         return member
 
     def renew_own(self, csr: bytes) -> tuple[x509.Certificate, x509.Certificate]:

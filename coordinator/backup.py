@@ -33,7 +33,7 @@ def restore(file: Path, home: Home, *, now: datetime) -> datetime:
 
     The lost coordinator may have gone on after the backup, so nothing that it may have handed out is repeated: open
     invitations are void, the trust bundle gets a version of this moment, serial numbers are random, and releases get a
-    version above every one that nodes announce.
+    version above every one that nodes announce. Its audit log goes on under another name.
 
     Raises:
         UsageError: there is no such file.
@@ -47,6 +47,7 @@ def restore(file: Path, home: Home, *, now: datetime) -> datetime:
             connection.execute(
                 "UPDATE invitation SET withdrawn = ? WHERE used IS NULL AND withdrawn IS NULL", (to_ms(now),)
             )
+            connection.execute("UPDATE meta SET value = lower(hex(randomblob(16))) WHERE key = 'audit_log'")
             publish_bundle(connection, Keyring(unpacked), coordinator, now)
             audit.record(connection, now, "federation.restored", config.federation)
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from coordinator.keyring import Keyring
+from coordinator.scopes import allowed_by_member
 from coordinator.state import from_ms, to_ms
 from rsfed.errors import StateError
 from rsfed.trust.bundle import sign_bundle
@@ -55,9 +56,13 @@ def publish_bundle(
         (to_ms(now - GRACE),),
     ):  # those of members that are out by name need no list
         proto.revoked_serials.append(bytes.fromhex(row["serial"]))
+    allowed = allowed_by_member(connection)
     for row in connection.execute("SELECT uri, sealing_key, revoked FROM member ORDER BY uri"):
         if row["revoked"] is None:
-            proto.members.append(MemberKeys(member=row["uri"], sealing_key=row["sealing_key"]))
+            member = MemberKeys(member=row["uri"], sealing_key=row["sealing_key"])
+            if row["uri"] in allowed:
+                member.scope.CopyFrom(allowed[row["uri"]].scope.to_wire())
+            proto.members.append(member)
         else:
             proto.revoked_names.append(row["uri"])
     signed = sign_bundle(proto, [(ca.certificate, keyring.ca(ca.fingerprint)) for ca in cas])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -17,6 +17,11 @@ from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1.archive_pb2_grpc import ArchiveServiceStub
+from rsfed.v1.audit_pb2 import SignedTreeHead
+
+OnHead = Callable[[str, SignedTreeHead], None]
+"""Takes a node's name and a signed head of its audit log, empty where none came."""
+Response = TypeVar("Response", pb.ArchiveServiceSearchResponse, pb.ArchiveServiceExpandBucketResponse)
 
 _CLOSING_S = 30.0  # for calls in progress on a channel that was replaced
 
@@ -40,6 +45,12 @@ class NodeLink(Protocol):
         """Ask what the node is, waiting for a connection."""
         ...
 
+    async def prove(
+        self, request: pb.ArchiveServiceProveAuditRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceProveAuditResponse:
+        """Ask for proofs that the node's audit log only grew."""
+        ...
+
 
 class GrpcLink:
     """A node at its announced address.
@@ -48,10 +59,13 @@ class GrpcLink:
         node: Who must answer there.
         address: host:port.
         identity: The coordinator's identity.
+        on_head: Given the head of the node's audit log that came with an answer, which goes no further.
     """
 
-    def __init__(self, node: MemberId, address: str, identity: Identity) -> None:
+    def __init__(self, node: MemberId, address: str, identity: Identity, on_head: OnHead) -> None:
+        self._name = node.name
         self._what = f"node {node.name}"
+        self._on_head = on_head
         self._channel = open_channel(address, identity, node, receive=ANSWER_BYTES)
         self._stub = ArchiveServiceStub(self._channel)
 
@@ -59,18 +73,29 @@ class GrpcLink:
         self, request: pb.ArchiveServiceSearchRequest, deadline: Deadline
     ) -> pb.ArchiveServiceSearchResponse:
         """Ask for the buckets near the codes of a query."""
-        return await call(self._stub.Search, request, deadline, what=self._what)
+        return self._without_head(await call(self._stub.Search, request, deadline, what=self._what))
 
     async def expand(
         self, request: pb.ArchiveServiceExpandBucketRequest, deadline: Deadline
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """Ask for more items of one bucket."""
-        return await call(self._stub.ExpandBucket, request, deadline, what=self._what)
+        return self._without_head(await call(self._stub.ExpandBucket, request, deadline, what=self._what))
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
         """Ask what the node is, waiting for a connection."""
         describe = partial(self._stub.Describe, wait_for_ready=True)
         return await call(describe, pb.ArchiveServiceDescribeRequest(), deadline, what=self._what)
+
+    async def prove(
+        self, request: pb.ArchiveServiceProveAuditRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceProveAuditResponse:
+        """Ask for proofs that the node's audit log only grew."""
+        return await call(self._stub.ProveAudit, request, deadline, what=self._what)
+
+    def _without_head(self, response: Response) -> Response:
+        self._on_head(self._name, response.audit_head)
+        response.ClearField("audit_head")
+        return response
 
     def warm_up(self) -> None:
         """Start connecting, so that the first query need not wait for it."""
@@ -90,10 +115,12 @@ class LinkPool:
 
     Args:
         identity: Returns the coordinator's identity of this moment.
+        on_head: Given the heads of the nodes' audit logs.
     """
 
-    def __init__(self, identity: Callable[[], Identity]) -> None:
+    def __init__(self, identity: Callable[[], Identity], on_head: OnHead) -> None:
         self._identity = identity
+        self._on_head = on_head
         self._links: dict[str, tuple[str, Identity, GrpcLink]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -104,7 +131,8 @@ class LinkPool:
         if entry and entry[0] == node.address and identity.fits_channel_of(entry[1]):
             return entry[2]
         self.drop(node.name)
-        link = GrpcLink(MemberId(identity.member.federation, Role.NODE, node.name), node.address, identity)
+        member = MemberId(identity.member.federation, Role.NODE, node.name)
+        link = GrpcLink(member, node.address, identity, self._on_head)
         link.warm_up()
         self._links[node.name] = (node.address, identity, link)
         return link

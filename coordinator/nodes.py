@@ -9,14 +9,15 @@ from collections.abc import Callable
 from coordinator.answers import Question
 from coordinator.breaker import Breaker
 from coordinator.fanout import FanOut, Gathered
-from coordinator.links import LinkPool, NodeLink
+from coordinator.links import LinkPool, NodeLink, OnHead
 from coordinator.live import Live
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
-from rsfed.errors import RsfedError, UnknownHandle
+from rsfed.errors import NotAdmitted, RsfedError, UnknownHandle
 from rsfed.telemetry import log
+from rsfed.trust.scope import EVERYTHING, Scope
 from rsfed.v1.envelope_pb2 import SignedEnvelope
-from rsfed.v1.outcome_pb2 import NodeOutcome
+from rsfed.v1.outcome_pb2 import NODE_STATUS_REFUSED, NodeOutcome
 
 _PROBE_S = 5.0
 
@@ -26,11 +27,12 @@ class Nodes:
 
     Args:
         live: What the coordinator knows at this moment.
+        on_head: Given the heads of the nodes' audit logs that come with answers.
     """
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, on_head: OnHead) -> None:
         self._live = live
-        self._pool = LinkPool(lambda: live.identity)
+        self._pool = LinkPool(lambda: live.identity, on_head)
         self._breaker = Breaker()
         self._fan_out = FanOut(self._breaker)
         self._probes: dict[str, asyncio.Task[bool]] = {}
@@ -40,21 +42,33 @@ class Nodes:
         query: SignedEnvelope,
         question: Question,
         deadline: Deadline,
+        scope: Scope,
         on_outcome: Callable[[NodeOutcome], None] = lambda _: None,
     ) -> Gathered:
-        """Ask all registered nodes, as `FanOut.ask` does."""
-        links = {node.name: self._pool.link(node) for node in self._live.registry.nodes()}
-        return await self._fan_out.ask(links, query, question, deadline, on_outcome)
+        """Ask the registered nodes that the scope allows, as `FanOut.ask` does; of the others it says so."""
+        links, refused = {}, []
+        for node in self._live.registry.nodes():
+            try:
+                scope.check_node(node.name, node.level)
+                links[node.name] = self._pool.link(node)
+            except NotAdmitted as error:
+                refused.append(NodeOutcome(node=node.name, status=NODE_STATUS_REFUSED, reason=error.reason))
+                on_outcome(refused[-1])
+        gathered = await self._fan_out.ask(links, query, question, deadline, on_outcome)
+        gathered.outcomes = sorted([*gathered.outcomes, *refused], key=lambda outcome: outcome.node)
+        return gathered
 
-    def link(self, name: str) -> NodeLink:
+    def link(self, name: str, scope: Scope = EVERYTHING) -> NodeLink:
         """Return the link to one registered node.
 
         Raises:
             UnknownHandle: there is no such node.
+            NotAdmitted: the scope does not allow it.
         """
         node = self._live.registry.get(name)
         if node is None:
             raise UnknownHandle("the federation has no such node", reason="UNKNOWN_NODE")
+        scope.check_node(node.name, node.level)
         return self._pool.link(node)
 
     def announced(self, node: Announcement) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import grpc
 
     from coordinator.journal import Journal
+    from coordinator.scopes import Quotas
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,13 +53,15 @@ class QueryService(QueryServiceServicer):
         live: What the coordinator knows at this moment.
         nodes: Reaches the nodes.
         journal: Takes note of every query.
+        quotas: Counts the requests of analysts.
         limits: How much a search may take.
     """
 
-    def __init__(self, live: Live, nodes: Nodes, journal: Journal, limits: Limits) -> None:
+    def __init__(self, live: Live, nodes: Nodes, journal: Journal, quotas: Quotas, limits: Limits) -> None:
         self._live = live
         self._nodes = nodes
         self._journal = journal
+        self._quotas = quotas
         self._limits = limits
         self._searches = 0
 
@@ -88,7 +91,8 @@ class QueryService(QueryServiceServicer):
         """Relay a request for more items of one bucket."""
         deadline = self._due(context).less(_WAY_BACK_S)
         verified = self._verify(request.request.query)
-        link = self._nodes.link(request.node)
+        link = self._nodes.link(request.node, self._live.bundle.scope_of(verified.requester))
+        await self._quotas.take(verified.requester)
         request.request.remaining_ms = int(deadline.remaining() * 1000)
         outcome = "FAILED"
         try:
@@ -134,7 +138,7 @@ class QueryService(QueryServiceServicer):
         """Do one search, unless too many are in progress.
 
         Raises:
-            Busy: they are.
+            Busy: they are, or the analyst has used up a quota.
             NoNodeReachable: no node ever announced itself.
             RsfedError: the query is refused.
         """
@@ -151,10 +155,14 @@ class QueryService(QueryServiceServicer):
     ) -> pb.QueryServiceSearchResponse:
         """Verify, ask, merge and note one query."""
         verified = self._verify(query)
-        question = question_of(verified.envelope, self._live.release_of(verified.envelope.release_digest).manifest)
+        manifest = self._live.release_of(verified.envelope.release_digest).manifest
+        question = question_of(verified.envelope, manifest)
+        scope = self._live.bundle.scope_of(verified.requester)
+        scope.check(manifest.encoders[verified.envelope.encoder].modality, self._live.now())
+        await self._quotas.take(verified.requester)
         if not self._live.registry.nodes():
             raise NoNodeReachable("the federation has no node yet; start one with `rsfed node serve`")
-        gathered = await self._nodes.ask(query, question, deadline, on_outcome)
+        gathered = await self._nodes.ask(query, question, deadline, scope, on_outcome)
         outcomes = {o.node: NodeStatus.Name(o.status).removeprefix("NODE_STATUS_") for o in gathered.outcomes}
         self._journal.note("query.answered", verified.requester.uri, query=question.query_id.hex(), outcomes=outcomes)
         log.info("query.answered", query=question.query_id.hex(), requester=verified.requester.uri, outcome=outcomes)

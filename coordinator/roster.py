@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from coordinator.heads import Kept, kept_heads
+from coordinator.scopes import Allowed, allowed_by_member
 from coordinator.state import from_ms, to_ms
+from rsfed.trust.names import MemberId
 
 _MEMBERS = (
     "SELECT role, name, joined, revoked, length(sealing_key) AS enrolled,"
@@ -34,6 +37,8 @@ class Listed:
         expires: When its newest unrevoked certificate expires, or its invitation.
         revoked: When it was put out.
         rejected: Results of training that it sent and that could not be right, in all runs.
+        audit: What is known of a node's audit log; None where no head came yet.
+        allowed: What an analyst may; None for everything.
     """
 
     name: str
@@ -43,11 +48,15 @@ class Listed:
     expires: datetime | None
     revoked: datetime | None
     rejected: int = 0
+    audit: Kept | None = None
+    allowed: Allowed | None = None
 
 
 def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
     """Return members and open invitations by name; the coordinator itself is neither."""
     rejected = {row["name"]: row["times"] for row in connection.execute(_REJECTED)}
+    audits = kept_heads(connection)
+    allowed = {MemberId.parse(uri).name: each for uri, each in allowed_by_member(connection).items()}
     members = [
         Listed(
             name=row["name"],
@@ -57,11 +66,21 @@ def roster(connection: sqlite3.Connection, now: datetime) -> list[Listed]:
             expires=_moment(row["expires"]),
             revoked=_moment(row["revoked"]),
             rejected=rejected.get(row["name"], 0) if row["role"] == "node" else 0,
+            audit=audits.get(row["name"]) if row["role"] == "node" else None,
+            allowed=allowed.get(row["name"]) if row["role"] == "analyst" else None,
         )
         for row in connection.execute(_MEMBERS)
     ]
     invited = [
-        Listed(row["name"], row["role"], "invited", None, from_ms(row["expires"]), None)
+        Listed(
+            name=row["name"],
+            role=row["role"],
+            state="invited",
+            joined=None,
+            expires=from_ms(row["expires"]),
+            revoked=None,
+            allowed=allowed.get(row["name"]) if row["role"] == "analyst" else None,
+        )
         for row in connection.execute(_INVITED, (to_ms(now),))
     ]
     return sorted(members + invited, key=lambda listed: (listed.name, listed.role, listed.state == "invited"))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from coordinator.authority import Authority
 from coordinator.control_service import ControlService
 from coordinator.federation_service import FederationService
+from coordinator.heads import HeadKeeper
 from coordinator.journal import Journal
 from coordinator.live import Live
 from coordinator.nodes import Nodes
 from coordinator.query_service import Limits, QueryService
 from coordinator.releases import Publisher
+from coordinator.scopes import Quotas
 from coordinator.state import State
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
@@ -39,6 +41,7 @@ from rsfed.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 if TYPE_CHECKING:
     import grpc
 
+    from coordinator.links import NodeLink
     from coordinator.training.checkpoints import Base
     from coordinator.training.engine import Trained
     from rsfed.hashing.plan import TrainingPlan
@@ -102,8 +105,9 @@ class Coordinator:
         self._seen = state.changes()  # before anything is read, so that no change between is missed
         self._live = Live(home, state, now=now)
         self._check_certificate()
-        self._nodes = Nodes(self._live)
         self._journal = Journal(state, now)
+        self._heads = HeadKeeper(state, self._live, self._link, self._journal)
+        self._nodes = Nodes(self._live, self._heads.offer)
         self._board = TaskBoard(home.path)
         self._publisher = Publisher(home, state, config.federation, now=now)
         self._driver = RunDriver(
@@ -129,6 +133,7 @@ class Coordinator:
             asyncio.create_task(_every(_LOOK_S, self._look)),
             asyncio.create_task(_every(_UPKEEP_S, self._keep_up)),
             asyncio.create_task(_every(_LOOK_S, self._driver.run)),
+            asyncio.create_task(self._heads.run()),
         ]
         self._writing = asyncio.create_task(self._journal.run())
         await self._serving(True)
@@ -156,7 +161,7 @@ class Coordinator:
         authority = Authority(self._home, self._state, self._config, now=self._now)
         members = FederationService(self._live, authority, self._nodes, serve.advertise)
         limits = Limits(self._config.query.deadline_s, serve.max_concurrent)
-        queries = QueryService(self._live, self._nodes, self._journal, limits)
+        queries = QueryService(self._live, self._nodes, self._journal, Quotas(self._state, self._now), limits)
 
         federation = make_server(
             Port.FEDERATION,
@@ -181,6 +186,9 @@ class Coordinator:
         )
         bind_control(control, self._home.control_socket)
         return federation, join, control
+
+    def _link(self, node: str) -> NodeLink:
+        return self._nodes.link(node)
 
     def _doing(self) -> str:
         if self._draining:

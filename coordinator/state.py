@@ -122,7 +122,38 @@ CREATE TABLE checkpoint (          -- how far a run is after a round; its arrays
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2)
+_SCHEMA_3 = """
+CREATE TABLE audit_head (          -- the newest head of each node's audit log, and what contradicts it
+  node TEXT PRIMARY KEY,
+  position TEXT NOT NULL,          -- log, size and root
+  signed BLOB NOT NULL,            -- the head as the node signed it
+  earlier TEXT NOT NULL,           -- JSON: the logs that this one replaced
+  reason TEXT NOT NULL,            -- closed reason why the log is not believed, or ''
+  contradiction BLOB NOT NULL,     -- the signed head that does not fit, or ''
+  at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES ('audit_log', lower(hex(randomblob(16))));  -- names the own log in its heads
+"""
+
+_SCHEMA_4 = """
+CREATE TABLE scope (               -- what analysts may ask; who has no row may ask everything
+  member TEXT PRIMARY KEY,         -- SPIFFE id, also of one that has not joined yet
+  nodes TEXT NOT NULL,             -- JSON: names; empty for all
+  modalities TEXT NOT NULL,        -- JSON: names; empty for all
+  level INTEGER NOT NULL,          -- of rsfed.v1.PolicyLevel; 0 for any
+  until INTEGER,
+  per_day INTEGER,                 -- requests; NULL for any number
+  per_minute INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE usage (               -- requests of analysts who have a quota
+  member TEXT NOT NULL,
+  day INTEGER NOT NULL,            -- since 1970, UTC
+  requests INTEGER NOT NULL,
+  PRIMARY KEY (member, day)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 
 
 class State:

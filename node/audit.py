@@ -1,80 +1,166 @@
-"""What left this node and what its operator looked up, from the tables that note it: one list, in order of time.
+"""The node's audit log as its operator reads it: names and ids beside the digests, where the node still has them.
 
-Nothing is stored here. Answered queries are kept for 90 days, look-ups and training for good.
+The log itself holds digests only; who asked is known for 90 days from the ledger, and who looked up a handle for good.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import chain
+from datetime import UTC, datetime
 from typing import Any
 
-from node import ledger, resolve
-from node.training import journal
+from node.auditing import handle_digest, name_digest
+from node.ledger import Ledger
+from node.state import audited_to
+from rsfed.errors import StateError, UnknownHandle, UsageError
+from rsfed.home import Home
+from rsfed.trust.audit_export import export, verify
+from rsfed.trust.audit_head import sign_head
+from rsfed.trust.audit_log import Position, position_of, read_entries
+from rsfed.trust.identity import Identity, load_bundle
+from rsfed.trust.preflight import check_identity
+
+_WHO = ("requester", "caller", "claims")  # fields that name a member by a digest
+_MOST = 10_000  # entries of one export
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the record.
+class Line:
+    """One entry as it is shown.
 
     Attributes:
-        at: When the query was answered, the handle looked up, or the task came.
-        kind: "query.answered", "handle.resolved" or "training.task".
-        subject: Who asked, who looked up, or which run.
-        data: What, as docs/output.md tells.
+        number: Number of the entry, from 0.
+        at: When it was written.
+        kind: What it tells.
+        subject: Who asked, called or looked up, or which run; a digest where the node no longer knows the name.
+        data: All else, with `query_id` and `handle_id` where the node still knows them.
     """
 
+    number: int
     at: datetime
     kind: str
     subject: str
     data: dict[str, Any]
 
 
-def entries(connection: sqlite3.Connection, *, last: int) -> list[Entry]:
-    """Return the newest `last` lines, at least one, the oldest of them first."""
-    answered = map(_answered, ledger.newest(connection, last))
-    looked_up = map(_looked_up, resolve.look_ups(connection, last))
-    trained = map(_trained, journal.entries(connection, last))
-    return merge((looked_up, trained, answered), last=last)
+def lines(home: Home, connection: sqlite3.Connection, *, last: int) -> list[Line]:
+    """Return the newest entries, the oldest of them first.
+
+    Raises:
+        StateError: AUDIT_MISSING, where there was a log, or AUDIT_DAMAGED.
+    """
+    if audited_to(connection) is None and not home.audit.exists():
+        return []
+    entries = [(number, json.loads(entry)) for number, entry in _last(read_entries(home.audit), last)]
+    known = _Known(home, connection, [fields for _, fields in entries])
+    return [known.line(number, fields) for number, fields in entries]
 
 
-def merge(sources: Iterable[Iterable[Entry]], *, last: int) -> list[Entry]:
-    """Return the newest entries of all sources, the oldest first.
+def check(home: Home, connection: sqlite3.Connection, *, older: Position | None = None) -> Position:
+    """Check the whole log and return how far it is.
 
     Args:
-        sources: Entries, the newest first; of each its `last` newest are enough. Of one moment, those of an earlier
-            source count as newer: a look-up comes after the answer.
-        last: How many to return, at least 1.
+        home: The node's home.
+        connection: Its database.
+        older: How far it was once, for example according to an export.
+
+    Raises:
+        StateError: AUDIT_MISSING, AUDIT_DAMAGED or AUDIT_OLDER.
     """
-    newest_first = sorted(chain.from_iterable(sources), key=lambda entry: entry.at, reverse=True)
-    return newest_first[:last][::-1]
+    position, tree = position_of(read_entries(home.audit))
+    for known in filter(None, (audited_to(connection), older)):
+        if known.log != position.log or known.size > position.size or known.root != tree.root(known.size):
+            raise StateError(
+                f"the audit log is not the one that had {known.size} entries once: it is older, rewritten or another;"
+                " restore a backup, or begin a new log with `rsfed node audit restart`",
+                reason="AUDIT_OLDER",
+                detail=str(home.audit),
+            )
+    return position
 
 
-def _answered(query: ledger.Entry) -> Entry:
-    data = {"query": query.query_id.hex(), "release": query.release.hex()}
-    return Entry(query.created, "query.answered", query.requester, data)
+def export_part(  # noqa: PLR0913 - what is exported
+    home: Home, identity: Identity, *, now: datetime, last: int, query: str | None = None, since: int = 0
+) -> bytes:
+    """Return a part of the log with proofs and a signed head, as `rsfed.trust.audit_export` tells.
+
+    Args:
+        home: The node's home.
+        identity: Signs the head.
+        now: Time of the head.
+        last: The newest entries only, of those that are wanted.
+        query: Digest of the query whose entries are wanted, hexadecimal; all when None.
+        since: Size of an earlier head that shall be continued; 0 for none.
+
+    Raises:
+        NotAdmitted: the node's certificate will not do.
+        StateError: AUDIT_MISSING or AUDIT_DAMAGED.
+        UsageError: the log has no entry of the query, or never had so many entries.
+    """
+    check_identity(identity, now=now)
+    position, tree = position_of(read_entries(home.audit))
+    of_query = (each for each in _counted(home, position) if query is None or json.loads(each[1]).get("query") == query)
+    wanted = deque(of_query, maxlen=min(last, _MOST))
+    if not wanted:
+        raise UsageError("the audit log has no entry of this query")
+    if since > position.size:
+        raise UsageError(f"the audit log has {position.size} entries, not {since}; it was begun anew, or is older")
+    data = export(sign_head(position, identity, now=now), position.size, tree, wanted, since)
+    verify(data, identity.bundle.cas)
+    return data
 
 
-def _looked_up(note: resolve.LookUp) -> Entry:
-    data = {"handle": note.handle.hex(), "requester": note.requester, "query": note.query_id.hex()}
-    return Entry(note.at, "handle.resolved", note.operator, data)
+def digest_of_query(connection: sqlite3.Connection, query_id: bytes, *, now: datetime) -> str:
+    """Return the digest by which the log names a query.
+
+    Raises:
+        UnknownHandle: it was not answered here in the last 90 days.
+    """
+    entry = Ledger(connection).by_query(query_id, now=now)
+    if entry is None:
+        raise UnknownHandle("this query was not answered here in the last 90 days")
+    return entry.envelope_digest.hex()
 
 
-def _trained(task: journal.Entry) -> Entry:
-    data = {
-        "run": task.run,
-        "round": task.round,
-        "task": task.kind,
-        "state": task.state,
-        "received_bytes": task.received_bytes,
-        "sent_bytes": task.sent_bytes,
-        "seconds": task.seconds,
-        "loss": task.loss,
-        "objective": task.objective,
-        "steps": task.steps,
-        "sent_digest": task.sent_digest,
-    }
-    return Entry(task.time, "training.task", f"run {task.run}", data)
+class _Known:
+    """What the node's own tables know of digests."""
+
+    def __init__(self, home: Home, connection: sqlite3.Connection, entries: Iterable[dict[str, Any]]) -> None:
+        digests = json.dumps(sorted({fields["query"] for fields in entries if "query" in fields}))
+        queries = connection.execute(
+            "SELECT lower(hex(envelope_digest)), lower(hex(query_id)), requester FROM query_ledger"
+            " WHERE lower(hex(envelope_digest)) IN (SELECT value FROM json_each(?))",
+            (digests,),
+        ).fetchall()
+        self._query_ids = {digest: query_id for digest, query_id, _ in queries}
+        self._names = {name_digest(requester): requester for _, _, requester in queries}
+        with suppress(StateError):  # before it joined
+            self._names |= {name_digest(name): name for name in load_bundle(home.identity).members}
+        looked_up = connection.execute("SELECT handle, operator FROM resolved").fetchall()
+        self._look_ups = {handle_digest(handle): (handle.hex(), operator) for handle, operator in looked_up}
+
+    def line(self, number: int, fields: dict[str, Any]) -> Line:
+        data = dict(fields)
+        at, kind = datetime.fromtimestamp(data.pop("at") / 1000, UTC), data.pop("kind")
+        subject = next((self._names.get(data[key], data[key]) for key in _WHO if key in data), "")
+        if "run" in data:
+            subject = f"run {data['run']}"
+        if query_id := self._query_ids.get(data.get("query", "")):
+            data["query_id"] = query_id
+        if found := self._look_ups.get(data.get("handle", "")):
+            data["handle_id"], subject = found
+        return Line(number, at, kind, subject, data)
+
+
+def _last(entries: Iterator[bytes], count: int) -> deque[tuple[int, bytes]]:
+    return deque(enumerate(entries), maxlen=count)
+
+
+def _counted(home: Home, position: Position) -> Iterator[tuple[int, bytes]]:
+    """Give the entries that a position counts, with their numbers."""
+    return ((number, entry) for number, entry in enumerate(read_entries(home.audit)) if number < position.size)

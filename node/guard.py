@@ -5,6 +5,7 @@ Checked in this order, each before the next:
 - certificate and role of the coordinator (by the server, on every call);
 - the envelope: requester, revocation, signature, freshness, limits;
 - release: the one that is served; encoder: one of that release; codes: of its width, not too many;
+- scope: what the federation lets the requester ask;
 - filter: sound, and by nothing that the node's policy keeps out of filters;
 - replay: written to the ledger before anything is searched.
 """
@@ -70,19 +71,32 @@ class Guard:
     Args:
         trust: Returns the trust bundle of the moment.
         ledger: Remembers what was answered.
+        node: The node's own name.
+        level: Its policy level, a value of rsfed.v1.PolicyLevel.
         unfilterable: Fields that no query may be filtered by.
     """
 
-    def __init__(self, trust: Callable[[], Bundle], ledger: Ledger, unfilterable: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        trust: Callable[[], Bundle],
+        ledger: Ledger,
+        *,
+        node: str,
+        level: int,
+        unfilterable: Collection[str] = (),
+    ) -> None:
         self._trust = trust
         self._ledger = ledger
+        self._node = node
+        self._level = level
         self._unfilterable = unfilterable
 
     def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a new query and write it into the ledger.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY.
+            NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY; SCOPE_ENDED,
+                SCOPE_MODALITY, SCOPE_NODE or SCOPE_LEVEL, the requester may not ask this.
             StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
             CodeError: the codes have another width than the release's.
             UsageError: FILTER, the filter makes no sense; EnvelopeRefused with UNFILTERABLE_..., the policy keeps a
@@ -90,6 +104,7 @@ class Guard:
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
+        self._check_scope(query, served, now)
         where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
         return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask, where)
 
@@ -103,6 +118,7 @@ class Guard:
         """
         query = verify_envelope(signed, self._trust(), now=now)
         served, codes, ask = _fit(query, served, now)
+        self._check_scope(query, served, now)
         where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
@@ -110,6 +126,11 @@ class Guard:
         if entry.envelope_digest != query.digest:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
         return Admitted(query, served, entry.salt, codes, ask, where)
+
+    def _check_scope(self, query: VerifiedQuery, served: Served, now: datetime) -> None:
+        scope = self._trust().scope_of(query.requester)
+        scope.check(served.release.manifest.encoders[query.envelope.encoder].modality, now)
+        scope.check_node(self._node, self._level)
 
 
 def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from node.handles import SALT_BYTES
+from node.state import mark_audited
 from rsfed.errors import Busy, EnvelopeRefused
 from rsfed.home import transaction
 from rsfed.telemetry import log
+from rsfed.trust.audit_log import Position
 from rsfed.trust.envelope import VerifiedQuery
 
 KEPT = timedelta(days=90)
@@ -51,11 +53,19 @@ class Ledger:
     Args:
         connection: The node's database, used by nothing else meanwhile.
         restored_at: When the state came out of a backup, which does not know what was answered after it was made.
+        audited: Returns how far the audit log is; noted with every query.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, restored_at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        restored_at: datetime | None = None,
+        audited: Callable[[], Position] | None = None,
+    ) -> None:
         self._connection = connection
         self._restored_at = restored_at
+        self._audited = audited
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -81,6 +91,8 @@ class Ledger:
                 f"INSERT INTO query_ledger ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a fixed text
                 (*row, _text(now)),
             )
+            if self._audited is not None:
+                mark_audited(self._connection, self._audited())
         return Entry(*row, now)
 
     def by_query(self, query_id: bytes, *, now: datetime) -> Entry | None:
@@ -123,15 +135,6 @@ class Ledger:
             (value,),
         ).fetchone()
         return None if row is None else _entry(row)
-
-
-def newest(connection: sqlite3.Connection, limit: int) -> list[Entry]:
-    """Return the queries that were answered last, the newest first, for the node's operator."""
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM query_ledger ORDER BY created DESC, salt LIMIT ?",  # noqa: S608 - a fixed text
-        (limit,),
-    )
-    return [_entry(row) for row in rows]
 
 
 def _entry(row: tuple[bytes, str, bytes, bytes, bytes, str]) -> Entry:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
+from node.auditing import Kind, handle_digest, note_beside
 from node.catalogue import Catalogue, State
 from node.handles import Handles
 from node.keys import handle_key
@@ -39,25 +39,6 @@ class Resolved:
     query: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """The note of one look-up.
-
-    Attributes:
-        at: When.
-        operator: Who looked it up, a user of the operating system.
-        handle: The handle, 16 bytes.
-        requester: SPIFFE id of whom it was given to.
-        query_id: The query in whose answer it was given, 16 bytes.
-    """
-
-    at: datetime
-    operator: str
-    handle: bytes
-    requester: str
-    query_id: bytes
-
-
 def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime) -> list[Resolved]:
     """Say what handles mean, after the look-ups were noted.
 
@@ -80,15 +61,10 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
                 "INSERT INTO resolved (at, operator, handle, requester, query_id, item) VALUES (?, ?, ?, ?, ?, ?)",
                 [(now.isoformat(), operator, r.handle, r.query.requester, r.query.query_id, r.item.id) for r in found],
             )
+        for each in found:
+            named = {"handle": handle_digest(each.handle), "query": each.query.envelope_digest.hex()}
+            note_beside(home, catalogue.connection, Kind.HANDLE_RESOLVED, now=now, **named)
     return found
-
-
-def look_ups(connection: sqlite3.Connection, limit: int) -> list[LookUp]:
-    """Return the last look-ups, the newest first."""
-    rows = connection.execute(
-        "SELECT at, operator, handle, requester, query_id FROM resolved ORDER BY id DESC LIMIT ?", (limit,)
-    )
-    return [LookUp(datetime.fromisoformat(at), *rest) for at, *rest in rows]
 
 
 def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, text: str, now: datetime) -> Resolved:

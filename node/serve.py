@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 
 import rsfed
+from node.auditing import Auditor, Kind, open_log
 from node.control import ControlService
 from node.guard import Guard
 from node.handles import Handles
@@ -30,6 +31,7 @@ from node.training.puller import Puller
 from node.uplink import Uplink
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
+from rsfed.errors import StateError
 from rsfed.home import Home
 from rsfed.privacy.policy import policy
 from rsfed.telemetry import log
@@ -63,7 +65,7 @@ class NodeServer:
     Raises:
         ConfigError: no policy level was chosen.
         NotAdmitted: the home has not joined a federation, or its certificate will not do.
-        StateError: the state is damaged.
+        StateError: the state or the audit log is damaged.
     """
 
     def __init__(
@@ -75,6 +77,9 @@ class NodeServer:
         self._loop = asyncio.get_running_loop()
         self._policy = policy(config.policy.level)
         self._membership = Membership(home, now=now, renewed=self._trust_changed)
+        with closing(open_state(home)) as connection:
+            self._audit_log = open_log(home, connection, now=now())
+        self._auditor = Auditor(self._audit_log, self._membership.identity, now)
         self._shelf = Shelf()
         self._swapped = asyncio.Event()
         self._indexer = Indexer(
@@ -89,17 +94,23 @@ class NodeServer:
             self._shelf,
             announcement=self._announcement,
             fetched=self._indexer.notify,
+            refused=self._release_refused,
             now=now,
         )
         self._puller = Puller(home, config.training, lambda: TrainingServiceStub(self._uplink.channel()))
         self._announced = b""  # digest of the release that was announced last
+        self._noted = b""  # of the one that the audit log knows of
         self._draining = False
         self.port = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then let calls in progress end."""
         connection = open_state(self._home)
-        with closing(Ledger(connection, restored_at=restored_at(connection))) as ledger:
+        audited = self._audit_log.durable
+        with (
+            closing(self._audit_log),
+            closing(Ledger(connection, restored_at=restored_at(connection), audited=audited)) as ledger,
+        ):
             async with self._controlled(), self._listening(ledger) as serving, self._indexing() as indexing:
                 await _until(stop, [*self._loops(ledger, serving), asyncio.shield(indexing)])
                 self._draining = True
@@ -125,15 +136,27 @@ class NodeServer:
         identity = self._membership.identity
         searcher = Searcher(
             shelf=self._shelf,
-            guard=Guard(self._membership.bundle, ledger, self._config.policy.unfilterable),
+            guard=Guard(
+                self._membership.bundle,
+                ledger,
+                node=identity().member.name,
+                level=LEVELS[self._policy.level],
+                unfilterable=self._config.policy.unfilterable,
+            ),
             policy=self._policy,
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),
             now=self._now,
         )
-        service = ArchiveService(identity().member.name, searcher)
+        service = ArchiveService(identity().member.name, searcher, self._auditor)
         limit = self._config.serve.max_concurrent
-        server = make_server(Port.NODE, trust=self._membership.bundle, now=self._now, max_concurrent=limit)
+        server = make_server(
+            Port.NODE,
+            trust=self._membership.bundle,
+            now=self._now,
+            max_concurrent=limit,
+            refused=self._auditor.call_refused,
+        )
         archive_pb2_grpc.add_ArchiveServiceServicer_to_server(service, server)
         serving = add_health(server)
         self.port = bind(server, self._config.serve.bind, server_credentials(identity))
@@ -202,6 +225,19 @@ class NodeServer:
         self._swapped.set()
         if served and served.release.digest != self._announced:
             self._uplink.announce_now()
+        if served and served.release.digest != self._noted:
+            self._noted = served.release.digest
+            self._note(Kind.RELEASE_SERVED, release=self._noted.hex(), version=served.release.manifest.version)
+
+    def _release_refused(self, digest: bytes, reason: str) -> None:
+        self._note(Kind.RELEASE_REFUSED, release=digest.hex(), reason=reason)
+
+    def _note(self, kind: Kind, **data: object) -> None:
+        """Note what happened already; where that is not possible, no query is answered either."""
+        try:
+            self._auditor.note(kind, **data)
+        except StateError as error:
+            log.error("audit.failed", reason=error.reason)
 
     def _trust_changed(self) -> None:
         self._uplink.trust_changed()

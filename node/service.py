@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rsfed
+from node.auditing import Auditor
 from node.search import Searcher
 from node.shaping import LEVELS
 from rsfed.clock import Deadline
@@ -34,11 +36,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     Args:
         name: Name of the node.
         searcher: Answers queries.
+        auditor: Notes every answer and refusal before it leaves.
     """
 
-    def __init__(self, name: str, searcher: Searcher) -> None:
+    def __init__(self, name: str, searcher: Searcher, auditor: Auditor) -> None:
         self._name = name
         self._searcher = searcher
+        self._auditor = auditor
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
 
     async def close(self) -> None:
@@ -64,7 +68,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> pb.ArchiveServiceSearchResponse:
         """List the buckets near each code of a query."""
         started = time.monotonic()
-        answer = await self._in_thread(self._searcher.search, request, context)
+        search = partial(self._auditor.searched, self._searcher.search)
+        answer = await self._in_thread(search, request, context)
         log.info("query.answered", query=answer.query_id.hex(), ms=round((time.monotonic() - started) * 1000, 3))
         return answer
 
@@ -73,10 +78,17 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """List more items of one bucket."""
         started = time.monotonic()
-        answer = await self._in_thread(self._searcher.expand, request, context)
+        expand = partial(self._auditor.expanded, self._searcher.expand)
+        answer = await self._in_thread(expand, request, context)
         query = QueryEnvelope.FromString(request.query.envelope).query_id.hex()
         log.info("bucket.expanded", query=query, ms=round((time.monotonic() - started) * 1000, 3))
         return answer
+
+    async def ProveAudit(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceProveAuditRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceProveAuditResponse:
+        """Prove that the audit log only grew."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._auditor.prove, request)
 
     async def _in_thread(
         self,

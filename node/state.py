@@ -11,6 +11,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 
 from rsfed.home import Home, open_database
+from rsfed.trust.audit_log import Position
 from rsfed.trust.certificates import CLOCK_TOLERANCE
 
 _SCHEMA_1 = """
@@ -186,6 +187,17 @@ def restored_at(connection: sqlite3.Connection) -> datetime | None:
     """
     value = get_meta(connection, "restored_at")
     return None if value is None else datetime.fromisoformat(str(value))
+
+
+def audited_to(connection: sqlite3.Connection) -> Position | None:
+    """Return how far the audit log was when that was noted last; None where there never was one."""
+    value = get_meta(connection, "audited_to")
+    return None if value is None else Position.of_text(str(value))
+
+
+def mark_audited(connection: sqlite3.Connection, position: Position) -> None:
+    """Note how far the audit log is, so that an older one in its place is noticed; the position must be durable."""
+    set_meta(connection, "audited_to", position.to_text())
 
 
 def mark_restored(connection: sqlite3.Connection, now: datetime) -> None:

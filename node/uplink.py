@@ -43,6 +43,7 @@ class Uplink:
         shelf: Holds what is served.
         announcement: Returns what the node says of itself now.
         fetched: Called after a new release was admitted.
+        refused: Called after a release was refused, with its digest and the reason.
         now: Wall clock.
 
     Attributes:
@@ -57,6 +58,7 @@ class Uplink:
         *,
         announcement: Callable[[], pb.FederationServiceAnnounceRequest],
         fetched: Callable[[], None],
+        refused: Callable[[bytes, str], None],
         now: Now,
     ) -> None:
         self._home = home
@@ -64,6 +66,7 @@ class Uplink:
         self._shelf = shelf
         self._announcement = announcement
         self._fetched = fetched
+        self._release_refused = refused
         self._now = now
         self._store = ReleaseStore(home.releases)
         self._speak, self._look = asyncio.Event(), asyncio.Event()
@@ -163,6 +166,7 @@ class Uplink:
             release = await enrolment.fetch_release(self._home, self._membership.identity(), now=self._now)
         except ReleaseRefused as error:
             log.error("release.refused", release=digest.hex()[:12], reason=error.reason)
+            self._release_refused(digest, error.reason)
             self._refused[digest] = time.monotonic()
             self._membership.ask_now()  # the key that signed it may be new
         else:

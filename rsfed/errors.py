@@ -169,10 +169,23 @@ class UnknownHandle(RsfedError):
 
 
 class Busy(RsfedError):
-    """There is too much to do; the same call may succeed later."""
+    """There is too much to do; the same call may succeed later.
+
+    Args:
+        public: As for every error.
+        reason: As for every error.
+        detail: As for every error.
+        retry_after: Seconds after which it will, where that is known.
+    """
 
     reason = "BUSY"
     grpc_status = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self, public: str, *, reason: str | None = None, detail: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(public, reason=reason, detail=detail)
+        self.retry_after = retry_after
 
 
 class Unreachable(RsfedError):

@@ -52,6 +52,11 @@ class Home:
         return self.path / "state.sqlite"
 
     @property
+    def audit(self) -> Path:
+        """The audit log, and older ones that were replaced."""
+        return self.path / "audit"
+
+    @property
     def control_socket(self) -> Path:
         """Unix socket of the running `serve`, 0600."""
         return self.path / "control.sock"

@@ -146,7 +146,7 @@ def test_a_home_below_a_file(folder, capsys, command):
         ("rotate", ""),
         ("train", "--rounds", "0"),
         ("train", "--nodes", str(2**70)),
-        ("audit", "--last", str(2**70)),
+        ("audit", "show", "--last", str(2**70)),
         ("runs", "show", str(2**70)),
     ],
     ids=" ".join,

@@ -1,10 +1,11 @@
-"""`rsfed coordinator invite`, `revoke` and `rotate`: who is trusted, and by which keys."""
+"""`rsfed coordinator invite`, `allow`, `revoke` and `rotate`: who is trusted with what, and by which keys."""
 
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +13,15 @@ from coordinator.cli.options import (
     DEFAULT_HOME,
     HomeOption,
     MemberRole,
+    level_named,
     notify_serve,
     open_authority,
     open_federation,
 )
 from rsfed.errors import UsageError
+
+if TYPE_CHECKING:
+    from rsfed.trust.scope import Scope
 
 
 class Key(StrEnum):
@@ -29,6 +34,7 @@ class Key(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
     app.command("invite")(invite)
+    app.command("allow")(allow)
     app.command("revoke")(revoke)
     app.command("rotate")(rotate)
 
@@ -52,6 +58,49 @@ def invite(
         token = authority.invite(name, Role(role), hours=hours)
     typer.echo(token.encode())
     typer.echo(f"for {role} {name}, until {token.expires:%Y-%m-%d %H:%M} UTC: `rsfed {role} join TOKEN`", err=True)
+
+
+def allow(  # noqa: PLR0913, PLR0917 - one option for each limit
+    name: Annotated[str, typer.Argument(help="Name of the analyst, who need not have joined yet.")],
+    home: HomeOption = DEFAULT_HOME,
+    node: Annotated[list[str] | None, typer.Option(help="A node that may be asked; again for more. None: all.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="A modality that may be searched; again for more. None: all.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="The level that discloses most of those that may answer, for example partner. Else any.")
+    ] = "",
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Until when, UTC. Else for ever.")
+    ] = None,
+    per_day: Annotated[int | None, typer.Option(min=0, help="Requests in a day of UTC. Else any number.")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in a minute. Else any number.")] = None,
+) -> None:
+    """Say what an analyst may ask, in place of what was said before; without options everything.
+
+    Nodes hear of it within 30 seconds and check it for themselves. All members can read scopes in the trust bundle.
+    """
+    from coordinator.scopes import Allowed  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.scope import Scope  # noqa: PLC0415 - loaded only when used
+
+    scope = Scope(
+        nodes=frozenset(node or ()),
+        modalities=frozenset(modality or ()),
+        level=level_named(level),
+        until=until and until.replace(tzinfo=UTC),
+    )
+    with open_authority(home) as (place, authority):
+        member = authority.allow(name, Allowed(scope, per_day, per_minute))
+    typer.echo(f"{member.name} may ask {_in_words(scope)}")
+    if not notify_serve(place):
+        typer.echo("`rsfed coordinator serve` is not running; nodes hear of it once it does", err=True)
+
+
+def _in_words(scope: Scope) -> str:
+    nodes = ", ".join(sorted(scope.nodes)) or "all archives"
+    modalities = f" for {', '.join(sorted(scope.modalities))}" if scope.modalities else ""
+    until = f" until {scope.until:%Y-%m-%d %H:%M} UTC" if scope.until else ""
+    return f"{nodes}{modalities}{until}"
 
 
 def revoke(

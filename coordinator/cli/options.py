@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsfed.errors import ConfigError, DeadlineExceeded, Unreachable
+from rsfed.errors import ConfigError, DeadlineExceeded, Unreachable, UsageError
 from rsfed.home import Home
 
 if TYPE_CHECKING:
@@ -105,6 +105,28 @@ async def _notify(home: Home) -> bool:
         except (Unreachable, DeadlineExceeded):
             return False
     return True
+
+
+def level_name(level: int) -> str:
+    """Return the name of a policy level as configurations have it; "" for none."""
+    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
+
+    name = PolicyLevel.Name(PolicyLevel.ValueType(level)).removeprefix("POLICY_LEVEL_").lower()
+    return "" if name == "unspecified" else name
+
+
+def level_named(name: str) -> int:
+    """Return the policy level of a name; 0 for "".
+
+    Raises:
+        UsageError: there is no such level.
+    """
+    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
+
+    levels = {level_name(value): int(value) for value in PolicyLevel.values()}
+    if name not in levels:
+        raise UsageError(f"there is no policy level {name!r}; use {' or '.join(filter(None, levels))}")
+    return levels[name]
 
 
 def print_result(output: Output, name: str, rows: Sequence[dict[str, object]], columns: Sequence[str]) -> None:

@@ -1,13 +1,23 @@
-"""`rsfed coordinator members`, `nodes`, `releases` and `audit`: who and what there is and what happened."""
+"""`rsfed coordinator members`, `nodes` and `releases`: who and what there is."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from coordinator.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, open_federation, print_result
+from coordinator.cli.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    Output,
+    OutputOption,
+    level_name,
+    open_federation,
+    print_result,
+)
+
+if TYPE_CHECKING:
+    from coordinator.scopes import Allowed
 
 
 def register(app: typer.Typer) -> None:
@@ -15,14 +25,15 @@ def register(app: typer.Typer) -> None:
     app.command("members")(members)
     app.command("nodes")(nodes)
     app.command("releases")(releases)
-    app.command("audit")(show_audit)
 
 
 def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List who belongs to the federation, who was put out, and who is invited and has not joined yet.
 
     `expires` is the end of the newest certificate, which renews itself, or of the invitation; `rejected` counts results
-    of training that a node sent and that could not be right, as `runs show` tells of each round.
+    of training that a node sent and that could not be right, as `runs show` tells of each round. `audit` is "proven"
+    where a node proved that its audit log only grew, else why not: then ask its operator. `coordinator audit accept` is
+    for a node whose operator explained it. What analysts may ask is in the JSON.
     """
     from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -38,17 +49,34 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
             "expires": each.expires and each.expires.isoformat(timespec="seconds"),
             "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
             "rejected": each.rejected,
+            "audit": each.audit and (each.audit.reason or "proven"),
+            "audit_entries": each.audit and each.audit.position.size,
+            "audit_restarts": each.audit and len(each.audit.earlier),
+            "scope": each.allowed and _scope(each.allowed),
         }
         for each in listed
     ]
-    print_result(output, "members", rows, ("name", "role", "state", "joined", "expires", "revoked", "rejected"))
+    columns = ("name", "role", "state", "joined", "expires", "revoked", "rejected", "audit", "audit_entries")
+    print_result(output, "members", rows, columns)
+
+
+def _scope(allowed: Allowed) -> dict[str, object]:
+    """Return what an analyst may; an empty list or null is no limit."""
+    scope = allowed.scope
+    return {
+        "nodes": sorted(scope.nodes),
+        "modalities": sorted(scope.modalities),
+        "level": level_name(scope.level) or None,
+        "until": scope.until and scope.until.isoformat(timespec="seconds"),
+        "per_day": allowed.per_day,
+        "per_minute": allowed.per_minute,
+    }
 
 
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List the nodes that announced themselves: where they are, what they serve, when they were heard of last."""
     from coordinator.registry import Registry  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
-    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
 
     now = utc_now()
     with open_federation(home) as (_, state, _config):
@@ -60,7 +88,7 @@ def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) 
                 "release_version": node.release_version,
                 "release_digest": node.release_digest.hex(),
                 "held": node.held,
-                "level": PolicyLevel.Name(PolicyLevel.ValueType(node.level)).removeprefix("POLICY_LEVEL_").lower(),
+                "level": level_name(node.level),
                 "software": node.software,
                 "protocol": node.protocol,
                 "last_seen": node.last_seen.isoformat(timespec="seconds"),
@@ -97,26 +125,3 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
         for release in kept
     ]
     print_result(output, "releases", rows, ("version", "current", "created", "bits", "modalities", "rounds", "nodes"))
-
-
-def show_audit(
-    home: HomeOption = DEFAULT_HOME,
-    last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""
-    from coordinator import audit  # noqa: PLC0415 - loaded only when used
-
-    with open_federation(home) as (_, state, _config), state.reading() as connection:
-        entries = audit.entries(connection, last=last)
-    rows: list[dict[str, object]] = [
-        {
-            "number": entry.number,
-            "at": entry.at.isoformat(timespec="seconds"),
-            "kind": entry.kind,
-            "subject": entry.subject,
-            "data": entry.data if output is Output.JSON else json.dumps(entry.data),
-        }
-        for entry in entries
-    ]
-    print_result(output, "audit", rows, ("number", "at", "kind", "subject", "data"))

@@ -1,30 +1,35 @@
-"""`rsfed node audit`: what left the node and what its operator looked up."""
+"""`rsfed node audit`: the log of what left the node, and proofs that it only grew."""
 
 from __future__ import annotations
 
 import json
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
+from rsfed.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="The log of what left this node: show, verify, export, restart.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the group."""
-    app.command("audit")(show_audit)
+def register(group: typer.Typer) -> None:
+    """Add the commands to the group."""
+    group.add_typer(app, name="audit")
 
 
-def show_audit(
+@app.command("show")
+def show(
     home: HomeOption = DEFAULT_HOME,
-    last: Annotated[int, typer.Option(min=1, help="How many lines, the newest.")] = 100,
+    last: Annotated[int, typer.Option(min=1, max=2**31, help="How many entries, the newest.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what left this node, queries answered and training, and which handles were looked up; newest lines last.
+    """List what this node answered and refused, training, releases and look-ups of handles; newest entries last.
 
-    Answered queries are kept for 90 days.
+    The log holds digests. Names and ids are shown beside them where this node still has them: of queries for 90 days.
     """
     from node import audit  # noqa: PLC0415 - loaded only when used
     from node.state import open_state  # noqa: PLC0415 - loaded only when used
@@ -33,14 +38,102 @@ def show_audit(
     place = node_home(home)
     load_config(NodeConfig, place.path)  # says what to do where there is no node
     with closing(open_state(place)) as connection:
-        entries = audit.entries(connection, last=last)
+        lines = audit.lines(place, connection, last=last)
     if output is Output.JSON:
-        rows = [asdict(entry) | {"at": entry.at.isoformat(timespec="seconds")} for entry in entries]
+        rows = [asdict(line) | {"at": line.at.isoformat(timespec="milliseconds")} for line in lines]
         typer.echo(json.dumps({"audit": rows}, indent=1))
-    elif entries:
+    elif lines:
         print_table(
-            ("at", "kind", "subject", "data"),
-            [(e.at.isoformat(timespec="seconds"), e.kind, e.subject, json.dumps(e.data)) for e in entries],
+            ("number", "at", "kind", "subject", "data"),
+            [(str(n.number), n.at.isoformat(timespec="seconds"), n.kind, n.subject, json.dumps(n.data)) for n in lines],
         )
     else:
-        typer.echo("nothing left this node yet, and no handle was looked up")
+        typer.echo("nothing was asked of this node yet")
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[Path | None, typer.Argument(help="An export, of any member; else this node's own log.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    older: Annotated[Path | None, typer.Option(help="An earlier export, which must be the beginning.")] = None,
+    ca_fingerprint: Annotated[
+        str, typer.Option(help="SHA-256 fingerprint of the federation's CA; else that which this home trusts.")
+    ] = "",
+) -> None:
+    """Check that this node's log is whole and only grew, or that an export proves what it says; needs no connection."""
+    if file is not None:
+        from rsfed.audit_cli import say_verified  # noqa: PLC0415 - loaded only when used
+
+        say_verified(file, older=older, ca_fingerprint=ca_fingerprint, identity=node_home(home).identity)
+        return
+    from node import audit  # noqa: PLC0415 - loaded only when used
+    from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import open_export  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    load_config(NodeConfig, place.path)
+    known = None
+    if older is not None:
+        known = open_export(older, ca_fingerprint=ca_fingerprint, identity=place.identity).head.position
+    with closing(open_state(place)) as connection:
+        position = audit.check(place, connection, older=known)
+    typer.echo(f"the log is whole: {position.size} entries, log {position.log}, root {position.root.hex()}")
+
+
+@app.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
+    home: HomeOption = DEFAULT_HOME,
+    last: Annotated[int, typer.Option(min=1, max=10_000, help="How many entries, the newest.")] = 1000,
+    query: Annotated[str | None, typer.Option(help="Only entries of this query: its id, or its digest.")] = None,
+    since: Annotated[int, typer.Option(min=0, help="Prove also that the first SINCE entries are unchanged.")] = 0,
+) -> None:
+    """Write entries with proofs under a signed head: a file that others check with `rsfed node audit verify FILE`.
+
+    It holds what `show` lists, without names and ids.
+    """
+    from node import audit  # noqa: PLC0415 - loaded only when used
+    from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import say_exported, write_export  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.identity import load_identity  # noqa: PLC0415 - loaded only when used
+
+    place, now = node_home(home), utc_now()
+    identity = load_identity(place.identity)
+    if query is not None:
+        with closing(open_state(place)) as connection:
+            query = _digest(query) or audit.digest_of_query(connection, _query_id(query), now=now)
+    data = audit.export_part(place, identity, now=now, last=last, query=query, since=since)
+    write_export(file, data)
+    say_exported(data, identity)
+
+
+@app.command("restart")
+def restart(home: HomeOption = DEFAULT_HOME) -> None:
+    """Begin a new log, where the old one is damaged, missing or too long; `serve` must not run.
+
+    The old one stays beside it under its own name. The coordinator sees that this node began anew.
+    """
+    from node import auditing  # noqa: PLC0415 - loaded only when used
+    from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    load_config(NodeConfig, place.path)
+    with place.lock(), closing(open_state(place)) as connection:
+        position = auditing.restart(place, connection, now=utc_now())
+    typer.echo(f"a new audit log began: {position.log}; the old one stays in {place.audit}")
+
+
+def _digest(text: str) -> str:
+    """Return a digest as it is, and nothing for anything else."""
+    return text.lower() if len(text) == 64 else ""
+
+
+def _query_id(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise UsageError("a query has an id of 32 hexadecimal digits, or a digest of 64", detail=text) from error

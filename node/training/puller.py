@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from node.state import open_state
 from node.training import consent, journal
 from node.training.kept import DiskMemory
+from node.training.noted import TaskNotes
 from node.training.worker import Worker
 from rsfed.clock import Deadline
-from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, Unreachable
+from rsfed.errors import Busy, DeadlineExceeded, InvalidMessage, RsfedError, StateError, Unreachable
 from rsfed.hashing.payload import CHUNK_BYTES, Payload, check_size, decode, digest, encode
 from rsfed.hashing.plan import EVALUATE, LOSS, METRICS
 from rsfed.home import Home
@@ -153,12 +154,13 @@ class Puller:
         """Work on a task; whatever goes wrong concerns this task only, and search goes on."""
         try:
             await self._do(connection, first)
-        except sqlite3.Error as error:  # the disk may be full
+        except (sqlite3.Error, StateError) as error:  # the disk may be full
             log.error("training.not_recorded", error_type=type(error).__name__)
             await self._sleep(LONGEST_PAUSE_S)
 
     async def _do(self, connection: sqlite3.Connection, first: pb.TrainingServicePullTaskResponse) -> None:
         """Fetch a task, have it worked on and send the result."""
+        notes = TaskNotes(self._home, connection)
         try:
             consent.check_not_paused(connection)  # it was paused while the task was on its way
             data = await self._fetch(first)
@@ -166,12 +168,14 @@ class Puller:
             job = _Job(first.task_id, task, time.monotonic(), partial(consent.check_run, connection, task.run_id))
         except RsfedError as error:
             log.warning("training.task_refused", reason=error.reason)
+            notes.refused(error.reason)
             await self._refuse(first.task_id, error.reason)
             return
         objective, steps = journal.asked(task)
         row = journal.begin(connection, task.run_id, task.round, task.kind, len(data), objective=objective, steps=steps)
         state, loss, sent_digest = journal.INTERRUPTED, None, None
         try:
+            notes.begun(task, data)
             job.check()
             result = await self._work(job, data)
             await self._send(job, result)
@@ -188,6 +192,7 @@ class Puller:
                 connection, row, state=state, sent=job.sent, seconds=seconds, loss=loss, sent_digest=sent_digest
             )
             log.info("training.task", run=task.run_id, round=task.round, state=state, seconds=round(seconds, 1))
+            notes.ended(task, state=state, sent=job.sent, sent_digest=sent_digest)
         if task.kind == EVALUATE:  # the last task of a run
             await self._trainer.stop()
 

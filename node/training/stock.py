@@ -20,6 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from node.state import open_state
 from node.training import client_app, consent, journal
 from node.training.adapter import run_task, to_payload, to_records
+from node.training.noted import TaskNotes
 from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.plan import CONFIG, LOSS, METRICS, ROUND
@@ -65,13 +66,14 @@ def _read(message: Message) -> Payload:
 
 def _work(connection: sqlite3.Connection, home: Home, task: Payload) -> bytes:
     """Return the result in its wire form, and write into the account what was asked and what is sent."""
-    consent.check_not_paused(connection)
-    consent.check_run(connection, task.run_id)
+    notes = TaskNotes(home, connection)
+    _check_consent(connection, notes, task)
     data, started = encode(task), time.monotonic()
     objective, steps = journal.asked(task)
     row = journal.begin(connection, task.run_id, task.round, task.kind, len(data), objective=objective, steps=steps)
     state, result, loss = journal.INTERRUPTED, b"", None
     try:
+        notes.begun(task, data)
         with _own_identity():
             result = run_task(client_app.app, home.path, data)
         answered = decode(result)
@@ -84,7 +86,17 @@ def _work(connection: sqlite3.Connection, home: Home, task: Payload) -> bytes:
         seconds, sent_digest = time.monotonic() - started, digest(result).hex() if result else None
         journal.end(connection, row, state=state, sent=len(result), seconds=seconds, loss=loss, sent_digest=sent_digest)
         log.info("training.task", run=task.run_id, round=task.round, state=state, seconds=round(seconds, 1))
+        notes.ended(task, state=state, sent=len(result), sent_digest=sent_digest)
     return result
+
+
+def _check_consent(connection: sqlite3.Connection, notes: TaskNotes, task: Payload) -> None:
+    try:
+        consent.check_not_paused(connection)
+        consent.check_run(connection, task.run_id)
+    except RsfedError as error:
+        notes.refused(error.reason)
+        raise
 
 
 @contextmanager

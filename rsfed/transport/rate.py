@@ -40,4 +40,6 @@ class RateLimit:
         if len(self._callers) > _MAX_CALLERS:
             self._callers.popitem(last=False)
         if not allowed:
-            raise Busy("too many of these calls; try again in a minute", reason="RATE_LIMITED")
+            wait = (1 - tokens) / self.per_second if self.per_second else None
+            when = "later" if wait is None else f"in {max(1, round(wait))} s"
+            raise Busy(f"too many of these calls; try again {when}", reason="RATE_LIMITED", retry_after=wait)

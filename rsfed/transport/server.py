@@ -44,6 +44,8 @@ from rsfed.trust.names import MemberId
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Refused: TypeAlias = Callable[[MemberId | None, str], None]
+"""Takes who called, as far as that is proven, and the closed reason."""
 
 _member: ContextVar[MemberId] = ContextVar("member")
 _certificate: ContextVar[x509.Certificate] = ContextVar("certificate")
@@ -74,13 +76,14 @@ def deadline_of(context: _Context) -> Deadline:
     return Deadline.after(min(remaining, MAX_CALL_S) if remaining is not None else 0.0)
 
 
-def make_server(
+def make_server(  # noqa: PLR0913 - all that guards a port, in one place
     port: Port,
     *,
     trust: Callable[[], Bundle] | None,
     now: Now = utc_now,
     max_concurrent: int = 64,
     rate: RateLimit | None = None,
+    refused: Refused | None = None,
 ) -> grpc.aio.Server:
     """Make a server that guards every call; servicers and an address are still to be added.
 
@@ -90,6 +93,7 @@ def make_server(
         now: Wall clock.
         max_concurrent: Calls served at once; more are refused as RESOURCE_EXHAUSTED.
         rate: How often a host may call. The join port always has a limit.
+        refused: Told of every call that is refused before it is read, with its caller where that is known.
 
     Raises:
         ValueError: callers have certificates at this port, but there is no bundle to check them against.
@@ -106,7 +110,7 @@ def make_server(
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_KEEPALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
-    guard = _Guard(port, trust, now, rate)
+    guard = _Guard(port, trust, now, rate, refused)
     return grpc.aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=max_concurrent)
 
 
@@ -185,6 +189,7 @@ class _Guard(grpc.aio.ServerInterceptor):
     trust: Callable[[], Bundle] | None
     now: Now
     rate: RateLimit | None
+    refused: Refused | None
 
     async def intercept_service(
         self,
@@ -252,7 +257,12 @@ class _Call:
             await self._refuse(error, context)
 
     def _admit(self, request: bytes, context: _Context) -> Message:
-        self.guard.admit(self.method, context)
+        try:
+            self.guard.admit(self.method, context)
+        except RsfedError as error:
+            if self.guard.refused is not None:
+                self.guard.refused(_member.get(None), error.reason)
+            raise
         try:
             return cast(Message, self.handler.request_deserializer(request))
         except (DecodeError, ValueError) as error:

@@ -1,4 +1,7 @@
-"""Errors on the wire: `google.rpc.Status` with one `ErrorInfo`, and back to the same error class on the other side."""
+"""Errors on the wire: `google.rpc.Status` with one `ErrorInfo`, and back to the same error class on the other side.
+
+Where it is known when the same call will succeed, a `RetryInfo` says so.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 
 import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -49,11 +52,14 @@ _WORDS: dict[type[RsfedError], str] = {
 def to_status(error: RsfedError) -> grpc.Status:
     """Return what the wire says of an error: its public text and reason, never its detail."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={_KIND: type(error).reason})
-    packed = any_pb2.Any()
-    packed.Pack(info)
+    details = [_packed(info)]
+    if isinstance(error, Busy) and error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(_packed(retry))
     code = grpc.StatusCode[error.grpc_status]
     status: grpc.Status = rpc_status.to_status(
-        status_pb2.Status(code=code.value[0], message=error.public, details=[packed])
+        status_pb2.Status(code=code.value[0], message=error.public, details=details)
     )
     return status
 
@@ -70,6 +76,8 @@ def to_error(call_error: grpc.aio.AioRpcError, what: str) -> RsfedError:
     if info is None:
         return _plain(call_error.code(), details, what)
     cls = _CLASSES.get(info.metadata.get(_KIND, ""), _BY_STATUS.get(call_error.code(), RsfedError))
+    if cls is Busy:
+        return Busy(f"{what}: {_clean(details)}", reason=info.reason, retry_after=_retry_after(call_error))
     return cls(f"{what}: {_clean(details)}", reason=info.reason)
 
 
@@ -86,14 +94,30 @@ def _plain(code: grpc.StatusCode, details: str, what: str) -> RsfedError:
 
 
 def _error_info(call_error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
-    try:
-        status = rpc_status.from_call(call_error)
-        info = error_details_pb2.ErrorInfo()
-        if status is None or not any(detail.Unpack(info) for detail in status.details):
-            return None
-    except (ValueError, DecodeError):
+    info = error_details_pb2.ErrorInfo()
+    if not _unpacked(call_error, info):
         return None
     return info if info.domain == DOMAIN and _REASON.fullmatch(info.reason) else None
+
+
+def _retry_after(call_error: grpc.aio.AioRpcError) -> float | None:
+    retry = error_details_pb2.RetryInfo()
+    return max(0.0, retry.retry_delay.ToMilliseconds() / 1000) if _unpacked(call_error, retry) else None
+
+
+def _unpacked(call_error: grpc.aio.AioRpcError, into: Message) -> bool:
+    """Fill in the detail of this kind and say whether there is one."""
+    try:
+        status = rpc_status.from_call(call_error)
+        return status is not None and any(detail.Unpack(into) for detail in status.details)
+    except (ValueError, DecodeError):
+        return False
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
 
 
 def _clean(text: str) -> str:

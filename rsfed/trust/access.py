@@ -58,6 +58,7 @@ RULES: Mapping[str, Rule] = {
     "/rsfed.v1.ArchiveService/Describe": _node(read=True),
     "/rsfed.v1.ArchiveService/Search": _node(),
     "/rsfed.v1.ArchiveService/ExpandBucket": _node(read=True),
+    "/rsfed.v1.ArchiveService/ProveAudit": _node(read=True),
     "/rsfed.v1.FederationService/Enroll": _AT_JOIN,
     "/rsfed.v1.FederationService/Recover": _AT_JOIN,
     "/rsfed.v1.FederationService/Renew": _federation(_MEMBERS),

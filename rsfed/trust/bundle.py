@@ -7,8 +7,8 @@ version. Nothing of an unsigned bundle is looked at.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -22,6 +22,7 @@ from rsfed.errors import NotAdmitted
 from rsfed.trust.certificates import CLOCK_TOLERANCE, ca_key_of, fingerprint, load_chain, verify_chain
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.release_rules import key_id
+from rsfed.trust.scope import EVERYTHING, Scope
 from rsfed.v1.federation_pb2 import BundleSignature, SignedTrustBundle, TrustBundle
 
 MAX_BUNDLE_BYTES = 8 << 20
@@ -45,6 +46,7 @@ class Bundle:
         members: X25519 sealing keys, 32 bytes each, by SPIFFE id.
         digest: SHA-256 of the signed bytes.
         refreshed: When the coordinator last said that this is the newest bundle; None at the coordinator itself.
+        scopes: What analysts may ask, by SPIFFE id; who has none may ask everything.
     """
 
     federation: str
@@ -59,6 +61,11 @@ class Bundle:
     members: dict[str, bytes]
     digest: bytes
     refreshed: datetime | None = None
+    scopes: Mapping[str, Scope] = field(default_factory=dict)
+
+    def scope_of(self, member: MemberId) -> Scope:
+        """Return what an analyst may ask."""
+        return self.scopes.get(member.uri, EVERYTHING)
 
     def stale(self, now: datetime) -> bool:
         """Say whether too long ago was asked which certificates are revoked; a clock that jumped counts as long."""
@@ -196,4 +203,5 @@ def _read(proto: TrustBundle, digest: bytes) -> Bundle:
         revoked_names=frozenset(proto.revoked_names),
         members={member.member: member.sealing_key for member in proto.members},
         digest=digest,
+        scopes={member.member: Scope.of_wire(member.scope) for member in proto.members if member.HasField("scope")},
     )

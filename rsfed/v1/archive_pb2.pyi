@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from rsfed.v1 import audit_pb2 as _audit_pb2
 from rsfed.v1 import envelope_pb2 as _envelope_pb2
 from rsfed.v1 import outcome_pb2 as _outcome_pb2
 import builtins as _builtins
@@ -125,6 +126,7 @@ class ArchiveServiceSearchResponse(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     FILTERED_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """The query that is answered, 16 bytes."""
     release_digest: _builtins.bytes
@@ -143,6 +145,10 @@ class ArchiveServiceSearchResponse(_message.Message):
     def filtered(self) -> _containers.RepeatedScalarFieldContainer[_outcome_pb2.FilterField.ValueType]:
         """Fields of the query's filter, all of which were applied, rising; software that knows no filters leaves it empty."""
 
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes this answer."""
+
     def __init__(
         self,
         *,
@@ -152,10 +158,11 @@ class ArchiveServiceSearchResponse(_message.Message):
         level: _outcome_pb2.PolicyLevel.ValueType = ...,
         filtered: _abc.Iterable[_outcome_pb2.FilterField.ValueType] | None = ...,
         unknown: _builtins.int | None = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "unknown", b"unknown"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "audit_head", b"audit_head", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "answers", b"answers", "filtered", b"filtered", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "answers", b"answers", "audit_head", b"audit_head", "filtered", b"filtered", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unknown: _TypeAlias = _typing.Literal["unknown"]  # noqa: Y015
     _WhichOneofArgType__unknown: _TypeAlias = _typing.Literal["_unknown", b"_unknown"]  # noqa: Y015
@@ -294,6 +301,7 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     ITEM_HANDLES_FIELD_NUMBER: _builtins.int
     FOOTPRINTS_FIELD_NUMBER: _builtins.int
     ACQUIRED_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Items of the bucket that pass the query's filter in all."""
     item_handles: _builtins.bytes
@@ -302,6 +310,10 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     """Footprints as in BucketAnswer."""
     acquired: _builtins.bytes
     """Acquired intervals as in BucketAnswer."""
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes this answer. The coordinator keeps it and does not pass it on."""
+
     def __init__(
         self,
         *,
@@ -309,10 +321,11 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
         item_handles: _builtins.bytes = ...,
         footprints: _builtins.bytes | None = ...,
         acquired: _builtins.bytes | None = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "footprints", b"footprints"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "audit_head", b"audit_head", "footprints", b"footprints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "footprints", b"footprints", "item_handles", b"item_handles", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "audit_head", b"audit_head", "footprints", b"footprints", "item_handles", b"item_handles", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__acquired: _TypeAlias = _typing.Literal["acquired"]  # noqa: Y015
     _WhichOneofArgType__acquired: _TypeAlias = _typing.Literal["_acquired", b"_acquired"]  # noqa: Y015
@@ -324,3 +337,55 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__footprints) -> _WhichOneofReturnType__footprints | None: ...
 
 Global___ArchiveServiceExpandBucketResponse: _TypeAlias = ArchiveServiceExpandBucketResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceProveAuditRequest(_message.Message):
+    """ArchiveServiceProveAuditRequest asks for proofs between heads of one log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    log: _builtins.bytes
+    """Which log, as in TreeHead."""
+    @_builtins.property
+    def sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes of the heads, rising, at most 1024."""
+
+    def __init__(
+        self,
+        *,
+        log: _builtins.bytes = ...,
+        sizes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log", "sizes", b"sizes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceProveAuditRequest: _TypeAlias = ArchiveServiceProveAuditRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceProveAuditResponse(_message.Message):
+    """ArchiveServiceProveAuditResponse proves that the log only grew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOFS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.ConsistencyProof]:
+        """One proof for every two sizes that follow each other."""
+
+    def __init__(
+        self,
+        *,
+        proofs: _abc.Iterable[_audit_pb2.ConsistencyProof] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proofs", b"proofs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceProveAuditResponse: _TypeAlias = ArchiveServiceProveAuditResponse  # noqa: Y015

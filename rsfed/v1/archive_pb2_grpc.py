@@ -50,6 +50,11 @@ class ArchiveServiceStub:
                 request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketResponse.FromString,
                 _registered_method=True)
+        self.ProveAudit = channel.unary_unary(
+                '/rsfed.v1.ArchiveService/ProveAudit',
+                request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.FromString,
+                _registered_method=True)
 
 
 class ArchiveServiceServicer:
@@ -77,6 +82,13 @@ class ArchiveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProveAudit(self, request, context):
+        """ProveAudit proves that the node's audit log only grew between heads that it signed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchiveServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.ExpandBucket,
                     request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketResponse.SerializeToString,
+            ),
+            'ProveAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveAudit,
+                    request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class ArchiveService:
             '/rsfed.v1.ArchiveService/ExpandBucket',
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketRequest.SerializeToString,
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceExpandBucketResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.ArchiveService/ProveAudit',
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.SerializeToString,
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class ArchiveServiceStub:
     """Search lists the buckets near each code of a signed query. A query id is answered once."""
     ExpandBucket: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceExpandBucketRequest, _archive_pb2.ArchiveServiceExpandBucketResponse]
     """ExpandBucket pages through one bucket of an earlier answer, in the same order."""
+    ProveAudit: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceProveAuditRequest, _archive_pb2.ArchiveServiceProveAuditResponse]
+    """ProveAudit proves that the node's audit log only grew between heads that it signed."""
 
 @_typing.type_check_only
 class ArchiveServiceAsyncStub(ArchiveServiceStub):
@@ -51,6 +53,8 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """Search lists the buckets near each code of a signed query. A query id is answered once."""
     ExpandBucket: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceExpandBucketRequest, _archive_pb2.ArchiveServiceExpandBucketResponse]  # type: ignore[assignment]
     """ExpandBucket pages through one bucket of an earlier answer, in the same order."""
+    ProveAudit: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceProveAuditRequest, _archive_pb2.ArchiveServiceProveAuditResponse]  # type: ignore[assignment]
+    """ProveAudit proves that the node's audit log only grew between heads that it signed."""
 
 class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArchiveService is served by every node to the coordinator of its federation."""
@@ -78,5 +82,13 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.ArchiveServiceExpandBucketResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceExpandBucketResponse]]:
         """ExpandBucket pages through one bucket of an earlier answer, in the same order."""
+
+    @_abc_1.abstractmethod
+    def ProveAudit(
+        self,
+        request: _archive_pb2.ArchiveServiceProveAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.ArchiveServiceProveAuditResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceProveAuditResponse]]:
+        """ProveAudit proves that the node's audit log only grew between heads that it signed."""
 
 def add_ArchiveServiceServicer_to_server(servicer: ArchiveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,51 +26,53 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from rsfed.v1 import outcome_pb2 as rsfed_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rsfed/v1/federation.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rsfed/v1/outcome.proto\"\xbd\x02\n\x0bTrustBundle\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x03(\x0c\x12*\n\x0crelease_keys\x18\x06 \x03(\x0b\x32\x14.rsfed.v1.ReleaseKey\x12\x13\n\x0b\x63oordinator\x18\x07 \x01(\t\x12\x17\n\x0frevoked_serials\x18\x08 \x03(\x0c\x12\x15\n\rrevoked_names\x18\t \x03(\t\x12%\n\x07members\x18\n \x03(\x0b\x32\x14.rsfed.v1.MemberKeys\"0\n\nReleaseKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"1\n\nMemberKeys\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\"R\n\x11SignedTrustBundle\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x12-\n\nsignatures\x18\x02 \x03(\x0b\x32\x19.rsfed.v1.BundleSignature\"<\n\x0f\x42undleSignature\x12\x16\n\x0e\x63\x61_fingerprint\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"f\n\x1e\x46\x65\x64\x65rationServiceEnrollRequest\x12\x12\n\ninvitation\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x04 \x01(\x0c\"\x85\x01\n\x1f\x46\x65\x64\x65rationServiceEnrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\x12\x1a\n\x12\x66\x65\x64\x65ration_address\x18\x03 \x01(\t\"\x83\x01\n\x1f\x46\x65\x64\x65rationServiceRecoverRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"j\n FederationServiceRecoverResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\",\n\x1d\x46\x65\x64\x65rationServiceRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"h\n\x1e\x46\x65\x64\x65rationServiceRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\"\x88\x02\n FederationServiceAnnounceRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x17\n\x0frelease_version\x18\x04 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x05 \x01(\x0c\x12\x11\n\x04held\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x07 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12)\n\x05\x63lock\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdial_back\x18\t \x01(\x08\x42\x07\n\x05_held\"\xbe\x01\n!FederationServiceAnnounceResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\x04\x12\x17\n\x0frelease_version\x18\x02 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x03 \x01(\x0c\x12)\n\x05\x63lock\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\tdial_back\x18\x05 \x01(\x0e\x32\x12.rsfed.v1.DialBack\">\n&FederationServiceGetTrustBundleRequest\x12\x14\n\x0chave_version\x18\x01 \x01(\x04\"V\n\'FederationServiceGetTrustBundleResponse\x12+\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\"I\n\"FederationServiceGetReleaseRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x13\n\x0bhave_digest\x18\x02 \x01(\x0c\"i\n#FederationServiceGetReleaseResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.rsfed.v1.ReleaseHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"D\n\rReleaseHeader\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\t*R\n\x08\x44ialBack\x12\x19\n\x15\x44IAL_BACK_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IAL_BACK_REACHED\x10\x01\x12\x14\n\x10\x44IAL_BACK_FAILED\x10\x02\x32\xf9\x04\n\x11\x46\x65\x64\x65rationService\x12]\n\x06\x45nroll\x12(.rsfed.v1.FederationServiceEnrollRequest\x1a).rsfed.v1.FederationServiceEnrollResponse\x12`\n\x07Recover\x12).rsfed.v1.FederationServiceRecoverRequest\x1a*.rsfed.v1.FederationServiceRecoverResponse\x12Z\n\x05Renew\x12\'.rsfed.v1.FederationServiceRenewRequest\x1a(.rsfed.v1.FederationServiceRenewResponse\x12\x63\n\x08\x41nnounce\x12*.rsfed.v1.FederationServiceAnnounceRequest\x1a+.rsfed.v1.FederationServiceAnnounceResponse\x12u\n\x0eGetTrustBundle\x12\x30.rsfed.v1.FederationServiceGetTrustBundleRequest\x1a\x31.rsfed.v1.FederationServiceGetTrustBundleResponse\x12k\n\nGetRelease\x12,.rsfed.v1.FederationServiceGetReleaseRequest\x1a-.rsfed.v1.FederationServiceGetReleaseResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rsfed/v1/federation.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rsfed/v1/outcome.proto\"\xbd\x02\n\x0bTrustBundle\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63\x61_certificates\x18\x05 \x03(\x0c\x12*\n\x0crelease_keys\x18\x06 \x03(\x0b\x32\x14.rsfed.v1.ReleaseKey\x12\x13\n\x0b\x63oordinator\x18\x07 \x01(\t\x12\x17\n\x0frevoked_serials\x18\x08 \x03(\x0c\x12\x15\n\rrevoked_names\x18\t \x03(\t\x12%\n\x07members\x18\n \x03(\x0b\x32\x14.rsfed.v1.MemberKeys\"0\n\nReleaseKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"W\n\nMemberKeys\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\x12$\n\x05scope\x18\x03 \x01(\x0b\x32\x15.rsfed.v1.MemberScope\"\x81\x01\n\x0bMemberScope\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x12\n\nmodalities\x18\x02 \x03(\t\x12$\n\x05level\x18\x03 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x11SignedTrustBundle\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x12-\n\nsignatures\x18\x02 \x03(\x0b\x32\x19.rsfed.v1.BundleSignature\"<\n\x0f\x42undleSignature\x12\x16\n\x0e\x63\x61_fingerprint\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"f\n\x1e\x46\x65\x64\x65rationServiceEnrollRequest\x12\x12\n\ninvitation\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x04 \x01(\x0c\"\x85\x01\n\x1f\x46\x65\x64\x65rationServiceEnrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\x12\x1a\n\x12\x66\x65\x64\x65ration_address\x18\x03 \x01(\t\"\x83\x01\n\x1f\x46\x65\x64\x65rationServiceRecoverRequest\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"j\n FederationServiceRecoverResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\",\n\x1d\x46\x65\x64\x65rationServiceRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"h\n\x1e\x46\x65\x64\x65rationServiceRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x03(\x0c\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\"\x88\x02\n FederationServiceAnnounceRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x17\n\x0frelease_version\x18\x04 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x05 \x01(\x0c\x12\x11\n\x04held\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x07 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12)\n\x05\x63lock\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdial_back\x18\t \x01(\x08\x42\x07\n\x05_held\"\xbe\x01\n!FederationServiceAnnounceResponse\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\x04\x12\x17\n\x0frelease_version\x18\x02 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x03 \x01(\x0c\x12)\n\x05\x63lock\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\tdial_back\x18\x05 \x01(\x0e\x32\x12.rsfed.v1.DialBack\">\n&FederationServiceGetTrustBundleRequest\x12\x14\n\x0chave_version\x18\x01 \x01(\x04\"V\n\'FederationServiceGetTrustBundleResponse\x12+\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x1b.rsfed.v1.SignedTrustBundle\"I\n\"FederationServiceGetReleaseRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x13\n\x0bhave_digest\x18\x02 \x01(\x0c\"i\n#FederationServiceGetReleaseResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.rsfed.v1.ReleaseHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"D\n\rReleaseHeader\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\t*R\n\x08\x44ialBack\x12\x19\n\x15\x44IAL_BACK_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IAL_BACK_REACHED\x10\x01\x12\x14\n\x10\x44IAL_BACK_FAILED\x10\x02\x32\xf9\x04\n\x11\x46\x65\x64\x65rationService\x12]\n\x06\x45nroll\x12(.rsfed.v1.FederationServiceEnrollRequest\x1a).rsfed.v1.FederationServiceEnrollResponse\x12`\n\x07Recover\x12).rsfed.v1.FederationServiceRecoverRequest\x1a*.rsfed.v1.FederationServiceRecoverResponse\x12Z\n\x05Renew\x12\'.rsfed.v1.FederationServiceRenewRequest\x1a(.rsfed.v1.FederationServiceRenewResponse\x12\x63\n\x08\x41nnounce\x12*.rsfed.v1.FederationServiceAnnounceRequest\x1a+.rsfed.v1.FederationServiceAnnounceResponse\x12u\n\x0eGetTrustBundle\x12\x30.rsfed.v1.FederationServiceGetTrustBundleRequest\x1a\x31.rsfed.v1.FederationServiceGetTrustBundleResponse\x12k\n\nGetRelease\x12,.rsfed.v1.FederationServiceGetReleaseRequest\x1a-.rsfed.v1.FederationServiceGetReleaseResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rsfed.v1.federation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIALBACK']._serialized_start=2161
-  _globals['_DIALBACK']._serialized_end=2243
+  _globals['_DIALBACK']._serialized_start=2331
+  _globals['_DIALBACK']._serialized_end=2413
   _globals['_TRUSTBUNDLE']._serialized_start=97
   _globals['_TRUSTBUNDLE']._serialized_end=414
   _globals['_RELEASEKEY']._serialized_start=416
   _globals['_RELEASEKEY']._serialized_end=464
   _globals['_MEMBERKEYS']._serialized_start=466
-  _globals['_MEMBERKEYS']._serialized_end=515
-  _globals['_SIGNEDTRUSTBUNDLE']._serialized_start=517
-  _globals['_SIGNEDTRUSTBUNDLE']._serialized_end=599
-  _globals['_BUNDLESIGNATURE']._serialized_start=601
-  _globals['_BUNDLESIGNATURE']._serialized_end=661
-  _globals['_FEDERATIONSERVICEENROLLREQUEST']._serialized_start=663
-  _globals['_FEDERATIONSERVICEENROLLREQUEST']._serialized_end=765
-  _globals['_FEDERATIONSERVICEENROLLRESPONSE']._serialized_start=768
-  _globals['_FEDERATIONSERVICEENROLLRESPONSE']._serialized_end=901
-  _globals['_FEDERATIONSERVICERECOVERREQUEST']._serialized_start=904
-  _globals['_FEDERATIONSERVICERECOVERREQUEST']._serialized_end=1035
-  _globals['_FEDERATIONSERVICERECOVERRESPONSE']._serialized_start=1037
-  _globals['_FEDERATIONSERVICERECOVERRESPONSE']._serialized_end=1143
-  _globals['_FEDERATIONSERVICERENEWREQUEST']._serialized_start=1145
-  _globals['_FEDERATIONSERVICERENEWREQUEST']._serialized_end=1189
-  _globals['_FEDERATIONSERVICERENEWRESPONSE']._serialized_start=1191
-  _globals['_FEDERATIONSERVICERENEWRESPONSE']._serialized_end=1295
-  _globals['_FEDERATIONSERVICEANNOUNCEREQUEST']._serialized_start=1298
-  _globals['_FEDERATIONSERVICEANNOUNCEREQUEST']._serialized_end=1562
-  _globals['_FEDERATIONSERVICEANNOUNCERESPONSE']._serialized_start=1565
-  _globals['_FEDERATIONSERVICEANNOUNCERESPONSE']._serialized_end=1755
-  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLEREQUEST']._serialized_start=1757
-  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLEREQUEST']._serialized_end=1819
-  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLERESPONSE']._serialized_start=1821
-  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLERESPONSE']._serialized_end=1907
-  _globals['_FEDERATIONSERVICEGETRELEASEREQUEST']._serialized_start=1909
-  _globals['_FEDERATIONSERVICEGETRELEASEREQUEST']._serialized_end=1982
-  _globals['_FEDERATIONSERVICEGETRELEASERESPONSE']._serialized_start=1984
-  _globals['_FEDERATIONSERVICEGETRELEASERESPONSE']._serialized_end=2089
-  _globals['_RELEASEHEADER']._serialized_start=2091
-  _globals['_RELEASEHEADER']._serialized_end=2159
-  _globals['_FEDERATIONSERVICE']._serialized_start=2246
-  _globals['_FEDERATIONSERVICE']._serialized_end=2879
+  _globals['_MEMBERKEYS']._serialized_end=553
+  _globals['_MEMBERSCOPE']._serialized_start=556
+  _globals['_MEMBERSCOPE']._serialized_end=685
+  _globals['_SIGNEDTRUSTBUNDLE']._serialized_start=687
+  _globals['_SIGNEDTRUSTBUNDLE']._serialized_end=769
+  _globals['_BUNDLESIGNATURE']._serialized_start=771
+  _globals['_BUNDLESIGNATURE']._serialized_end=831
+  _globals['_FEDERATIONSERVICEENROLLREQUEST']._serialized_start=833
+  _globals['_FEDERATIONSERVICEENROLLREQUEST']._serialized_end=935
+  _globals['_FEDERATIONSERVICEENROLLRESPONSE']._serialized_start=938
+  _globals['_FEDERATIONSERVICEENROLLRESPONSE']._serialized_end=1071
+  _globals['_FEDERATIONSERVICERECOVERREQUEST']._serialized_start=1074
+  _globals['_FEDERATIONSERVICERECOVERREQUEST']._serialized_end=1205
+  _globals['_FEDERATIONSERVICERECOVERRESPONSE']._serialized_start=1207
+  _globals['_FEDERATIONSERVICERECOVERRESPONSE']._serialized_end=1313
+  _globals['_FEDERATIONSERVICERENEWREQUEST']._serialized_start=1315
+  _globals['_FEDERATIONSERVICERENEWREQUEST']._serialized_end=1359
+  _globals['_FEDERATIONSERVICERENEWRESPONSE']._serialized_start=1361
+  _globals['_FEDERATIONSERVICERENEWRESPONSE']._serialized_end=1465
+  _globals['_FEDERATIONSERVICEANNOUNCEREQUEST']._serialized_start=1468
+  _globals['_FEDERATIONSERVICEANNOUNCEREQUEST']._serialized_end=1732
+  _globals['_FEDERATIONSERVICEANNOUNCERESPONSE']._serialized_start=1735
+  _globals['_FEDERATIONSERVICEANNOUNCERESPONSE']._serialized_end=1925
+  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLEREQUEST']._serialized_start=1927
+  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLEREQUEST']._serialized_end=1989
+  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLERESPONSE']._serialized_start=1991
+  _globals['_FEDERATIONSERVICEGETTRUSTBUNDLERESPONSE']._serialized_end=2077
+  _globals['_FEDERATIONSERVICEGETRELEASEREQUEST']._serialized_start=2079
+  _globals['_FEDERATIONSERVICEGETRELEASEREQUEST']._serialized_end=2152
+  _globals['_FEDERATIONSERVICEGETRELEASERESPONSE']._serialized_start=2154
+  _globals['_FEDERATIONSERVICEGETRELEASERESPONSE']._serialized_end=2259
+  _globals['_RELEASEHEADER']._serialized_start=2261
+  _globals['_RELEASEHEADER']._serialized_end=2329
+  _globals['_FEDERATIONSERVICE']._serialized_start=2416
+  _globals['_FEDERATIONSERVICE']._serialized_end=3049
 # @@protoc_insertion_point(module_scope)

@@ -151,23 +151,69 @@ class MemberKeys(_message.Message):
 
     MEMBER_FIELD_NUMBER: _builtins.int
     SEALING_KEY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     """SPIFFE id of the member."""
     sealing_key: _builtins.bytes
     """X25519 public key that messages to this member are sealed with, 32 bytes."""
+    @_builtins.property
+    def scope(self) -> Global___MemberScope:
+        """What this analyst may ask; absent for everything."""
+
     def __init__(
         self,
         *,
         member: _builtins.str = ...,
         sealing_key: _builtins.bytes = ...,
+        scope: Global___MemberScope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "sealing_key", b"sealing_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "scope", b"scope", "sealing_key", b"sealing_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemberKeys: _TypeAlias = MemberKeys  # noqa: Y015
+
+@_typing.final
+class MemberScope(_message.Message):
+    """MemberScope says what an analyst may ask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    level: _outcome_pb2.PolicyLevel.ValueType
+    """What answers may disclose at most: nodes of a level that discloses more refuse. Not set for anything."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the nodes that may be asked; empty for all."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Modalities that may be searched; empty for all."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """After this moment nothing may be asked; absent for ever."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        modalities: _abc.Iterable[_builtins.str] | None = ...,
+        level: _outcome_pb2.PolicyLevel.ValueType = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "modalities", b"modalities", "nodes", b"nodes", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberScope: _TypeAlias = MemberScope  # noqa: Y015
 
 @_typing.final
 class SignedTrustBundle(_message.Message):

@@ -169,9 +169,9 @@ def test_revoking_and_rotating_work_without_a_running_serve(typed, federation):
 
 def test_the_audit_record_is_listed_newest_lines_last(typed, federation):
     federation.enroll("bern")
-    kinds = [line["kind"] for line in as_json(typed, "audit", "--last", "2")["audit"]]
+    kinds = [line["kind"] for line in as_json(typed, "audit", "show", "--last", "2")["audit"]]
     assert kinds == ["member.invited", "member.enrolled"]
-    assert "federation.founded" in typed("audit")[1]
+    assert "federation.founded" in typed("audit", "show")[1]
 
 
 def test_a_backup_is_restored_into_an_empty_home_only(typed, federation, tmp_path, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from members import World
 
+from node.auditing import Auditor, open_log
 from node.catalogue import Catalogue
 from node.guard import Guard
 from node.handles import Handles
@@ -40,6 +41,7 @@ from rsfed.trust.identity import (
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
 PLACE = (7.0, 46.0, 7.1, 46.1)
 TIME = "2024-06-01T10:20:30+00:00"
@@ -156,13 +158,19 @@ def make_searcher(home: Home, world: World, served: Served | None, *, order=keye
     ledger = Ledger(connection or open_state(home))
     return Searcher(
         shelf=shelf,
-        guard=Guard(world.bundle, ledger),
+        guard=Guard(world.bundle, ledger, node="berne", level=POLICY_LEVEL_PARTNER),
         policy=policy("partner"),
         handles=Handles(handle_key(home)),
         tie_key=tie_key(home),
         now=world.clock,
         order=order,
     )
+
+
+def make_auditor(home: Home, world: World, *, identity: Identity | None = None) -> Auditor:
+    identity = identity or world.identity(Role.NODE, "berne")
+    with closing(open_state(home)) as connection:
+        return Auditor(open_log(home, connection, now=world.clock()), lambda: identity, world.clock)
 
 
 def join(world: World, home: Home, name: str, federation_address: str, *, days_ago: float = 0) -> Identity:

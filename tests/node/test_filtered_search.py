@@ -20,6 +20,7 @@ from rsfed.privacy.policy import Disclosed, Withheld
 from rsfed.trust.envelope import filtered_fields
 from rsfed.trust.manifest import FederationClass, Nomenclature
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryEnvelope, QueryFilter
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
 WEST, EAST = (7.0, 46.0, 7.1, 46.1), (170.0, 46.0, -170.0, 47.0)
 EARLY, LATE = "2020-06-01T00:00:00+00:00", "2024-06-01T00:00:00+00:00"
@@ -162,7 +163,13 @@ def test_a_floor_counts_what_passes_and_no_filter_gets_below_it(mixed, wanted, s
 def test_a_field_that_the_policy_keeps_is_no_filter_and_the_query_is_not_even_written_down(tmp_path, wanted, reason):
     archive = Archive(tmp_path, np.zeros((3, 4), np.uint8))
     field = reason.removeprefix("UNFILTERABLE_").lower()
-    strict = Guard(archive.world.bundle, Ledger(open_state(archive.home)), (field,))
+    strict = Guard(
+        archive.world.bundle,
+        Ledger(open_state(archive.home)),
+        node="berne",
+        level=POLICY_LEVEL_PARTNER,
+        unfilterable=(field,),
+    )
     archive.searcher = replace(archive.searcher, guard=strict)
     with pytest.raises(EnvelopeRefused, match=f"filtered by {field}; ask again without") as refused:
         archive.search(archive.codes[:1], filter=wanted)

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from members import World
 from serving import Asker, add_patches, make_home, publish, random_codes, serve_codes
 
@@ -11,8 +12,11 @@ from node.guard import Guard
 from node.ledger import Ledger
 from node.state import open_state
 from rsfed.errors import RsfedError
+from rsfed.trust.bundle import open_bundle, sign_bundle
 from rsfed.trust.names import Role
 from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.v1.federation_pb2 import MemberKeys, MemberScope
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
 
 class Scene:
@@ -25,7 +29,7 @@ class Scene:
         self.served = serve_codes(home, self.release, add_patches(home, 10), random_codes(10))
         self.connection = open_state(home)
         self.bundle = self.world.bundle()
-        self.guard = Guard(lambda: self.bundle, Ledger(self.connection))
+        self.guard = Guard(lambda: self.bundle, Ledger(self.connection), node="berne", level=POLICY_LEVEL_PARTNER)
         self.asker = Asker(self.world)
 
     def ask(self, *, codes=b"12345678", **changes):
@@ -135,3 +139,34 @@ def test_an_analyst_cannot_go_on_with_the_query_of_another(scene):
     scene.asker = Asker(scene.world, "eve")
     stolen = scene.ask(query_id=first.query.envelope.query_id)
     assert scene.refusal(stolen, admit="admit_again") == "ENVELOPE_DIFFERS"
+
+
+@pytest.mark.parametrize(
+    ("scope", "reason"),
+    [
+        ({"nodes": ["geneva"]}, "SCOPE_NODE"),
+        ({"modalities": ["sentinel-1-grd"]}, "SCOPE_MODALITY"),
+        ({"level": POLICY_LEVEL_PARTNER + 1}, "SCOPE_LEVEL"),
+        ({"until": 1}, "SCOPE_ENDED"),
+    ],
+)
+def test_a_query_outside_the_requesters_scope_is_refused_also_where_the_coordinator_lets_it_pass(scene, scope, reason):
+    signed = scene.ask()
+    scene.guard.admit(signed, scene.served, now=scene.world.clock())
+    until = Timestamp(seconds=scope.pop("until")) if "until" in scope else None
+    keys = MemberKeys(member=scene.asker.identity.member.uri, scope=MemberScope(**scope, until=until))
+    proto = scene.world.proto()
+    proto.members.append(keys)
+    scene.bundle = open_bundle(sign_bundle(proto, [(ca.cert, ca.key) for ca in scene.world.cas]))
+    assert scene.refusal(scene.ask()) == reason
+    assert scene.refusal(signed, admit="admit_again") == reason
+    assert scene.entries() == 1
+
+
+def test_a_query_within_the_requesters_scope_is_admitted(scene):
+    scope = MemberScope(nodes=["berne"], modalities=["rgb"], level=POLICY_LEVEL_PARTNER)
+    scope.until.FromDatetime(scene.world.clock() + timedelta(days=1))
+    proto = scene.world.proto()
+    proto.members.append(MemberKeys(member=scene.asker.identity.member.uri, scope=scope))
+    scene.bundle = open_bundle(sign_bundle(proto, [(ca.cert, ca.key) for ca in scene.world.cas]))
+    assert scene.guard.admit(scene.ask(), scene.served, now=scene.world.clock())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from node_archives import give_release, make_node, png, run
 
+from node.auditing import open_log
 from node.backup import back_up, restore
 from node.catalogue import Catalogue
 from node.ingest import reading_of
 from node.keys import handle_key, tie_key
 from node.presence import Presence
-from node.state import open_state, restored_at
+from node.state import mark_audited, open_state, restored_at
 from rsfed.backup import BackupPlan, write_backup
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import StateError
 from rsfed.home import Home
+from rsfed.trust.audit_log import read_entries
 from rsfed.trust.identity import create_keys
 
 MADE, RESTORED = datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 2, tzinfo=UTC)
@@ -136,3 +139,20 @@ def test_the_backup_of_a_coordinator_is_no_node(lost, tmp_path):
     with pytest.raises(StateError) as refused:
         restore(tmp_path / "coordinator.tar", Home(tmp_path / "new"), now=RESTORED)
     assert refused.value.reason == "BACKUP_FOREIGN"
+
+
+def test_a_restored_node_begins_a_new_audit_log_which_names_the_one_in_the_backup(lost, tmp_path):
+    home, _, _ = lost
+    with closing(open_state(home)) as connection, closing(open_log(home, connection, now=MADE)) as log:
+        log.sync(log.append({"at": 0, "kind": "test"}))
+        mark_audited(connection, log.durable())
+        back_up(home, tmp_path / "audited.tar", now=MADE)
+        before = log.durable()
+        log.sync(log.append({"at": 0, "kind": "test"}))  # which the backup does not know
+    new = Home(tmp_path / "new")
+    restore(tmp_path / "audited.tar", new, now=RESTORED)
+    first = json.loads(next(read_entries(new.audit)))
+    assert first["previous"] == {"log": before.log, "size": 2, "root": before.root.hex()}
+    assert len((new.audit / f"{before.log}.jsonl").read_bytes().splitlines()) == 2
+    with closing(open_state(new)) as connection, closing(open_log(new, connection, now=RESTORED)) as log:
+        assert (log.durable().log, log.durable().size) == (first["log"], 1)

@@ -31,6 +31,8 @@ from rsfed.transport.channel import call, open_channel, open_control_channel
 from rsfed.transport.server import current_member, make_server
 from rsfed.trust import enrolment
 from rsfed.trust.access import Port
+from rsfed.trust.audit_head import verify_head
+from rsfed.trust.audit_log import read_entries
 from rsfed.trust.certificates import issue_leaf, to_der
 from rsfed.trust.identity import load_identity
 from rsfed.trust.names import Role
@@ -234,6 +236,41 @@ async def test_a_new_release_replaces_the_old_one_and_a_rollback_does_not(scene)
             assert scene.coordinator.offered == offered + 1  # refused once, not asked for again
             assert scene.announced() == 2
             assert (await search(channel, newer, Asker(scene.world))).answers[0].examined == 20
+
+
+async def test_the_audit_log_of_a_running_node_tells_of_releases_answers_and_calls_that_nobody_may_make(scene):
+    release = scene.coordinator.release = scene.world.release(1)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server, scene.asked_by_coordinator(server) as channel:
+            await scene.until(lambda: scene.announced() == 1)
+            await search(channel, release, Asker(scene.world))
+            answer = await search(channel, release, Asker(scene.world))
+            stranger, berne = scene.world.identity(Role.ANALYST, "eve"), scene.world.member(Role.NODE, "berne")
+            async with open_channel(f"127.0.0.1:{server.port}", stranger, berne) as other:
+                with pytest.raises(NotAdmitted):
+                    await search(other, release, Asker(scene.world, "eve"))
+            rolled_back = scene.coordinator.release = scene.world.release(1, weights=b"others")
+            await scene.until(lambda: "release.refused" in kinds(scene.home))
+            head = verify_head(answer.audit_head, scene.world.bundle().cas)
+    entries = [json.loads(entry) for entry in read_entries(scene.home.audit)]
+    assert [entry["kind"] for entry in entries] == [
+        "log.started", "release.served", "query.answered", "query.answered", "call.refused", "release.refused"
+    ]  # fmt: skip
+    assert (head.signer.name, head.position.size) == ("berne", 4)
+    assert (entries[1]["release"], entries[1]["version"]) == (release.digest.hex(), 1)
+    assert (entries[4]["reason"], "caller" in entries[4]) == ("WRONG_ROLE", True)
+    assert (entries[5]["release"], entries[5]["reason"]) == (rolled_back.digest.hex(), "RELEASE_ROLLBACK")
+    path = scene.home.audit / "log.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # an older one, before the answers
+    with pytest.raises(StateError) as refused:
+        async with scene.node():
+            pass
+    assert refused.value.reason == "AUDIT_OLDER"
+
+
+def kinds(home):
+    return [json.loads(entry)["kind"] for entry in read_entries(home.audit)]
 
 
 async def test_a_release_that_was_signed_anew_by_a_new_key_is_looked_at_again(scene):

@@ -6,7 +6,17 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 from members import World
-from serving import Asker, add_patches, listening, make_home, make_searcher, publish, random_codes, serve_codes
+from serving import (
+    Asker,
+    add_patches,
+    listening,
+    make_auditor,
+    make_home,
+    make_searcher,
+    publish,
+    random_codes,
+    serve_codes,
+)
 
 from coordinator.answers import Question
 from coordinator.validate import validate
@@ -35,12 +45,13 @@ class Scene:
         ids = add_patches(self.home, 300)
         self.served = serve_codes(self.home, self.release, ids, random_codes(300))
         self.searcher = make_searcher(self.home, self.world, self.served)
+        self.auditor = make_auditor(self.home, self.world)
         self.asker = Asker(self.world)
 
     @asynccontextmanager
     async def stub(self, role=Role.COORDINATOR, name=""):
         """The node as seen by a member."""
-        service = ArchiveService("berne", self.searcher)
+        service = ArchiveService("berne", self.searcher, self.auditor)
         server = make_server(Port.NODE, trust=self.world.bundle, now=self.world.clock)
         add_ArchiveServiceServicer_to_server(service, server)
         node = self.world.identity(Role.NODE, "berne")

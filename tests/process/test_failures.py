@@ -1,18 +1,29 @@
 """What members of a federation rely on when others fail, lie about the past, or are put out. Real processes."""
 
+import asyncio
 import json
+import secrets
 import signal
 import subprocess
+from contextlib import suppress
+from datetime import timedelta
 
 import grpc
 import pytest
 from federation import RSFED, wait_until, write_images
 
+from rsfed.clock import Deadline, utc_now
+from rsfed.errors import RsfedError
 from rsfed.home import Home
-from rsfed.transport.channel import open_channel
-from rsfed.trust.identity import load_identity
+from rsfed.transport.channel import call, open_channel
+from rsfed.trust.envelope import sign_envelope
+from rsfed.trust.identity import load_federation, load_identity
+from rsfed.v1 import query_pb2
+from rsfed.v1.envelope_pb2 import QueryEnvelope
 from rsfed.v1.federation_pb2 import FederationServiceGetTrustBundleRequest as Request
 from rsfed.v1.federation_pb2_grpc import FederationServiceStub
+from rsfed.v1.outcome_pb2 import NODE_STATUS_COMPLETE
+from rsfed.v1.query_pb2_grpc import QueryServiceStub
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
@@ -128,6 +139,78 @@ def test_a_filter_reaches_every_archive_and_one_that_keeps_a_field_refuses_alone
     assert not undated["queries"][0]["hits"]
     assert unknown["exit"] == 2
     assert "its classes: stripes-a, stripes-b, stripes-c" in unknown["stderr"]
+
+
+KILLS = 3
+
+
+class Asker:
+    """An analyst who asks all the time, from several sides at once, and knows what the node "alps" answered."""
+
+    def __init__(self, identity, stub, digest):
+        self.identity, self.stub, self.digest = identity, stub, digest
+        self.answered, self.news = set(), asyncio.Event()
+
+    async def more(self, count):
+        """Wait for so many further answers."""
+        wanted = len(self.answered) + count
+        while len(self.answered) < wanted:
+            self.news.clear()
+            await self.news.wait()
+
+    async def ask_on(self):
+        while True:
+            with suppress(RsfedError):
+                query = self.query()
+                request = query_pb2.QueryServiceSearchRequest(query=query)
+                answer = await call(self.stub.Search, request, Deadline.after(10), what="the coordinator")
+                if any(o.node == "alps" and o.status == NODE_STATUS_COMPLETE for o in answer.outcomes):
+                    self.answered.add(answer.query_id.hex())
+                    self.news.set()
+
+    def query(self):
+        envelope = QueryEnvelope(
+            query_id=secrets.token_bytes(16), requester=self.identity.member.uri, federation="testers",
+            release_digest=self.digest, encoder="rgb", codes=bytes(4), k=5,
+        )  # fmt: skip
+        envelope.created.FromDatetime(utc_now())
+        envelope.expires.FromDatetime(utc_now() + timedelta(minutes=5))
+        return sign_envelope(envelope, self.identity)
+
+
+async def test_a_node_that_is_killed_while_it_answers_keeps_the_note_of_every_answer(federation):
+    """Its log is whole each time, and the coordinator never finds it in contradiction with a head that it signed."""
+    identity = load_identity(federation.home("ada") / "identity")
+    address = load_federation(federation.home("ada") / "identity")
+    async with open_channel(address.address, identity, address.coordinator) as channel:
+        stub = QueryServiceStub(channel)
+        listed = await call(stub.ListNodes, query_pb2.QueryServiceListNodesRequest(), Deadline.after(10), what="it")
+        asker = Asker(identity, stub, listed.release_digest)
+        verify = ("node", "audit", "verify", "--home", federation.home("alps"))
+        asking = [asyncio.create_task(asker.ask_on()) for _ in range(4)]
+        for kill in range(KILLS):
+            await asker.more(20 + 7 * kill)
+            federation.servers["alps"].kill()
+            whole = await asyncio.to_thread(federation.rsfed, *verify)
+            assert "the log is whole" in whole.stdout
+            federation.serve("node", "alps")
+        await asker.more(1)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    shown = federation.rsfed(
+        "node", "audit", "show", "--last", "100000", "--output", "json", "--home", federation.home("alps")
+    )
+    noted = {e["data"].get("query_id") for e in json.loads(shown.stdout)["audit"] if e["kind"] == "query.answered"}
+    assert asker.answered <= noted
+
+    def judged():
+        done = federation.rsfed("coordinator", "members", "--home", federation.home("coordinator"), "--output", "json")
+        alps = next(m for m in json.loads(done.stdout)["members"] if m["name"] == "alps")
+        return alps if (alps["audit_entries"] or 0) > len(asker.answered) else None
+
+    alps = wait_until(judged, what="the coordinator has checked the newest heads")
+    assert (alps["audit"], alps["audit_restarts"]) == ("proven", 0)
 
 
 def test_a_token_works_once(federation):

@@ -99,6 +99,9 @@ def test_no_canary_is_in_any_message_log_or_answer(tmp_path):
     logs = {path.name: path.read_bytes() for path in tmp_path.glob("*.log")}
     assert logs
     assert {name: found_in(data) for name, data in logs.items() if found_in(data)} == {}
+    audit_log = (federation.home("alps") / "audit" / "log.jsonl").read_bytes()  # which others may be given
+    assert b"query.answered" in audit_log
+    assert found_in(audit_log) == []
     table = json.loads(listed.stdout)["releases"][0]["calibration"]["rgb:rgb"]
     assert (table["queries"], table["held_out_by"], table["nodes"]) == (6, "patch", 1)
     first = json.loads(answer.stdout)["features"][0]["properties"]

@@ -27,6 +27,7 @@ from rsfed.errors import TrainingError
 from rsfed.home import Home
 from rsfed.transport.server import make_server
 from rsfed.trust.access import Port
+from rsfed.trust.audit_log import read_entries
 from rsfed.trust.names import Role
 from rsfed.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 
@@ -132,8 +133,11 @@ async def test_a_task_that_comes_before_a_node_noticed_the_pause_is_refused_at_o
         say(home, consent.set_paused, True)
         refused = {}
         (round_,) = await rounds_of(service.board, 1, refused=refused)
+        await until(lambda: b"task.refused" in (home.audit / "log.jsonl").read_bytes())
     assert (round_["nodes"], refused) == (["b"], {"a": "TRAINING_PAUSED"})
     assert fake.tasks == []
+    refusal = json.loads(list(read_entries(home.audit))[-1])
+    assert (refusal["kind"], refusal["reason"]) == ("task.refused", "TRAINING_PAUSED")
 
 
 async def test_a_task_in_progress_is_finished_when_the_node_is_paused(service, tmp_path, often, soon_gone):

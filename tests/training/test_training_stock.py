@@ -1,5 +1,6 @@
 """The node's app on the stock Flower engine: what the operator says holds there, and no text of an error leaves."""
 
+import json
 from contextlib import closing
 
 import pytest
@@ -17,6 +18,7 @@ from node.training.stock import app
 from rsfed.errors import ConfigError
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.weights import from_bytes, init_weights
+from rsfed.trust.audit_log import read_entries
 
 RUN = (1 << 64) - 3  # Flower draws numbers of runs from all of uint64
 SECRET = "canary-8a31"
@@ -70,6 +72,11 @@ def entries(home):
         return journal.entries(connection, 10)
 
 
+def noted(home):
+    """The audit log after its first entry."""
+    return [json.loads(entry) for entry in read_entries(home.audit)][1:]
+
+
 def test_a_result_is_that_of_our_own_engine_and_is_in_the_account(home):
     asked = task()
     reply = ask(home, asked)
@@ -83,6 +90,9 @@ def test_a_result_is_that_of_our_own_engine_and_is_in_the_account(home):
     assert (entry.objective, entry.steps) == (small_plan().objective.name, 4)
     assert (entry.received_bytes, entry.sent_bytes) == (len(encode(asked)), len(encode(sent)))
     assert entry.sent_digest == digest(encode(sent)).hex()
+    begun, ended = noted(home)[-2:]
+    assert (begun["kind"], begun["digest"]) == ("task.begun", digest(encode(asked)).hex())
+    assert (ended["kind"], ended["state"], ended["sent_digest"]) == ("task.ended", "done", entry.sent_digest)
 
 
 def test_a_node_says_beforehand_whether_it_takes_part(home):
@@ -100,6 +110,10 @@ def test_the_operators_word_holds(home):
         consent.set_paused(connection, False)
     assert ask(home, task(run=5)).error.reason == "RUN_REFUSED"
     assert entries(home) == [], "nothing was worked on, nothing was sent"
+    assert [(e["kind"], e["reason"]) for e in noted(home)[-2:]] == [
+        ("task.refused", "TRAINING_PAUSED"),
+        ("task.refused", "RUN_REFUSED"),
+    ]
     assert not ask(home, task(run=6)).has_error()
 
 

@@ -1,6 +1,7 @@
 """Training over the real service: mTLS, chunks, digests, one node per task, and nodes that come back."""
 
 import asyncio
+import json
 import sqlite3
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import bind, make_server, server_credentials
 from rsfed.trust.access import Port
+from rsfed.trust.audit_log import read_entries
 from rsfed.v1 import training_pb2 as pb
 from rsfed.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
 
@@ -149,6 +151,17 @@ async def test_two_nodes_train_together_over_mtls(service, tmp_path):
     sent = result_of(one.tasks[-1], step=1)
     assert (entries[1].sent_bytes, entries[1].sent_digest) == (len(sent), digest(sent).hex())
     assert {(e.objective, e.steps) for e in entries} == {("centres", 4)}
+    noted = [json.loads(entry) for entry in read_entries(home.audit)][1:]
+    tasks = [("query.preflight", 1), *(("train", n) for n in (1, 2, 3)), ("evaluate", 3)]
+    assert [(e["kind"], e["task"], e["round"]) for e in noted] == [
+        (kind, *task) for task in tasks for kind in ("task.begun", "task.ended")
+    ]
+    assert noted[6]["digest"] == digest(one.tasks[-1]).hex()
+    assert (noted[7]["state"], noted[7]["sent_bytes"], noted[7]["sent_digest"]) == (
+        "done",
+        len(sent),
+        digest(sent).hex(),
+    )
     assert one.stopped == 2  # after the calibration that ends the run, and at the end
 
 

@@ -20,6 +20,7 @@ EXPECTED = {
     "ArchiveService/Describe": {Port.NODE: {C}},
     "ArchiveService/Search": {Port.NODE: {C}},
     "ArchiveService/ExpandBucket": {Port.NODE: {C}},
+    "ArchiveService/ProveAudit": {Port.NODE: {C}},
     "FederationService/Enroll": {Port.JOIN: "any"},
     "FederationService/Recover": {Port.JOIN: "any"},
     "FederationService/Renew": {Port.FEDERATION: {N, A}},
@@ -82,6 +83,7 @@ def test_only_calls_that_may_be_repeated_are_reads():
     assert {m.split(".")[-1] for m, rule in RULES.items() if rule.read} == {
         "ArchiveService/Describe",
         "ArchiveService/ExpandBucket",
+        "ArchiveService/ProveAudit",
         "FederationService/GetTrustBundle",
         "FederationService/GetRelease",
         "QueryService/ExpandBucket",

@@ -1,0 +1,265 @@
+"""What an analyst may ask and how often: said by the coordinator's operator, checked there and by every node."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from founded import founded
+from hypothesis import given
+from hypothesis import strategies as st
+from test_serve import Cast, statuses
+
+from coordinator import audit
+from coordinator.scopes import Allowed, Quotas
+from rsfed.cli import run
+from rsfed.errors import Busy, NotAdmitted
+from rsfed.trust.names import MemberId, Role
+from rsfed.trust.scope import EVERYTHING, Scope
+from rsfed.v1 import archive_pb2, query_pb2
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
+
+ADA = MemberId("alps", Role.ANALYST, "ada")
+NOW = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
+STRICTER = POLICY_LEVEL_PARTNER + 1  # than any node here
+
+
+# the rules
+
+SCOPES = st.builds(
+    Scope,
+    nodes=st.frozensets(st.sampled_from(["bern", "graz", "lyon"])),
+    modalities=st.frozensets(st.sampled_from(["rgb", "sentinel-1-grd"])),
+    level=st.integers(0, 3),
+    until=st.none() | st.integers(-500, 500).map(lambda hours: NOW + timedelta(hours=hours)),
+)
+
+
+@given(SCOPES)
+def test_a_scope_travels_in_the_bundle_as_it_is(scope):
+    assert Scope.of_wire(scope.to_wire()) == scope
+
+
+@given(SCOPES, st.sampled_from(["bern", "graz"]), st.sampled_from(["rgb", "sentinel-1-grd"]), st.integers(1, 3))
+def test_a_scope_allows_exactly_what_it_names(scope, node, modality, level):
+    may = (
+        (not scope.until or scope.until > NOW)
+        and (not scope.modalities or modality in scope.modalities)
+        and (not scope.nodes or node in scope.nodes)
+        and level >= scope.level
+    )
+    try:
+        scope.check(modality, NOW)
+        scope.check_node(node, level)
+    except NotAdmitted:
+        assert not may
+    else:
+        assert may
+
+
+def test_who_has_no_scope_may_ask_everything():
+    EVERYTHING.check("rgb", NOW)
+    EVERYTHING.check_node("bern", POLICY_LEVEL_PARTNER)
+
+
+# quotas
+
+
+class Time:
+    """A wall clock and a steady one."""
+
+    def __init__(self):
+        self.moment = NOW
+
+    def now(self):
+        return self.moment
+
+    def monotonic(self):
+        return self.moment.timestamp()
+
+
+@pytest.fixture
+def federation(template, tmp_path):
+    with founded(template, tmp_path / "alps") as federation:
+        yield federation
+
+
+def allow(federation, allowed):
+    federation.authority.allow("ada", allowed)
+
+
+async def taken(quotas, times):
+    """How many of so many requests are allowed, and what the first refusal says."""
+    for number in range(times):
+        try:
+            await quotas.take(ADA)
+        except Busy as refused:
+            return number, refused.reason, refused.retry_after
+    return times, "", None
+
+
+async def test_a_days_requests_are_counted_over_restarts_until_midnight(federation):
+    time = Time()
+    allow(federation, Allowed(per_day=5))
+    assert await taken(Quotas(federation.state, time.now), 3) == (3, "", None)
+    again = Quotas(federation.state, time.now)
+    assert await taken(again, 9) == (2, "QUOTA_USED", 2 * 3600)
+    time.moment += timedelta(hours=2)
+    assert await taken(again, 9) == (5, "QUOTA_USED", 24 * 3600)
+
+
+async def test_a_clock_that_is_set_back_gives_no_second_quota(federation):
+    time = Time()
+    allow(federation, Allowed(per_day=5))
+    quotas = Quotas(federation.state, time.now)
+    assert (await taken(quotas, 9))[0] == 5
+    time.moment -= timedelta(days=3)
+    assert (await taken(quotas, 9))[0] == 0
+
+
+async def test_requests_of_a_minute_are_bounded_and_the_wait_is_told(federation):
+    time = Time()
+    allow(federation, Allowed(per_minute=3))
+    quotas = Quotas(federation.state, time.now, time.monotonic)
+    assert await taken(quotas, 9) == (3, "RATE_LIMITED", 20)
+    time.moment += timedelta(seconds=20)
+    assert (await taken(quotas, 9))[0] == 1
+
+
+async def test_nothing_is_counted_of_who_may_ask_any_number(federation):
+    assert (await taken(Quotas(federation.state, Time().now), 500))[0] == 500
+    with federation.state.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM usage").fetchone()[0] == 0
+
+
+async def test_a_quota_of_nothing_allows_nothing(federation):
+    allow(federation, Allowed(per_day=0))
+    assert (await taken(Quotas(federation.state, Time().now), 1))[1] == "QUOTA_USED"
+
+
+async def test_many_at_once_get_no_more_than_the_quota(federation):
+    allow(federation, Allowed(per_day=7))
+    quotas = Quotas(federation.state, Time().now)
+    results = await asyncio.gather(*(quotas.take(ADA) for _ in range(40)), return_exceptions=True)
+    assert sum(result is None for result in results) == 7
+
+
+# over the wire
+
+
+async def test_nodes_outside_the_scope_are_not_asked_and_the_answer_says_so(federation, tmp_path):
+    async with federation.serving() as serving, AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst = await cast.analyst()
+        bern, graz = await cast.node("bern"), await cast.node("graz")
+        allow(federation, Allowed(Scope(nodes=frozenset({"bern"}))))
+        await serving._changed()
+        found = await cast.search(analyst)
+        assert statuses(found) == {"bern": "COMPLETE", "graz": "REFUSED"}
+        assert found.outcomes[1].reason == "SCOPE_NODE"
+        assert (len(bern.asked), len(graz.asked)) == (1, 0)
+        inner = archive_pb2.ArchiveServiceExpandBucketRequest(query=federation.query(analyst, [0]), limit=5)
+        with pytest.raises(NotAdmitted) as refused:
+            await cast.ask(
+                "ExpandBucket", query_pb2.QueryServiceExpandBucketRequest(node="graz", request=inner), analyst
+            )
+        assert refused.value.reason == "SCOPE_NODE"
+
+
+@pytest.mark.parametrize(
+    ("scope", "reason"),
+    [
+        (Scope(modalities=frozenset({"sentinel-1-grd"})), "SCOPE_MODALITY"),
+        (Scope(until=datetime(2020, 1, 1, tzinfo=UTC)), "SCOPE_ENDED"),
+    ],
+)
+async def test_what_is_outside_the_scope_reaches_no_node(federation, tmp_path, scope, reason):
+    async with federation.serving() as serving, AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst, bern = await cast.analyst(), await cast.node("bern")
+        allow(federation, Allowed(scope))
+        await serving._changed()
+        with pytest.raises(NotAdmitted) as refused:
+            await cast.search(analyst)
+        assert (refused.value.reason, bern.asked) == (reason, [])
+
+
+async def test_a_node_that_discloses_more_than_the_analyst_may_learn_is_not_asked(federation, tmp_path):
+    async with federation.serving() as serving, AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst, bern = await cast.analyst(), await cast.node("bern")
+        allow(federation, Allowed(Scope(level=STRICTER)))
+        await serving._changed()
+        found = await cast.search(analyst)
+        assert ([each.reason for each in found.outcomes], bern.asked) == (["SCOPE_LEVEL"], [])
+
+
+async def test_an_analyst_who_asks_too_often_is_told_when_to_come_back(federation, tmp_path):
+    async with federation.serving(), AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst = await cast.analyst()
+        await cast.node("bern")
+        allow(federation, Allowed(per_minute=2))
+        for number in range(2):
+            await cast.search(analyst, query_id=bytes([number]) * 16)
+        with pytest.raises(Busy) as refused:
+            await cast.search(analyst, query_id=b"3" * 16)
+        assert refused.value.reason == "RATE_LIMITED"
+        assert 0 < refused.value.retry_after <= 30  # a RetryInfo
+        assert "try again in" in str(refused.value)
+
+
+# said by the operator
+
+
+def command(federation, *arguments, code=0):
+    assert run(["coordinator", *arguments, "--home", str(federation.home.path)]) == code
+
+
+def scope_of(federation, capsys):
+    capsys.readouterr()
+    command(federation, "members", "--output", "json")
+    return {row["name"]: row["scope"] for row in json.loads(capsys.readouterr().out)["members"]}["ada"]
+
+
+def test_the_operator_says_what_an_analyst_may_before_and_after_it_joins(federation, capsys):
+    federation.enroll("bern")
+    federation.authority.invite("ada", Role.ANALYST, hours=1)
+    limits = ["--node", "bern", "--modality", "rgb", "--level", "partner", "--until", "2027-01-01"]
+    command(federation, "allow", "ada", *limits, "--per-day", "50", "--per-minute", "9")
+    assert "ada may ask bern for rgb until 2027-01-01 00:00 UTC" in capsys.readouterr().out
+    expected = {
+        "nodes": ["bern"],
+        "modalities": ["rgb"],
+        "level": "partner",
+        "until": "2027-01-01T00:00:00+00:00",
+        "per_day": 50,
+        "per_minute": 9,
+    }
+    assert scope_of(federation, capsys) == expected
+    federation.enroll("ada", Role.ANALYST)
+    scope = Scope(frozenset({"bern"}), frozenset({"rgb"}), POLICY_LEVEL_PARTNER, datetime(2027, 1, 1, tzinfo=UTC))
+    assert federation.bundle().scope_of(ADA) == scope
+    assert federation.bundle().scope_of(replace(ADA, name="bea")) == EVERYTHING
+    command(federation, "allow", "ada")
+    assert (scope_of(federation, capsys), federation.bundle().scope_of(ADA)) == (None, EVERYTHING)
+    with federation.state.reading() as connection:
+        assert [each.subject for each in audit.entries(connection, kind="scope.set")] == [ADA.uri] * 2
+
+
+def test_what_cannot_be_meant_is_refused_and_changes_nothing(federation, capsys):
+    version = federation.bundle().version
+    for wrong in (["--node", "nowhere"], ["--level", "everything"], ["--per-minute", "0"], ["--until", "soon"]):
+        command(federation, "allow", "ada", *wrong, code=2)
+    command(federation, "allow", "Not A Name", code=2)
+    assert federation.bundle().version == version
+
+
+def test_a_scope_outlives_a_revocation_so_that_a_new_invitation_does_not_widen_it(federation):
+    allow(federation, Allowed(Scope(modalities=frozenset({"rgb"}))))
+    federation.enroll("ada", Role.ANALYST)
+    federation.authority.revoke("ada", Role.ANALYST)
+    federation.enroll("ada", Role.ANALYST)
+    assert federation.bundle().scope_of(ADA).modalities == {"rgb"}
