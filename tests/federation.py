@@ -118,11 +118,20 @@ class Federation:
         ).stdout.strip()
 
     def add_node(
-        self, name: str, archive: Path, *, serve: bool = True, label_map: dict[str, str] | None = None
+        self,
+        name: str,
+        archive: Path,
+        *,
+        serve: bool = True,
+        label_map: dict[str, str] | None = None,
+        independent: bool = False,
     ) -> None:
-        """Invite, join, ingest and (unless told otherwise) serve one node."""
+        """Invite, join, ingest and (unless told otherwise) serve one node; independent files are acquisitions each."""
         home, address = self.home(name), f"127.0.0.1:{free_port()}"
         self.rsfed("node", "init", "--home", home, "--archive", archive, "--bind", address, "--advertise", address)
+        if independent:
+            config = home / "node.toml"
+            config.write_text(config.read_text().replace("independent_files = false", "independent_files = true"))
         if label_map:
             rows = "".join(f'"{own}" = "{known}"\n' for own, known in label_map.items())
             config = home / "node.toml"

@@ -144,14 +144,15 @@ def train(  # noqa: PLR0913 - what a run is made of
     )
     server_app(hooks, since)(grid, context)
     counted = [data for data in told.rounds if data["counted"]]
+    nodes = frozenset[str]().union(*(data["nodes"] for data in counted))
     return Trained(
         weights={name: array.numpy() for name, array in context.state[ARRAYS].items()},
         rounds=len(counted),
-        nodes=frozenset().union(*(data["nodes"] for data in counted)),
+        nodes=nodes,
         loss=next((data["loss"] for data in reversed(counted) if data["loss"] is not None), None),
         calibration=told.calibration,
         strategy=_CLOSED_FORM if plan.closed_form else strategy.title,
-        summed=told.summed,
+        summed=len(nodes) if plan.closed_form else told.summed,
     )
 
 

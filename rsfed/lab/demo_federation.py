@@ -38,6 +38,7 @@ class Plan:
         local_steps: Optimiser steps of a node in one round.
         seed: Seed of the training.
         trunk: ONNX file of a frozen trunk; None to train from scratch.
+        objective: Name of what codes are trained for.
     """
 
     modality: str
@@ -48,6 +49,7 @@ class Plan:
     local_steps: int
     seed: int
     trunk: Path | None = None
+    objective: str = "centres"
 
     def environment(self) -> dict[str, str]:
         """Return what init has no option for, as overrides of coordinator.toml and node.toml.
@@ -57,6 +59,7 @@ class Plan:
         return {
             "RSFED_NODE__POLICY__LEVEL": "partner",
             "RSFED_NODE__TRAINING__REPORT": '["loss"]',
+            "RSFED_COORDINATOR__OBJECTIVE__NAME": self.objective,
             "RSFED_COORDINATOR__ENCODER__WIDTH": str(self.width),
             "RSFED_COORDINATOR__TRAINING__LOCAL_STEPS": str(self.local_steps),
             "RSFED_COORDINATOR__TRAINING__SEED": str(self.seed),

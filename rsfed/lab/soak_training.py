@@ -2,8 +2,9 @@
 
 Every trial is a federation of its own, of real processes over mTLS, in which one process is killed (SIGKILL) in the
 middle of a run and started again at once. A trial is good where the run publishes one release that all nodes take up,
-and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's. Half of
-the trials train from scratch, half on a frozen trunk, where nodes give sums for the last layer at both ends of a run.
+and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's. A
+third of the trials train from scratch, a third on a frozen trunk, where nodes give sums for the last layer at both ends
+of a run, and a third are runs of the closed form.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ ROUNDS, NEEDED = 8, 2  # rounds of a run, nodes that each needs: one may be away
 SIZE, BITS, PER_CLASS, HELD_OUT = 32, 32, 15, 25  # pixels; patches of a class in an archive, and held out
 FEATURES = 24  # of the trunk: random filters tell stripes apart
 PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
-KINDS = ("scratch", "trunk")
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RSFED_NODE__ARCHIVE__INDEPENDENT_FILES": "true"}  # sums need acquisitions
 
 
@@ -87,12 +87,13 @@ async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
     with TemporaryDirectory(prefix="rsfed-soak-") as name:
         trunk = Path(name) / "trunk.onnx"
         trunk.write_bytes(random_trunk(3, SIZE, FEATURES))
-        plans = {"scratch": PLAN, "trunk": replace(PLAN, trunk=trunk)}
+        on_trunk = replace(PLAN, trunk=trunk)
+        plans = {"scratch": PLAN, "trunk": on_trunk, "closed_form": replace(on_trunk, objective="closed_form")}
         calm = {kind: await trial(plan=plan) for kind, plan in plans.items()}
         failed: list[str] = []
         outcomes: dict[str, dict[str, list[Outcome]]] = {kind: {"node": [], "coordinator": []} for kind in plans}
         for number in range(2 * kills):
-            kind, who = KINDS[number // 2 % 2], "node" if number % 2 else "coordinator"
+            kind, who = list(plans)[number // 2 % len(plans)], "node" if number % 2 else "coordinator"
             victim = draw.choice(NODES) if who == "node" else COORDINATOR
             moment = draw.uniform(0.0, calm[kind].seconds)
             what = f"{kind}: {victim} dies {moment:.1f} s after the start"
@@ -127,18 +128,21 @@ def _drops(calm: Outcome, outcomes: list[Outcome]) -> dict[str, float]:
     return {"mean": round(float(np.mean(drops)), 4), "largest": round(max(drops), 4)}
 
 
-async def trial(victim: str | None = None, moment: float = 0.0, plan: Plan = PLAN, number: int = ROUNDS) -> Outcome:
+async def trial(
+    victim: str | None = None, moment: float = 0.0, plan: Plan = PLAN, number: int | None = None
+) -> Outcome:
     """Found a federation, train while the victim dies, and look at what came of it.
 
     Args:
         victim: Node, or the coordinator, that is killed and started again; nobody when left out.
         moment: Seconds after the begin of the run, of its death.
         plan: What is trained.
-        number: Rounds of the run.
+        number: Rounds of the run; left out, as many as the plan takes.
 
     Raises:
         RsfedError: the run failed, or what came of it is not as it must be.
     """
+    number = number or (1 if plan.objective == "closed_form" else ROUNDS)
     with TemporaryDirectory(prefix="rsfed-soak-") as name:
         folder = Path(name)
         async with Processes(folder / "logs", _ENVIRONMENT) as processes:

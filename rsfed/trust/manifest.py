@@ -107,7 +107,7 @@ class Provenance(_Part):
     rounds: int = 0  # 0: untrained, weights from the seed
     strategy: str = "none"
     nodes: int = 0
-    summed: int = 0  # nodes whose sums the last layer was solved for from, after the last round; 0 where it was not
+    summed: int = 0  # nodes whose sums the last layer was solved for from at the end; 0 where it was not
     privacy: str = "none"
     seed: int = 0
     based_on: Digest | None = None  # release whose weights training started from
