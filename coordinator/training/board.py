@@ -69,7 +69,7 @@ class TaskBoard:
         self._waiting: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}  # by node
         self._stopped = False
         self._cancelled = False
-        self._largest = 0  # bytes of the largest task of the run
+        self._largest = 0  # bytes of the largest task of the run, or of the result that it expects
         self._monotonic = monotonic
 
     def present(self) -> list[str]:
@@ -154,6 +154,11 @@ class TaskBoard:
         with self._changed:
             self._cancelled = False
             self._largest = 0
+
+    def expect(self, size: int) -> None:
+        """Take results of so many bytes in this run, though no task is as large."""
+        with self._changed:
+            self._largest = max(self._largest, size)
 
     def cancel(self) -> None:
         """End the run that is in progress: it raises `RunCancelled`, and its tasks are no longer wanted."""

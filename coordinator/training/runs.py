@@ -148,9 +148,12 @@ class RunDriver:
     def _train(self, run: records.Run) -> Release:
         from coordinator.training.engine import train  # noqa: PLC0415 - loads Flower
         from coordinator.training.grid import BoardGrid  # noqa: PLC0415 - loads Flower
+        from rsfed.hashing.refit import wire_bytes  # noqa: PLC0415 - loads torch
 
         origin, since = self._resume(run) or self._begin(run)
         plan = TrainingPlan.model_validate_json(origin.plan)
+        if plan.solves:
+            self._board.expect(wire_bytes(since.weights, plan.bits))
         trained = train(
             BoardGrid(self._board, run.id),
             plan,

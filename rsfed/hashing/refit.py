@@ -60,6 +60,12 @@ def sums_bytes(state: State, nodes: int) -> int:
     return values * (np.dtype(np.float32).itemsize * nodes + np.dtype(np.float64).itemsize * _AT_A_TIME)
 
 
+def wire_bytes(state: State, bits: int) -> int:
+    """Return the size of the arrays of one node's sums for the last layer of these weights, bits of centres at most."""
+    width: int = state[_ROWS].shape[1] + 1
+    return np.dtype(np.float32).itemsize * (width * (width + 1) // 2 + width * bits)
+
+
 def fit(state: State, parts: Iterable[Sums], seed: int) -> State:
     """Return the weights of a head of the closed form, its last layer solved for.
 

@@ -9,6 +9,7 @@ from coordinator.releases import current_release
 from coordinator.training.runs import make_plan
 from rsfed.cli import run
 from rsfed.config import CoordinatorConfig, load_config
+from rsfed.config_objectives import CentresSection
 from rsfed.errors import ConfigError, ExitCode
 from rsfed.trust.manifest import FrozenTrunk, KBranch
 from rsfed.trust.release_store import ReleaseStore
@@ -56,7 +57,9 @@ def test_the_trunk_is_in_the_first_release_and_decides_the_input(tmp_path, init,
     assert (group.size, group.offset, group.scale) == (32, (127.5,) * 3, (127.5,) * 3)
     config = load_config(CoordinatorConfig, tmp_path / "new")
     again = make_plan(config, 5, encoder.architecture)
-    assert (config.pace, again.local_steps) == ((60, 5), 5), "short rounds, unless it is told otherwise"
+    assert (config.learns_by.name, config.pace, again.rounds) == ("closed_form", (1, 1), 1)
+    trained = config.model_copy(update={"objective": CentresSection()})
+    assert (trained.pace, make_plan(trained, 5, encoder.architecture).local_steps) == ((60, 5), 5), "short rounds"
     assert (again.input, again.architecture) == (encoder.input, encoder.architecture), "runs go on from this release"
 
 

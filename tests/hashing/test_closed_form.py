@@ -13,7 +13,7 @@ from rsfed.hashing.closed_form import Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.head import FourierHead
-from rsfed.hashing.refit import RIDGE, fit, from_arrays, sums, to_arrays
+from rsfed.hashing.refit import RIDGE, fit, from_arrays, sums, to_arrays, wire_bytes
 from rsfed.hashing.weights import get_state, set_state
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
@@ -148,3 +148,10 @@ def test_unlabelled_patches_take_no_part(monkeypatch):
     assert all_.patches == some.patches == kept.sum()
     assert all_.gram == pytest.approx(some.gram, abs=1e-6)
     assert all_.targets == pytest.approx(some.targets, abs=1e-6)
+
+
+def test_sums_take_as_many_bytes_as_is_said_before():
+    features, labels = blobs(2)
+    network, centres = head(), hash_centres(range(CLASSES), BITS, 2)
+    arrays = to_arrays(sums(network, patches(features, labels), centres))
+    assert sum(array.nbytes for array in arrays.values()) == wire_bytes(get_state(network), BITS)

@@ -136,6 +136,16 @@ def test_a_result_much_larger_than_its_task_is_refused_before_it_is_held(board):
     assert not task.upload
 
 
+def test_a_result_as_large_as_its_run_expects_is_taken_and_another_run_expects_nothing(board):
+    expected = (len(PAYLOAD) + board_module.RESULT_MARGIN + 1, bytes(32))
+    board.expect(expected[0])
+    task = board.offer("a", board.blob(PAYLOAD))
+    assert board.receive("a", task.id, expected, 0, b"x") == 1
+    board.begin()
+    task = board.offer("a", board.blob(PAYLOAD))
+    assert reason_of(lambda: board.receive("a", task.id, expected, 0, b"x")) == "PAYLOAD_TOO_LARGE"
+
+
 def test_the_task_of_another_node_is_unknown_and_stays_untouched(board):
     task = board.offer("a", board.blob(PAYLOAD))
     assert reason_of(lambda: board.task("b", task.id)) == "UNKNOWN_TASK"
