@@ -100,7 +100,7 @@ def test_a_small_node_is_left_out_and_too_few_nodes_give_no_codes(plan):
 def test_a_run_that_was_interrupted_after_its_round_has_the_same_codes_and_asks_nobody_again(plan):
     apps = [app_of(patches(1, 12), 36)]
     found, _, (kept,) = run(plan, apps)
-    again, rounds, _ = run(plan, [], since=replace(kept, weights={}), weights=dict(kept.weights))
+    again, rounds, _ = run(plan, apps, since=replace(kept, weights={}), weights=dict(kept.weights))
     assert rounds == []
     for name, array in found.items():
         assert (again[name] == array).all()

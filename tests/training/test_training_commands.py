@@ -93,12 +93,23 @@ async def test_train_prints_every_event_as_one_line_of_json(home, serving):
     assert {"loss", "sent_bytes", "received_bytes", "seconds", "failed"} <= set(lines[2])
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("compact-resnet", 10), ("frozen-trunk", 60)])
-async def test_train_that_is_told_no_rounds_takes_short_ones_on_a_trunk(home, serving, monkeypatch, kind, rounds):
+@pytest.mark.parametrize(
+    ("kind", "objective", "rounds"),
+    [("compact-resnet", "centres", 10), ("frozen-trunk", "centres", 60), ("frozen-trunk", "closed_form", 1)],
+)
+async def test_train_that_is_told_no_rounds_takes_those_that_suit(home, serving, monkeypatch, kind, objective, rounds):
     monkeypatch.setenv("RSFED_COORDINATOR__ENCODER__KIND", kind)
+    monkeypatch.setenv("RSFED_COORDINATOR__OBJECTIVE__NAME", objective)
     code, out, _ = await rsfed(home, "train", "--output", "json")
     assert code == 0
     assert json.loads(out.splitlines()[0])["rounds"] == rounds
+
+
+async def test_the_closed_form_refuses_several_rounds(home, serving, monkeypatch):
+    monkeypatch.setenv("RSFED_COORDINATOR__ENCODER__KIND", "frozen-trunk")
+    code, _, err = await rsfed(home, "train", "--rounds", "2")
+    assert code == 2
+    assert "the closed form is one round; leave --rounds out" in err
 
 
 async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, serving):
