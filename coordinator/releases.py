@@ -156,6 +156,8 @@ class Publisher:
     def start(self, plan: TrainingPlan) -> Start:
         """Return the weights that a run starts from: the current release's, where they fit the plan, else fresh ones.
 
+        The closed form learns nothing from earlier weights, so its projections are those of its seed.
+
         Raises:
             StateError: there is no release.
             ConfigError: NOMENCLATURE_VERSION, the plan has other classes than the release under the same version.
@@ -170,7 +172,7 @@ class Publisher:
         _check_nomenclature(release.manifest.nomenclature, plan.nomenclature)
         encoder = release.manifest.encoders.get(plan.modality)
         wanted = (plan.bits, plan.input, plan.architecture)
-        if encoder and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
+        if encoder and not plan.closed_form and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
             base = Base(release.manifest.version, release.digest, release.manifest.training.rounds)
             return Start(load(release.weights(plan.modality).read_bytes()), base)
         return Start(load(init_weights(plan.architecture, plan.input, plan.bits, plan.seed)))

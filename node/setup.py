@@ -60,7 +60,8 @@ memory_mib = 1024
 # min_others = 2
 # What leaves beside the update: "loss" is the mean training loss, rounded, never of a small archive.
 # report = ["loss"]
-# Sums of products of features, which a frozen trunk's last layer is solved for from; never of a small archive.
+# Sums of products of features, which a frozen trunk's last layer is solved for from; of fewer than some 4,100 patches
+# they disclose what the features of these span, and of every archive how many patches each class has.
 # sums = false
 # Keep a tenth of the labelled patches out of training, and send after it how many of the items nearest to them are
 # relevant, by distance: what `relevance` in the results of a search is made of. `rsfed node policy` says more.

@@ -226,7 +226,9 @@ class CoordinatorConfig(Section):
     serve: CoordinatorServe = CoordinatorServe()
     query: QuerySection = QuerySection()
     encoder: EncoderSection = EncoderSection()
-    objective: ObjectiveSection | None = None  # left out: closed_form on a frozen trunk without strategy, else centres
+    objective: ObjectiveSection | None = (
+        None  # left out: closed_form on a frozen trunk unless the file speaks of rounds, else centres
+    )
     strategy: StrategySection | None = None  # left out: fedavgm with momentum 0.5 on a frozen trunk, else fedavg
     closed_form: LastLayerSection = LastLayerSection()
     nomenclature: NomenclatureSection = NomenclatureSection()
@@ -255,7 +257,8 @@ class CoordinatorConfig(Section):
         """The objective of a run: the closed form where rounds of training are not asked for and it can be had."""
         if self.objective is not None:
             return self.objective
-        solved = self.encoder.kind == "frozen-trunk" and self.strategy is None
+        rounds = (self.strategy, self.training.local_steps, self.closed_form.start, self.closed_form.end)
+        solved = self.encoder.kind == "frozen-trunk" and all(each is None for each in rounds)
         return ClosedFormSection() if solved else DEFAULT_OBJECTIVE
 
     @property

@@ -159,6 +159,10 @@ def test_a_frozen_trunk_is_solved_for_in_closed_form_unless_rounds_are_asked_for
     assert learnt_by(home, TRUNK + '[objective]\nname = "closed_form"\nfree = 0') == ClosedFormSection(free=0)
     assert learnt_by(home, TRUNK + '[objective]\nname = "centres"') == CentresSection()
     assert learnt_by(home, TRUNK + '[strategy]\nname = "fedmedian"') == CentresSection()
+    assert learnt_by(home, TRUNK + "[closed_form]\nend = true") == CentresSection(), (
+        "as before there was the closed form"
+    )
+    assert learnt_by(home, TRUNK + "[training]\nlocal_steps = 5") == CentresSection()
 
 
 @pytest.mark.parametrize(

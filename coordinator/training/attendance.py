@@ -42,6 +42,13 @@ class PreflightReport:
     no_sums: dict[int, str]
 
 
+_OF_SUMS = frozenset({"SUMS_REFUSED", "TOO_FEW_ACQUISITIONS", "TOO_FEW_PATCHES"})
+_WITHOUT_SUMS = (
+    ', or train without sums (objective.name = "centres" in coordinator.toml); where every file is an acquisition of '
+    "its own, a node may say so (archive.independent_files in node.toml)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Nodes:
     """All that `configure_train` asks of a grid, fixed for the round: sampling waits for ever once a node left."""
@@ -87,6 +94,11 @@ class Attendance:
             nodes = self._willing(number, self._present())
         return nodes
 
+    def late(self, number: int, known: Collection[int]) -> Nodes | None:
+        """Return the nodes that take part and came after the known ones; None where there are none."""
+        new = [node for node in self._willing(number, self._present()).ids if node not in known]
+        return Nodes(new) if new else None
+
     def not_refused(self) -> Nodes:
         """Return the nodes that are there and did not say that they take no part."""
         return Nodes([node for node in self._await_return().ids if node not in self._refused])
@@ -105,7 +117,8 @@ class Attendance:
         return TrainingError(
             f"round {number} needs {self._rules.min_nodes} nodes and {came} came; "
             + (f"these take no part: {refused}; " if refused else "")
-            + "start more nodes, or train with a lower --nodes",
+            + "start more nodes, or train with a lower --nodes"
+            + (_WITHOUT_SUMS if self._plan.closed_form and _OF_SUMS & set(self._refused.values()) else ""),
             reason="TOO_FEW_NODES",
         )
 

@@ -257,9 +257,14 @@ class RoundLoop:
         return self._solved(number, arrays, nodes) if self._plan.closed_form else self._trained(number, arrays, nodes)
 
     def _solved(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
-        """Do the round of the closed form, which asks all nodes: whoever is left out has no part in the codes."""
+        """Do the round of the closed form, which asks all nodes, also those that came meanwhile.
+
+        Whoever is left out has no part in the codes.
+        """
         start = time.monotonic()
         given = self._last_layer.gather(arrays, nodes, number, nodes.ids)
+        while late := self._attendance.late(number, {*given.sums, *given.failed}):
+            given = given.and_of(self._last_layer.gather(arrays, late, number, late.ids))
         counted = len(given.sums) >= self._rules.min_nodes
         if counted:
             arrays = self._last_layer.solved(arrays, given)

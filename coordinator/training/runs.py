@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.training import records
-from coordinator.training.board import RunStopped, TaskBoard
+from coordinator.training.board import RESULT_MARGIN, RunStopped, TaskBoard
 from coordinator.training.checkpoints import Base, Checkpoints, Origin, Progress
 from coordinator.training.rules import Rules
 from rsfed.clock import Now, utc_now
 from rsfed.errors import ConfigError, RsfedError
-from rsfed.hashing.payload import Arrays
+from rsfed.hashing.payload import Arrays, check_size
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Architecture, CompactResnet, FederationClass, FrozenTrunk, KBranch, Nomenclature
@@ -181,11 +181,13 @@ class RunDriver:
         origin = Origin(plan.model_dump_json(), start.based_on, strategy, rules)
         progress = Progress(weights=start.weights)
         version = None if start.based_on is None else start.based_on.version
-        nodes = max(rules.min_nodes, int(rules.fraction * len(self._board.present())))
+        check_size(sum(array.nbytes for array in start.weights.values()) + RESULT_MARGIN)  # or no node could get them
+        fraction = 1.0 if plan.closed_form else rules.fraction
+        nodes = max(rules.min_nodes, int(fraction * len(self._board.present())))
         copies = copies_held(strategy, nodes)
         model = sum(array.nbytes for array in start.weights.values())
         data = {
-            "rounds": run.rounds,
+            "rounds": plan.rounds,
             "min_nodes": run.min_nodes,
             "based_on": version,
             "strategy": plan.objective.name if plan.closed_form else strategy.name,
@@ -267,4 +269,8 @@ def _fitting(encoder: EncoderSection, trunk: FrozenTrunk | None, *, closed: bool
         raise ConfigError(f"the trunk takes {trunk.bands} bands; encoder.modality {encoder.modality} has {bands}")
     if trunk.size != encoder.size:
         raise ConfigError(f"the trunk takes {trunk.size} pixels; encoder.size says {encoder.size}")
-    return trunk.model_copy(update={"head": "fourier" if closed else "perceptron"})
+    if closed:
+        from rsfed.hashing.network import on_fourier_features  # noqa: PLC0415 - loads torch
+
+        return on_fourier_features(trunk)
+    return trunk.model_copy(update={"head": "perceptron"})

@@ -78,7 +78,11 @@ def check_epochs(plan: TrainingPlan, limits: NodeTraining, patches: int) -> None
     Raises:
         TrainingError: PLAN_LIMITS.
     """
-    if limits.max_epochs is not None and plan.local_steps * plan.batch > Fraction(limits.max_epochs) * patches:
+    if (
+        limits.max_epochs is not None
+        and not plan.closed_form
+        and plan.local_steps * plan.batch > Fraction(limits.max_epochs) * patches
+    ):
         raise TrainingError(
             f"the plan asks for {plan.local_steps * plan.batch / max(1, patches):.1f} passes in a round; this node "
             f"allows {limits.max_epochs:g}",

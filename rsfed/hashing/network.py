@@ -37,6 +37,11 @@ def build_network(architecture: Architecture, spec: InputSpec, bits: int, *, see
         return _build(architecture, spec, check_bits(bits))
 
 
+def on_fourier_features(trunk: FrozenTrunk) -> FrozenTrunk:
+    """Return a trunk under a head of the closed form."""
+    return trunk.model_copy(update={"head": "fourier", "projections": PROJECTIONS})
+
+
 def build_fourier_head(features: int, bits: int, *, seed: int = 0) -> FourierHead:
     """Build the head of the closed form for any features: its projections from the seed, its last layer not solved."""
     with _seeded(seed):
@@ -65,7 +70,7 @@ def _build(architecture: Architecture, spec: InputSpec, bits: int) -> HashNetwor
                     reason="ENCODER_INPUT",
                 )
             if architecture.head == "fourier":
-                return FourierHead(architecture.features, bits, PROJECTIONS)
+                return FourierHead(architecture.features, bits, architecture.projections)
             return TrunkHead(architecture.features, bits)
 
 

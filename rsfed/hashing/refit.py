@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.errors import InvalidMessage, TrainingError
@@ -130,10 +131,10 @@ def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
     forms = {_GRAM: (width * (width + 1) // 2,), TARGETS: (width, bits)}
     if {name: array.shape for name, array in arrays.items()} != forms:
         raise InvalidMessage("the sums have another form than the last layer", reason="SUMS_FORM")
-    gram, targets = _square(arrays[_GRAM], width), arrays[TARGETS]
-    if not (_possible(gram, patches, state) and _reachable(targets, gram, patches)):
+    sums = Sums(_square(arrays[_GRAM], width), arrays[TARGETS], round(patches))
+    if patches < LEAST_PATCHES or not _possible(sums, patches, state):
         raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
-    return Sums(gram, targets, round(patches))
+    return sums
 
 
 def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
@@ -176,30 +177,29 @@ def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return square
 
 
-def _possible(gram: NDArray[np.float32], patches: float, state: State) -> bool:
-    """Say whether so many patches can have these products: of what a layer of these weights takes."""
-    if not np.isfinite(gram).all():
+def _possible(sums: Sums, claimed: float, state: State) -> bool:
+    """Say whether so many patches can have these sums: of what a layer of these weights takes, and of signs.
+
+    For rows Z of patches and signs S there is nothing in Z'S outside the range of Z'Z: with L L' = Z'Z, each column of
+    the solution X of L X = Z'S is as long as at most all signs together.
+    """
+    gram, targets = sums.gram, sums.targets
+    if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
         return False
     longest = np.sqrt(2.0)  # of what the last layer takes, where its squares sum to twice a mean of cosines
     if _NORM_ROWS in state:
         longest = np.sqrt(len(gram)) * np.abs(state[_NORM_ROWS]).max() + np.linalg.norm(state[_NORM_BIAS])
     weight = float(np.trace(gram, dtype=np.float64))
-    if abs(gram[-1, -1] - patches) > _SLACK * patches or weight > (1 + _SLACK) * patches * (1 + longest**2):
+    if abs(gram[-1, -1] - claimed) > _SLACK * claimed or weight > (1 + _SLACK) * claimed * (1 + longest**2):
         return False
     lifted = gram.astype(np.float64)
     lifted[np.diag_indices_from(lifted)] += _ROUNDING * weight
     try:
-        np.linalg.cholesky(lifted)
+        factor = np.linalg.cholesky(lifted)
     except np.linalg.LinAlgError:
         return False
-    return True
-
-
-def _reachable(targets: NDArray[np.float32], gram: NDArray[np.float32], patches: float) -> bool:
-    """Say whether these products with signs go with those of what the layer takes (Cauchy and Schwarz)."""
-    slack = _SLACK * max(1.0, float(np.abs(gram).max()))
-    most = (1 + _SLACK) * patches * (np.diag(gram).astype(np.float64)[:, None] + slack)
-    return bool(np.isfinite(targets).all() and (targets.astype(np.float64) ** 2 <= most).all())
+    signs = solve_triangular(factor, targets.astype(np.float64), lower=True, check_finite=False)
+    return bool((np.square(signs).sum(axis=0) <= (1 + _SLACK) * claimed).all())
 
 
 def _stretches(

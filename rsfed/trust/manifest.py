@@ -66,6 +66,7 @@ class FrozenTrunk(_Part):
     features: int = Field(ge=1, le=16384)  # that it gives for each patch
     turns: bool = False  # features are the mean over the eight positions of a square
     head: Head = "perceptron"
+    projections: int = Field(default=4096, ge=1, le=16384)  # of a Fourier head
 
 
 Architecture = Annotated[CompactResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]

@@ -24,22 +24,20 @@ from rsfed.codes import unpack
 from rsfed.config_objectives import ClosedFormSection
 from rsfed.config_strategies import FedAvgMSection
 from rsfed.errors import InvalidMessage, TrainingError
-from rsfed.hashing import network, refit
+from rsfed.hashing import refit
+from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.network import build_network
 from rsfed.hashing.plan import PREFLIGHT, SUMS, TRAIN, parse_plan
 from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.weights import get_state
+from rsfed.lab.federated import learners
+from rsfed.lab.federated.grid import LocalGrid
 from rsfed.lab.federated.learners import run_over
 
 COUNTS = dict.fromkeys(CLASSES, 8)
 INDEPENDENT = "independent_files = true"
 WIDTH = 24
-
-
-@pytest.fixture(autouse=True)
-def _narrow(monkeypatch):
-    monkeypatch.setattr(network, "PROJECTIONS", 300)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def trunk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(trunk):
-    architecture = inspect_trunk(trunk, 16).model_copy(update={"head": "fourier"})
+    architecture = inspect_trunk(trunk, 16).model_copy(update={"head": "fourier", "projections": 300})
     return small_plan(architecture=architecture, objective=ClosedFormSection(), rounds=1)
 
 
@@ -100,10 +98,52 @@ def test_a_small_node_is_left_out_and_too_few_nodes_give_no_codes(plan):
 def test_a_run_that_was_interrupted_after_its_round_has_the_same_codes_and_asks_nobody_again(plan):
     apps = [app_of(patches(1, 12), 36)]
     found, _, (kept,) = run(plan, apps)
-    again, rounds, _ = run(plan, apps, since=replace(kept, weights={}), weights=dict(kept.weights))
+    asked = []
+    counting = [lambda message, context: (asked.append(message.metadata.message_type), apps[0](message, context))[1]]
+    again, rounds, _ = run(plan, counting, since=replace(kept, weights={}), weights=dict(kept.weights))
     assert rounds == []
+    assert SUMS not in asked
     for name, array in found.items():
         assert (again[name] == array).all()
+
+
+class Joining(LocalGrid):
+    """A grid whose second node comes once the first was asked for its sums."""
+
+    asked = False
+
+    def get_node_ids(self):
+        return [1, 2] if self.asked else [1]
+
+    def _answer(self, message):
+        self.asked |= message.metadata.message_type == SUMS
+        return super()._answer(message)
+
+
+def test_a_node_that_comes_while_others_give_their_sums_gives_its_own(plan, monkeypatch):
+    monkeypatch.setattr(learners, "LocalGrid", Joining)
+    _, (report,), _ = run(plan, [app_of(patches(1, 12), 36), app_of(patches(2, 12), 36)])
+    assert (report.nodes, report.failed, report.examples) == ((1, 2), {}, 72)
+
+
+def test_no_node_gives_products_with_centres_that_its_patches_cannot_have(plan):
+    """Where no patch of any node has a part, a solve would raise them by the inverse of the ridge."""
+    width, bits, count = 301, refit.centres_of(plan).shape[1], 200
+    gram = np.zeros((width, width))
+    gram[-1, -1] = count
+    targets = np.where(np.random.default_rng(0).random((width, bits)) < 0.5, -0.03, 0.03) * count
+    arrays = refit.to_arrays(Sums(gram, targets, count))
+    with pytest.raises(InvalidMessage) as refused:
+        refit.from_arrays(arrays, count, start(plan), bits)
+    assert refused.value.reason == "SUMS_VALUES"
+
+
+def test_fewer_patches_than_any_node_may_give_are_not_believed(plan):
+    own, _ = sum_up(plan, start(plan), patches(1, 12), threads=1)
+    few = own.times((LEAST_PATCHES - 1) / own.patches)
+    with pytest.raises(InvalidMessage) as refused:
+        refit.from_arrays(refit.to_arrays(few), LEAST_PATCHES - 1, start(plan), refit.centres_of(plan).shape[1])
+    assert refused.value.reason == "SUMS_VALUES"
 
 
 @pytest.mark.parametrize("change", [{"rounds": 2}, {"architecture": small_plan().architecture}, {"solve_end": True}])

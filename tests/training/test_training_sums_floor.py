@@ -23,8 +23,8 @@ from rsfed.hashing.closed_form import LEAST_PATCHES
 from rsfed.hashing.network import build_network
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.plan import PREFLIGHT, SUMS
-from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.refit import to_arrays
+from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.weights import get_state
 
 INDEPENDENT = "independent_files = true"

@@ -22,7 +22,7 @@ from rsfed.hashing.centres import hash_centres
 from rsfed.hashing.closed_form import LEAST_PATCHES
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
-from rsfed.hashing.network import build_fourier_head, build_network
+from rsfed.hashing.network import build_fourier_head, build_network, on_fourier_features
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.hashing.refit import fit, sums
 from rsfed.hashing.weights import State, get_state, set_state
@@ -234,4 +234,4 @@ def _app(side: str) -> Callable[..., Any]:
 def _architecture(images: ImageSet, *, closed: bool) -> Architecture:
     if images.trunk is None:
         return CompactResnet(width=WIDTH)
-    return images.trunk.model_copy(update={"head": "fourier" if closed else "perceptron"})
+    return on_fourier_features(images.trunk) if closed else images.trunk
