@@ -2,7 +2,7 @@
 
 What the layer takes of each patch is regressed on the hash centres of its classes. The regression needs of the data
 only two sums over patches, so nodes send these, once, and what follows from their total is what all patches in one
-place give, up to the rounding of float32 and to classes that a node holds too little of to tell (`node.training.bounds`).
+place give, up to the rounding of float32, and to classes that a node has too little of (`node.training.bounds`).
 
 - Several labels: the target of a bit is the mean of the centres' signs, so a bit on which they are evenly divided is
   pulled to the threshold, unlike with `centres`.
