@@ -253,7 +253,7 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
         Origin(
             data["plan"],
             base and Base(base["version"], bytes.fromhex(base["digest"]), base["rounds"]),
-            _STRATEGIES.validate_python(data.get("strategy", {})),
+            _STRATEGIES.validate_python(data["strategy"]),
             Rules(**data["rules"]),
         ),
         Progress(
@@ -263,8 +263,8 @@ def _from_json(data: dict[str, Any], round_: int, arrays: dict[str, NDArray[Any]
             random=drawn and (drawn[0], tuple(drawn[1]), drawn[2]),  # JSON has no tuples, `setstate` takes no lists
             counted=data["counted"],
             nodes=tuple(data["nodes"]),
-            took_part=tuple(data.get("took_part", data["nodes"])),
-            asked=data.get("asked", False),
-            summed=data.get("summed", 0),
+            took_part=tuple(data["took_part"]),
+            asked=data["asked"],
+            summed=data["summed"],
         ),
     )

@@ -103,14 +103,12 @@ def _rounds(config: CoordinatorConfig, asked: int | None) -> int:
     Raises:
         UsageError: the closed form is asked for several.
     """
-    if config.learns_by.name != "closed_form":
-        return asked or config.pace.rounds
-    if asked not in {None, 1}:
+    if config.learns_by.name == "closed_form" and asked not in {None, 1}:
         raise UsageError(
             'the closed form is one round; leave --rounds out, or set objective.name = "centres" in coordinator.toml '
             "to train by rounds"
         )
-    return 1
+    return asked or config.pace.rounds
 
 
 def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:

@@ -18,7 +18,7 @@ from node.training.patches import read_patches, sample
 from rsfed.codes import Codes
 from rsfed.config import CoordinatorTraining, NodeConfig
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection, recorded_objective
-from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation import RetrievalFigures, evaluate
@@ -184,5 +184,5 @@ def _train(  # noqa: PLR0913, PLR0917 - what training is made of
 
 def _solve(model: HashNetwork, objective: ClosedFormSection, gallery: PatchSet, classes: Sequence[int]) -> None:
     """Solve for the last layer of a network by the closed form."""
-    centres = hash_centres(classes, held_bits(model.head.out_features, objective.free), _SEED)
+    centres = centres_beside_free(classes, model.head.out_features, objective.free, _SEED)
     set_state(model, fit(get_state(model), [sums(model, gallery, centres)], _SEED))

@@ -44,9 +44,22 @@ def hash_centres(class_ids: Sequence[int], bits: int, seed: int) -> NDArray[np.b
     return _words(len(order), bits, seed)[[order[class_id] for class_id in class_ids]]
 
 
-def held_bits(bits: int, free: float) -> int:
-    """Return how many of the bits centres take where they leave a share of them free: at least one, if any."""
-    return bits - (round(free * bits) or int(free > 0))
+def centres_beside_free(class_ids: Sequence[int], bits: int, free: float, seed: int) -> NDArray[np.bool_]:
+    """Return the centre of each class in codes that leave a share of their bits free: at least one, if any.
+
+    Args:
+        class_ids: As of `hash_centres`.
+        bits: Width of the codes.
+        free: Share of the bits.
+        seed: As of `hash_centres`.
+
+    Returns:
+        bool, shape (classes, bits that are not free).
+
+    Raises:
+        TrainingError: TOO_MANY_CLASSES.
+    """
+    return hash_centres(class_ids, bits - (round(free * bits) or int(free > 0)), seed)
 
 
 def least_distance(centres: NDArray[np.bool_]) -> int:

@@ -64,7 +64,7 @@ class Sums:
 
 
 def total(parts: Iterable[Sums]) -> Sums:
-    """Return the sums of several parts together, float64; each is let go of before the next is taken.
+    """Return the sums of several parts together, float64; parts that are made one by one are held one by one.
 
     Raises:
         TrainingError: TOO_FEW_PATCHES, there is no part.

@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 
 from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.errors import InvalidMessage, TrainingError
-from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.head import HashNetwork
@@ -146,7 +146,7 @@ def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
     """
     if not isinstance(plan.objective, CentresSection | ClosedFormSection):
         raise InvalidMessage("the plan solves for a last layer without hash centres", reason="PLAN_INVALID")
-    return hash_centres(plan.class_ids, held_bits(plan.bits, plan.objective.free), plan.seed)
+    return centres_beside_free(plan.class_ids, plan.bits, plan.objective.free, plan.seed)
 
 
 def solved(plan: TrainingPlan, state: State, parts: Iterable[Sums]) -> State:

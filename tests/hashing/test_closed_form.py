@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rsfed.codes import unpack
 from rsfed.hashing import refit
-from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.centres import centres_beside_free, hash_centres
 from rsfed.hashing.closed_form import Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
@@ -48,7 +48,7 @@ def patches(features, labels):
 def learnt(parts, free=0.25):
     """A head whose last layer is solved for from what nodes send, over the wire's form."""
     network = head()
-    centres = hash_centres(range(CLASSES), held_bits(BITS, free), 7)
+    centres = centres_beside_free(range(CLASSES), BITS, free, 7)
     given = []
     for features, labels in parts:
         own = sums(network, patches(features, labels), centres)

@@ -18,7 +18,7 @@ from rsfed.config_objectives import (
     PairwiseSection,
 )
 from rsfed.errors import TrainingError
-from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.objectives.centres import Centres
 from rsfed.hashing.objectives.contrastive import Contrastive
 from rsfed.hashing.objectives.interface import Losses, Objective
@@ -44,7 +44,7 @@ def check_objective(section: ObjectiveSection, classes: Sequence[int], bits: int
             reason="NOTHING_TO_COMPARE",
         )
     if isinstance(section, CentresSection | ClosedFormSection):
-        hash_centres(classes, held_bits(bits, section.free), seed)
+        centres_beside_free(classes, bits, section.free, seed)
 
 
 def make_objective(section: ObjectiveSection, classes: Sequence[int], bits: int, *, seed: int) -> Objective:

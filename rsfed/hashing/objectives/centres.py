@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rsfed.config_objectives import CentresSection
-from rsfed.hashing.centres import hash_centres, held_bits
+from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.objectives.interface import ADAM_BETAS, Losses
 from rsfed.hashing.objectives.sampling import balanced
 from rsfed.hashing.objectives.terms import quantisation_loss, view_loss
@@ -55,7 +55,7 @@ class Centres:
     def __init__(self, section: CentresSection, classes: Sequence[int], bits: int, *, seed: int) -> None:
         self._section = section
         self.views = 2 if section.within else 1
-        self.centres = hash_centres(classes, held_bits(bits, section.free), seed)
+        self.centres = centres_beside_free(classes, bits, section.free, seed)
         self._signs = torch.from_numpy(2.0 * self.centres - 1)
 
     def sample(self, labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
