@@ -20,7 +20,8 @@ _MEMBERS = (
 _REJECTED = (
     "SELECT failed.key AS name, count(*) AS times FROM run_event, json_each(run_event.data, '$.failed') AS failed"
     " WHERE kind IN ('round', 'solved') AND (substr(failed.value, 1, 7) = 'UPDATE_' OR failed.value IN"
-    " ('DELTA_FORM', 'NOT_FINITE', 'PAYLOAD_MALFORMED', 'SUMS_FORM', 'SUMS_VALUES')) GROUP BY failed.key"
+    " ('DELTA_FORM', 'NOT_FINITE', 'PAYLOAD_MALFORMED', 'SUMS_CONTRADICT', 'SUMS_FORM', 'SUMS_VALUES'))"
+    " GROUP BY failed.key"
 )
 _INVITED = "SELECT role, name, expires FROM invitation WHERE used IS NULL AND withdrawn IS NULL AND expires > ?"
 

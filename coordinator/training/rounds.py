@@ -265,6 +265,7 @@ class RoundLoop:
         given = self._last_layer.gather(arrays, nodes, number, nodes.ids)
         while late := self._attendance.late(number, {*given.sums, *given.failed}):
             given = given.and_of(self._last_layer.gather(arrays, late, number, late.ids))
+        given = self._last_layer.agreeing(given)
         counted = len(given.sums) >= self._rules.min_nodes
         if counted:
             arrays = self._last_layer.solved(arrays, given)

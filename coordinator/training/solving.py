@@ -20,10 +20,11 @@ from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
-from rsfed.hashing.refit import centres_of, from_arrays, solved
+from rsfed.hashing.refit import centres_of, contradicting_of, from_arrays, solved
 
 SMALL = "TOO_FEW_PATCHES"
-DISPENSABLE = frozenset({SMALL, "SUMS_FORM", "SUMS_VALUES"})  # why a node is left out: small, or bad
+CONTRADICTS = "SUMS_CONTRADICT"
+DISPENSABLE = frozenset({SMALL, "SUMS_FORM", "SUMS_VALUES", CONTRADICTS})  # why a node is left out: small, or bad
 AWAY = frozenset({"NODE_GONE", "NO_ANSWER", "ROUND_DEADLINE"})  # why a node is waited for
 _ONCE_MORE = frozenset({"BASE_UNKNOWN", "WORKER_DIED"})  # why a node that is there is asked again: it gets all anew
 
@@ -114,7 +115,7 @@ class LastLayer:
         Returns:
             The weights, and what nodes gave.
         """
-        given = self.gather(arrays, nodes, max(1, after), took_part)
+        given = self.agreeing(self.gather(arrays, nodes, max(1, after), took_part))
         withheld = {given.failed[node] for node in took_part if node in given.failed} - AWAY - _ONCE_MORE - DISPENSABLE
         answered = len(given.sums) + sum(why == SMALL for why in given.failed.values())
         complete = bool(given.sums) and not withheld and answered >= self.min_nodes
@@ -124,7 +125,13 @@ class LastLayer:
 
     def solved(self, arrays: ArrayRecord, given: Given) -> ArrayRecord:
         """Return weights with a last layer that is solved for from the sums of nodes, at least one."""
-        return record_of(solved(self.plan, views(arrays), _held_down(given.sums)).items())
+        return record_of(solved(self.plan, views(arrays), _held_down(given.sums).values()).items())
+
+    def agreeing(self, given: Given) -> Given:
+        """Return what nodes gave without the sums that contradict those of the others."""
+        wrong = contradicting_of(self.plan, _held_down(given.sums))
+        sums = {node: each for node, each in given.sums.items() if node not in wrong}
+        return replace(given, sums=sums, failed=given.failed | dict.fromkeys(wrong, CONTRADICTS))
 
     def gather(self, arrays: ArrayRecord, nodes: Nodes, number: int, awaited: Collection[int]) -> Given:
         """Ask nodes for sums, and those that are away once more as long as a round has time.
@@ -185,9 +192,9 @@ def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]
     return from_arrays(arrays, patches, weights, bits), seconds
 
 
-def _held_down(given: dict[int, Sums]) -> list[Sums]:
+def _held_down(given: dict[int, Sums]) -> dict[int, Sums]:
     """Return the sums, those of a node that claims far more patches than the others made as light as in a round."""
     if len(given) < LEAST_COMPARED:
-        return list(given.values())
+        return given
     most = MAX_CLAIM * median(each.patches for each in given.values())
-    return [each if each.patches <= most else each.times(most / each.patches) for each in given.values()]
+    return {node: each if each.patches <= most else each.times(most / each.patches) for node, each in given.items()}

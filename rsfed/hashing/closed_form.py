@@ -27,6 +27,7 @@ from scipy.linalg import cho_factor, cho_solve, eigh
 from rsfed.errors import TrainingError
 
 LEAST_PATCHES = 20  # labelled patches that a node's sums come from
+ROUNDING = 1e-7  # of its trace, that a matrix in float32 may have below zero as an eigenvalue
 
 Matrix = NDArray[np.float64]
 
@@ -83,9 +84,9 @@ def total(parts: Iterable[Sums]) -> Sums:
 
 
 def solve(sums: Sums, ridge: float) -> Matrix:
-    """Return the weights of the ridge regression, shape (width, bits)."""
+    """Return the weights of the ridge regression, shape (width, bits); the ridge and what float32 lacks are added."""
     regular = sums.gram.astype(np.float64)
-    regular[np.diag_indices_from(regular)] += ridge
+    regular[np.diag_indices_from(regular)] += ridge + ROUNDING * np.trace(regular)
     weights: Matrix = cho_solve(cho_factor(regular, lower=True, overwrite_a=True, check_finite=False), sums.targets)
     return weights
 

@@ -8,7 +8,8 @@ towards its own centres. Given the layers below, its best weights follow exactly
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from scipy.linalg import solve_triangular
 
 from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing.agreement import contradicting
 from rsfed.hashing.centres import centres_beside_free
-from rsfed.hashing.closed_form import LEAST_PATCHES, Sums, hyperplanes, solve, total
+from rsfed.hashing.closed_form import LEAST_PATCHES, ROUNDING, Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.head import HashNetwork
 from rsfed.hashing.plan import TrainingPlan
@@ -28,7 +30,6 @@ RIDGE = 0.1  # of the closed form: what its last layer takes has a norm of about
 REFIT_RIDGE = 30.0  # what that of a trained head takes has a squared norm of about its width
 _AT_ONCE = 512  # patches
 _AT_A_TIME = 4  # square matrices in float64 while the layer is solved for
-_ROUNDING = 1e-7  # of its trace, that a matrix in float32 may have below zero as an eigenvalue
 _SLACK = 1e-3  # of what sums may be
 _GRAM, TARGETS = "gram", "targets"  # arrays of sums on the wire
 _ROWS, _BIAS, _NORM_ROWS, _NORM_BIAS = "head.weight", "head.bias", "features.weight", "features.bias"  # of weights
@@ -79,7 +80,7 @@ def fit(state: State, parts: Iterable[Sums], seed: int) -> State:
         TrainingError: TOO_FEW_PATCHES, no node gave sums.
     """
     summed = total(parts)
-    weights = solve(summed, _regular(summed, RIDGE))
+    weights = solve(summed, RIDGE)
     if free := len(state[_BIAS]) - weights.shape[1]:
         weights = np.hstack([weights, hyperplanes(summed, free, seed)])
     return dict(state) | {_ROWS: weights[:-1].T.astype(np.float32), _BIAS: weights[-1].astype(np.float32)}
@@ -98,7 +99,7 @@ def refit(state: State, parts: Iterable[Sums]) -> State:
         TrainingError: TOO_FEW_PATCHES, no node gave sums.
     """
     summed = total(parts)
-    weights = solve(summed, _regular(summed, REFIT_RIDGE))
+    weights = solve(summed, REFIT_RIDGE)
     bits = weights.shape[1]
     rows, bias = state[_ROWS].copy(), state[_BIAS].copy()
     scale = np.linalg.norm(rows[:bits]) / max(np.linalg.norm(weights[:-1]), np.finfo(np.float64).tiny)
@@ -163,9 +164,10 @@ def solved(plan: TrainingPlan, state: State, parts: Iterable[Sums]) -> State:
     return fit(state, parts, plan.seed) if plan.objective.name == "closed_form" else refit(state, parts)
 
 
-def _regular(summed: Sums, ridge: float) -> float:
-    """Return the ridge, and what the rounding of sums to float32 may lack."""
-    return ridge + _ROUNDING * float(np.trace(summed.gram))
+def contradicting_of(plan: TrainingPlan, parts: Mapping[int, Sums]) -> set[int]:
+    """Return the nodes whose sums contradict those of the others, by what a plan's last layer is solved with."""
+    ridge = RIDGE if plan.objective.name == "closed_form" else REFIT_RIDGE
+    return contradicting(parts, partial(solve, ridge=ridge))
 
 
 def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -193,7 +195,7 @@ def _possible(sums: Sums, claimed: float, state: State) -> bool:
     if abs(gram[-1, -1] - claimed) > _SLACK * claimed or weight > (1 + _SLACK) * claimed * (1 + longest**2):
         return False
     lifted = gram.astype(np.float64)
-    lifted[np.diag_indices_from(lifted)] += _ROUNDING * weight
+    lifted[np.diag_indices_from(lifted)] += ROUNDING * weight
     try:
         factor = np.linalg.cholesky(lifted)
     except np.linalg.LinAlgError:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rsfed.codes import unpack
 from rsfed.hashing import refit
 from rsfed.hashing.centres import centres_beside_free, hash_centres
-from rsfed.hashing.closed_form import Sums, hyperplanes, solve, total
+from rsfed.hashing.closed_form import ROUNDING, Sums, hyperplanes, solve, total
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.head import FourierHead
@@ -85,7 +85,8 @@ def test_the_weights_are_those_of_ridge_regression_on_the_signs_of_the_centres()
     features, labels = blobs(3)
     taken, centres = rows(features), hash_centres(range(CLASSES), BITS, 3)
     targets = np.where(centres, 1.0, -1.0)[labels.argmax(axis=1)]
-    padded = np.vstack([taken, np.sqrt(RIDGE) * np.eye(taken.shape[1])])
+    ridge = RIDGE + ROUNDING * np.square(taken).sum()
+    padded = np.vstack([taken, np.sqrt(ridge) * np.eye(taken.shape[1])])
     expected, *_ = np.linalg.lstsq(padded, np.vstack([targets, np.zeros((taken.shape[1], BITS))]), rcond=None)
     assert solve(Sums.of(taken, labels, centres), RIDGE) == pytest.approx(expected, abs=1e-7)
 

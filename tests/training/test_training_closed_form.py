@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.app import Array
 from onnx_maker import tiny_trunk
 from pydantic import ValidationError
 from test_training_bounds import ask
@@ -84,6 +85,30 @@ def test_nodes_with_classes_of_their_own_get_the_codes_of_one_place(plan):
     centres = refit.centres_of(plan)
     held = codes(plan, apart, unseen)[:, : centres.shape[1]]
     assert (held == centres[unseen.labels.argmax(axis=1)]).mean() > 0.95
+
+
+def wrong_sign(app):
+    """A node that sends its products with the centres with the wrong sign."""
+
+    def attacking(message, context):
+        reply = app(message, context)
+        if message.metadata.message_type == SUMS:
+            found = reply.content["arrays"]
+            found[refit.TARGETS] = Array(-found[refit.TARGETS].numpy())
+        return reply
+
+    return attacking
+
+
+def test_a_node_whose_sums_contradict_those_of_the_others_is_named_and_changes_no_code(plan):
+    honest = [app_of(patches(seed, 12), 36) for seed in (1, 2, 3)]
+    found, (report,), _ = run(plan, [*honest, wrong_sign(app_of(patches(4, 12), 36))])
+    assert (report.nodes, report.failed) == ((1, 2, 3), {4: "SUMS_CONTRADICT"})
+    without, _, _ = run(plan, honest)
+    for name, array in without.items():
+        assert (found[name] == array).all()
+    with pytest.raises(TrainingError, match="SUMS_CONTRADICT"):
+        run(plan, [*honest[:2], wrong_sign(app_of(patches(4, 12), 36))], least=3)
 
 
 def test_a_small_node_is_left_out_and_too_few_nodes_give_no_codes(plan):
