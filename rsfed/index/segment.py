@@ -81,7 +81,7 @@ class Segment:
                 raise CodeError("an item has one code in an index, not two")
         order = sort_words(words)
         distinct, starts = group(words, order)
-        ids = ids[order]
+        ids = ids.take(order)
         facets = Facets.unknown(len(ids)) if columns is None else Facets.build(columns, order)
         segment = cls(bits, distinct, starts, ids, _sums(ids, starts), Tables.build(distinct, bits), facets)
         return cls.of_arrays(bits, segment.arrays(), facets.kind_values)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.index.jit import kernel
-from rsfed.index.sorting import Rows, sort_keys
+from rsfed.index.sorting import Rows, sort_words
 from rsfed.index.words import Words, piece
 
 SMALLEST = 2**17  # distinct codes; a scan of fewer takes some 30 microseconds, tables would make appends slow
@@ -65,7 +65,7 @@ class Tables(NamedTuple):
             keys = _pieces(words, first, width)
             _fill_slots(keys, slots[start : start + (1 << width) + 1])
             if table:
-                orders[table - 1] = sort_keys(keys, np.arange(len(words), dtype=np.uint32))
+                orders[table - 1] = sort_words(keys[:, None])
                 if len(copies):
                     copies[table - 1] = words[orders[table - 1], 0]
         return cls(spans, slots, orders, copies)

@@ -122,17 +122,18 @@ class IndexWriter:
         if not len(segment):
             return
         with self._changing:
-            if any(len(self._places(entry, segment.ids)) for entry in self._manifest.entries):
+            if any(len(self._places(entry, segment.ids)) for entry in self._near(segment.ids)):
                 raise CodeError("an item has one code in an index; remove it before it is added again")
             entry = self._written(self._next(), segment)
             self._commit(self._manifest.swapped([], [entry]))
 
     def remove(self, ids: Ids) -> int:
         """Remove items and return how many were there; those that are not in the index are passed over."""
+        ids = np.asarray(ids, np.int64)
         with self._changing:
             old, new, removed = [], [], 0
-            for entry in self._manifest.entries:
-                places = self._places(entry, np.asarray(ids, np.int64))
+            for entry in self._near(ids):
+                places = self._places(entry, ids)
                 if not len(places):
                     continue
                 gone = np.sort(np.concatenate([self._parts[entry.file].part.gone, places]))
@@ -176,11 +177,16 @@ class IndexWriter:
         self._manifest = self._manifest.numbered()
         return number
 
+    def _near(self, ids: Ids) -> list[Entry]:
+        """Return the segments that may hold some of these items."""
+        if not len(ids):
+            return []
+        first, last = ids.min(), ids.max()
+        return [entry for entry in self._manifest.entries if entry.first <= last and first <= entry.last]
+
     def _places(self, entry: Entry, ids: Ids) -> Rows:
         """Return the places of those of some items that are in a segment and not gone."""
         part = self._parts[entry.file].part
-        if not len(ids) or ids.max() < entry.first or ids.min() > entry.last:
-            return np.empty(0, np.uint32)
         return _without(part.segment.places_of(ids), part.gone)
 
     def _written(self, number: int, segment: Segment) -> Entry:

@@ -161,9 +161,9 @@ def durable(report: Report, data: Data, folder: Path, name: str) -> None:
         report.figures[f"{name}_build_s"] = float(built[0] / 1e3)
         loaded, readers = timed(lambda _: IndexReader(folder, owner), range(3))
         report.figures[f"{name}_load_s"] = float(np.median(loaded) / 1e3)
-        more = np.random.default_rng(6).permutation(items)[: items // 100]
-        starts = [items + number * len(more) for number in range(9)]
-        added, _ = timed(lambda start: writer.append(start + np.arange(len(more)), data.codes[more]), starts)
+        more = data.codes[np.random.default_rng(6).permutation(items)[: items // 100]]
+        batches = [items + number * len(more) + np.arange(len(more)) for number in range(9)]
+        added, _ = timed(lambda ids: writer.append(ids, more), batches)
         report.figures[f"{name}_append_100k_ms"] = float(np.median(added))
         segment = readers[0].view().parts[0].segment
         largest = int(np.argmax(np.diff(segment.starts.astype(np.int64))))
