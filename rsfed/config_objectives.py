@@ -57,7 +57,7 @@ class ClosedFormSection(_Objective):
     needs_classes: ClassVar[int] = 1
 
     name: Literal["closed_form"] = "closed_form"
-    free: float = Field(default=0.25, ge=0, le=0.5)  # share of the bits that centres leave to the patch
+    free: float = Field(default=0.125, ge=0, le=0.5)  # share of the bits that centres leave to the patch
 
 
 class PairwiseSection(_Objective):

@@ -62,7 +62,8 @@ WAYS: Mapping[str, Way] = {
     "momentum, solved start and end": WHOLE,
     "the same on packed changes": ROUNDS,
     "closed form, no bit free": Way(objective=ClosedFormSection(free=0)),
-    "default: closed form, a quarter of the bits free": Way(objective=ClosedFormSection()),
+    "default: closed form, an eighth of the bits free": Way(objective=ClosedFormSection()),
+    "closed form, a quarter of the bits free": Way(objective=ClosedFormSection(free=0.25)),
     "with server momentum, mean of the last 10 rounds": replace(WHOLE, start=False, end=False, average=LATE),
     "momentum, solved start and end, mean of the last 10 rounds": replace(WHOLE, average=LATE),
 }
