@@ -1,5 +1,6 @@
 """An index on disk holds what was acknowledged, names what is damaged, and is searched while it changes."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -241,6 +242,37 @@ def test_an_index_of_newer_software_is_refused(tmp_path, monkeypatch):
     with pytest.raises(StateError) as caught:
         IndexReader(tmp_path, OWNER)
     assert caught.value.reason == "INDEX_FORMAT"
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_every_folder_after_it_has_a_new_one(tmp_path, monkeypatch):
+    """What a power cut would show, and no kill does."""
+    events, fsync, rename = [], os.fsync, Path.rename
+
+    def sync(descriptor):
+        events.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(path, target):
+        events.append((path.stat().st_ino, path.parent.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    root = tmp_path / "node" / "index"
+    with IndexWriter(shelf.folder_of(root, OWNER), OWNER) as writer:
+        for number in range(4):
+            writer.append(*some(10 * number, 10))
+        writer.remove(np.array([3]))
+        assert writer.merge()
+    shelf.swap(root, OWNER.release)
+    names = [number for number, event in enumerate(events) if isinstance(event, tuple)]
+    assert len(names) == 1 + 2 * 6 + 1  # the empty index, a file and the manifest of each change, and the swap
+    for last, here, following in zip([0, *names], names, [*names[1:], len(events)], strict=False):
+        file, folder = events[here]
+        assert file in events[last:here]
+        assert folder in events[here + 1 : following]
+    for made in (root, root.parent, tmp_path, shelf.folder_of(root, OWNER).parent):
+        assert made.stat().st_ino in events
 
 
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path):
