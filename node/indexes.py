@@ -13,6 +13,7 @@ from rsfed.home import Home
 from rsfed.index import shelf
 from rsfed.index.facets import Columns
 from rsfed.index.files import Owner
+from rsfed.index.manifest import NAME
 from rsfed.index.search import View
 from rsfed.index.writer import IndexWriter
 from rsfed.telemetry import log
@@ -27,6 +28,8 @@ def indexes_folder(home: Home) -> Path:
 def open_index(home: Home, release: Release, encoder_id: str) -> IndexWriter:
     """Open the index of an encoder; what is damaged is logged and left out, for `make_equal` to write it again.
 
+    A manifest of another release in the folder of this one was put there by somebody: it is damage too.
+
     Raises:
         StateError: another process changes the index, or newer software wrote it.
     """
@@ -35,10 +38,12 @@ def open_index(home: Home, release: Release, encoder_id: str) -> IndexWriter:
     try:
         return IndexWriter(folder, owner)
     except StateError as error:
-        if error.reason != "INDEX_DAMAGED":
+        if error.reason not in {"INDEX_DAMAGED", "INDEX_FOREIGN"}:
             raise
+        if error.reason == "INDEX_FOREIGN":
+            (folder / NAME).unlink()
         writer = IndexWriter.mended(folder, owner)
-        for name in writer.damaged:
+        for name in writer.damaged or (NAME,):
             log.error("index.damaged", name=name, reason=error.reason)
         return writer
 

@@ -81,8 +81,8 @@ def query(  # noqa: PLR0913 - the options of the command
             min=0,
             max=256,
             metavar="INTEGER",
-            help="List only items whose code differs from the image's in at most this many bits; without --k all of "
-            f"them, up to {LISTED_AT_MOST:,}.",
+            help="List only items whose code differs from the image's in at most this many bits, up to the width of "
+            f"the release's codes; without --k all of them, up to {LISTED_AT_MOST:,}.",
         ),
     ] = None,
     after: Annotated[

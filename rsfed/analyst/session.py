@@ -20,7 +20,7 @@ from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merg
 from rsfed.clock import Deadline, Now, utc_now
 from rsfed.codes import Codes
 from rsfed.config import AnalystConfig, load_config
-from rsfed.errors import EnvelopeRefused, InvalidAnswer, RasterRejected, RsfedError, StaleRelease
+from rsfed.errors import EnvelopeRefused, InvalidAnswer, RasterRejected, RsfedError, StaleRelease, UsageError
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, stream
 from rsfed.trust.certificates import needs_renewal
@@ -209,8 +209,7 @@ class AnalystSession:
         Args:
             codes: Packed codes of this session's release, uint8, shape (n, bits // 8).
             k: How many items are wanted for each code; with a radius, how many of each bucket are listed at once.
-            radius: When given, everything within this distance in bits is wanted instead of the nearest k; more than
-                the width of the codes means everything.
+            radius: When given, everything within this distance in bits is wanted instead of the nearest k.
             filters: Which items count.
             on_outcome: Told how each node took part as soon as it is known; None costs less.
 
@@ -219,9 +218,15 @@ class AnalystSession:
 
         Raises:
             InvalidAnswer: the answer breaks a rule.
-            UsageError: FILTER, the release has no class or modality that the filter names.
+            UsageError: FILTER, the release has no class or modality that the filter names; SEARCH_RANGE, the radius is
+                wider than the release's codes.
             RsfedError: what the coordinator refused, or that it is not reached in time.
         """
+        if radius is not None and radius > self.bits:
+            raise UsageError(
+                f"codes of the federation's release have {self.bits} bits; ask for a radius up to that, not {radius}",
+                reason="SEARCH_RANGE",
+            )
         at_once = MAX_CODES if radius is None else 1  # nodes bound what they list for one query, not for one code
         results: list[SearchResult] = []
         for start in range(0, len(codes), at_once):
@@ -284,14 +289,13 @@ class AnalystSession:
     async def _search(
         self, codes: Codes, k: int, radius: int | None, filters: Filters, on_outcome: OnOutcome | None
     ) -> list[SearchResult]:
-        reach = None if radius is None else min(radius, self.bits)
         envelope = make_query(
             codes,
             self.release,
             self._identity,
             encoder=self.encoder,
             k=k,
-            radius=reach,
+            radius=radius,
             filters=filters,
             now=self._now(),
         )

@@ -97,22 +97,22 @@ def read(path: Path, owner: Owner) -> Stored:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StateError: INDEX_DAMAGED, the file is not as it was written; INDEX_FORMAT, newer software wrote it;
-            INDEX_FOREIGN, it holds codes of another release, encoder or width.
+        StateError: INDEX_DAMAGED, the file is not as it was written, or not one of this owner and format: a manifest,
+            which is read before, names such files only.
     """
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEAD.size:
             raise damaged(path, "cut off")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     magic, version, length, digest = _HEAD.unpack_from(mapped)
-    if magic != _MAGIC:
-        raise damaged(path, "no file of an index")
-    check_format(path, version)
+    if (magic, version) != (_MAGIC, FORMAT):
+        raise damaged(path, "no file of an index in this format")
     text = mapped[_HEAD.size : _HEAD.size + length]
     if _digest(text) != digest:
         raise damaged(path, "its header was changed")
     header = json.loads(text)
-    check_owner(path, owner, header)
+    if not is_of(owner, header):
+        raise damaged(path, "it is of another release, encoder or width")
     first = _HEAD.size + length
     if len(mapped) != first + header["bytes"]:
         raise damaged(path, "cut off or continued")
@@ -140,7 +140,7 @@ def unsealed(path: Path, content: bytes) -> dict[str, Any]:
         if _digest(text.encode()).hex() != whole["checksum"]:
             raise damaged(path, "it was changed")
         body: dict[str, Any] = json.loads(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, "cut off or edited") from error
     check_format(path, body["format"])
     return body
@@ -160,13 +160,18 @@ def check_format(path: Path, version: int) -> None:
         )
 
 
+def is_of(owner: Owner, header: Mapping[str, Any]) -> bool:
+    """Return whether a header says that a file is of this owner."""
+    return owner.described() == {name: header.get(name) for name in owner.described()}
+
+
 def check_owner(path: Path, owner: Owner, header: Mapping[str, Any]) -> None:
     """Refuse a file of another release, encoder or width.
 
     Raises:
         StateError: INDEX_FOREIGN.
     """
-    if owner.described() != {name: header.get(name) for name in owner.described()}:
+    if not is_of(owner, header):
         raise StateError(
             "the index holds codes of another release than the one that is served; the node makes its own",
             reason="INDEX_FOREIGN",
@@ -184,6 +189,14 @@ def replace(path: Path, content: list[Any]) -> None:
         os.fsync(file.fileno())
     pending.rename(path)
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

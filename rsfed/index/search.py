@@ -68,7 +68,8 @@ class View:
         queries = to_words(codes, self.bits)
         screens = [None if where is None else Screen.of(part.segment, where) for part in self.parts]
         limit = self.bits if radius is None else radius
-        return [self._nearest(query, screens, _ALL if k is None else k, limit) for query in queries]
+        wanted = _ALL if k is None else min(k, _ALL)
+        return [self._nearest(query, screens, wanted, limit) for query in queries]
 
     def _nearest(self, query: Words, screens: list[Screen | None], k: int, limit: int) -> Hits:
         shares = []

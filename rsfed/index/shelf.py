@@ -33,7 +33,7 @@ def current(root: Path) -> bytes | None:
 
 def swap(root: Path, release: bytes) -> None:
     """Make the indexes of a release the current ones, durably and in one step."""
-    root.mkdir(parents=True, exist_ok=True)
+    files.make_folder(root)
     files.replace(root / _CURRENT, [files.sealed({"release": release.hex()})])
 
 

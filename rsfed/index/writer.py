@@ -44,7 +44,7 @@ class IndexWriter:
 
     def __init__(self, folder: Path, owner: Owner) -> None:
         check_bits(owner.bits)
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         self._folder = folder
         self._lock = _locked(folder)
         try:
@@ -72,7 +72,7 @@ class IndexWriter:
         Raises:
             StateError: INDEX_LOCKED; INDEX_FORMAT; INDEX_FOREIGN where the manifest is of another release.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         with _locked(folder):
             damaged = []
             try:

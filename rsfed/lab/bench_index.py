@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.codes import Ids
-from rsfed.index import order
+from rsfed.index import files, order
 from rsfed.index.facets import Columns
 from rsfed.index.files import Owner
 from rsfed.index.filters import Filter
@@ -165,6 +165,8 @@ def durable(report: Report, data: Data, folder: Path, name: str) -> None:
         batches = [items + number * len(more) + np.arange(len(more)) for number in range(9)]
         added, _ = timed(lambda ids: writer.append(ids, more), batches)
         report.figures[f"{name}_append_100k_ms"] = float(np.median(added))
+        synced, _ = timed(lambda content: files.replace(folder.parent / "synced", [content]), [bytes(4096)] * 9)
+        report.row(f"{name}: a small file synced, and its folder", synced)
         segment = readers[0].view().parts[0].segment
         largest = int(np.argmax(np.diff(segment.starts.astype(np.int64))))
         members = segment.ids[segment.starts[largest] : segment.starts[largest + 1]]

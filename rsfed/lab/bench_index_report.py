@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +78,15 @@ def timed(call: Callable[..., Any], *arguments: Iterable[Any], shared: bool = Fa
 
 
 def machine() -> str:
-    """Say what this is measured on."""
+    """Say what this is measured on, and how busy that was before."""
     models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
-    return f"{models[0].split(':')[1].strip() if models else platform.machine()}, one thread, numpy {np.__version__}"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "faiss-cpu"))
+    return (
+        f"{models[0].split(':')[1].strip() if models else platform.machine()}, {os.cpu_count()} cores (one is used), "
+        f"{memory:.0f} GiB, {platform.system()}, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
 
 
 def picture(growth: Mapping[str, Sequence[tuple[float, float]]]) -> str:

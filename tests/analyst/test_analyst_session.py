@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from rsfed.errors import (
     RasterRejected,
     ReleaseRefused,
     Unreachable,
+    UsageError,
 )
 from rsfed.hashing.weights import init_weights
 from rsfed.raster import reader
@@ -90,9 +92,15 @@ async def test_a_query_is_signed_by_the_analyst_for_the_newest_release(coordinat
     assert (query.envelope.k, query.envelope.HasField("radius"), query.envelope.codes) == (7, False, codes(1).tobytes())
 
 
-async def test_a_radius_wider_than_the_codes_means_everything(coordinator, tmp_path):
+async def test_a_radius_wider_than_the_codes_is_refused_with_their_width_before_anybody_is_asked(coordinator, tmp_path):
     async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
-        await session.search(codes(1), radius=200)
+        wide = session.bits + 1
+        for search in (session.search, partial(session.search_radius, limit=9)):
+            with pytest.raises(UsageError, match=f"have {session.bits} bits") as caught:
+                await search(codes(1), radius=wide)
+            assert caught.value.reason == "SEARCH_RANGE"
+        assert not coordinator.asked
+        await session.search(codes(1), radius=session.bits)
     assert coordinator.asked[0].envelope.radius == session.bits
 
 

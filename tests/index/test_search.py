@@ -229,6 +229,15 @@ def test_tables_and_scan_find_the_same_as_brute_force_over_many_codes(bits, clus
             assert hits.sizes.sum() == (apart[rows] <= apart[first[-1]]).sum()
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("k", [21, 2**32, 2**60, 2**62, 2**63, 10**30])
+def test_a_k_beyond_the_archive_finds_everything(parts, k):
+    _, made = archive(1, 64, 20, parts=parts)
+    for where in (None, Filter(modality="rgb")):
+        hits = made.view.search(made.codes[:1], k=k, where=where)[0]
+        assert found(hits) == expected(made, made.codes[0], where, radius=64)
+
+
 def test_what_cannot_be_searched_for_is_refused_with_the_remedy():
     _, made = archive(1, 64, 20)
     for how in ({"k": 0}, {"k": -1}, {"radius": 65}, {"radius": -1}):

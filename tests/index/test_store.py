@@ -1,5 +1,6 @@
 """An index on disk holds what was acknowledged, names what is damaged, and is searched while it changes."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -166,6 +167,48 @@ def test_a_damaged_file_is_named_and_the_rest_is_kept(tmp_path, file, harm):
     assert len(IndexReader(tmp_path, OWNER).view()) == 198
 
 
+@pytest.mark.parametrize("file", ["segment", "gone"])
+@pytest.mark.parametrize("other", [Owner(b"\x08" * 32, "rgb", 64), Owner(b"\x07" * 32, "s1", 64)])
+def test_a_file_out_of_another_release_or_encoder_is_damage_that_is_left_out(tmp_path, file, other):
+    for owner in (OWNER, other):
+        with IndexWriter(shelf.folder_of(tmp_path, owner), owner) as writer:
+            writer.append(*some(0, 20))
+            writer.remove(np.array([5]))
+    folder = shelf.folder_of(tmp_path, OWNER)
+    victim = next(folder.glob(f"{file}-*"))
+    victim.write_bytes((shelf.folder_of(tmp_path, other) / victim.name).read_bytes())
+    for opened in (IndexWriter, IndexReader):
+        with pytest.raises(StateError) as caught:
+            opened(folder, OWNER)
+        assert caught.value.reason == "INDEX_DAMAGED"
+        assert victim.name in caught.value.detail
+    with IndexWriter.mended(folder, OWNER) as writer:
+        assert not len(writer.view)
+
+
+def test_every_bit_of_the_head_of_a_segment_counts(tmp_path):
+    with IndexWriter(tmp_path, OWNER) as writer:
+        writer.append(*some(0, 20))
+    path = next(tmp_path.glob("segment-*"))
+    content = path.read_bytes()
+    for bit in range(8 * 32):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(StateError) as caught:
+            IndexReader(tmp_path, OWNER)
+        assert caught.value.reason == "INDEX_DAMAGED"
+
+
+def test_a_manifest_that_is_no_json_of_ours_is_damaged(tmp_path):
+    IndexWriter(tmp_path, OWNER).close()
+    for content in (b"{}", b"[]", b"3", b"null", b"[" * 100_000, b"\xff" * 50, b'{"content": 3, "checksum": ""}'):
+        (tmp_path / NAME).write_bytes(content)
+        with pytest.raises(StateError) as caught:
+            IndexReader(tmp_path, OWNER)
+        assert caught.value.reason == "INDEX_DAMAGED"
+
+
 def test_every_byte_of_a_segment_counts(tmp_path):
     with IndexWriter(tmp_path, OWNER) as writer:
         writer.append(*some(0, 20))
@@ -199,6 +242,37 @@ def test_an_index_of_newer_software_is_refused(tmp_path, monkeypatch):
     with pytest.raises(StateError) as caught:
         IndexReader(tmp_path, OWNER)
     assert caught.value.reason == "INDEX_FORMAT"
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_every_folder_after_it_has_a_new_one(tmp_path, monkeypatch):
+    """What a power cut would show, and no kill does."""
+    events, fsync, rename = [], os.fsync, Path.rename
+
+    def sync(descriptor):
+        events.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(path, target):
+        events.append((path.stat().st_ino, path.parent.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    root = tmp_path / "node" / "index"
+    with IndexWriter(shelf.folder_of(root, OWNER), OWNER) as writer:
+        for number in range(4):
+            writer.append(*some(10 * number, 10))
+        writer.remove(np.array([3]))
+        assert writer.merge()
+    shelf.swap(root, OWNER.release)
+    names = [number for number, event in enumerate(events) if isinstance(event, tuple)]
+    assert len(names) == 1 + 2 * 6 + 1  # the empty index, a file and the manifest of each change, and the swap
+    for last, here, following in zip([0, *names], names, [*names[1:], len(events)], strict=False):
+        file, folder = events[here]
+        assert file in events[last:here]
+        assert folder in events[here + 1 : following]
+    for made in (root, root.parent, tmp_path, shelf.folder_of(root, OWNER).parent):
+        assert made.stat().st_ino in events
 
 
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path):

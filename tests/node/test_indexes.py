@@ -10,6 +10,8 @@ from serving import codes_in, make_home, publish
 from node.indexes import indexes_folder, make_equal, open_index, serve_release, served_release
 from rsfed.codes import pack
 from rsfed.index.facets import Columns
+from rsfed.index.files import Owner
+from rsfed.index.manifest import Manifest
 
 
 @pytest.fixture
@@ -53,6 +55,18 @@ def test_what_is_damaged_is_named_and_taken_from_the_catalogue_again(node, file,
     if file != "gone-*":  # there the segment is named that the file is of
         assert {name for _, name in told} == {path.name for path in damaged}
     assert sorted(content(*node, range(5, 40))) == list(range(5, 40))
+    assert logged(capsys) == []
+
+
+def test_a_manifest_of_another_release_in_this_ones_folder_is_replaced(node, capsys):
+    home, release = node
+    content(home, release, range(1, 30))
+    manifest = next(indexes_folder(home).rglob("manifest.json"))
+    Manifest(Owner(b"\x01" * 32, "rgb", 32)).write(manifest.parent)
+    capsys.readouterr()
+    assert sorted(content(home, release, range(5, 40))) == list(range(5, 40))
+    assert logged(capsys) == [("index.damaged", "manifest.json")]
+    assert sorted(content(home, release, range(5, 40))) == list(range(5, 40))
     assert logged(capsys) == []
 
 
