@@ -97,6 +97,7 @@ class SearchResult:
         hits: In rank order.
         buckets: Every bucket that was listed, nearest first.
         outcomes: One for each node, in the order of their names.
+        query_digest: SHA-256 of the signed query, hexadecimal: how audit logs name it.
     """
 
     query_id: bytes
@@ -104,6 +105,7 @@ class SearchResult:
     hits: tuple[Hit, ...]
     buckets: tuple[Bucket, ...]
     outcomes: tuple[Outcome, ...]
+    query_digest: str = ""
 
     @property
     def matched(self) -> int:
@@ -119,8 +121,18 @@ class SearchResult:
         return all(outcome.status == "COMPLETE" for outcome in self.outcomes)
 
     def answered(self) -> bool:
-        """Say whether any node answered, be it with a refusal."""
-        return any(outcome.status not in UNREACHED for outcome in self.outcomes)
+        """Say whether any node searched its archive; a refusal is no answer."""
+        return any(outcome.status in {"COMPLETE", "PARTIAL"} for outcome in self.outcomes)
+
+
+def worst_outcomes(results: Sequence[SearchResult]) -> tuple[Outcome, ...]:
+    """Return one outcome for each node over several queries: the first one that is not complete, else the last."""
+    worst: dict[str, Outcome] = {}
+    for result in results:
+        for outcome in result.outcomes:
+            if outcome.node not in worst or worst[outcome.node].status == "COMPLETE":
+                worst[outcome.node] = outcome
+    return tuple(worst[node] for node in sorted(worst))
 
 
 def rate(hits: Iterable[Hit], table: Calibration | None) -> tuple[Hit, ...]:
