@@ -40,7 +40,7 @@ _BY_STATUS = {
     "search again in some minutes",
     "INVALID": "its answer broke the rules and was not used; tell its operator",
 }
-_OPTIONS = {"time": "--after and --before", "bbox": "--bbox", "modality": "--modality", "label": "--label"}
+_OPTIONS = {"time": "--after, --before", "bbox": "--bbox", "modality": "--modality", "label": "--label"}
 _UNFILTERABLE = "UNFILTERABLE_"
 _SHOWN = 16  # hexadecimal digits of a query's digest
 
@@ -66,8 +66,9 @@ def in_logs(query_digest: str) -> str:
 def advice(outcome: Outcome) -> str:
     """Return what the outcome of a node that did not answer whole means, and the way out."""
     if outcome.reason.startswith(_UNFILTERABLE):
-        field = outcome.reason.removeprefix(_UNFILTERABLE).lower()
-        return f"it lets no query be filtered so; search again without {_OPTIONS.get(field, 'a filter')}"
+        fields = outcome.unfilterable or (outcome.reason.removeprefix(_UNFILTERABLE).lower(),)
+        options = ", ".join(_OPTIONS.get(field, "a filter") for field in fields)
+        return f"it lets no query be filtered so; search again without {options}"
     if outcome.status == "PARTIAL" and outcome.reason not in {"", *_BY_REASON}:
         return "not all that it found could be listed; search again, or with a smaller --radius"
     return _BY_REASON.get(outcome.reason, _BY_STATUS[outcome.status])

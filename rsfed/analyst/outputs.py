@@ -197,6 +197,7 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "withheld": outcome.withheld or None,
             "filtered": list(outcome.filtered),
             "unknown": outcome.unknown,
+            "unfilterable": list(outcome.unfilterable),
         }
         for outcome in outcomes
     ]

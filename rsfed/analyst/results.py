@@ -35,6 +35,7 @@ class Outcome:
         withheld: Why part of the answer was held back; "NOTHING" when none was, "" when there was no answer.
         filtered: Fields of the query's filter, which the node applied: of time, bbox, modality, label.
         unknown: Items that say nothing of such a field, so that they cannot pass; None without filter or answer.
+        unfilterable: Fields of the query's filter that the node lets no query be filtered by, for which it refused.
     """
 
     node: str
@@ -47,6 +48,7 @@ class Outcome:
     withheld: str = ""
     filtered: tuple[str, ...] = ()
     unknown: int | None = None
+    unfilterable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
