@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,6 @@ from coordinator.cli.options import (
     OutputOption,
     coordinator_home,
     open_federation,
-    print_result,
 )
 
 app = typer.Typer(no_args_is_help=True, help="What happened in the federation: show, verify, export, accept.")
@@ -32,22 +32,20 @@ def show(
     last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""
+    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part.
+
+    The table shortens ids and digests; `--output json` has all of them.
+    """
     from coordinator import audit  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import print_entries  # noqa: PLC0415 - loaded only when used
 
     with open_federation(home) as (_, state, _config), state.reading() as connection:
         entries = audit.entries(connection, last=last)
-    rows: list[dict[str, object]] = [
-        {
-            "number": entry.number,
-            "at": entry.at.isoformat(timespec="seconds"),
-            "kind": entry.kind,
-            "subject": entry.subject,
-            "data": entry.data if output is Output.JSON else json.dumps(entry.data),
-        }
-        for entry in entries
-    ]
-    print_result(output, "audit", rows, ("number", "at", "kind", "subject", "data"))
+    if output is Output.JSON:
+        rows = [asdict(entry) | {"at": entry.at.isoformat(timespec="seconds")} for entry in entries]
+        typer.echo(json.dumps({"audit": rows}))
+    else:
+        print_entries(entries)
 
 
 @app.command("verify")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
 from rsfed.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="The log of what left this node: show, verify, export, restart.")
@@ -30,9 +30,11 @@ def show(
     """List what this node answered and refused, training, releases and look-ups of handles; newest entries last.
 
     The log holds digests. Names and ids are shown beside them where this node still has them: of queries for 90 days.
+    The table shortens ids and digests; `--output json` has all of them.
     """
     from node import audit  # noqa: PLC0415 - loaded only when used
     from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import print_entries  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
@@ -43,10 +45,7 @@ def show(
         rows = [asdict(line) | {"at": line.at.isoformat(timespec="milliseconds")} for line in lines]
         typer.echo(json.dumps({"audit": rows}, indent=1))
     elif lines:
-        print_table(
-            ("number", "at", "kind", "subject", "data"),
-            [(str(n.number), n.at.isoformat(timespec="seconds"), n.kind, n.subject, json.dumps(n.data)) for n in lines],
-        )
+        print_entries(lines)
     else:
         typer.echo("nothing was asked of this node yet")
 

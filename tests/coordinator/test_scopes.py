@@ -229,24 +229,80 @@ def test_the_operator_says_what_an_analyst_may_before_and_after_it_joins(federat
     federation.authority.invite("ada", Role.ANALYST, hours=1)
     limits = ["--node", "bern", "--modality", "rgb", "--level", "partner", "--until", "2027-01-01"]
     command(federation, "allow", "ada", *limits, "--per-day", "50", "--per-minute", "9")
-    assert "ada may ask bern for rgb until 2027-01-01 00:00 UTC" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert (
+        "ada may ask bern for rgb down to level partner until 2027-01-01 23:59 UTC, at most 50 requests a day and 9"
+        " requests a minute\n"
+    ) in said.out
+    assert "no analyst ada is a member yet; this holds once one joins\n" in said.err
     expected = {
         "nodes": ["bern"],
         "modalities": ["rgb"],
         "level": "partner",
-        "until": "2027-01-01T00:00:00+00:00",
+        "until": "2027-01-01T23:59:59+00:00",
         "per_day": 50,
         "per_minute": 9,
     }
     assert scope_of(federation, capsys) == expected
     federation.enroll("ada", Role.ANALYST)
-    scope = Scope(frozenset({"bern"}), frozenset({"rgb"}), POLICY_LEVEL_PARTNER, datetime(2027, 1, 1, tzinfo=UTC))
+    end = datetime(2027, 1, 1, 23, 59, 59, 999_000, tzinfo=UTC)
+    scope = Scope(frozenset({"bern"}), frozenset({"rgb"}), POLICY_LEVEL_PARTNER, end)
     assert federation.bundle().scope_of(ADA) == scope
     assert federation.bundle().scope_of(replace(ADA, name="bea")) == EVERYTHING
+    command(federation, "members")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ada")]
+    assert "bern for rgb" in row
     command(federation, "allow", "ada")
+    assert "member yet" not in capsys.readouterr().err
     assert (scope_of(federation, capsys), federation.bundle().scope_of(ADA)) == (None, EVERYTHING)
     with federation.state.reading() as connection:
-        assert [each.subject for each in audit.entries(connection, kind="scope.set")] == [ADA.uri] * 2
+        first, second = audit.entries(connection, kind="scope.set")
+    assert (first.subject, first.data) == (ADA.uri, expected)
+    nothing = dict.fromkeys(["level", "until", "per_day", "per_minute"]) | {"nodes": [], "modalities": []}
+    assert (second.subject, second.data) == (ADA.uri, nothing)
+
+
+@pytest.mark.parametrize(
+    ("until", "end"),
+    [
+        ("2027-01-31", "2027-01-31T23:59:59.999+00:00"),
+        ("2027-01-31T18:00", "2027-01-31T18:00:00+00:00"),
+        ("2027-01-31T18:00:00+02:00", "2027-01-31T16:00:00+00:00"),
+    ],
+)
+def test_until_takes_in_a_day_and_ends_at_a_time(federation, until, end):
+    federation.enroll("ada", Role.ANALYST)
+    command(federation, "allow", "ada", "--until", until)
+    scope = federation.bundle().scope_of(ADA)
+    assert scope.until == datetime.fromisoformat(end)
+    scope.check("rgb", scope.until - timedelta(milliseconds=1))
+    with pytest.raises(NotAdmitted):
+        scope.check("rgb", scope.until + timedelta(milliseconds=1))
+
+
+def test_an_end_that_has_passed_is_said(federation, capsys):
+    command(federation, "allow", "ada", "--until", "2020-01-31")
+    assert "that time has passed, so ada may ask nothing" in capsys.readouterr().err
+
+
+def test_a_node_is_not_allowed_anything_and_an_analyst_of_its_name_is(federation, capsys):
+    federation.enroll("bern")
+    command(federation, "allow", "bern", "--per-day", "5", code=2)
+    assert "'bern' is a node" in capsys.readouterr().err
+    federation.authority.invite("bern", Role.ANALYST, hours=1)
+    command(federation, "allow", "bern", "--per-day", "5")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--modality", "rgb", "--modality", "rbg"], "the release searches no rbg; name some of rgb, or leave"),
+        (["--until", "31.1.2027"], "--until '31.1.2027' is no date or time; write 2024-05-01 or 2024-05-01T10:30:00Z"),
+    ],
+)
+def test_what_is_mistyped_is_named_with_what_may_be_written(federation, capsys, wrong, says):
+    command(federation, "allow", "ada", *wrong, code=2)
+    assert says in capsys.readouterr().err
 
 
 def test_what_cannot_be_meant_is_refused_and_changes_nothing(federation, capsys):

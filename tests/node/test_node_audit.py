@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from contextlib import closing
 
 import numpy as np
@@ -19,6 +20,7 @@ from rsfed.hashing.payload import Payload
 from rsfed.trust import audit_log
 from rsfed.trust.audit_head import verify_head
 from rsfed.trust.audit_log import position_of, read_entries
+from rsfed.trust.envelope import query_digest
 from rsfed.trust.merkle import extends
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1.outcome_pb2 import WITHHELD_REASON_LIMIT
@@ -285,8 +287,23 @@ def test_the_operator_sees_names_and_ids_where_the_node_still_has_them(scene, ca
         connection.execute("DELETE FROM query_ledger")
     _, answered, _, looked_up = shown(capsys, scene)
     assert (answered["subject"], "query_id" in answered["data"]) == (sha256(ADA.encode()), False)
-    for word in (sha256(ADA.encode())[:12], "olga", "query.answered"):
+    for word in (sha256(ADA.encode())[:8], "olga", "query.answered"):
         assert word in command(capsys, scene, "show")
+
+
+def test_the_table_fits_100_columns_and_its_digests_tell_queries_apart(scene, capsys):
+    queries = [scene.sign() for _ in range(40)]
+    for signed in queries:
+        scene.search(signed)
+    refusal(scene.search, queries[0])
+    table = command(capsys, scene, "show")
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
+    assert f"{scene.world.clock():%Y-%m-%d %H:%M}  query.answered  analyst ada  " in table
+    told = re.findall(r"query=([0-9a-f]+)", table)
+    assert len(told) == 41
+    wanted = [query_digest(signed) for signed in (*queries, queries[0])]
+    assert all(digest.startswith(prefix) for digest, prefix in zip(wanted, told, strict=True))
+    assert len(set(told)) == 40
 
 
 def test_only_the_newest_entries_are_listed_when_so_asked(scene, capsys):
