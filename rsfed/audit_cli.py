@@ -20,6 +20,7 @@ from rsfed.trust.identity import Identity, load_bundle, write_atomically
 _WIDTH = 100  # columns of a table that goes to a file or pipe
 _SHORTEST = 8  # digits of an id or digest in a table
 _IN_SUBJECT = frozenset({"requester", "caller", "claims", "run"})  # what the table has in another column
+_NOTHING: tuple[object, ...] = (None, "", [], {})  # values of which a table says nothing
 _DIGITS = re.compile(r"[0-9a-f]{32,}")
 _MEMBER = re.compile(r"spiffe://[^/]+/([^/]+)/([^/]+)")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -67,8 +68,9 @@ def print_entries(entries: Sequence[Entry]) -> None:
     for entry in entries:
         member = _MEMBER.fullmatch(entry.subject)
         subject = " ".join(member.groups()) if member else short(entry.subject)
-        data = [f"{key}={short(_flat(value))}" for key, value in entry.data.items() if key not in _IN_SUBJECT]
-        cells = (str(entry.number), f"{entry.at:%Y-%m-%d %H:%M}", entry.kind, subject, " ".join(data))
+        data = {key: value for key, value in entry.data.items() if key not in _IN_SUBJECT and value not in _NOTHING}
+        words = " ".join(f"{key}={short(_flat(value))}" for key, value in data.items())
+        cells = (str(entry.number), f"{entry.at:%Y-%m-%d %H:%M}", entry.kind, subject, words)
         table.add_row(*map(Text, cells))
     console = Console()
     (console if console.is_terminal else Console(width=_WIDTH)).print(table)
@@ -92,11 +94,12 @@ def write_export(file: Path, data: bytes) -> None:
     write_atomically(file, data)
 
 
-def say_exported(data: bytes, identity: Identity) -> None:
-    """Say what was exported, and what the one who checks it has to know."""
+def say_exported(file: Path, data: bytes, identity: Identity) -> None:
+    """Say what was exported and where to, and what the one who checks it has to know."""
     shown = verify(data, identity.bundle.cas)
     place = shown.head.position
     typer.echo(f"{len(shown.entries)} of {place.size} entries of log {place.log}, root {place.root.hex()}")
+    typer.echo(f"written to {file}", err=True)
     typer.echo(f"who has no home in this federation checks it with --ca-fingerprint {_authority(identity)}", err=True)
 
 

@@ -79,6 +79,9 @@ def export(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
     home: HomeOption = DEFAULT_HOME,
     last: Annotated[int, typer.Option(min=1, max=10_000, help="How many lines, the newest.")] = 1000,
+    query: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only lines of this query: its id, or the first digits of that.")
+    ] = None,
     since: Annotated[int, typer.Option(min=0, help="Prove also that the first SINCE lines are unchanged.")] = 0,
 ) -> None:
     """Write lines with proofs under a signed head: a file that others check with `rsfed coordinator audit verify FILE`.
@@ -92,9 +95,9 @@ def export(
 
     with open_federation(home) as (place, state, _config), state.reading() as connection:
         identity = load_identity(place.identity)
-        data = proofs.export_part(connection, identity, now=utc_now(), last=last, since=since)
+        data = proofs.export_part(connection, identity, now=utc_now(), last=last, query=query, since=since)
     write_export(file, data)
-    say_exported(data, identity)
+    say_exported(file, data, identity)
 
 
 @app.command("accept")

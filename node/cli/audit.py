@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
-from rsfed.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="The log of what left this node: show, verify, export, restart.")
 
@@ -85,7 +84,13 @@ def export(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
     home: HomeOption = DEFAULT_HOME,
     last: Annotated[int, typer.Option(min=1, max=10_000, help="How many entries, the newest.")] = 1000,
-    query: Annotated[str | None, typer.Option(help="Only entries of this query: its id, or its digest.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only entries of this query: its digest or the first digits of that, or its id if answered.",
+        ),
+    ] = None,
     since: Annotated[int, typer.Option(min=0, help="Prove also that the first SINCE entries are unchanged.")] = 0,
 ) -> None:
     """Write entries with proofs under a signed head: a file that others check with `rsfed node audit verify FILE`.
@@ -102,10 +107,10 @@ def export(
     identity = load_identity(place.identity)
     if query is not None:
         with closing(open_state(place)) as connection:
-            query = _digest(query) or audit.digest_of_query(connection, _query_id(query), now=now)
+            query = audit.digest_of_query(connection, query.lower(), now=now)
     data = audit.export_part(place, identity, now=now, last=last, query=query, since=since)
     write_export(file, data)
-    say_exported(data, identity)
+    say_exported(file, data, identity)
 
 
 @app.command("restart")
@@ -124,15 +129,3 @@ def restart(home: HomeOption = DEFAULT_HOME) -> None:
     with place.lock(), closing(open_state(place)) as connection:
         position = auditing.restart(place, connection, now=utc_now())
     typer.echo(f"a new audit log began: {position.log}; the old one stays in {place.audit}")
-
-
-def _digest(text: str) -> str:
-    """Return a digest as it is, and nothing for anything else."""
-    return text.lower() if len(text) == 64 else ""
-
-
-def _query_id(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise UsageError("a query has an id of 32 hexadecimal digits, or a digest of 64", detail=text) from error

@@ -42,7 +42,7 @@ _BY_STATUS = {
 }
 _OPTIONS = {"time": "--after, --before", "bbox": "--bbox", "modality": "--modality", "label": "--label"}
 _UNFILTERABLE = "UNFILTERABLE_"
-_SHOWN = 16  # hexadecimal digits of a query's digest
+SHOWN = 16  # hexadecimal digits of a query's id or digest, by which `audit export --query` finds it
 
 
 def notes(results: Sequence[SearchResult]) -> list[str]:
@@ -54,13 +54,12 @@ def notes(results: Sequence[SearchResult]) -> list[str]:
         if outcome.unknown:
             fields = ", ".join(outcome.filtered)
             lines.append(f"{outcome.node}: {outcome.unknown} items do not say enough to pass the filter ({fields})")
-    refused = [each.query_digest for each in results if any(its.status == "REFUSED" for its in each.outcomes)]
-    return lines + [f"audit logs name what was refused {in_logs(digest)}" for digest in dict.fromkeys(refused)]
-
-
-def in_logs(query_digest: str) -> str:
-    """Return how operators find a query in their audit logs: `audit export --query`."""
-    return f"query {query_digest[:_SHOWN]}"
+    refused = [each for each in results if any(outcome.status == "REFUSED" for outcome in each.outcomes)]
+    names = {each.query_digest: each.query_id.hex() for each in refused}
+    return lines + [
+        f"audit logs name what was refused query {digest[:SHOWN]} (nodes), query {query_id[:SHOWN]} (coordinator)"
+        for digest, query_id in names.items()
+    ]
 
 
 def advice(outcome: Outcome) -> str:

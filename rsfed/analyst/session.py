@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from rsfed.analyst.advice import in_logs
+from rsfed.analyst.advice import SHOWN
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
@@ -308,16 +308,16 @@ class AnalystSession:
         )
         signed = sign_envelope(envelope, self._identity)
         self._remember(envelope, signed)
-        digest = query_digest(signed)
         try:
             result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
         except (TrustError, InvalidMessage, StaleRelease, Busy) as error:
             if _was_read(error):
-                error.detail = f"audit logs name it {in_logs(digest)}"
+                error.detail = f"the coordinator's audit log names it query {envelope.query_id.hex()[:SHOWN]}"
             raise
         found = decode_response(
             result, query_id=envelope.query_id, codes=len(codes), bits=self.bits, filtered=filters.fields
         )
+        digest = query_digest(signed)
         return [replace(each, hits=rate(each.hits, self.calibration), query_digest=digest) for each in found]
 
     def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:

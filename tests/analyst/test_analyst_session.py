@@ -343,7 +343,8 @@ async def test_a_query_that_is_refused_whole_is_named_as_audit_logs_name_it(coor
     async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
         with pytest.raises(NotAdmitted) as refusal:
             await session.search(codes(1))
-    assert str(refusal.value).endswith(f"(audit logs name it query {coordinator.asked[0].digest.hex()[:16]})")
+    query_id = coordinator.asked[0].envelope.query_id.hex()
+    assert str(refusal.value).endswith(f"(the coordinator's audit log names it query {query_id[:16]})")
 
 
 async def test_a_result_tells_by_which_digest_audit_logs_name_its_query(coordinator, tmp_path):

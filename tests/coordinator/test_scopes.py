@@ -15,7 +15,7 @@ from test_serve import Cast, statuses
 from coordinator import audit
 from coordinator.scopes import Allowed, Quotas
 from rsfed.cli import run
-from rsfed.errors import Busy, NotAdmitted
+from rsfed.errors import Busy, EnvelopeRefused, NotAdmitted
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.scope import EVERYTHING, Scope
 from rsfed.v1 import archive_pb2, query_pb2
@@ -149,6 +149,14 @@ async def test_many_at_once_get_no_more_than_the_quota(federation):
 # over the wire
 
 
+def noted(federation, *kinds):
+    """What the coordinator's audit log says of the analyst in entries of some kinds."""
+    with federation.state.reading() as connection:
+        lines = [line for kind in kinds for line in audit.entries(connection, kind=kind)]
+    assert {line.subject for line in lines} <= {ADA.uri}
+    return [(line.kind, line.data) for line in lines]
+
+
 async def test_nodes_outside_the_scope_are_not_asked_and_the_answer_says_so(federation, tmp_path):
     async with federation.serving() as serving, AsyncExitStack() as stack:
         cast = Cast(federation, tmp_path, stack)
@@ -166,6 +174,62 @@ async def test_nodes_outside_the_scope_are_not_asked_and_the_answer_says_so(fede
                 "ExpandBucket", query_pb2.QueryServiceExpandBucketRequest(node="graz", request=inner), analyst
             )
         assert refused.value.reason == "SCOPE_NODE"
+    ((_, answered),) = noted(federation, "query.answered")
+    assert answered["outcomes"] == {"bern": "COMPLETE", "graz": "REFUSED"}
+    assert answered["reasons"] == {"graz": "SCOPE_NODE"}
+
+
+async def test_all_that_the_coordinator_refuses_is_in_its_audit_log(federation, tmp_path, capsys):
+    def one(query_id, reason):
+        return ("query.refused", {"query": (query_id * 16).hex(), "reason": reason})
+
+    async with federation.serving() as serving, AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst = await cast.analyst()
+        await cast.node("bern")
+        for query_id, allowed in (
+            (b"a", Allowed(Scope(until=datetime(2020, 1, 1, tzinfo=UTC)))),
+            (b"b", Allowed(Scope(modalities=frozenset({"sentinel-1-grd"})))),
+            (b"c", Allowed(per_day=0)),
+        ):
+            allow(federation, allowed)
+            await serving._changed()
+            with pytest.raises((NotAdmitted, Busy)):
+                await cast.search(analyst, query_id=query_id * 16)
+        page = archive_pb2.ArchiveServiceExpandBucketRequest(
+            query=federation.query(analyst, [0], query_id=b"d" * 16), limit=5
+        )
+        with pytest.raises(Busy):
+            await cast.ask(
+                "ExpandBucket", query_pb2.QueryServiceExpandBucketRequest(node="bern", request=page), analyst
+            )
+        forged = federation.query(analyst, [0], query_id=b"e" * 16)
+        forged.signature = b"no"
+        with pytest.raises(EnvelopeRefused):
+            await cast.ask("Search", query_pb2.QueryServiceSearchRequest(query=forged), analyst)
+        forged.envelope = b"no query"
+        with pytest.raises(EnvelopeRefused):
+            await cast.ask("Search", query_pb2.QueryServiceSearchRequest(query=forged), analyst)
+        federation.authority.revoke("ada")
+        await serving._changed()
+        with pytest.raises(NotAdmitted):
+            await cast.search(analyst)
+    assert noted(federation, "query.refused", "bucket.refused", "call.refused") == [
+        one(b"a", "SCOPE_ENDED"),
+        one(b"b", "SCOPE_MODALITY"),
+        one(b"c", "QUOTA_USED"),
+        one(b"e", "ENVELOPE_SIGNATURE"),
+        ("query.refused", {"query": "", "reason": "ENVELOPE_SIGNATURE"}),
+        ("bucket.refused", {"query": (b"d" * 16).hex(), "reason": "QUOTA_USED"}),
+        ("call.refused", {"reason": "REVOKED"}),
+    ]
+    file = tmp_path / "one.json"
+    command(federation, "audit", "export", str(file), "--query", (b"c" * 4).hex())
+    assert f"written to {file}\n" in capsys.readouterr().err
+    command(federation, "audit", "verify", str(file))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert (json.loads(line)["kind"], json.loads(line)["data"]["reason"]) == ("query.refused", "QUOTA_USED")
+    command(federation, "audit", "export", str(tmp_path / "no"), "--query", "ffff", code=2)
 
 
 @pytest.mark.parametrize(
