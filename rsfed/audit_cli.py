@@ -22,6 +22,7 @@ _SHORTEST = 8  # digits of an id or digest in a table
 _IN_SUBJECT = frozenset({"requester", "caller", "claims", "run"})  # what the table has in another column
 _NOTHING: tuple[object, ...] = (None, "", [], {})  # values of which a table says nothing
 _DIGITS = re.compile(r"[0-9a-f]{32,}")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\+00:00")
 _MEMBER = re.compile(r"spiffe://[^/]+/([^/]+)/([^/]+)")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -60,7 +61,7 @@ def print_entries(entries: Sequence[Entry]) -> None:
     digits = next(n for n in count(_SHORTEST) if len({word[:n] for word in known}) == len(known))
 
     def short(text: str) -> str:
-        return _DIGITS.sub(lambda found: found[0][:digits], text)
+        return _MOMENT.sub(r"\1 \2", _DIGITS.sub(lambda found: found[0][:digits], text))
 
     table = Table(box=None, pad_edge=False)
     for column in ("number", "at", "kind", "subject", "data"):
@@ -77,10 +78,10 @@ def print_entries(entries: Sequence[Entry]) -> None:
 
 
 def _flat(value: object) -> str:
-    """Return a value of an entry in one word."""
+    """Return a value of an entry in words."""
     if isinstance(value, dict):
-        return ",".join(f"{key}:{_flat(each)}" for key, each in value.items())
-    return ",".join(map(_flat, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key}:{_flat(each)}" for key, each in value.items())
+    return ", ".join(map(_flat, value)) if isinstance(value, list) else str(value)
 
 
 def write_export(file: Path, data: bytes) -> None:
@@ -139,12 +140,16 @@ def say_verified(file: Path, *, older: Path | None, ca_fingerprint: str, identit
     for number, fields in shown.entries:
         typer.echo(json.dumps({"number": number, **fields}))
     typer.echo(
-        f"proven: {len(shown.entries)} entries are in the log {place.log} of {shown.head.signer.uri}, which had"
+        f"proven: {_counted(len(shown.entries))} in the log {place.log} of {shown.head.signer.uri}, which had"
         f" {place.size} entries on {shown.head.time:%Y-%m-%d %H:%M} UTC",
         err=True,
     )
     if older is not None:
         typer.echo("proven: it continues the older export", err=True)
+
+
+def _counted(entries: int) -> str:
+    return "1 entry is" if entries == 1 else f"{entries} entries are"
 
 
 def _read(file: Path) -> bytes:

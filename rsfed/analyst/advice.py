@@ -57,7 +57,7 @@ def notes(results: Sequence[SearchResult]) -> list[str]:
     refused = [each for each in results if any(outcome.status == "REFUSED" for outcome in each.outcomes)]
     names = {each.query_digest: each.query_id.hex() for each in refused}
     return lines + [
-        f"audit logs name what was refused query {digest[:SHOWN]} (nodes), query {query_id[:SHOWN]} (coordinator)"
+        f"what was refused is in audit logs as query {digest[:SHOWN]} (nodes) or {query_id[:SHOWN]} (coordinator)"
         for digest, query_id in names.items()
     ]
 

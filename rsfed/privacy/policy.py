@@ -157,12 +157,15 @@ Policy level: partner
                predicted class of every patch that can be reached is disclosed, and with it the class mix.
                Every analyst of the federation may ask. Use it among archives of one organisation.
 {filters}
-  In training: model updates, and after the last round of a run counts for calibration: for held-out patches,
-               how many of the 20 nearest items of this archive lie at each distance and how many of them share
-               a class; how likely that is by chance; how many patches and acquisitions were asked. One
-               acquisition counts as at most 1,000 pairs; there is no floor and no noise. Both reach the
-               coordinator, the sum of the counts every member. `training.calibration = false` in node.toml
-               keeps the counts here, `training.enabled = false` both."""
+  In training: model updates; on a frozen trunk also sums of products of features, which disclose how many
+               patches each class has and their mean features, of classes of 5 acquisitions at least
+               (`training.sums = false` in node.toml keeps them here).
+               After the last round of a run counts for calibration: for held-out patches, how many of the 20
+               nearest items of this archive lie at each distance and how many of them share a class; how
+               likely that is by chance; how many patches and acquisitions were asked. One acquisition counts
+               as at most 1,000 pairs; there is no floor and no noise. `training.calibration = false` keeps
+               the counts here. All this reaches the coordinator, the sum of the counts every member;
+               `training.enabled = false` keeps all of it here."""
 
 POLICIES: Mapping[str, Policy] = {
     "partner": Policy(level="partner", band_width=1, floor=1, explanation=_PARTNER, disclose=_disclose_exactly)

@@ -127,7 +127,10 @@ def named_by(prefix: str, names: Iterable[str]) -> str:
     if len(found) > 1:
         raise UsageError(f"{len(found)} queries of the audit log begin so; give more digits", detail=prefix)
     if not found:
-        raise UsageError("the audit log has no entry of this query", detail=prefix)
+        raise UsageError(
+            "the audit log has no entry of this query; nodes' name it by its digest, the coordinator's by its id",
+            detail=prefix,
+        )
     return found.pop()
 
 

@@ -325,8 +325,8 @@ def test_the_way_out_is_that_of_the_reason(session, image, result, monkeypatch, 
 def test_what_was_refused_is_named_as_audit_logs_name_it(session, image, result, monkeypatch, capsys):
     monkeypatch.setattr(session, "result", replace(result, outcomes=(Outcome("alps", "REFUSED", 1.0),)))
     run(["query", image])
-    names = f"query {'5e' * 8} (nodes), query 0001020304050607 (coordinator)"
-    assert f"audit logs name what was refused {names}\n" in capsys.readouterr().err
+    names = f"query {'5e' * 8} (nodes) or 0001020304050607 (coordinator)"
+    assert f"what was refused is in audit logs as {names}\n" in capsys.readouterr().err
     monkeypatch.setattr(session, "result", complete(result))
     run(["query", image])
     assert "audit" not in capsys.readouterr().err
