@@ -179,23 +179,33 @@ class Authority:
             audit.record(connection, now, "member.revoked", member.uri)
         return member
 
-    def allow(self, name: str, allowed: Allowed) -> MemberId:
+    def allow(self, name: str, allowed: Allowed) -> tuple[MemberId, bool]:
         """Say what an analyst may from now on, also one that has not joined yet.
 
+        Returns:
+            The analyst, and whether it is a member now.
+
         Raises:
-            UsageError: the name will not do, or there is no node of a name in the scope.
+            UsageError: the name will not do or is that of a node, or there is no node of a name in the scope.
         """
         now = self._now()
         member = self._member(name, Role.ANALYST)
         with self._state.writing() as connection:
+            roles = _roles(connection, name)
+            if roles and Role.ANALYST not in roles:
+                raise UsageError(
+                    f"{name!r} is a {min(roles)}, and only analysts ask; name an analyst, or invite one of this name"
+                    " first"
+                )
             for node in sorted(allowed.scope.nodes):
                 uri = self._member(node, Role.NODE).uri
                 if connection.execute("SELECT 1 FROM member WHERE uri = ?", (uri,)).fetchone() is None:
                     raise UsageError(f"the federation has no node {node!r}; see `rsfed coordinator members`")
             allow(connection, member, allowed)
             publish_bundle(connection, self._keyring, self.coordinator, now)
-            audit.record(connection, now, "scope.set", member.uri)
-        return member
+            audit.record(connection, now, "scope.set", member.uri, **allowed.as_json())
+            joined = "SELECT 1 FROM member WHERE uri = ? AND revoked IS NULL"
+            return member, connection.execute(joined, (member.uri,)).fetchone() is not None
 
     def renew_own(self, csr: bytes) -> tuple[x509.Certificate, x509.Certificate]:
         """Issue the coordinator's own certificate, by the oldest CA: members may not know a newer one yet."""
@@ -245,12 +255,7 @@ class Authority:
         raise NotAdmitted(text, reason=reason)
 
     def _find(self, connection: sqlite3.Connection, name: str) -> MemberId:
-        found = connection.execute(
-            "SELECT role FROM member WHERE name = :name UNION SELECT role FROM invitation WHERE name = :name"
-            " AND used IS NULL AND withdrawn IS NULL",
-            {"name": name},
-        ).fetchall()
-        roles = {Role(row["role"]) for row in found} - {Role.COORDINATOR}
+        roles = _roles(connection, name) - {Role.COORDINATOR}
         if not roles:
             raise UsageError(
                 f"no member named {name!r} is known here; `rsfed coordinator members` lists all. One that joined after"
@@ -266,6 +271,16 @@ def _withdraw_invitations(connection: sqlite3.Connection, member: MemberId, now:
         "UPDATE invitation SET withdrawn = ? WHERE role = ? AND name = ? AND used IS NULL AND withdrawn IS NULL",
         (to_ms(now), member.role, member.name),
     )
+
+
+def _roles(connection: sqlite3.Connection, name: str) -> set[Role]:
+    """Return the roles in which a name is or was a member, or is invited."""
+    found = connection.execute(
+        "SELECT role FROM member WHERE name = :name UNION SELECT role FROM invitation WHERE name = :name"
+        " AND used IS NULL AND withdrawn IS NULL",
+        {"name": name},
+    )
+    return {Role(row["role"]) for row in found}
 
 
 def _revoke_certificates(connection: sqlite3.Connection, member: MemberId, now: datetime) -> None:

@@ -14,8 +14,9 @@ from coordinator.links import NodeLink
 from coordinator.offload import sized
 from coordinator.validate import rows_of, validate
 from rsfed.clock import Deadline
-from rsfed.errors import Busy, DeadlineExceeded, InvalidAnswer, RsfedError, StaleRelease, Unreachable
+from rsfed.errors import Busy, DeadlineExceeded, EnvelopeRefused, InvalidAnswer, RsfedError, StaleRelease, Unreachable
 from rsfed.telemetry import log
+from rsfed.trust.envelope import filter_names
 from rsfed.v1 import outcome_pb2 as pb
 from rsfed.v1.archive_pb2 import ArchiveServiceSearchRequest
 from rsfed.v1.envelope_pb2 import SignedEnvelope
@@ -142,4 +143,8 @@ def _success(name: str, answer: NodeAnswer, question: Question) -> pb.NodeOutcom
 
 def _failure(name: str, error: RsfedError) -> pb.NodeOutcome:
     status = next(status for cls, status in _STATUS if isinstance(error, cls))
-    return pb.NodeOutcome(node=name, status=status, reason=error.reason)
+    outcome = pb.NodeOutcome(node=name, status=status, reason=error.reason)
+    if isinstance(error, EnvelopeRefused):
+        fields = pb.FilterField.values()[1:]  # the first is none
+        outcome.unfilterable.extend(field for field in fields if filter_names([field])[0] in error.fields)
+    return outcome

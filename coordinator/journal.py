@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
+from contextlib import suppress
 from datetime import datetime
 
 from coordinator import audit
 from coordinator.state import State
 from rsfed.clock import Now
+from rsfed.errors import Busy
 from rsfed.telemetry import log
+from rsfed.transport.rate import RateLimit
+from rsfed.trust.names import MemberId
 
 _GATHER_S = 0.05  # lines of so long a time share a transaction
 _AGAIN_S = 1.0  # before lines that could not be written, for example on a full disk, are tried again
@@ -30,11 +35,18 @@ class Journal:
         self._lines: list[tuple[datetime, str, str, dict[str, object]]] = []
         self._wake = asyncio.Event()
         self._stopped = False
+        self._floods = RateLimit(burst=60, per_second=0.1, monotonic=time.monotonic)  # for each reason
 
     def note(self, kind: str, subject: str, **data: object) -> None:
         """Take note of something."""
         self._lines.append((self._now(), kind, subject, data))
         self._wake.set()
+
+    def call_refused(self, member: MemberId | None, reason: str) -> None:
+        """Take note of a call that was refused before it was read; a flood is not noted whole."""
+        with suppress(Busy):
+            self._floods.take(reason)
+            self.note("call.refused", member.uri if member else "", reason=reason)
 
     def stop(self) -> None:
         """Let `run` write what is left and return."""

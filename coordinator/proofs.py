@@ -15,7 +15,7 @@ from datetime import datetime
 from coordinator import audit
 from coordinator.state import to_ms
 from rsfed.errors import StateError, UsageError
-from rsfed.trust.audit_export import export, verify
+from rsfed.trust.audit_export import export, named_by, verify
 from rsfed.trust.audit_head import sign_head
 from rsfed.trust.audit_log import Position
 from rsfed.trust.identity import Identity
@@ -58,8 +58,14 @@ def check(connection: sqlite3.Connection, *, older: Position | None = None) -> P
     return position
 
 
-def export_part(
-    connection: sqlite3.Connection, identity: Identity, *, now: datetime, last: int, since: int = 0
+def export_part(  # noqa: PLR0913 - what is exported
+    connection: sqlite3.Connection,
+    identity: Identity,
+    *,
+    now: datetime,
+    last: int,
+    query: str | None = None,
+    since: int = 0,
 ) -> bytes:
     """Return the newest entries with proofs and a signed head, as `rsfed.trust.audit_export` tells.
 
@@ -68,18 +74,21 @@ def export_part(
         identity: Signs the head.
         now: Time of the head.
         last: How many entries.
+        query: Id of the query whose entries are wanted, hexadecimal, or its first digits; all when None.
         since: Size of an earlier head that shall be continued; 0 for none.
 
     Raises:
         NotAdmitted: the coordinator's certificate will not do.
         StateError: AUDIT_DAMAGED.
-        UsageError: the log never had so many entries.
+        UsageError: the log has no entry of the query or of several such, or never had so many entries.
     """
     check_identity(identity, now=now)
     position, tree = position_of(connection)
     if since > position.size:
         raise UsageError(f"the audit log has {position.size} entries, not {since}; the state is older than that")
-    wanted = deque(enumerate(_entries(connection)), maxlen=last)
+    query_id = None if query is None else named_by(query.lower(), map(_query_of, _entries(connection)))
+    of_query = (each for each in enumerate(_entries(connection)) if query_id in {None, _query_of(each[1])})
+    wanted = deque(of_query, maxlen=last)
     data = export(sign_head(position, identity, now=now), position.size, tree, wanted, since)
     verify(data, identity.bundle.cas)
     return data
@@ -93,3 +102,7 @@ def _entries(connection: sqlite3.Connection) -> Iterator[bytes]:
             )
         fields = asdict(entry) | {"at": to_ms(entry.at)}
         yield json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _query_of(entry: bytes) -> str:
+    return str(json.loads(entry)["data"].get("query", ""))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from coordinator.live import Live
 from coordinator.nodes import Nodes
@@ -18,7 +21,7 @@ from rsfed.telemetry import log
 from rsfed.transport.server import current_member, deadline_of
 from rsfed.trust.envelope import VerifiedQuery, verify_envelope
 from rsfed.v1 import query_pb2 as pb
-from rsfed.v1.envelope_pb2 import SignedEnvelope
+from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 from rsfed.v1.outcome_pb2 import NodeOutcome, NodeStatus
 from rsfed.v1.query_pb2_grpc import QueryServiceServicer
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 _WAY_BACK_S = 0.05
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,10 @@ class QueryService(QueryServiceServicer):
     ) -> pb.QueryServiceExpandBucketResponse:
         """Relay a request for more items of one bucket."""
         deadline = self._due(context).less(_WAY_BACK_S)
-        verified = self._verify(request.request.query)
-        link = self._nodes.link(request.node, self._live.bundle.scope_of(verified.requester))
-        await self._quotas.take(verified.requester)
+        with self._refusal_noted("bucket.refused", request.request.query):
+            verified = self._verify(request.request.query)
+            link = self._nodes.link(request.node, self._live.bundle.scope_of(verified.requester))
+            await self._quotas.take(verified.requester)
         request.request.remaining_ms = int(deadline.remaining() * 1000)
         outcome = "FAILED"
         try:
@@ -142,13 +147,14 @@ class QueryService(QueryServiceServicer):
             NoNodeReachable: no node ever announced itself.
             RsfedError: the query is refused.
         """
-        if self._searches >= self._limits.at_once:
-            raise Busy("the coordinator has too many searches in progress; try again")
-        self._searches += 1
-        try:
-            return await self._answer(query, deadline, on_outcome)
-        finally:
-            self._searches -= 1
+        with self._refusal_noted("query.refused", query):
+            if self._searches >= self._limits.at_once:
+                raise Busy("the coordinator has too many searches in progress; try again")
+            self._searches += 1
+            try:
+                return await self._answer(query, deadline, on_outcome)
+            finally:
+                self._searches -= 1
 
     async def _answer(
         self, query: SignedEnvelope, deadline: Deadline, on_outcome: Callable[[NodeOutcome], None]
@@ -164,9 +170,21 @@ class QueryService(QueryServiceServicer):
             raise NoNodeReachable("the federation has no node yet; start one with `rsfed node serve`")
         gathered = await self._nodes.ask(query, question, deadline, scope, on_outcome)
         outcomes = {o.node: NodeStatus.Name(o.status).removeprefix("NODE_STATUS_") for o in gathered.outcomes}
-        self._journal.note("query.answered", verified.requester.uri, query=question.query_id.hex(), outcomes=outcomes)
+        reasons = {o.node: o.reason for o in gathered.outcomes if o.reason}
+        told = {"query": question.query_id.hex(), "outcomes": outcomes, "reasons": reasons}
+        self._journal.note("query.answered", verified.requester.uri, **told)
         log.info("query.answered", query=question.query_id.hex(), requester=verified.requester.uri, outcome=outcomes)
         return await sized(sum(answer.rows for answer in gathered.answers.values()), response_of, question, gathered)
+
+    @contextmanager
+    def _refusal_noted(self, kind: str, query: SignedEnvelope) -> Iterator[None]:
+        """Take note of a query that is refused here, in the name of who called: the query itself may be forged."""
+        try:
+            yield
+        except Exception as error:
+            reason = error.reason if isinstance(error, RsfedError) else RsfedError.reason
+            self._journal.note(kind, current_member().uri, reason=reason, query=_id_of(query))
+            raise
 
     def _verify(self, query: SignedEnvelope) -> VerifiedQuery:
         """Return the verified query of the caller; nobody passes on what another one signed."""
@@ -177,3 +195,15 @@ class QueryService(QueryServiceServicer):
 
     def _due(self, context: Context) -> Deadline:
         return Deadline(min(deadline_of(context).at, Deadline.after(self._limits.longest_s).at))
+
+
+def _id_of(query: SignedEnvelope) -> str:
+    """Return the id by which the audit log names a query, hexadecimal; "" for what has none and is no query.
+
+    It is not named by its digest, as in the logs of nodes: who has both could find the codes by trying.
+    """
+    try:
+        query_id = QueryEnvelope.FromString(query.envelope).query_id
+    except DecodeError:
+        return ""
+    return query_id.hex() if len(query_id) == _ID_BYTES else ""

@@ -15,7 +15,7 @@ from rsfed.clock import Now
 from rsfed.errors import Busy
 from rsfed.transport.rate import RateLimit
 from rsfed.trust.names import MemberId
-from rsfed.trust.scope import EVERYTHING, Scope
+from rsfed.trust.scope import EVERYTHING, Scope, level_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
@@ -34,6 +34,29 @@ class Allowed:
     scope: Scope = EVERYTHING
     per_day: int | None = None
     per_minute: int | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as docs/output.md describes it; an empty list or null is no limit."""
+        scope = self.scope
+        return {
+            "nodes": sorted(scope.nodes),
+            "modalities": sorted(scope.modalities),
+            "level": level_name(scope.level) or None,
+            "until": scope.until and scope.until.isoformat(timespec="seconds"),
+            "per_day": self.per_day,
+            "per_minute": self.per_minute,
+        }
+
+    def in_words(self) -> str:
+        """Return it as operators read it."""
+        scope = self.scope
+        words = [", ".join(sorted(scope.nodes)) or "all archives"]
+        words += [f"for {', '.join(sorted(scope.modalities))}"] if scope.modalities else []
+        words += [f"down to level {level_name(scope.level)}"] if scope.level else []
+        words += [f"until {scope.until:%Y-%m-%d %H:%M} UTC"] if scope.until else []
+        limits = {"day": self.per_day, "minute": self.per_minute}
+        most = [f"{number} requests a {span}" for span, number in limits.items() if number is not None]
+        return " ".join(words) + (f", at most {' and '.join(most)}" if most else "")
 
 
 def allow(connection: sqlite3.Connection, member: MemberId, allowed: Allowed) -> None:

@@ -168,6 +168,7 @@ class Coordinator:
             trust=lambda: self._live.bundle,
             now=self._now,
             max_concurrent=serve.max_concurrent + WAITING_NODES,
+            refused=self._journal.call_refused,
         )
         add_FederationServiceServicer_to_server(members, federation)
         add_QueryServiceServicer_to_server(queries, federation)

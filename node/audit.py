@@ -6,6 +6,7 @@ The log itself holds digests only; who asked is known for 90 days from the ledge
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,15 +18,16 @@ from typing import Any
 from node.auditing import handle_digest, name_digest
 from node.ledger import Ledger
 from node.state import audited_to
-from rsfed.errors import StateError, UnknownHandle, UsageError
+from rsfed.errors import StateError, UsageError
 from rsfed.home import Home
-from rsfed.trust.audit_export import export, verify
+from rsfed.trust.audit_export import export, named_by, verify
 from rsfed.trust.audit_head import sign_head
 from rsfed.trust.audit_log import Position, position_of, read_entries
 from rsfed.trust.identity import Identity, load_bundle
 from rsfed.trust.preflight import check_identity
 
 _WHO = ("requester", "caller", "claims")  # fields that name a member by a digest
+_ID = re.compile(r"[0-9a-f]{32}")
 _MOST = 10_000  # entries of one export
 
 
@@ -94,20 +96,20 @@ def export_part(  # noqa: PLR0913 - what is exported
         identity: Signs the head.
         now: Time of the head.
         last: The newest entries only, of those that are wanted.
-        query: Digest of the query whose entries are wanted, hexadecimal; all when None.
+        query: Digest of the query whose entries are wanted, hexadecimal, or its first digits; all when None.
         since: Size of an earlier head that shall be continued; 0 for none.
 
     Raises:
         NotAdmitted: the node's certificate will not do.
         StateError: AUDIT_MISSING or AUDIT_DAMAGED.
-        UsageError: the log has no entry of the query, or never had so many entries.
+        UsageError: the log has no entry of the query or of several such, or never had so many entries.
     """
     check_identity(identity, now=now)
     position, tree = position_of(read_entries(home.audit))
-    of_query = (each for each in _counted(home, position) if query is None or json.loads(each[1]).get("query") == query)
+    digests = (json.loads(entry).get("query", "") for _, entry in _counted(home, position))
+    digest = None if query is None else named_by(query, digests)
+    of_query = (each for each in _counted(home, position) if digest in {None, json.loads(each[1]).get("query")})
     wanted = deque(of_query, maxlen=min(last, _MOST))
-    if not wanted:
-        raise UsageError("the audit log has no entry of this query")
     if since > position.size:
         raise UsageError(f"the audit log has {position.size} entries, not {since}; it was begun anew, or is older")
     data = export(sign_head(position, identity, now=now), position.size, tree, wanted, since)
@@ -115,16 +117,18 @@ def export_part(  # noqa: PLR0913 - what is exported
     return data
 
 
-def digest_of_query(connection: sqlite3.Connection, query_id: bytes, *, now: datetime) -> str:
-    """Return the digest by which the log names a query.
+def digest_of_query(connection: sqlite3.Connection, named: str, *, now: datetime) -> str:
+    """Return the digest by which the log names a query of an id, if it was answered here in the last 90 days.
 
-    Raises:
-        UnknownHandle: it was not answered here in the last 90 days.
+    Args:
+        connection: The node's database.
+        named: How a user names the query; returned as it is where it is no such id.
+        now: The time.
     """
-    entry = Ledger(connection).by_query(query_id, now=now)
-    if entry is None:
-        raise UnknownHandle("this query was not answered here in the last 90 days")
-    return entry.envelope_digest.hex()
+    if not _ID.fullmatch(named):
+        return named
+    entry = Ledger(connection).by_query(bytes.fromhex(named), now=now)
+    return named if entry is None else entry.envelope_digest.hex()
 
 
 class _Known:

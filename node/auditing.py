@@ -27,6 +27,7 @@ from rsfed.transport.rate import RateLimit
 from rsfed.trust import audit_log
 from rsfed.trust.audit_head import sign_head
 from rsfed.trust.audit_log import AuditLog, Position, append_entry, stamp
+from rsfed.trust.envelope import query_digest
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId
 from rsfed.v1 import archive_pb2 as pb
@@ -202,11 +203,6 @@ def entry_of(kind: Kind, now: datetime, data: dict[str, object]) -> dict[str, An
 def name_digest(name: str) -> str:
     """Return how entries name a member: only who knows the name finds it."""
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def query_digest(query: SignedEnvelope) -> str:
-    """Return how entries name a query."""
-    return hashlib.sha256(query.envelope).hexdigest()
 
 
 def handle_digest(handle: bytes) -> str:

@@ -27,16 +27,16 @@ def filter_of(envelope: QueryEnvelope, manifest: Manifest, unfilterable: Collect
         unfilterable: Fields that the node's policy keeps out of filters.
 
     Raises:
-        EnvelopeRefused: UNFILTERABLE_..., the policy keeps a field of the filter to itself.
+        EnvelopeRefused: UNFILTERABLE_..., of the first of the fields of the filter that the policy keeps to itself.
         UsageError: FILTER, the filter makes no sense, or names a class or modality that the release does not have.
     """
     fields = filtered_fields(envelope)
-    for field in fields:
-        if field in unfilterable:
-            raise EnvelopeRefused(
-                f"this node does not let queries be filtered by {field}; ask again without that",
-                reason=_UNFILTERABLE[field],
-            )
+    if kept := tuple(field for field in fields if field in unfilterable):
+        raise EnvelopeRefused(
+            f"this node does not let queries be filtered by {' or '.join(kept)}; ask again without that",
+            reason=_UNFILTERABLE[kept[0]],
+            fields=kept,
+        )
     return _filter(envelope.filter, manifest) if fields else None
 
 

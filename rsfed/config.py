@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
@@ -25,6 +25,9 @@ from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
 from rsfed.raster.modality import modality
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _ADDRESS = re.compile(r"\[?[A-Za-z0-9.:_-]+\]?:([0-9]{1,5})")
 _OUR_WORDS = "Value error, "  # which pydantic puts before them
@@ -336,7 +339,7 @@ def check_options(model: type[Config], text: str, options: Mapping[str, str]) ->
     try:
         model.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        problems = {str(part): _remedy(e["type"], e["msg"]) for e in error.errors() for part in e["loc"]}
+        problems = {str(part): _remedy(e) for e in error.errors() for part in e["loc"]}
         key = next(key for key in options if key in problems)
         raise UsageError(f"{options[key]}: {problems[key]}") from error
 
@@ -360,14 +363,18 @@ def load_config(model: type[Config], home: Path) -> Config:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_remedy(e['type'], e['msg'])}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_remedy(e)}" for e in error.errors())
         raise ConfigError(f"{path.name}: {problems}", detail=str(path)) from error
 
 
-def _remedy(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
+def _remedy(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
         return "unknown key; `rsfed config schema ROLE` lists the known ones"
-    return message.removeprefix(_OUR_WORDS)
+    if error["type"] == "literal_error":
+        return f"{toml_text(str(error['input']))} is none of {error['ctx']['expected']}"
+    if error["type"] == "tuple_type" and isinstance(error["input"], str):
+        return f"write a list: [{toml_text(error['input'])}]"
+    return error["msg"].removeprefix(_OUR_WORDS)
 
 
 def _apply_environment(raw: dict[str, Any], prefix: str) -> None:

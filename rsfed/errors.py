@@ -135,9 +135,22 @@ class ReleaseRefused(TrustError):
 
 
 class EnvelopeRefused(TrustError):
-    """A signed query was refused."""
+    """A signed query was refused.
+
+    Args:
+        public: As for every error.
+        reason: As for every error.
+        detail: As for every error.
+        fields: The fields of its filter that the node's policy keeps out of filters, where it was refused for them.
+    """
 
     reason = "ENVELOPE_REFUSED"
+
+    def __init__(
+        self, public: str, *, reason: str | None = None, detail: str = "", fields: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(public, reason=reason, detail=detail)
+        self.fields = fields
 
 
 class StaleRelease(RsfedError):

@@ -64,7 +64,12 @@ def test_an_override_below_another_override_is_refused_by_its_name(home, monkeyp
         ("[server]\n", "node.toml: server: unknown key"),
         ('[serve]\nbind = "nowhere"\n', "node.toml: serve.bind: "),
         ("[serve]\nmax_concurrent = 0\n", "node.toml: serve.max_concurrent: "),
-        ('[policy]\nlevel = "open"\n', "node.toml: policy.level: "),
+        ('[policy]\nlevel = "open"\n', "node.toml: policy.level: \"open\" is none of 'partner'"),
+        (
+            '[policy]\nunfilterable = ["time", "lable"]\n',
+            "policy.unfilterable.1: \"lable\" is none of 'time', 'bbox', 'modality' or 'label'",
+        ),
+        ('[policy]\nunfilterable = "label"\n', 'policy.unfilterable: write a list: ["label"]'),
         ("[serve\n", "node.toml is not valid TOML"),
     ],
 )

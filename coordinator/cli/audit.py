@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,6 @@ from coordinator.cli.options import (
     OutputOption,
     coordinator_home,
     open_federation,
-    print_result,
 )
 
 app = typer.Typer(no_args_is_help=True, help="What happened in the federation: show, verify, export, accept.")
@@ -32,22 +32,20 @@ def show(
     last: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="How many lines, the newest.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part."""
+    """List what happened: who was invited, joined, renewed, left; releases; who asked and which archives took part.
+
+    The table shortens ids and digests; `--output json` has all of them.
+    """
     from coordinator import audit  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import print_entries  # noqa: PLC0415 - loaded only when used
 
     with open_federation(home) as (_, state, _config), state.reading() as connection:
         entries = audit.entries(connection, last=last)
-    rows: list[dict[str, object]] = [
-        {
-            "number": entry.number,
-            "at": entry.at.isoformat(timespec="seconds"),
-            "kind": entry.kind,
-            "subject": entry.subject,
-            "data": entry.data if output is Output.JSON else json.dumps(entry.data),
-        }
-        for entry in entries
-    ]
-    print_result(output, "audit", rows, ("number", "at", "kind", "subject", "data"))
+    if output is Output.JSON:
+        rows = [asdict(entry) | {"at": entry.at.isoformat(timespec="seconds")} for entry in entries]
+        typer.echo(json.dumps({"audit": rows}))
+    else:
+        print_entries(entries)
 
 
 @app.command("verify")
@@ -81,6 +79,9 @@ def export(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
     home: HomeOption = DEFAULT_HOME,
     last: Annotated[int, typer.Option(min=1, max=10_000, help="How many lines, the newest.")] = 1000,
+    query: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only lines of this query: its id, or the first digits of that.")
+    ] = None,
     since: Annotated[int, typer.Option(min=0, help="Prove also that the first SINCE lines are unchanged.")] = 0,
 ) -> None:
     """Write lines with proofs under a signed head: a file that others check with `rsfed coordinator audit verify FILE`.
@@ -94,9 +95,9 @@ def export(
 
     with open_federation(home) as (place, state, _config), state.reading() as connection:
         identity = load_identity(place.identity)
-        data = proofs.export_part(connection, identity, now=utc_now(), last=last, since=since)
+        data = proofs.export_part(connection, identity, now=utc_now(), last=last, query=query, since=since)
     write_export(file, data)
-    say_exported(data, identity)
+    say_exported(file, data, identity)
 
 
 @app.command("accept")

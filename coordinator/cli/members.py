@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,9 @@ from coordinator.cli.options import (
 from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rsfed.home import Home
     from rsfed.trust.scope import Scope
 
 
@@ -71,7 +73,11 @@ def allow(  # noqa: PLR0913, PLR0917 - one option for each limit
         str, typer.Option(help="The level that discloses most of those that may answer, for example partner. Else any.")
     ] = "",
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Until when, UTC. Else for ever.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Until then, UTC: 2027-01-31, the day included, or 2027-01-31T18:00. Else for ever.",
+        ),
     ] = None,
     per_day: Annotated[int | None, typer.Option(min=0, help="Requests in a day of UTC. Else any number.")] = None,
     per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in a minute. Else any number.")] = None,
@@ -79,28 +85,58 @@ def allow(  # noqa: PLR0913, PLR0917 - one option for each limit
     """Say what an analyst may ask, in place of what was said before; without options everything.
 
     Nodes hear of it within 30 seconds and check it for themselves. All members can read scopes in the trust bundle.
+    `members` shows what was said last, `audit show` what was said when.
     """
     from coordinator.scopes import Allowed  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.scope import Scope  # noqa: PLC0415 - loaded only when used
 
     scope = Scope(
         nodes=frozenset(node or ()),
         modalities=frozenset(modality or ()),
         level=level_named(level),
-        until=until and until.replace(tzinfo=UTC),
+        until=None if until is None else _until(until),
     )
+    allowed = Allowed(scope, per_day, per_minute)
     with open_authority(home) as (place, authority):
-        member = authority.allow(name, Allowed(scope, per_day, per_minute))
-    typer.echo(f"{member.name} may ask {_in_words(scope)}")
+        _check_modalities(place, scope)
+        member, joined = authority.allow(name, allowed)
+    typer.echo(f"{member.name} may ask {allowed.in_words()}")
+    if not joined:
+        typer.echo(f"no analyst {member.name} is a member yet; this holds once one joins", err=True)
+    if scope.until is not None and scope.until < utc_now():
+        typer.echo(f"that time has passed, so {member.name} may ask nothing", err=True)
     if not notify_serve(place):
         typer.echo("`rsfed coordinator serve` is not running; nodes hear of it once it does", err=True)
 
 
-def _in_words(scope: Scope) -> str:
-    nodes = ", ".join(sorted(scope.nodes)) or "all archives"
-    modalities = f" for {', '.join(sorted(scope.modalities))}" if scope.modalities else ""
-    until = f" until {scope.until:%Y-%m-%d %H:%M} UTC" if scope.until else ""
-    return f"{nodes}{modalities}{until}"
+def _until(text: str) -> datetime:
+    from rsfed.clock import MOMENT_FORMS, moment_of  # noqa: PLC0415 - loaded only when used
+
+    try:
+        return moment_of(text, end_of_day=True)
+    except ValueError as error:
+        raise UsageError(f"--until {text!r} is no date or time; write {MOMENT_FORMS}") from error
+
+
+def _check_modalities(home: Home, scope: Scope) -> None:
+    """Check that the release searches every modality of a scope.
+
+    Raises:
+        UsageError: it does not; the message lists those that it searches.
+    """
+    from coordinator.releases import current_release  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
+
+    if not scope.modalities:
+        return
+    encoders = current_release(ReleaseStore(home.releases)).manifest.encoders.values()
+    known = {encoder.modality for encoder in encoders}
+    if unknown := sorted(scope.modalities - known):
+        raise UsageError(
+            f"the release searches no {' and no '.join(unknown)}; name some of {', '.join(sorted(known))}, or leave"
+            " --modality out for all"
+        )
 
 
 def revoke(

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rsfed.config import CoordinatorConfig
 
 DEFAULT_HOME = Path("~/.rsfed/coordinator")
-_UNCUT = 1000  # columns of a table that goes to a file or pipe
+_WIDTH = 100  # columns of a table that goes to a file or pipe
 
 
 class Output(StrEnum):
@@ -107,20 +108,13 @@ async def _notify(home: Home) -> bool:
     return True
 
 
-def level_name(level: int) -> str:
-    """Return the name of a policy level as configurations have it; "" for none."""
-    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
-
-    name = PolicyLevel.Name(PolicyLevel.ValueType(level)).removeprefix("POLICY_LEVEL_").lower()
-    return "" if name == "unspecified" else name
-
-
 def level_named(name: str) -> int:
     """Return the policy level of a name; 0 for "".
 
     Raises:
         UsageError: there is no such level.
     """
+    from rsfed.trust.scope import level_name  # noqa: PLC0415 - loaded only when used
     from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
 
     levels = {level_name(value): int(value) for value in PolicyLevel.values()}
@@ -135,24 +129,24 @@ def print_result(output: Output, name: str, rows: Sequence[dict[str, object]], c
     Args:
         output: Which of the two.
         name: Key of the rows in the JSON object, and the word for them in an empty table.
-        rows: The rows.
+        rows: The rows; moments are whole seconds in JSON, minutes in the table.
         columns: Keys of the columns of the table.
     """
     if output is Output.JSON:
-        typer.echo(json.dumps({name: rows}))
+        typer.echo(json.dumps({name: rows}, default=_iso))
         return
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
     from rich.table import Table  # noqa: PLC0415 - loaded only when used
     from rich.text import Text  # noqa: PLC0415 - loaded only when used
 
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_UNCUT)
+        console = Console(width=_WIDTH)
     console.print(table if rows else f"no {name} yet")
 
 
@@ -161,4 +155,15 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)
+
+
+def _iso(value: object) -> str:
+    """Return a moment as JSON has it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(f"{type(value).__name__} is no part of a result")
+    return value.isoformat(timespec="seconds")

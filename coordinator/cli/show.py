@@ -11,13 +11,12 @@ from coordinator.cli.options import (
     HomeOption,
     Output,
     OutputOption,
-    level_name,
     open_federation,
     print_result,
 )
 
 if TYPE_CHECKING:
-    from coordinator.scopes import Allowed
+    from coordinator.roster import Listed
 
 
 def register(app: typer.Typer) -> None:
@@ -30,10 +29,10 @@ def register(app: typer.Typer) -> None:
 def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List who belongs to the federation, who was put out, and who is invited and has not joined yet.
 
-    `expires` is the end of the newest certificate, which renews itself, or of the invitation; `rejected` counts results
-    of training that a node sent and that could not be right, as `runs show` tells of each round. `audit` is "proven"
-    where a node proved that its audit log only grew, else why not: then ask its operator. `coordinator audit accept` is
-    for a node whose operator explained it. What analysts may ask is in the JSON.
+    `until` is the end of the newest certificate, which renews itself, or of the invitation, or when the member was put
+    out; `rejected` counts results of training that a node sent and that could not be right, as `runs show` tells of
+    each round. `audit` is "proven" where a node proved that its audit log only grew, else why not: then ask its
+    operator. `coordinator audit accept` is for a node whose operator explained it. `scope` is what an analyst may ask.
     """
     from coordinator.roster import roster  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
@@ -45,38 +44,37 @@ def members(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE
             "name": each.name,
             "role": each.role,
             "state": each.state,
-            "joined": each.joined and each.joined.isoformat(timespec="seconds"),
-            "expires": each.expires and each.expires.isoformat(timespec="seconds"),
-            "revoked": each.revoked and each.revoked.isoformat(timespec="seconds"),
+            "joined": each.joined,
+            "expires": each.expires,
+            "revoked": each.revoked,
             "rejected": each.rejected,
             "audit": each.audit and (each.audit.reason or "proven"),
             "audit_entries": each.audit and each.audit.position.size,
             "audit_restarts": each.audit and len(each.audit.earlier),
-            "scope": each.allowed and _scope(each.allowed),
+            "scope": _scope(each, output),
         }
         for each in listed
     ]
-    columns = ("name", "role", "state", "joined", "expires", "revoked", "rejected", "audit", "audit_entries")
-    print_result(output, "members", rows, columns)
+    if output is Output.TABLE:
+        rows = [row | {"until": row["revoked"] or row["expires"]} for row in rows]
+    told = [column for column in ("rejected", "audit", "scope") if any(row[column] for row in rows)]
+    print_result(output, "members", rows, ("name", "role", "state", "joined", "until", *told))
 
 
-def _scope(allowed: Allowed) -> dict[str, object]:
-    """Return what an analyst may; an empty list or null is no limit."""
-    scope = allowed.scope
-    return {
-        "nodes": sorted(scope.nodes),
-        "modalities": sorted(scope.modalities),
-        "level": level_name(scope.level) or None,
-        "until": scope.until and scope.until.isoformat(timespec="seconds"),
-        "per_day": allowed.per_day,
-        "per_minute": allowed.per_minute,
-    }
+def _scope(listed: Listed, output: Output) -> object:
+    """Return what an analyst may: as docs/output.md describes it, or in words."""
+    if output is Output.JSON:
+        return listed.allowed and listed.allowed.as_json()
+    if listed.role != "analyst":
+        return None
+    return listed.allowed.in_words() if listed.allowed else "everything"
 
 
 def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
     """List the nodes that announced themselves: where they are, what they serve, when they were heard of last."""
     from coordinator.registry import Registry  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.scope import level_name  # noqa: PLC0415 - loaded only when used
 
     now = utc_now()
     with open_federation(home) as (_, state, _config):
@@ -91,7 +89,7 @@ def nodes(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) 
                 "level": level_name(node.level),
                 "software": node.software,
                 "protocol": node.protocol,
-                "last_seen": node.last_seen.isoformat(timespec="seconds"),
+                "last_seen": node.last_seen,
             }
             for node in Registry(state, utc_now).nodes()
         ]
@@ -109,8 +107,8 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
             "version": release.manifest.version,
             "digest": release.digest.hex(),
             "current": release.digest == current.digest,
-            "created": release.manifest.created.isoformat(timespec="seconds"),
-            "expires": release.manifest.expires.isoformat(timespec="seconds"),
+            "created": release.manifest.created,
+            "expires": release.manifest.expires,
             "bits": release.manifest.bits,
             "modalities": ", ".join(encoder.modality for encoder in release.manifest.encoders.values()),
             "rounds": release.manifest.training.rounds,

@@ -119,7 +119,7 @@ def list_runs(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TAB
     with open_federation(home) as (_, state, _):
         runs = records.list_runs(state)
     # The state that programs read is "failed" as ever, with the reason in `error`.
-    words = {} if output is Output.JSON else {run.id: {"state": run.words} for run in runs}
+    words = {} if output is Output.JSON else {run.id: {"state": run.words, "requested": run.requested} for run in runs}
     rows = [show.run_object(run) | words.get(run.id, {}) for run in runs]
     print_result(output, "runs", rows, ("run", "state", "rounds", "requested", "release_version", "error"))
 

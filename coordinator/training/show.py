@@ -28,20 +28,23 @@ class View(Protocol):
 
 @contextmanager
 def view(run: int, *, as_json: bool) -> Iterator[View]:
-    """Follow a run: NDJSON on standard output; or a live table; or NDJSON on standard error and a table at the end."""
+    """Follow a run: NDJSON on standard output; or progress on standard error and a table at the end.
+
+    Progress is that table as it grows on a terminal, elsewhere NDJSON.
+    """
     if as_json:
         yield _Lines(run, sys.stdout)
         return
-    console = _console()
     table = _RunTable(run)
-    if console.is_terminal:
-        with Live(table.render(), console=console) as live:
-            table.live = live
-            yield table
-        return
-    lines = _Lines(run, sys.stderr)
-    yield _Both(lines, table)
-    console.print(table.render())
+    try:
+        if sys.stderr.isatty():
+            with Live(table.render(), console=Console(stderr=True), transient=True) as live:
+                table.live = live
+                yield table
+        else:
+            yield _Both(_Lines(run, sys.stderr), table)
+    finally:
+        _console().print(table.render())
 
 
 def event_object(run: int, event: Event) -> dict[str, Any]:

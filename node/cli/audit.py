@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
-from rsfed.errors import UsageError
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
 
 app = typer.Typer(no_args_is_help=True, help="The log of what left this node: show, verify, export, restart.")
 
@@ -30,9 +29,11 @@ def show(
     """List what this node answered and refused, training, releases and look-ups of handles; newest entries last.
 
     The log holds digests. Names and ids are shown beside them where this node still has them: of queries for 90 days.
+    The table shortens ids and digests; `--output json` has all of them.
     """
     from node import audit  # noqa: PLC0415 - loaded only when used
     from node.state import open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.audit_cli import print_entries  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
@@ -43,10 +44,7 @@ def show(
         rows = [asdict(line) | {"at": line.at.isoformat(timespec="milliseconds")} for line in lines]
         typer.echo(json.dumps({"audit": rows}, indent=1))
     elif lines:
-        print_table(
-            ("number", "at", "kind", "subject", "data"),
-            [(str(n.number), n.at.isoformat(timespec="seconds"), n.kind, n.subject, json.dumps(n.data)) for n in lines],
-        )
+        print_entries(lines)
     else:
         typer.echo("nothing was asked of this node yet")
 
@@ -86,7 +84,13 @@ def export(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
     home: HomeOption = DEFAULT_HOME,
     last: Annotated[int, typer.Option(min=1, max=10_000, help="How many entries, the newest.")] = 1000,
-    query: Annotated[str | None, typer.Option(help="Only entries of this query: its id, or its digest.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only entries of this query: its digest or the first digits of that, or its id if answered.",
+        ),
+    ] = None,
     since: Annotated[int, typer.Option(min=0, help="Prove also that the first SINCE entries are unchanged.")] = 0,
 ) -> None:
     """Write entries with proofs under a signed head: a file that others check with `rsfed node audit verify FILE`.
@@ -103,10 +107,10 @@ def export(
     identity = load_identity(place.identity)
     if query is not None:
         with closing(open_state(place)) as connection:
-            query = _digest(query) or audit.digest_of_query(connection, _query_id(query), now=now)
+            query = audit.digest_of_query(connection, query.lower(), now=now)
     data = audit.export_part(place, identity, now=now, last=last, query=query, since=since)
     write_export(file, data)
-    say_exported(data, identity)
+    say_exported(file, data, identity)
 
 
 @app.command("restart")
@@ -125,15 +129,3 @@ def restart(home: HomeOption = DEFAULT_HOME) -> None:
     with place.lock(), closing(open_state(place)) as connection:
         position = auditing.restart(place, connection, now=utc_now())
     typer.echo(f"a new audit log began: {position.log}; the old one stays in {place.audit}")
-
-
-def _digest(text: str) -> str:
-    """Return a digest as it is, and nothing for anything else."""
-    return text.lower() if len(text) == 64 else ""
-
-
-def _query_id(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise UsageError("a query has an id of 32 hexadecimal digits, or a digest of 64", detail=text) from error

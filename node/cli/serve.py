@@ -28,12 +28,12 @@ def serve(
     progress end and exits with 0; Ctrl-C does the same and exits with 130.
     """
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
-    from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
+    from rsfed.privacy.policy import explain  # noqa: PLC0415 - loaded only when used
     from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)
-    explanation = policy(config.policy.level).explanation
+    explanation = explain(config.policy.level, config.policy.unfilterable)
     configure_logs(verbose=verbose)
 
     from node.serve import serve as serving  # noqa: PLC0415 - grpc, only once the configuration will do

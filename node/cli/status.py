@@ -42,9 +42,7 @@ def policy(home: HomeOption = DEFAULT_HOME) -> None:
     level = chosen.level
     if level is None:
         typer.echo("no level is chosen, so `rsfed node serve` does not start; these are the levels:\n", err=True)
-    typer.echo("\n\n".join(explain(each) for each in ([level] if level else POLICIES)))
-    if chosen.unfilterable:
-        typer.echo(f"\nno query may be filtered by: {', '.join(chosen.unfilterable)}")
+    typer.echo("\n\n".join(explain(each, chosen.unfilterable) for each in ([level] if level else POLICIES)))
     if level is None:
         typer.echo("\nto choose one, write its line under [policy] in node.toml", err=True)
 

@@ -79,6 +79,7 @@ def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
         level = outcome_pb2.PolicyLevel.Name(outcome.level).removeprefix("POLICY_LEVEL_")
         withheld = outcome_pb2.WithheldReason.Name(outcome.withheld).removeprefix("WITHHELD_REASON_")
         filtered = tuple(filter_names(outcome.filtered))
+        unfilterable = tuple(filter_names(outcome.unfilterable))
     except (UsageError, ValueError) as error:
         raise _broken("has an outcome that this software does not know") from error
     coverage = outcome.coverage if outcome.HasField("coverage") else None
@@ -96,6 +97,7 @@ def decode_outcome(outcome: outcome_pb2.NodeOutcome) -> Outcome:
         withheld="" if withheld == "UNSPECIFIED" else withheld,
         filtered=filtered,
         unknown=outcome.unknown if outcome.HasField("unknown") else None,
+        unfilterable=unfilterable,
     )
 
 

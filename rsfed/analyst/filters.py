@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rsfed.analyst.results import Box
+from rsfed.clock import MOMENT_FORMS, moment_of
 from rsfed.errors import UsageError
 from rsfed.trust.manifest import Manifest
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryFilter
@@ -15,7 +16,6 @@ from rsfed.wire import DEGREE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_DATE = len("2024-05-01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +94,17 @@ def parse_filters(
         UsageError: FILTER, one of them cannot be read or makes no sense; the message names it.
     """
     start = None if after is None else _moment("--after", after)
-    end = None if before is None else _moment("--before", before)
-    if end is not None and before is not None and len(before.strip()) == _DATE:
-        end += timedelta(days=1) - _MILLISECOND  # the whole of that day
+    end = None if before is None else _moment("--before", before, end_of_day=True)
     if start is not None and end is not None and start > end:
         raise UsageError("--after lies behind --before; swap them", reason="FILTER")
     return Filters(start, end, None if bbox is None else _box(bbox), modality, tuple(dict.fromkeys(labels)))
 
 
-def _moment(option: str, text: str) -> datetime:
+def _moment(option: str, text: str, *, end_of_day: bool = False) -> datetime:
     try:
-        moment = datetime.fromisoformat(text.strip())
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{option} {text!r} is no date or time; write 2024-05-01 or 2024-05-01T10:30:00Z", reason="FILTER"
-        ) from error
+        return moment_of(text, end_of_day=end_of_day)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} is no date or time; write {MOMENT_FORMS}", reason="FILTER") from error
 
 
 def _box(text: str) -> Box:

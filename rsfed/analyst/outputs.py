@@ -24,14 +24,6 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-_WITHOUT = {
-    "UNFILTERABLE_TIME": "--after and --before",
-    "UNFILTERABLE_BBOX": "--bbox",
-    "UNFILTERABLE_MODALITY": "--modality",
-    "UNFILTERABLE_LABEL": "--label",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The ranking for one query picture, under the name that the user gave it; the name never leaves the machine."""
@@ -77,6 +69,7 @@ def to_json(asked: Asked, answers: Sequence[Answer]) -> str:
                 {
                     "query": answer.query,
                     "query_id": answer.result.query_id.hex(),
+                    "query_digest": answer.result.query_digest,
                     "matched": answer.result.matched,
                     "returned": len(answer.result.hits),
                     "hits": [_hit(hit) for hit in answer.result.hits],
@@ -155,13 +148,17 @@ def hit_table(asked: Asked, answer: Answer) -> RenderableType:
 
 def _how_many(asked: Asked, result: SearchResult) -> str:
     if not result.hits:
-        return "nothing found"
+        return listed(asked, result)
     buckets = "1 bucket" if len(result.buckets) == 1 else f"{len(result.buckets)} buckets"
     return f"{listed(asked, result)}, in {buckets}"
 
 
 def listed(asked: Asked, result: SearchResult) -> str:
     """Say how many items are listed of those that lie as near; a ranking has no number of similar images."""
+    if not result.answered():
+        return "no archive answered"
+    if not result.hits:
+        return "nothing found"
     if asked.radius is not None:
         return f"within {asked.radius} bits: {len(result.hits)} of {result.matched} items"
     return f"{len(result.hits)} listed; {result.matched} lie no farther than the last"
@@ -186,18 +183,6 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def filter_notes(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return for each node that could not apply the whole filter to all items what that means, and the way out."""
-    notes = []
-    for outcome in outcomes:
-        if outcome.reason in _WITHOUT:
-            notes.append(f"{outcome.node} lets no query be filtered so; ask again without {_WITHOUT[outcome.reason]}")
-        if outcome.unknown:
-            fields = ", ".join(outcome.filtered)
-            notes.append(f"{outcome.node}: {outcome.unknown} items do not say enough to pass the filter ({fields})")
-    return notes
-
-
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return outcomes as the documented objects."""
     return [
@@ -212,19 +197,10 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "withheld": outcome.withheld or None,
             "filtered": list(outcome.filtered),
             "unknown": outcome.unknown,
+            "unfilterable": list(outcome.unfilterable),
         }
         for outcome in outcomes
     ]
-
-
-def worst_outcomes(results: Sequence[SearchResult]) -> tuple[Outcome, ...]:
-    """Return one outcome for each node over several queries: the first one that is not complete, else the last."""
-    worst: dict[str, Outcome] = {}
-    for result in results:
-        for outcome in result.outcomes:
-            if outcome.node not in worst or worst[outcome.node].status == "COMPLETE":
-                worst[outcome.node] = outcome
-    return tuple(worst[node] for node in sorted(worst))
 
 
 def _hit(hit: Hit) -> dict[str, Any]:

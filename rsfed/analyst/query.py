@@ -135,8 +135,10 @@ def query(  # noqa: PLR0913 - the options of the command
     Needs `rsfed analyst init` and `rsfed analyst join TOKEN` first.
 
     Exit codes: 0 done, 1 failed or an image was skipped, 2 wrong call or no such file, 3 not every archive was searched
-    whole (--require-all), 4 not admitted, 5 no archive reachable, 6 configuration.
+    whole (--require-all), 4 not admitted, also by archives of which none answered, 5 no archive reachable, 6
+    configuration.
     """
+    from rsfed.analyst.advice import nobody_answered  # noqa: PLC0415 - loaded only when used
     from rsfed.analyst.filters import parse_filters  # noqa: PLC0415 - loaded only when used
     from rsfed.transport.loop import run  # noqa: PLC0415 - loaded only when used
 
@@ -149,7 +151,7 @@ def query(  # noqa: PLR0913 - the options of the command
     if sheet is not None:
         _draw(sheet, asked, answers)
     if not any(found.answer.result.answered() for found in answers):
-        raise NoNodeReachable("no node of the federation answered; try again, or ask its coordinator")
+        raise nobody_answered([found.answer.result for found in answers])
     if not set(images) <= {found.image for found in answers}:
         return ExitCode.FAILURE
     complete = all(found.answer.result.complete() for found in answers)
@@ -221,7 +223,8 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     """Print rankings to standard output and how each node took part to standard error."""
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
 
-    from rsfed.analyst import outputs  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst import advice, outputs  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.results import worst_outcomes  # noqa: PLC0415 - loaded only when used
 
     answers = [each.answer for each in found]
     if output is Output.TABLE:
@@ -235,9 +238,9 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
         write = outputs.to_json if output is Output.JSON else outputs.to_geojson
         sys.stdout.write(write(asked, answers))
     sys.stdout.flush()
-    outcomes = outputs.worst_outcomes([answer.result for answer in answers])
-    Console(stderr=True).print(outputs.outcome_table(outcomes))
-    for note in outputs.filter_notes(outcomes):
+    results = [answer.result for answer in answers]
+    Console(stderr=True).print(outputs.outcome_table(worst_outcomes(results)))
+    for note in advice.notes(results):
         typer.echo(note, err=True)
 
 

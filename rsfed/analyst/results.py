@@ -35,6 +35,7 @@ class Outcome:
         withheld: Why part of the answer was held back; "NOTHING" when none was, "" when there was no answer.
         filtered: Fields of the query's filter, which the node applied: of time, bbox, modality, label.
         unknown: Items that say nothing of such a field, so that they cannot pass; None without filter or answer.
+        unfilterable: Fields of the query's filter that the node lets no query be filtered by, for which it refused.
     """
 
     node: str
@@ -47,6 +48,7 @@ class Outcome:
     withheld: str = ""
     filtered: tuple[str, ...] = ()
     unknown: int | None = None
+    unfilterable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class SearchResult:
         hits: In rank order.
         buckets: Every bucket that was listed, nearest first.
         outcomes: One for each node, in the order of their names.
+        query_digest: SHA-256 of the signed query, hexadecimal: how audit logs name it.
     """
 
     query_id: bytes
@@ -104,6 +107,7 @@ class SearchResult:
     hits: tuple[Hit, ...]
     buckets: tuple[Bucket, ...]
     outcomes: tuple[Outcome, ...]
+    query_digest: str = ""
 
     @property
     def matched(self) -> int:
@@ -119,8 +123,18 @@ class SearchResult:
         return all(outcome.status == "COMPLETE" for outcome in self.outcomes)
 
     def answered(self) -> bool:
-        """Say whether any node answered, be it with a refusal."""
-        return any(outcome.status not in UNREACHED for outcome in self.outcomes)
+        """Say whether any node searched its archive; a refusal is no answer."""
+        return any(outcome.status in {"COMPLETE", "PARTIAL"} for outcome in self.outcomes)
+
+
+def worst_outcomes(results: Sequence[SearchResult]) -> tuple[Outcome, ...]:
+    """Return one outcome for each node over several queries: the first one that is not complete, else the last."""
+    worst: dict[str, Outcome] = {}
+    for result in results:
+        for outcome in result.outcomes:
+            if outcome.node not in worst or worst[outcome.node].status == "COMPLETE":
+                worst[outcome.node] = outcome
+    return tuple(worst[node] for node in sorted(worst))
 
 
 def rate(hits: Iterable[Hit], table: Calibration | None) -> tuple[Hit, ...]:

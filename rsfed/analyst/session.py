@@ -14,18 +14,30 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
+from rsfed.analyst.advice import SHOWN
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
 from rsfed.clock import Deadline, Now, utc_now
 from rsfed.codes import Codes
 from rsfed.config import AnalystConfig, load_config
-from rsfed.errors import EnvelopeRefused, InvalidAnswer, RasterRejected, RsfedError, StaleRelease, UsageError
+from rsfed.errors import (
+    Busy,
+    EnvelopeRefused,
+    InvalidAnswer,
+    InvalidMessage,
+    NotAdmitted,
+    RasterRejected,
+    RsfedError,
+    StaleRelease,
+    TrustError,
+    UsageError,
+)
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_channel, stream
 from rsfed.trust.certificates import needs_renewal
 from rsfed.trust.enrolment import fetch_release, recover, refresh_bundle, renew
-from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, sign_envelope
+from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, query_digest, sign_envelope
 from rsfed.trust.identity import Identity, load_federation, load_identity
 from rsfed.trust.manifest import Calibration
 from rsfed.trust.preflight import check_identity
@@ -301,11 +313,17 @@ class AnalystSession:
         )
         signed = sign_envelope(envelope, self._identity)
         self._remember(envelope, signed)
-        result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
+        try:
+            result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
+        except (TrustError, InvalidMessage, StaleRelease, Busy) as error:
+            if _was_read(error):
+                error.detail = f"the coordinator's audit log names it query {envelope.query_id.hex()[:SHOWN]}"
+            raise
         found = decode_response(
             result, query_id=envelope.query_id, codes=len(codes), bits=self.bits, filtered=filters.fields
         )
-        return [replace(each, hits=rate(each.hits, self.calibration)) for each in found]
+        digest = query_digest(signed)
+        return [replace(each, hits=rate(each.hits, self.calibration), query_digest=digest) for each in found]
 
     def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:
         """Keep a query, of whose buckets more may be asked until it expires, and forget those that have expired."""
@@ -375,3 +393,8 @@ class AnalystSession:
         if self._loaded is None or self._loaded[0] != self.release.digest:
             self._loaded = self.release.digest, Encoder.load(self.release, self.encoder)
         return self._loaded[1]
+
+
+def _was_read(refusal: RsfedError) -> bool:
+    """Say whether the coordinator read a query before it refused: who is not admitted is refused before that."""
+    return not isinstance(refusal, NotAdmitted) or refusal.reason.startswith("SCOPE_")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from rsfed.lab.charts import Line, line_chart
@@ -80,7 +81,7 @@ def timed(call: Callable[..., Any], *arguments: Iterable[Any], shared: bool = Fa
 def machine() -> str:
     """Say what this is measured on, and how busy that was before."""
     models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = psutil.virtual_memory().total / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "faiss-cpu"))
     return (
         f"{models[0].split(':')[1].strip() if models else platform.machine()}, {os.cpu_count()} cores (one is used), "

@@ -11,8 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-from rsfed.analyst.outputs import worst_outcomes
-from rsfed.analyst.results import Outcome, SearchResult
+from rsfed.analyst.results import Outcome, SearchResult, worst_outcomes
 from rsfed.analyst.session import AnalystSession
 from rsfed.lab.demo_data import Division, Images, divide, find_images, lay_out
 from rsfed.lab.demo_federation import DemoFederation, Plan, by_node

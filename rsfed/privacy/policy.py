@@ -6,7 +6,8 @@ the only level there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,7 +72,7 @@ class Policy:
         level: Name in `node.toml`.
         band_width: Width of the distance bands in bits; 1 says that distances are exact.
         floor: Distinct acquisitions that class statistics must come from; 1 says that there is no floor.
-        explanation: What the level gives away, for the operator.
+        explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away.
         disclose: Maps (ask, distances, sizes) of the buckets found, in rank order, to what is said about them.
     """
 
@@ -99,13 +100,36 @@ def policy(level: str | None) -> Policy:
     return POLICIES[level]
 
 
-def explain(level: str) -> str:
+def explain(level: str | None, unfilterable: Collection[str] = ()) -> str:
     """Return in words what a level gives away.
 
+    Args:
+        level: The level; None is refused as `policy` does.
+        unfilterable: Fields that no query may be filtered by.
+
     Raises:
-        ConfigError: there is no such level.
+        ConfigError: no level was chosen, or there is no such level.
     """
-    return policy(level).explanation
+    return policy(level).explanation.format(filters=_filters(unfilterable))
+
+
+def _filters(unfilterable: Collection[str]) -> str:
+    """Return the part of an explanation that is about filters, in lines that fit below one another."""
+    let = [word for field, word in _FIELDS.items() if field not in unfilterable]
+    kept = [word for field, word in _FIELDS.items() if field in unfilterable]
+    said = f"queries may be filtered by {_listed(let)}" if let else "no query may be filtered; one that is, is refused"
+    if "label" not in unfilterable:
+        said += ", so who filters by a class learns which patches are labelled so"
+    said += ". "
+    if let and kept:
+        said += f"None by {_listed(kept)}: it would be refused. "
+    said += "`policy.unfilterable` in node.toml names fields that none is filtered by."
+    return textwrap.fill(said, 110, initial_indent="  Filters:     ", subsequent_indent=" " * 15)
+
+
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Disclosed:
@@ -124,6 +148,7 @@ def _disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np
     )
 
 
+_FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "class"}
 _PARTNER = """\
 Policy level: partner
   Stays here:  images, pixels, file names, paths, keys, stored labels.
@@ -131,14 +156,16 @@ Policy level: partner
   This means:  the codes of this archive must be regarded as disclosed. Class centres are public, so the
                predicted class of every patch that can be reached is disclosed, and with it the class mix.
                Every analyst of the federation may ask. Use it among archives of one organisation.
-  Filters:     queries may be filtered by time, place, modality and class, so who filters by a class learns which
-               patches are labelled so. `policy.unfilterable` in node.toml names fields that none is filtered by.
-  In training: model updates, and after the last round of a run counts for calibration: for held-out patches,
-               how many of the 20 nearest items of this archive lie at each distance and how many of them share
-               a class; how likely that is by chance; how many patches and acquisitions were asked. One
-               acquisition counts as at most 1,000 pairs; there is no floor and no noise. Both reach the
-               coordinator, the sum of the counts every member. `training.calibration = false` in node.toml
-               keeps the counts here, `training.enabled = false` both."""
+{filters}
+  In training: model updates; on a frozen trunk also sums of products of features, which disclose how many
+               patches each class has and their mean features, of classes of 5 acquisitions at least
+               (`training.sums = false` in node.toml keeps them here).
+               After the last round of a run counts for calibration: for held-out patches, how many of the 20
+               nearest items of this archive lie at each distance and how many of them share a class; how
+               likely that is by chance; how many patches and acquisitions were asked. One acquisition counts
+               as at most 1,000 pairs; there is no floor and no noise. `training.calibration = false` keeps
+               the counts here. All this reaches the coordinator, the sum of the counts every member;
+               `training.enabled = false` keeps all of it here."""
 
 POLICIES: Mapping[str, Policy] = {
     "partner": Policy(level="partner", band_width=1, floor=1, explanation=_PARTNER, disclose=_disclose_exactly)

@@ -38,7 +38,7 @@ from rsfed.transport.rate import RateLimit
 from rsfed.transport.status import to_status
 from rsfed.trust.access import RULES, UNNAMED_PORTS, Port, authorize
 from rsfed.trust.bundle import Bundle, check_member
-from rsfed.trust.certificates import load_chain, to_pem
+from rsfed.trust.certificates import load_chain, to_pem, verify_chain
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId
 
@@ -220,6 +220,15 @@ class _Guard(grpc.aio.ServerInterceptor):
             _certificate.set(chain[0])
         authorize(method, self.port, member)
 
+    def caller(self, context: _Context) -> MemberId | None:
+        """Return who makes a call, as far as a certificate proves it, be it one that was revoked."""
+        if self.trust is None or self.port in UNNAMED_PORTS:
+            return None
+        try:
+            return verify_chain(_peer_chain(context), self.trust().cas, now=self.now())
+        except NotAdmitted:
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
@@ -261,7 +270,7 @@ class _Call:
             self.guard.admit(self.method, context)
         except RsfedError as error:
             if self.guard.refused is not None:
-                self.guard.refused(_member.get(None), error.reason)
+                self.guard.refused(self.guard.caller(context), error.reason)
             raise
         try:
             return cast(Message, self.handler.request_deserializer(request))

@@ -1,6 +1,7 @@
 """Errors on the wire: `google.rpc.Status` with one `ErrorInfo`, and back to the same error class on the other side.
 
-Where it is known when the same call will succeed, a `RetryInfo` says so.
+Where it is known when the same call will succeed, a `RetryInfo` says so; for which fields of its filter a query was
+refused stands in the metadata of the `ErrorInfo`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from grpc_status import rpc_status
 from rsfed.errors import (
     Busy,
     DeadlineExceeded,
+    EnvelopeRefused,
     InvalidAnswer,
     InvalidMessage,
     NotAdmitted,
@@ -27,6 +29,7 @@ from rsfed.errors import (
 
 DOMAIN = "rsfed"
 _KIND = "kind"  # the class's own reason; tells classes apart when the reason is that of one instance
+_FIELDS = "fields"  # of a filter, separated by commas
 _MAX_TEXT = 400  # characters of a peer's text that are shown
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _CLASSES = {cls.reason: cls for cls in reversed(error_classes())}
@@ -52,6 +55,8 @@ _WORDS: dict[type[RsfedError], str] = {
 def to_status(error: RsfedError) -> grpc.Status:
     """Return what the wire says of an error: its public text and reason, never its detail."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={_KIND: type(error).reason})
+    if isinstance(error, EnvelopeRefused) and error.fields:
+        info.metadata[_FIELDS] = ",".join(error.fields)
     details = [_packed(info)]
     if isinstance(error, Busy) and error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -78,6 +83,9 @@ def to_error(call_error: grpc.aio.AioRpcError, what: str) -> RsfedError:
     cls = _CLASSES.get(info.metadata.get(_KIND, ""), _BY_STATUS.get(call_error.code(), RsfedError))
     if cls is Busy:
         return Busy(f"{what}: {_clean(details)}", reason=info.reason, retry_after=_retry_after(call_error))
+    if cls is EnvelopeRefused:
+        fields = tuple(filter(None, info.metadata.get(_FIELDS, "").split(",")))
+        return EnvelopeRefused(f"{what}: {_clean(details)}", reason=info.reason, fields=fields)
     return cls(f"{what}: {_clean(details)}", reason=info.reason)
 
 

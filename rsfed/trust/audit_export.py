@@ -6,6 +6,7 @@ JSON, so that it can be read; what is signed and hashed is kept as exact bytes. 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -13,12 +14,14 @@ from typing import Annotated, Any, Literal
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rsfed.errors import InvalidAnswer, InvalidMessage, NotAdmitted
+from rsfed.errors import InvalidAnswer, InvalidMessage, NotAdmitted, UsageError
 from rsfed.trust.audit_head import Head, verify_head
 from rsfed.trust.certificates import fingerprint, load_chain
 from rsfed.trust.merkle import Tree, extends, includes, leaf_hash
 from rsfed.v1.audit_pb2 import SignedTreeHead
 
+_LEAST = 4  # digits by which a query may be named
+_PREFIX = re.compile(rf"[0-9a-f]{{{_LEAST},64}}")
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -107,6 +110,28 @@ def verify(data: bytes, cas: Sequence[x509.Certificate], *, older: bytes | None 
         before = _read(older, cas)[1]
         _check_continues(before, head, parsed.since)
     return Verified(head, [(row.index, json.loads(row.entry)) for row in parsed.entries])
+
+
+def named_by(prefix: str, names: Iterable[str]) -> str:
+    """Return the one name of a query in a log that begins so.
+
+    Raises:
+        UsageError: these are no digits of a name, or none or several begin so.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise UsageError(
+            f"a query is named by the hexadecimal digits of its id or digest, {_LEAST} of the first at least",
+            detail=prefix,
+        )
+    found = {name for name in names if name.startswith(prefix)}
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} queries of the audit log begin so; give more digits", detail=prefix)
+    if not found:
+        raise UsageError(
+            "the audit log has no entry of this query; nodes' name it by its digest, the coordinator's by its id",
+            detail=prefix,
+        )
+    return found.pop()
 
 
 def authority_of(data: bytes, wanted: bytes) -> tuple[x509.Certificate, ...]:

@@ -60,6 +60,11 @@ def sign_envelope(envelope: QueryEnvelope, identity: Identity) -> SignedEnvelope
     )
 
 
+def query_digest(signed: SignedEnvelope) -> str:
+    """Return how audit logs name a query, genuine or not: SHA-256 of the signed bytes, hexadecimal."""
+    return hashlib.sha256(signed.envelope).hexdigest()
+
+
 def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) -> VerifiedQuery:
     """Return what is asked and by whom, if the query is genuine, fresh and within the limits.
 

@@ -78,4 +78,10 @@ class Scope:
         return cls(frozenset(wire.nodes), frozenset(wire.modalities), wire.level, until)
 
 
+def level_name(level: int) -> str:
+    """Return the name of a policy level as configurations have it; "" for none, the number of a newer one."""
+    names = {number: name.removeprefix("POLICY_LEVEL_").lower() for name, number in PolicyLevel.items()}
+    return names.get(PolicyLevel.ValueType(level), str(level)) if level != POLICY_LEVEL_UNSPECIFIED else ""
+
+
 EVERYTHING = Scope()

@@ -164,6 +164,7 @@ class NodeOutcome(_message.Message):
     WITHHELD_FIELD_NUMBER: _builtins.int
     FILTERED_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    UNFILTERABLE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Registered node name, for example "esa-frascati"."""
     status: Global___NodeStatus.ValueType
@@ -190,6 +191,10 @@ class NodeOutcome(_message.Message):
     def filtered(self) -> _containers.RepeatedScalarFieldContainer[Global___FilterField.ValueType]:
         """Fields of the query's filter, all of which the node applied, rising. Empty when there is no filter or no answer."""
 
+    @_builtins.property
+    def unfilterable(self) -> _containers.RepeatedScalarFieldContainer[Global___FilterField.ValueType]:
+        """Fields of the query's filter that the node's policy keeps out of filters, for which it refused, rising."""
+
     def __init__(
         self,
         *,
@@ -203,10 +208,11 @@ class NodeOutcome(_message.Message):
         withheld: Global___WithheldReason.ValueType = ...,
         filtered: _abc.Iterable[Global___FilterField.ValueType] | None = ...,
         unknown: _builtins.int | None = ...,
+        unfilterable: _abc.Iterable[Global___FilterField.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "_unknown", b"_unknown", "coverage", b"coverage", "elapsed", b"elapsed", "held", b"held", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "_unknown", b"_unknown", "coverage", b"coverage", "elapsed", b"elapsed", "filtered", b"filtered", "held", b"held", "level", b"level", "node", b"node", "reason", b"reason", "status", b"status", "unknown", b"unknown", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "_held", b"_held", "_unknown", b"_unknown", "coverage", b"coverage", "elapsed", b"elapsed", "filtered", b"filtered", "held", b"held", "level", b"level", "node", b"node", "reason", b"reason", "status", b"status", "unfilterable", b"unfilterable", "unknown", b"unknown", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
     _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015

@@ -31,7 +31,7 @@ def result():
         Outcome("danube", "PARTIAL", 7.5, 0.5, 800, "partner", "", "LIMIT"),
         Outcome("elbe", "UNREACHABLE", 12.0, reason="UNREACHABLE"),
     )
-    return SearchResult(bytes(range(16)), 0, hits, buckets, outcomes)
+    return SearchResult(bytes(range(16)), 0, hits, buckets, outcomes, "5e" * 32)
 
 
 @pytest.fixture

@@ -340,6 +340,25 @@ async def test_a_revoked_analyst_is_told_why(coordinator, world, tmp_path):
         with pytest.raises(NotAdmitted) as refusal:
             await session.search(codes(1))
     assert refusal.value.reason == "REVOKED"
+    assert "audit" not in str(refusal.value)  # the call was refused before the query was read
+
+
+async def test_a_query_that_is_refused_whole_is_named_as_audit_logs_name_it(coordinator, tmp_path):
+    def refuse(_):
+        raise NotAdmitted("you may not", reason="SCOPE_MODALITY")
+
+    coordinator.spoil = refuse
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        with pytest.raises(NotAdmitted) as refusal:
+            await session.search(codes(1))
+    query_id = coordinator.asked[0].envelope.query_id.hex()
+    assert str(refusal.value).endswith(f"(the coordinator's audit log names it query {query_id[:16]})")
+
+
+async def test_a_result_tells_by_which_digest_audit_logs_name_its_query(coordinator, tmp_path):
+    async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
+        (result,) = await session.search(codes(1))
+    assert result.query_digest == coordinator.asked[0].digest.hex()
 
 
 async def test_a_coordinator_that_is_gone_is_unreachable(coordinator, tmp_path):

@@ -27,6 +27,7 @@ def test_without_options_nothing_is_filtered():
 def test_dates_take_in_their_whole_days_in_utc():
     message = parsed(after="2024-05-01", before="2024-05-02").message(MANIFEST)
     assert (message.after, message.before) == (MAY, MAY + 2 * DAY - 1)
+    assert parsed(before="20240502").before == parsed(before="2024-05-02").before
     message = parsed(after="2024-05-01T02:00:00+02:00", before="2024-05-01T00:00:01Z").message(MANIFEST)
     assert (message.after, message.before) == (MAY, MAY + 1000)
 

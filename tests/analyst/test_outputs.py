@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rsfed.analyst import outputs
-from rsfed.analyst.results import Outcome, rate
+from rsfed.analyst.results import Outcome, rate, worst_outcomes
 from rsfed.trust.manifest import Calibration, CalibrationBand
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -116,5 +116,5 @@ def test_an_empty_result_is_still_valid_in_every_format(asked, answer):
 def test_over_several_queries_a_failure_is_not_hidden_by_a_success(result, later):
     first = replace(result, outcomes=(Outcome("alps", "BUSY", 1.0),))
     second = replace(result, outcomes=(Outcome("alps", later, 1.0),))
-    assert outputs.worst_outcomes([first, second])[0].status == "BUSY"
-    assert outputs.worst_outcomes([second, first])[0].status == ("BUSY" if later == "COMPLETE" else later)
+    assert worst_outcomes([first, second])[0].status == "BUSY"
+    assert worst_outcomes([second, first])[0].status == ("BUSY" if later == "COMPLETE" else later)

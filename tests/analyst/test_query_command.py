@@ -1,7 +1,9 @@
 """`rsfed query` as a user types it: outputs, exit codes, contact sheet. The session behind it is scripted."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 from members import World
 from PIL import Image
 
+from coordinator.fanout import _failure
 from rsfed.analyst.results import Outcome
 from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
-from rsfed.errors import ExitCode, NoNodeReachable, NotAdmitted, RasterRejected, Unreachable
+from rsfed.errors import ExitCode, NoNodeReachable, NotAdmitted, RasterRejected, Unreachable, error_classes
+from rsfed.v1.outcome_pb2 import NodeStatus
 
 
 class ScriptedSession:
@@ -149,7 +153,28 @@ def test_when_no_node_answers_the_outcomes_are_printed_and_the_exit_code_is_5(
     assert run(["query", image, "--output", "json"]) == ExitCode.NO_NODE_REACHABLE
     printed = capsys.readouterr()
     assert json.loads(printed.out)["queries"][0]["outcomes"][0]["status"] == "TIMED_OUT"
-    assert "no node of the federation answered" in printed.err
+    assert "no archive answered, because none was reached (alps: TIMED_OUT)" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("reasons", "code"),
+    [
+        ({"alps": ("REFUSED", "SCOPE_NODE"), "elbe": ("REFUSED", "UNFILTERABLE_LABEL")}, ExitCode.NOT_ADMITTED),
+        ({"alps": ("REFUSED", "SCOPE_NODE"), "elbe": ("UNREACHABLE", "UNREACHABLE")}, ExitCode.NOT_ADMITTED),
+        ({"alps": ("BUSY", "BUSY"), "elbe": ("STALE_RELEASE", "STALE_RELEASE")}, ExitCode.FAILURE),
+        ({"alps": ("EJECTED", "EJECTED"), "elbe": ("TIMED_OUT", "DEADLINE")}, ExitCode.NO_NODE_REACHABLE),
+    ],
+)
+def test_a_search_that_no_archive_answered_says_why_and_is_no_success(
+    session, image, result, monkeypatch, capsys, reasons, code
+):
+    outcomes = tuple(Outcome(node, status, 1.0, reason=reason) for node, (status, reason) in reasons.items())
+    monkeypatch.setattr(session, "result", replace(result, hits=(), buckets=(), outcomes=outcomes))
+    assert run(["query", image]) == code
+    printed = capsys.readouterr()
+    assert "no archive answered" in printed.out
+    assert "nothing found" not in printed.out
+    assert ", ".join(f"{node}: {reason}" for node, (_, reason) in reasons.items()) in printed.err
 
 
 @pytest.mark.parametrize(
@@ -244,8 +269,67 @@ def test_what_a_filter_leaves_open_is_said_with_the_way_out(session, image, resu
     monkeypatch.setattr(session, "result", replace(result, outcomes=outcomes))
     run(["query", image, "--label", "forest"])
     said = capsys.readouterr().err
-    assert "alps lets no query be filtered so; ask again without --label" in said
+    assert "alps: it lets no query be filtered so; search again without --label\n" in said
     assert "danube: 7 items do not say enough to pass the filter (time, label)" in said
+
+
+def met():
+    """Every reason that a node's outcome may have, with the status that it comes with."""
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text().splitlines()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:3]] for line in page if line.startswith("| `")]
+    classes = {cls.__name__: cls for cls in error_classes() if cls.__module__ == error_classes.__module__}
+    for reason, cls in rows:
+        if cls in classes:
+            yield NodeStatus.Name(_failure("alps", classes[cls]("", reason=reason)).status), reason
+    yield from (("EJECTED", "EJECTED"), ("PARTIAL", ""), ("PARTIAL", "BUCKET_CHANGED"), ("PARTIAL", "DEADLINE"))
+
+
+@pytest.mark.parametrize(("status", "reason"), sorted(set(met())))
+def test_every_reason_of_a_node_comes_with_a_way_out(session, image, result, monkeypatch, capsys, status, reason):
+    status = status.removeprefix("NODE_STATUS_")
+    outcomes = (Outcome("elbe", "COMPLETE", 1.0, 1.0, 9), Outcome("alps", status, 1.0, reason=reason))
+    monkeypatch.setattr(session, "result", replace(result, outcomes=outcomes))
+    run(["query", image])
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alps: ")]
+    assert re.search(r"search again|tell its operator|ask the coordinator's operator|ask for|wait", note)
+
+
+def test_all_filters_that_a_node_does_not_let_are_said_at_once(session, image, result, monkeypatch, capsys):
+    outcome = Outcome("alps", "REFUSED", 1.0, reason="UNFILTERABLE_TIME", unfilterable=("time", "label"))
+    monkeypatch.setattr(session, "result", replace(result, outcomes=(outcome,)))
+    run(["query", image, "--label", "forest"])
+    assert "search again without --after, --before, --label\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "says"),
+    [
+        ("REFUSED", "SCOPE_NODE", "you may not ask this archive; ask the coordinator's operator, who may allow it"),
+        ("REFUSED", "SCOPE_ENDED", "the time in which you may ask is over; ask the coordinator's operator for more"),
+        (
+            "STALE_RELEASE",
+            "STALE_RELEASE",
+            "until it has hashed its images for the newest; search again in some minutes",
+        ),
+        ("UNREACHABLE", "UNREACHABLE", "the coordinator cannot reach it; search again later"),
+        ("PARTIAL", "DEADLINE", "not all that it found could be listed"),
+        ("PARTIAL", "", "it is hashing images just now"),
+    ],
+)
+def test_the_way_out_is_that_of_the_reason(session, image, result, monkeypatch, capsys, status, reason, says):
+    monkeypatch.setattr(session, "result", replace(result, outcomes=(Outcome("alps", status, 1.0, reason=reason),)))
+    run(["query", image])
+    assert says in capsys.readouterr().err
+
+
+def test_what_was_refused_is_named_as_audit_logs_name_it(session, image, result, monkeypatch, capsys):
+    monkeypatch.setattr(session, "result", replace(result, outcomes=(Outcome("alps", "REFUSED", 1.0),)))
+    run(["query", image])
+    names = f"query {'5e' * 8} (nodes) or 0001020304050607 (coordinator)"
+    assert f"what was refused is in audit logs as {names}\n" in capsys.readouterr().err
+    monkeypatch.setattr(session, "result", complete(result))
+    run(["query", image])
+    assert "audit" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

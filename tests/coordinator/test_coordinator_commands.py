@@ -171,7 +171,24 @@ def test_the_audit_record_is_listed_newest_lines_last(typed, federation):
     federation.enroll("bern")
     kinds = [line["kind"] for line in as_json(typed, "audit", "show", "--last", "2")["audit"]]
     assert kinds == ["member.invited", "member.enrolled"]
-    assert "federation.founded" in typed("audit", "show")[1]
+    table = typed("audit", "show")[1]
+    assert "federation.founded" in table
+    assert f"{federation.clock():%Y-%m-%d %H:%M}" in table
+    assert " member.enrolled node bern serial=" in " ".join(table.split())
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
+
+
+def test_the_table_of_members_fits_100_columns(typed, federation):
+    federation.enroll("bern")
+    federation.enroll("ada", Role.ANALYST)
+    federation.authority.revoke("ada")
+    typed("allow", "ada", "--node", "bern", "--until", "2027-01-01", "--per-day", "500", "--per-minute", "30")
+    table = typed("members")[1]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
+    header, ada = table.splitlines()[:2]
+    assert header.split() == ["name", "role", "state", "joined", "until", "scope"]
+    minute = f"{federation.clock():%Y-%m-%d %H:%M}"
+    assert ada.startswith(f"ada   analyst  revoked  {minute}  {minute}  ")
 
 
 def test_a_backup_is_restored_into_an_empty_home_only(typed, federation, tmp_path, capsys):

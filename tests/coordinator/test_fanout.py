@@ -90,6 +90,13 @@ async def test_a_fault_of_one_node_is_its_outcome_and_the_others_answers_stay_th
         assert answer.columns[0].item_handles.tobytes() == alone.answers[name].columns[0].item_handles.tobytes()
 
 
+async def test_fields_that_a_node_lets_no_query_be_filtered_by_are_in_its_outcome():
+    error = EnvelopeRefused("no", reason="UNFILTERABLE_TIME", fields=("time", "label", "colour", "unspecified"))
+    gathered = await ask({"bern": ScriptedLink(error=error), "graz": honest("graz")})
+    fields = {outcome.node: list(outcome.unfilterable) for outcome in gathered.outcomes}
+    assert fields == {"bern": [pb.FILTER_FIELD_TIME, pb.FILTER_FIELD_LABEL], "graz": []}
+
+
 async def test_a_node_that_never_answers_is_cut_off_at_the_deadline():
     never = ScriptedLink(waits=asyncio.Event())
     gathered = await ask({"bern": honest("bern"), "slow": never}, seconds=0.3)

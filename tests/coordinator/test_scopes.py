@@ -15,7 +15,7 @@ from test_serve import Cast, statuses
 from coordinator import audit
 from coordinator.scopes import Allowed, Quotas
 from rsfed.cli import run
-from rsfed.errors import Busy, NotAdmitted
+from rsfed.errors import Busy, EnvelopeRefused, NotAdmitted
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.scope import EVERYTHING, Scope
 from rsfed.v1 import archive_pb2, query_pb2
@@ -149,6 +149,14 @@ async def test_many_at_once_get_no_more_than_the_quota(federation):
 # over the wire
 
 
+def noted(federation, *kinds):
+    """What the coordinator's audit log says of the analyst in entries of some kinds."""
+    with federation.state.reading() as connection:
+        lines = [line for kind in kinds for line in audit.entries(connection, kind=kind)]
+    assert {line.subject for line in lines} <= {ADA.uri}
+    return [(line.kind, line.data) for line in lines]
+
+
 async def test_nodes_outside_the_scope_are_not_asked_and_the_answer_says_so(federation, tmp_path):
     async with federation.serving() as serving, AsyncExitStack() as stack:
         cast = Cast(federation, tmp_path, stack)
@@ -166,6 +174,62 @@ async def test_nodes_outside_the_scope_are_not_asked_and_the_answer_says_so(fede
                 "ExpandBucket", query_pb2.QueryServiceExpandBucketRequest(node="graz", request=inner), analyst
             )
         assert refused.value.reason == "SCOPE_NODE"
+    ((_, answered),) = noted(federation, "query.answered")
+    assert answered["outcomes"] == {"bern": "COMPLETE", "graz": "REFUSED"}
+    assert answered["reasons"] == {"graz": "SCOPE_NODE"}
+
+
+async def test_all_that_the_coordinator_refuses_is_in_its_audit_log(federation, tmp_path, capsys):
+    def one(query_id, reason):
+        return ("query.refused", {"query": (query_id * 16).hex(), "reason": reason})
+
+    async with federation.serving() as serving, AsyncExitStack() as stack:
+        cast = Cast(federation, tmp_path, stack)
+        analyst = await cast.analyst()
+        await cast.node("bern")
+        for query_id, allowed in (
+            (b"a", Allowed(Scope(until=datetime(2020, 1, 1, tzinfo=UTC)))),
+            (b"b", Allowed(Scope(modalities=frozenset({"sentinel-1-grd"})))),
+            (b"c", Allowed(per_day=0)),
+        ):
+            allow(federation, allowed)
+            await serving._changed()
+            with pytest.raises((NotAdmitted, Busy)):
+                await cast.search(analyst, query_id=query_id * 16)
+        page = archive_pb2.ArchiveServiceExpandBucketRequest(
+            query=federation.query(analyst, [0], query_id=b"d" * 16), limit=5
+        )
+        with pytest.raises(Busy):
+            await cast.ask(
+                "ExpandBucket", query_pb2.QueryServiceExpandBucketRequest(node="bern", request=page), analyst
+            )
+        forged = federation.query(analyst, [0], query_id=b"e" * 16)
+        forged.signature = b"no"
+        with pytest.raises(EnvelopeRefused):
+            await cast.ask("Search", query_pb2.QueryServiceSearchRequest(query=forged), analyst)
+        forged.envelope = b"no query"
+        with pytest.raises(EnvelopeRefused):
+            await cast.ask("Search", query_pb2.QueryServiceSearchRequest(query=forged), analyst)
+        federation.authority.revoke("ada")
+        await serving._changed()
+        with pytest.raises(NotAdmitted):
+            await cast.search(analyst)
+    assert noted(federation, "query.refused", "bucket.refused", "call.refused") == [
+        one(b"a", "SCOPE_ENDED"),
+        one(b"b", "SCOPE_MODALITY"),
+        one(b"c", "QUOTA_USED"),
+        one(b"e", "ENVELOPE_SIGNATURE"),
+        ("query.refused", {"query": "", "reason": "ENVELOPE_SIGNATURE"}),
+        ("bucket.refused", {"query": (b"d" * 16).hex(), "reason": "QUOTA_USED"}),
+        ("call.refused", {"reason": "REVOKED"}),
+    ]
+    file = tmp_path / "one.json"
+    command(federation, "audit", "export", str(file), "--query", (b"c" * 4).hex())
+    assert f"written to {file}\n" in capsys.readouterr().err
+    command(federation, "audit", "verify", str(file))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert (json.loads(line)["kind"], json.loads(line)["data"]["reason"]) == ("query.refused", "QUOTA_USED")
+    command(federation, "audit", "export", str(tmp_path / "no"), "--query", "ffff", code=2)
 
 
 @pytest.mark.parametrize(
@@ -229,24 +293,80 @@ def test_the_operator_says_what_an_analyst_may_before_and_after_it_joins(federat
     federation.authority.invite("ada", Role.ANALYST, hours=1)
     limits = ["--node", "bern", "--modality", "rgb", "--level", "partner", "--until", "2027-01-01"]
     command(federation, "allow", "ada", *limits, "--per-day", "50", "--per-minute", "9")
-    assert "ada may ask bern for rgb until 2027-01-01 00:00 UTC" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert (
+        "ada may ask bern for rgb down to level partner until 2027-01-01 23:59 UTC, at most 50 requests a day and 9"
+        " requests a minute\n"
+    ) in said.out
+    assert "no analyst ada is a member yet; this holds once one joins\n" in said.err
     expected = {
         "nodes": ["bern"],
         "modalities": ["rgb"],
         "level": "partner",
-        "until": "2027-01-01T00:00:00+00:00",
+        "until": "2027-01-01T23:59:59+00:00",
         "per_day": 50,
         "per_minute": 9,
     }
     assert scope_of(federation, capsys) == expected
     federation.enroll("ada", Role.ANALYST)
-    scope = Scope(frozenset({"bern"}), frozenset({"rgb"}), POLICY_LEVEL_PARTNER, datetime(2027, 1, 1, tzinfo=UTC))
+    end = datetime(2027, 1, 1, 23, 59, 59, 999_000, tzinfo=UTC)
+    scope = Scope(frozenset({"bern"}), frozenset({"rgb"}), POLICY_LEVEL_PARTNER, end)
     assert federation.bundle().scope_of(ADA) == scope
     assert federation.bundle().scope_of(replace(ADA, name="bea")) == EVERYTHING
+    command(federation, "members")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ada")]
+    assert "bern for rgb" in row
     command(federation, "allow", "ada")
+    assert "member yet" not in capsys.readouterr().err
     assert (scope_of(federation, capsys), federation.bundle().scope_of(ADA)) == (None, EVERYTHING)
     with federation.state.reading() as connection:
-        assert [each.subject for each in audit.entries(connection, kind="scope.set")] == [ADA.uri] * 2
+        first, second = audit.entries(connection, kind="scope.set")
+    assert (first.subject, first.data) == (ADA.uri, expected)
+    nothing = dict.fromkeys(["level", "until", "per_day", "per_minute"]) | {"nodes": [], "modalities": []}
+    assert (second.subject, second.data) == (ADA.uri, nothing)
+
+
+@pytest.mark.parametrize(
+    ("until", "end"),
+    [
+        ("2027-01-31", "2027-01-31T23:59:59.999+00:00"),
+        ("2027-01-31T18:00", "2027-01-31T18:00:00+00:00"),
+        ("2027-01-31T18:00:00+02:00", "2027-01-31T16:00:00+00:00"),
+    ],
+)
+def test_until_takes_in_a_day_and_ends_at_a_time(federation, until, end):
+    federation.enroll("ada", Role.ANALYST)
+    command(federation, "allow", "ada", "--until", until)
+    scope = federation.bundle().scope_of(ADA)
+    assert scope.until == datetime.fromisoformat(end)
+    scope.check("rgb", scope.until - timedelta(milliseconds=1))
+    with pytest.raises(NotAdmitted):
+        scope.check("rgb", scope.until + timedelta(milliseconds=1))
+
+
+def test_an_end_that_has_passed_is_said(federation, capsys):
+    command(federation, "allow", "ada", "--until", "2020-01-31")
+    assert "that time has passed, so ada may ask nothing" in capsys.readouterr().err
+
+
+def test_a_node_is_not_allowed_anything_and_an_analyst_of_its_name_is(federation, capsys):
+    federation.enroll("bern")
+    command(federation, "allow", "bern", "--per-day", "5", code=2)
+    assert "'bern' is a node" in capsys.readouterr().err
+    federation.authority.invite("bern", Role.ANALYST, hours=1)
+    command(federation, "allow", "bern", "--per-day", "5")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--modality", "rgb", "--modality", "rbg"], "the release searches no rbg; name some of rgb, or leave"),
+        (["--until", "31.1.2027"], "--until '31.1.2027' is no date or time; write 2024-05-01 or 2024-05-01T10:30:00Z"),
+    ],
+)
+def test_what_is_mistyped_is_named_with_what_may_be_written(federation, capsys, wrong, says):
+    command(federation, "allow", "ada", *wrong, code=2)
+    assert says in capsys.readouterr().err
 
 
 def test_what_cannot_be_meant_is_refused_and_changes_nothing(federation, capsys):

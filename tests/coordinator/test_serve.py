@@ -423,7 +423,7 @@ async def test_queries_are_in_the_audit_record_without_their_codes(federation, t
     with federation.state.reading() as connection:
         line = audit.entries(connection)[-1]
     assert (line.kind, line.subject) == ("query.answered", analyst.member.uri)
-    assert line.data == {"query": (b"q" * 16).hex(), "outcomes": {"bern": "COMPLETE"}}
+    assert line.data == {"query": (b"q" * 16).hex(), "outcomes": {"bern": "COMPLETE"}, "reasons": {}}
 
 
 async def test_more_of_a_bucket_is_in_the_audit_record_also_when_it_failed(federation, tmp_path):

@@ -150,6 +150,16 @@ def test_a_floor_counts_what_passes_and_no_filter_gets_below_it(mixed, wanted, s
         assert floor <= size == len(whole)
 
 
+def strict(archive, *unfilterable):
+    return Guard(
+        archive.world.bundle,
+        Ledger(open_state(archive.home)),
+        node="berne",
+        level=POLICY_LEVEL_PARTNER,
+        unfilterable=unfilterable,
+    )
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
@@ -163,21 +173,23 @@ def test_a_floor_counts_what_passes_and_no_filter_gets_below_it(mixed, wanted, s
 def test_a_field_that_the_policy_keeps_is_no_filter_and_the_query_is_not_even_written_down(tmp_path, wanted, reason):
     archive = Archive(tmp_path, np.zeros((3, 4), np.uint8))
     field = reason.removeprefix("UNFILTERABLE_").lower()
-    strict = Guard(
-        archive.world.bundle,
-        Ledger(open_state(archive.home)),
-        node="berne",
-        level=POLICY_LEVEL_PARTNER,
-        unfilterable=(field,),
-    )
-    archive.searcher = replace(archive.searcher, guard=strict)
+    archive.searcher = replace(archive.searcher, guard=strict(archive, field))
     with pytest.raises(EnvelopeRefused, match=f"filtered by {field}; ask again without") as refused:
         archive.search(archive.codes[:1], filter=wanted)
     assert refused.value.reason == reason
+    assert refused.value.fields == (field,)
     archive.searcher = make_searcher(archive.home, archive.world, archive.searcher.shelf.served)
     with open_state(archive.home) as connection:
         assert connection.execute("SELECT count(*) FROM query_ledger").fetchone() == (0,)
     assert len(archive.search(archive.codes[:1]).answers) == 1
+
+
+def test_all_fields_that_the_policy_keeps_are_told_at_once(tmp_path):
+    archive = Archive(tmp_path, np.zeros((3, 4), np.uint8))
+    archive.searcher = replace(archive.searcher, guard=strict(archive, "label", "time", "bbox"))
+    with pytest.raises(EnvelopeRefused, match="filtered by time or label; ask again") as refused:
+        archive.search(archive.codes[:1], filter=QueryFilter(after=1, modality="rgb", labels=[1]))
+    assert (refused.value.reason, refused.value.fields) == ("UNFILTERABLE_TIME", ("time", "label"))
 
 
 @pytest.mark.parametrize(

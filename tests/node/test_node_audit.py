@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from contextlib import closing
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from members import World
 from serving import Asker, add_patches, join, make_auditor, make_home, make_searcher, publish, serve_codes
 
+from node.auditing import Kind
 from node.resolve import resolve
 from node.state import open_state
 from node.training.noted import TaskNotes
@@ -19,6 +21,7 @@ from rsfed.hashing.payload import Payload
 from rsfed.trust import audit_log
 from rsfed.trust.audit_head import verify_head
 from rsfed.trust.audit_log import position_of, read_entries
+from rsfed.trust.envelope import query_digest
 from rsfed.trust.merkle import extends
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1.outcome_pb2 import WITHHELD_REASON_LIMIT
@@ -285,8 +288,23 @@ def test_the_operator_sees_names_and_ids_where_the_node_still_has_them(scene, ca
         connection.execute("DELETE FROM query_ledger")
     _, answered, _, looked_up = shown(capsys, scene)
     assert (answered["subject"], "query_id" in answered["data"]) == (sha256(ADA.encode()), False)
-    for word in (sha256(ADA.encode())[:12], "olga", "query.answered"):
+    for word in (sha256(ADA.encode())[:8], "olga", "query.answered"):
         assert word in command(capsys, scene, "show")
+
+
+def test_the_table_fits_100_columns_and_its_digests_tell_queries_apart(scene, capsys):
+    queries = [scene.sign() for _ in range(40)]
+    for signed in queries:
+        scene.search(signed)
+    refusal(scene.search, queries[0])
+    table = command(capsys, scene, "show")
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
+    assert f"{scene.world.clock():%Y-%m-%d %H:%M}  query.answered  analyst ada  " in table
+    told = re.findall(r"query=([0-9a-f]+)", table)
+    assert len(told) == 41
+    wanted = [query_digest(signed) for signed in (*queries, queries[0])]
+    assert all(digest.startswith(prefix) for digest, prefix in zip(wanted, told, strict=True))
+    assert len(set(told)) == 40
 
 
 def test_only_the_newest_entries_are_listed_when_so_asked(scene, capsys):
@@ -351,11 +369,36 @@ def test_an_export_of_one_query_holds_its_entries_only(scene, exported, tmp_path
     (line,) = check(capsys, tmp_path / "one.json", *exported[2]).out.splitlines()
     assert json.loads(line)["number"] == 1
     export(capsys, scene, tmp_path / "same.json", "--query", json.loads(line)["query"])
-    code = run(
-        ["node", "audit", "export", str(tmp_path / "no.json"), "--query", "ab" * 16, "--home", str(scene.home.path)]
-    )
-    assert code == 1
+    for unknown in ("ab" * 16, "abc", "no digits", ""):
+        command(capsys, scene, "export", tmp_path / "no.json", "--query", unknown, code=2)
     assert not (tmp_path / "no.json").exists()
+
+
+def test_a_refused_query_is_exported_by_the_first_digits_of_its_digest(scene, exported, tmp_path, capsys):
+    signed = scene.sign()
+    scene.search(signed)
+    refusal(scene.search, signed)
+    digest = query_digest(signed)
+    told = export(capsys, scene, tmp_path / "one.json", "--query", digest[:16].upper())
+    assert f"written to {tmp_path / 'one.json'}\n" in told.err
+    lines = [json.loads(line) for line in check(capsys, tmp_path / "one.json", *exported[2]).out.splitlines()]
+    assert [(line["kind"], line["query"]) for line in lines] == [("query.answered", digest), ("query.refused", digest)]
+
+
+def test_digits_with_which_several_queries_begin_name_none(scene, tmp_path, capsys):
+    digests = {}
+    while True:  # 4 digits: after some hundred queries two begin alike
+        signed = scene.sign()
+        digest = query_digest(signed)
+        scene.auditor.note(Kind.QUERY_REFUSED, query=digest)
+        if digest[:4] in digests:
+            break
+        digests[digest[:4]] = digest
+    file = tmp_path / "one.json"
+    assert "2 queries of the audit log begin so" in command(
+        capsys, scene, "export", file, "--query", digest[:4], code=2
+    )
+    command(capsys, scene, "export", file, "--query", digest[:12])
 
 
 def test_an_export_with_anything_changed_proves_nothing(exported, tmp_path, capsys):

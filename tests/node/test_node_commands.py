@@ -138,6 +138,11 @@ def test_the_policy_is_explained_in_words_with_the_predicted_class(node_and_arch
     configure(home, '# level = "partner"', 'level = "partner"')
     code, chosen, err = rsfed(capsys, "node", "policy", "--home", home.path)
     assert (chosen, err) == (out, "")
+    configure(home, '# unfilterable = ["label"]', 'unfilterable = ["label"]')
+    assert (
+        "may be filtered by time, place and modality. None by class"
+        in rsfed(capsys, "node", "policy", "--home", home.path)[1]
+    )
 
 
 def test_doctor_fails_with_code_1_and_says_how_to_join(node_and_archive, capsys):

@@ -1,5 +1,7 @@
 """What the level `partner` discloses, and that it is never chosen silently."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,6 +65,19 @@ def test_no_level_is_chosen_for_the_operator():
 def test_an_unknown_level_is_refused():
     with pytest.raises(ConfigError, match="open"):
         policy("open")
+
+
+FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "class"}
+
+
+@pytest.mark.parametrize("kept", [set(each) for n in range(5) for each in combinations(FIELDS, n)])
+def test_the_operator_is_told_by_what_queries_may_be_filtered_and_by_what_not(kept):
+    text = " ".join(explain("partner", kept).split())
+    may, _, not_by = text.partition("Filters: ")[2].partition("`policy.unfilterable`")[0].partition("None by ")
+    assert {field for field, word in FIELDS.items() if word in may.partition(", so who")[0]} == FIELDS.keys() - kept
+    if len(kept) < len(FIELDS):
+        assert {field for field, word in FIELDS.items() if word in not_by} == kept
+    assert ("learns which patches are labelled so" in text) == ("label" not in kept)
 
 
 def test_the_operator_is_told_what_partner_gives_away():

@@ -112,12 +112,12 @@ def test_a_node_that_hangs_times_out_and_the_others_answer(federation, image):
 def test_a_filter_reaches_every_archive_and_one_that_keeps_a_field_refuses_alone(federation, image):
     coast, config = federation.servers["coast"], federation.home("coast") / "node.toml"
     before = config.read_text()
-    config.write_text(before.replace("[policy]\n", '[policy]\nunfilterable = ["label"]\n'))
+    config.write_text(before.replace("[policy]\n", '[policy]\nunfilterable = ["label", "modality"]\n'))
     assert coast.stop() == 0
     federation.serve("node", "coast")
     try:
         wait_until(lambda: all_complete(federation, image), what="coast answers again")
-        answer = federation.query(image, "--k", "72", "--label", "stripes-b")
+        answer = federation.query(image, "--k", "72", "--label", "stripes-b", "--modality", "rgb")
         undated = federation.query(image, "--k", "72", "--after", "2020-01-01")
         unknown = federation.query(image, "--label", "stripes-z", check=False)
     finally:
@@ -126,9 +126,10 @@ def test_a_filter_reaches_every_archive_and_one_that_keeps_a_field_refuses_alone
         federation.serve("node", "coast")
         wait_until(lambda: all_complete(federation, image), what="coast answers as before")
     by_node = {o["node"]: o for o in answer["queries"][0]["outcomes"]}
-    assert (by_node["coast"]["status"], by_node["coast"]["reason"]) == ("REFUSED", "UNFILTERABLE_LABEL")
-    assert "ask again without --label" in answer["stderr"]
-    assert by_node["alps"]["filtered"] == ["label"]
+    assert (by_node["coast"]["status"], by_node["coast"]["reason"]) == ("REFUSED", "UNFILTERABLE_MODALITY")
+    assert by_node["coast"]["unfilterable"] == ["modality", "label"]
+    assert "search again without --modality, --label" in answer["stderr"]
+    assert by_node["alps"]["filtered"] == ["modality", "label"]
     hits = answer["queries"][0]["hits"]
     for node in ("alps", "north"):
         meant = federation.resolve(node, [hit["handle"] for hit in hits if hit["node"] == node])

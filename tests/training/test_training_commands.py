@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -67,11 +68,11 @@ async def serving(home):
     state.close()
 
 
-async def start(home, *arguments):
+async def start(home, *arguments, stderr=asyncio.subprocess.PIPE):
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rsfed", "coordinator", *arguments, "--home", str(home.path)),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 
@@ -125,6 +126,27 @@ async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, s
         "calibrated",
         "released",
     ]
+
+
+async def test_on_a_terminal_progress_is_no_json_wherever_the_table_goes(home, serving):
+    terminal, inner = os.openpty()
+    process = await start(home, "train", "--rounds", "2", stderr=inner)
+    os.close(inner)
+    out, said = await asyncio.gather(process.stdout.read(), asyncio.to_thread(all_of, terminal))
+    assert await process.wait() == 0
+    assert "2/2" in out.decode()
+    assert "2/2" in said
+    assert '"event"' not in said
+
+
+def all_of(terminal):
+    """What is written to a terminal until nobody has it open any more."""
+    said = b""
+    with suppress(OSError):  # which is how Linux says so
+        while part := os.read(terminal, 1 << 16):
+            said += part
+    os.close(terminal)
+    return said.decode()
 
 
 async def test_train_says_when_the_coordinator_is_not_running(home):

@@ -154,6 +154,14 @@ def test_trailers_that_do_not_fit_are_ignored(sent):
     assert error.reason == "NOT_ADMITTED"
 
 
+@pytest.mark.parametrize("fields", [(), ("time",), ("time", "label")])
+def test_the_fields_that_a_query_was_refused_for_come_over_the_wire(fields):
+    status = to_status(EnvelopeRefused("no", reason="UNFILTERABLE_TIME", fields=fields))
+    error = to_error(rpc_error(DENIED, status.details, status.trailing_metadata), "the node")
+    assert isinstance(error, EnvelopeRefused)
+    assert (error.reason, error.fields) == ("UNFILTERABLE_TIME", fields)
+
+
 def test_an_unknown_kind_of_error_falls_back_to_its_status():
     info = error_details_pb2.ErrorInfo(reason="NEW_REASON", domain="rsfed", metadata={"kind": "OF_A_NEWER_VERSION"})
     error = to_error(rpc_error(DENIED, "text", trailers(DENIED, "text", packed(info))), "the node")
