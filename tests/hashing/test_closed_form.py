@@ -103,6 +103,16 @@ def test_hyperplanes_go_through_the_mean_along_the_directions_that_patches_diffe
     assert planes[:-1].T @ planes[:-1] == pytest.approx(np.eye(FREE), abs=1e-9)
 
 
+@pytest.mark.parametrize("each", [1, 30])  # also of fewer directions than there are planes
+def test_hyperplanes_are_the_same_to_the_bit_whenever_they_are_found(each):
+    features, labels = blobs(3, each)
+    given = Sums.of(rows(features), labels, hash_centres(range(CLASSES), BITS, 3))
+    first = hyperplanes(given, FREE, 5)
+    assert np.isfinite(first).all()
+    for _ in range(5):
+        assert (hyperplanes(given, FREE, 5) == first).all()
+
+
 def test_products_of_projections_approach_the_gaussian_kernel_of_standardised_patches():
     features, _ = blobs(5)
     taken = rows(features[:20], 40_000)[:, :-1]
