@@ -64,6 +64,11 @@ class Sums:
         """Return the sums with another weight."""
         return replace(self, gram=share * self.gram, targets=share * self.targets)
 
+    def first(self, count: int) -> Self:
+        """Return the sums for a layer that takes only so many of the values, and the 1 at their end."""
+        kept = np.r_[: min(count, len(self.gram) - 1), len(self.gram) - 1]
+        return replace(self, gram=self.gram[np.ix_(kept, kept)], targets=self.targets[kept])
+
 
 def total(parts: Iterable[Sums]) -> Sums:
     """Return the sums of several parts together, float64; parts that are made one by one are held one by one.

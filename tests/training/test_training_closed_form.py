@@ -100,7 +100,9 @@ def wrong_sign(app):
     return attacking
 
 
-def test_a_node_whose_sums_contradict_those_of_the_others_is_named_and_changes_no_code(plan):
+@pytest.mark.parametrize("enough", [10_000, 100])  # of the 300 random features of the plan
+def test_a_node_whose_sums_contradict_those_of_the_others_is_named_and_changes_no_code(plan, monkeypatch, enough):
+    monkeypatch.setattr(refit, "_ENOUGH", enough)
     honest = [app_of(patches(seed, 12), 36) for seed in (1, 2, 3)]
     found, (report,), _ = run(plan, [*honest, wrong_sign(app_of(patches(4, 12), 36))])
     assert (report.nodes, report.failed) == ((1, 2, 3), {4: "SUMS_CONTRADICT"})
