@@ -64,6 +64,10 @@ class Sums:
         """Return the sums with another weight."""
         return replace(self, gram=share * self.gram, targets=share * self.targets)
 
+    def at_most(self, patches: float) -> Self:
+        """Return the sums, as light as those of so many patches where they are of more."""
+        return self if self.patches <= patches else self.times(patches / self.patches)
+
     def first(self, count: int) -> Self:
         """Return the sums for a layer that takes only so many of the values, and the 1 at their end."""
         kept = np.r_[: min(count, len(self.gram) - 1), len(self.gram) - 1]

@@ -172,11 +172,11 @@ def contradicting_of(plan: TrainingPlan, parts: Mapping[int, Sums]) -> set[int]:
     hundredths apart on UC Merced), and a layer for each node costs a sixtieth.
     """
     if plan.objective.name != "closed_form":
-        return contradicting(parts, partial(solve, ridge=REFIT_RIDGE))
+        return contradicting(parts, centres_of(plan), partial(solve, ridge=REFIT_RIDGE))
     narrow = {node: part.first(_ENOUGH) for node, part in parts.items()}
     width = max((len(part.gram) - 1 for part in parts.values()), default=_ENOUGH)
     share = min(1.0, _ENOUGH / width)  # of the squared norm of what the layer takes
-    return contradicting(narrow, partial(solve, ridge=share * RIDGE))
+    return contradicting(narrow, centres_of(plan), partial(solve, ridge=share * RIDGE))
 
 
 def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:
