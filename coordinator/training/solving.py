@@ -129,7 +129,7 @@ class LastLayer:
 
     def agreeing(self, given: Given) -> Given:
         """Return what nodes gave without the sums that contradict those of the others."""
-        wrong = contradicting_of(self.plan, _held_down(given.sums))
+        wrong = contradicting_of(self.plan, given.sums)
         sums = {node: each for node, each in given.sums.items() if node not in wrong}
         return replace(given, sums=sums, failed=given.failed | dict.fromkeys(wrong, CONTRADICTS))
 
@@ -197,4 +197,4 @@ def _held_down(given: dict[int, Sums]) -> dict[int, Sums]:
     if len(given) < LEAST_COMPARED:
         return given
     most = MAX_CLAIM * median(each.patches for each in given.values())
-    return {node: each if each.patches <= most else each.times(most / each.patches) for node, each in given.items()}
+    return {node: each.at_most(most) for node, each in given.items()}

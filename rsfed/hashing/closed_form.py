@@ -63,6 +63,10 @@ class Sums:
         """Return the sums with another weight."""
         return replace(self, gram=share * self.gram, targets=share * self.targets)
 
+    def at_most(self, patches: float) -> Self:
+        """Return the sums, as light as those of so many patches where they are of more."""
+        return self if self.patches <= patches else self.times(patches / self.patches)
+
 
 def total(parts: Iterable[Sums]) -> Sums:
     """Return the sums of several parts together, float64; parts that are made one by one are held one by one.

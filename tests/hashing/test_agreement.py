@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rsfed.hashing.agreement import against_others, contradicting
 from rsfed.hashing.centres import hash_centres
-from rsfed.hashing.closed_form import Sums, solve
+from rsfed.hashing.closed_form import Sums, solve, total
 from rsfed.hashing.refit import RIDGE
 
 WIDTH, BITS, CLASSES, EACH = 24, 32, 8, 60
@@ -82,13 +82,35 @@ def test_of_two_nodes_nobody_can_say_who_is_right():
     assert contradicting({1: one, 2: Sums(other.gram, -other.targets, other.patches)}, SOLVE) == set()
 
 
+def test_one_that_claims_most_patches_is_no_measure_of_the_others():
+    parts = [sums(*held) for held in divided(5, 5, 100.0)]
+    rows, classes = divided(5, 5, 100.0)[0]
+    wrong = sums(np.tile(rows, (30, 1)), np.tile(classes, 30), shift=1)
+    assert contradicting(numbered([wrong, *parts[1:]]), SOLVE) == {0}
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(0, 1), st.integers(0, 1), st.sampled_from([1, 10]))
+def test_no_node_gets_another_left_out_by_lying_about_the_class_that_only_they_hold(seed, lies, shift, weight):
+    rows, classes = patches(seed)
+    own, rest = classes == 0, classes > 0
+    honest = [sums(rows[own], classes[own]), *(sums(rows[rest][n::3], classes[rest][n::3]) for n in range(3))]
+    many = int(1 + lies * (EACH - 1))
+    lie = sums(np.tile(rows[own][:many], (weight, 1)), np.zeros(weight * many, int), shift=shift)
+    true = sums(np.tile(rows[rest][::5], (weight, 1)), np.tile(classes[rest][::5], weight))
+    sign = 1 if shift else -1
+    liar = Sums(true.gram + lie.gram, true.targets + sign * lie.targets, true.patches + lie.patches)
+    assert contradicting(numbered([*honest, liar]), SOLVE) <= {4}
+
+
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.floats(0.01, 1.0))
 def test_agreement_and_error_are_those_of_the_patches_themselves_also_where_sums_are_held_down(seed, share):
     held = divided(seed, 3, 1.0)
     parts = [sums(*own) for own in held]
     rows, classes = held[0]
-    given_bits = rows @ SOLVE(sums(*map(np.concatenate, zip(*held[1:], strict=True))))
+    middle = np.median([part.patches for part in parts])
+    given_bits = rows @ SOLVE(total(part.at_most(middle) for part in parts[1:]))
     targets = np.where(CENTRES, 1.0, -1.0)[classes]
     fit = against_others(numbered([parts[0], *parts[1:]]), SOLVE)[0]
     assert np.isclose(fit.agreement, (given_bits * targets).mean(), atol=1e-6)
