@@ -15,7 +15,7 @@ _MEAN, _COUNT = "mean/", "mean-count"  # in what is kept of a run
 
 
 class LateMean:
-    """A running mean, whatever the strategy; of the last round alone it takes no memory.
+    """A running mean, whatever the strategy; of one round alone, which is its own mean, it takes no memory.
 
     Args:
         last: Last rounds whose weights it takes.
@@ -24,7 +24,7 @@ class LateMean:
     """
 
     def __init__(self, last: int, rounds: int, kept: Mapping[str, NDArray[Any]]) -> None:
-        self._first = rounds - last + 1 if last > 1 else rounds + 1
+        self._first = rounds - last + 1 if min(last, rounds) > 1 else rounds + 1
         self._count = int(kept.get(_COUNT, 0))
         self._mean: dict[str, NDArray[np.float32]] = {
             name.removeprefix(_MEAN): np.array(array) for name, array in kept.items() if name.startswith(_MEAN)

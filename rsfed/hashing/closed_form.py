@@ -68,9 +68,9 @@ class Sums:
         """Return the sums, as light as those of so many patches where they are of more."""
         return self if self.patches <= patches else self.times(patches / self.patches)
 
-    def first(self, count: int) -> Self:
-        """Return the sums for a layer that takes only so many of the values, and the 1 at their end."""
-        kept = np.r_[: min(count, len(self.gram) - 1), len(self.gram) - 1]
+    def over(self, values: NDArray[np.int64]) -> Self:
+        """Return the sums for a layer that takes only these of the values, rising, and the 1 at their end."""
+        kept = np.append(values, len(self.gram) - 1)
         return replace(self, gram=self.gram[np.ix_(kept, kept)], targets=self.targets[kept])
 
 

@@ -169,14 +169,19 @@ def contradicting_of(plan: TrainingPlan, parts: Mapping[int, Sums]) -> set[int]:
     """Return the nodes whose sums contradict those of the others, by what a plan's last layer is solved with.
 
     A part of many random features is a smaller kernel machine of the same kind. It says as much of agreement (a few
-    hundredths apart on UC Merced), and a layer for each node costs a sixtieth.
+    hundredths apart on UC Merced), and a layer for each node costs a sixtieth. Which part is drawn anew each time: who
+    knew it could be right there and wrong elsewhere.
     """
+    centres = centres_of(plan)
+    width = min((len(part.gram) - 1 for part in parts.values()), default=0)
     if plan.objective.name != "closed_form":
-        return contradicting(parts, centres_of(plan), partial(solve, ridge=REFIT_RIDGE))
-    narrow = {node: part.first(_ENOUGH) for node, part in parts.items()}
-    width = max((len(part.gram) - 1 for part in parts.values()), default=_ENOUGH)
-    share = min(1.0, _ENOUGH / width)  # of the squared norm of what the layer takes
-    return contradicting(narrow, centres_of(plan), partial(solve, ridge=share * RIDGE))
+        return contradicting(parts, centres, partial(solve, ridge=REFIT_RIDGE))
+    if width <= _ENOUGH:
+        return contradicting(parts, centres, partial(solve, ridge=RIDGE))
+    drawn = np.sort(np.random.default_rng().choice(width, _ENOUGH, replace=False))
+    narrow = {node: part.over(drawn) for node, part in parts.items()}
+    ridge = RIDGE * _ENOUGH / width  # as the squared norm of what the layer takes
+    return contradicting(narrow, centres, partial(solve, ridge=ridge))
 
 
 def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from rsfed.raster.modality import MAX_BANDS
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
 MAX_MANIFEST_BYTES = 1 << 20
+_UNKNOWN_WORD = frozenset({"union_tag_invalid", "literal_error"})  # pydantic's names of what is wrong
 RESERVED_NAMES = frozenset({"manifest.json", "manifest.sig", "key_id"})
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -212,8 +213,8 @@ def parse_manifest(data: bytes) -> Manifest:
     """Parse manifest bytes whose signature was verified.
 
     Raises:
-        ReleaseRefused: RELEASE_SCHEMA (a higher major, or a critical key this software does not know), or
-            RELEASE_MALFORMED.
+        ReleaseRefused: RELEASE_SCHEMA (a higher major, or a critical key, a kind of network or another closed word that
+            this software does not know), or RELEASE_MALFORMED.
     """
     try:
         raw = json.loads(data)
@@ -229,5 +230,11 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        where = "/".join(str(part) for part in error.errors()[0]["loc"])
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        if first["type"] in _UNKNOWN_WORD:
+            raise ReleaseRefused(
+                f"newer software made the release: this one does not know what {where} says; update rsfed",
+                reason="RELEASE_SCHEMA",
+            ) from error
         raise ReleaseRefused(f"the release's manifest is wrong at {where}", reason="RELEASE_MALFORMED") from error

@@ -44,7 +44,6 @@ def test_every_kind_of_network_is_read_and_written_alike(manifest, raw, expected
 @pytest.mark.parametrize(
     "raw",
     [
-        {"kind": "transformer"},
         {**FROZEN, "trunk": None},
         {**FROZEN, "features": 1 << 20},
         {**FROZEN, "trunk": {**TRUNK, "name": "../trunk.onnx"}},
@@ -56,6 +55,13 @@ def test_what_cannot_be_built_or_laid_down_is_malformed(manifest, raw):
     with pytest.raises(ReleaseRefused) as caught:
         manifest(raw)
     assert caught.value.reason == "RELEASE_MALFORMED"
+
+
+@pytest.mark.parametrize("raw", [{"kind": "transformer"}, {**FROZEN, "head": "kernel"}])
+def test_a_network_of_a_later_version_asks_for_an_update(manifest, raw):
+    with pytest.raises(ReleaseRefused, match=r"encoders/rgb/architecture.*update rsfed") as caught:
+        manifest(raw)
+    assert caught.value.reason == "RELEASE_SCHEMA"
 
 
 def test_the_trunk_is_a_file_of_the_release_and_sent_once(manifest):
