@@ -163,8 +163,8 @@ Policy level: partner
                After the last round of a run counts for calibration: for held-out patches, how many of the 20
                nearest items of this archive lie at each distance and how many of them share a class; how
                likely that is by chance; how many patches and acquisitions were asked. One acquisition counts
-               as at most 1,000 pairs; there is no floor and no noise. `training.calibration = false` keeps
-               the counts here. All this reaches the coordinator, the sum of the counts every member;
+               as at most 1,000 pairs; there is no floor and no noise. For classes of five acquisitions at least,
+               how often each bit of their codes is set. `training.calibration = false` keeps the counts here. All this reaches the coordinator, the sum of the counts every member;
                `training.enabled = false` keeps all of it here."""
 
 POLICIES: Mapping[str, Policy] = {
