@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsfed.errors import ConfigError
-from rsfed.privacy.policy import ROWS_PER_QUERY, Ask, Withheld, explain, policy
+from rsfed.privacy.policy import ROWS_PER_QUERY, Ask, Withheld, disclose_exactly, explain, policy
 
 SIZES = st.lists(st.integers(1, 50), max_size=30).map(lambda sizes: np.array(sizes, np.int64))
 
 
 def disclosed(ask, sizes):
-    return policy("partner").disclose(ask, np.arange(len(sizes), dtype=np.uint16), sizes)
+    return disclose_exactly(ask, np.arange(len(sizes), dtype=np.uint16), sizes)
 
 
 @given(SIZES, st.integers(1, 100))
