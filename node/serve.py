@@ -65,7 +65,6 @@ class NodeServer:
         port: Number of the port that the node listens at, once it runs.
 
     Raises:
-        ConfigError: no policy level was chosen.
         NotAdmitted: the home has not joined a federation, or its certificate will not do.
         StateError: the state or the audit log is damaged.
     """

@@ -96,9 +96,9 @@ class AnalystPolicy(Section):
 
 
 class PolicySection(Section):
-    """What the node discloses. There is no default: the operator chooses."""
+    """What the node discloses."""
 
-    level: LevelName | None = None
+    level: LevelName = "guarded"
     unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
     cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
     epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
@@ -108,7 +108,7 @@ class PolicySection(Section):
     def _loosens_only_where_it_says_so(self) -> Self:
         levels = get_args(LevelName)
         for name, own in self.analysts.items():
-            if self.level and levels.index(own.level) < levels.index(self.level) and not own.loosen:
+            if levels.index(own.level) < levels.index(self.level) and not own.loosen:
                 raise ValueError(
                     f"analysts.{name} is answered at {own.level}, which discloses more than {self.level}: write "
                     "loosen = true beside it if that is meant"

@@ -98,7 +98,6 @@ def sums(message: Message, context: Context) -> Message:
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
-        ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, SUMS_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, TOO_FEW_PATCHES, WEIGHTS_UNFIT.
     """
@@ -116,7 +115,6 @@ def evaluate(message: Message, context: Context) -> Message:
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
-        ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """

@@ -101,11 +101,11 @@ class Policies:
     analysts: Mapping[str, Policy] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, level: str | None, analysts: Mapping[str, str]) -> Policies:
+    def of(cls, level: str, analysts: Mapping[str, str]) -> Policies:
         """Return the policies of these levels.
 
         Raises:
-            ConfigError: no level was chosen, or there is no such level.
+            ConfigError: there is no such level.
         """
         return cls(policy(level), {name: policy(own) for name, own in analysts.items()})
 
@@ -119,19 +119,14 @@ class Policies:
         return next((each for each in (self.chosen, *self.analysts.values()) if each.by_cells), None)
 
 
-def policy(level: str | None) -> Policy:
+def policy(level: str) -> Policy:
     """Return the policy of a level.
 
     Raises:
-        ConfigError: no level was chosen, or there is no such level.
+        ConfigError: there is no such level.
     """
-    known = " or ".join(f'level = "{name}"' for name in POLICIES)
-    if level is None:
-        raise ConfigError(
-            f"no policy level is chosen; write {known} under [policy] in node.toml once you accept what it gives away",
-            reason="POLICY_LEVEL",
-        )
     if level not in POLICIES:
+        known = " or ".join(POLICIES)
         raise ConfigError(f"there is no policy level {level!r}; use {known}", reason="POLICY_LEVEL")
     return POLICIES[level]
 

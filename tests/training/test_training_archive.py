@@ -191,11 +191,11 @@ def test_an_operator_who_refuses_sends_no_counts_and_trains_on_everything(make, 
         assert decode(run_task(app, home.path, task())).metrics["metrics"]["num-examples"] == sum(MANY.values())
 
 
-def test_without_a_policy_level_no_counts_leave(make):
+def test_without_a_policy_level_a_node_is_guarded_and_sends_no_counts_of_few_acquisitions(make):
     home = make("undecided", MANY)
     path = home.path / "node.toml"
     path.write_text(path.read_text().replace('level = "partner"', ""))
-    assert reason_of(home, task(kind="evaluate", run_id=31)) == "POLICY_LEVEL"
+    assert reason_of(home, task(kind="evaluate", run_id=31)) == "TOO_FEW_ACQUISITIONS"
 
 
 def test_an_archive_of_one_class_has_nothing_to_calibrate(make):
