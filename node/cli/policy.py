@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rsfed.config import PolicySection
     from rsfed.home import Home
 
-_GAINS = {1: ("0", "0"), 2: ("15", "1.2"), 4: ("27", "2.1"), 8: ("41", "2.8")}
+_GAINS = {1: ("0", "0"), 2: ("14", "1.5"), 4: ("27", "3.0"), 8: ("41", "4.1")}
 """Points gained by who knows every item's cell, by cells of a class: exact codes, bits off the class code; at most."""
 
 
