@@ -99,10 +99,11 @@ class Publisher:
         ids, codes, known = items()
         query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
         names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
+        distinct, places = np.unique(np.array(names, str), return_inverse=True)
         tiers = range(grid.TIERS)
         return Present(
             ids,
-            acquisition_numbers(names),
+            acquisition_numbers(distinct.tolist())[places],
             self._cells(release).nearest(codes)[0],
             tuple(grid.tiles(known.boxes, tier) for tier in tiers),
             tuple(grid.periods(known.times, tier) for tier in tiers),

@@ -131,15 +131,15 @@ def policy(level: str) -> Policy:
     return POLICIES[level]
 
 
-def explain(level: str | None, unfilterable: Collection[str] = ()) -> str:
+def explain(level: str, unfilterable: Collection[str] = ()) -> str:
     """Return in words what a level gives away.
 
     Args:
-        level: The level; None is refused as `policy` does.
+        level: The level.
         unfilterable: Fields that no query may be filtered by.
 
     Raises:
-        ConfigError: no level was chosen, or there is no such level.
+        ConfigError: there is no such level.
     """
     chosen = policy(level)
     kept = {*unfilterable, "label"} if chosen.by_cells else unfilterable
@@ -197,7 +197,8 @@ Policy level: partner
                nearest items of this archive lie at each distance and how many of them share a class; how
                likely that is by chance; how many patches and acquisitions were asked. One acquisition counts
                as at most 1,000 pairs; there is no floor and no noise. For classes of five acquisitions at least,
-               how often each bit of their codes is set. `training.calibration = false` keeps the counts here. All this reaches the coordinator, the sum of the counts every member;
+               how often each bit of their codes is set. `training.calibration = false` keeps the counts here.
+               All this reaches the coordinator, what follows from the counts every member;
                `training.enabled = false` keeps all of it here."""
 
 _GUARDED = """\
