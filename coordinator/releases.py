@@ -21,6 +21,7 @@ from rsfed.home import Home
 from rsfed.trust.bundle import open_bundle
 from rsfed.trust.manifest import (
     Calibration,
+    CodebookEntry,
     EncoderEntry,
     FileEntry,
     FrozenTrunk,
@@ -72,6 +73,8 @@ class Publisher:
         metrics: Mapping[str, float],
         calibration: Calibration | None = None,
         *,
+        codebook: tuple[CodebookEntry, ...] = (),
+        reach: int = 0,
         trunk: Path | None = None,
     ) -> Release:
         """Sign and store a new release, newer than everything that was published here or announced by a node.
@@ -82,6 +85,8 @@ class Publisher:
             training: How they came to be.
             metrics: Figures by name.
             calibration: How likely a hit is relevant, by distance; None where it was not measured.
+            codebook: The code of each class.
+            reach: How far from the nearest of them queries may lie, in bits.
             trunk: File of the frozen trunk that the plan names; the current release's where it is left out.
 
         Raises:
@@ -106,6 +111,8 @@ class Publisher:
                 encoders={plan.modality: encoder},
                 objective=plan.objective.model_dump(),
                 nomenclature=plan.nomenclature,
+                codebook=codebook,
+                codebook_reach=reach,
                 training=training,
                 metrics=dict(metrics),
                 calibration={encoder_pair(plan.modality, plan.modality): calibration} if calibration else {},
@@ -138,7 +145,8 @@ class Publisher:
         if (release := self._published(plan, weights, training)) is not None:
             return release
         metrics = {} if trained.loss is None else {"loss": trained.loss}
-        return self.publish(plan, weights, training, metrics, trained.calibration)
+        codebook, reach = trained.codebook, trained.reach
+        return self.publish(plan, weights, training, metrics, trained.calibration, codebook=codebook, reach=reach)
 
     def _published(self, plan: TrainingPlan, weights: bytes, training: Provenance) -> Release | None:
         """Return the current release where it was made of just these weights and training."""

@@ -1,7 +1,8 @@
 """Whether a node's answer keeps the rules. An answer that breaks one is dropped whole; the others stay.
 
 What is checked, in this order:
-- it answers this query with this release, one answer for each code, at a known policy level, by the whole filter;
+- it answers this query with this release, one answer for each code, at a known policy level, by the whole filter,
+  banded and held back as that level does;
 - it lists no more buckets and items than a node may, before any time is spent on them;
 - every column has one value for each bucket or item;
 - examined <= held, both the same for every code and not less than the items that are listed;
@@ -27,8 +28,11 @@ from rsfed.wire import DEGREE, EARLIEST, HANDLE_BYTES, LATEST, MAX_HELD, NO_FOOT
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 _Listed = pb.BucketAnswer | pb.ArchiveServiceExpandBucketResponse
-_LEVELS = {outcome_pb2.POLICY_LEVEL_PARTNER}
-_WITHHELD = {outcome_pb2.WITHHELD_REASON_NOTHING, outcome_pb2.WITHHELD_REASON_LIMIT}
+_BY_CELLS = outcome_pb2.POLICY_LEVEL_GUARDED
+_WITHHELD = {
+    outcome_pb2.POLICY_LEVEL_PARTNER: {outcome_pb2.WITHHELD_REASON_NOTHING, outcome_pb2.WITHHELD_REASON_LIMIT},
+    _BY_CELLS: {outcome_pb2.WITHHELD_REASON_POLICY},
+}
 
 
 def rows_of(response: pb.ArchiveServiceSearchResponse) -> int:
@@ -51,12 +55,15 @@ def validate(response: pb.ArchiveServiceSearchResponse, question: Question) -> N
     _require(response.query_id == question.query_id, "it answers another query")
     _require(response.release_digest == question.release_digest, "it searched another release")
     _require(len(response.answers) == question.codes, "it has not one answer for each code")
-    _require(response.level in _LEVELS, "its policy level is unknown")
+    _require(response.level in _WITHHELD, "its policy level is unknown")
     _check_filter(response, question)
     first = response.answers[0]
     columns = []
     for answer in response.answers:
         _require((answer.examined, answer.held) == (first.examined, first.held), "its counts differ between codes")
+        _require(answer.withheld in _WITHHELD[response.level], "what was held back is not said as its level does")
+        banded = answer.band_width > 1 and response.level != _BY_CELLS
+        _require(answer.band_width > 0 and not banded, "its distances are banded, which its policy level does not do")
         columns.append(_columns(answer, question))
     held_back = max(answer.withheld for answer in response.answers)
     unknown = response.unknown if response.HasField("unknown") else None
@@ -104,14 +111,13 @@ def _columns(answer: pb.BucketAnswer, question: Question) -> BucketColumns:
     )
     _require(int(columns.samples.sum(dtype=np.uint64)) == len(items), "its samples and item handles differ")
     _check_counts(columns, answer, question)
-    _check_distances(columns, answer.band_width, question)
+    _check_distances(columns, question)
     _require(_distinct(handles) and _distinct(items), "it lists a handle twice")
     return columns
 
 
-def _check_distances(columns: BucketColumns, band_width: int, question: Question) -> None:
+def _check_distances(columns: BucketColumns, question: Question) -> None:
     distances = columns.distances.astype(np.int64)
-    _require(band_width == 1, "its distances are banded, which its policy level does not do")
     _require(bool((np.diff(distances) >= 0).all()), "its distances fall")
     last = int(distances[-1]) if len(distances) else 0
     largest = question.bits if question.radius is None else min(question.radius, question.bits)
@@ -124,7 +130,6 @@ def _check_distances(columns: BucketColumns, band_width: int, question: Question
 def _check_counts(columns: BucketColumns, answer: pb.BucketAnswer, question: Question) -> None:
     sizes = columns.sizes.astype(np.int64)
     total = int(sizes.sum())
-    _require(answer.withheld in _WITHHELD, "it does not say whether something was held back")
     _require(answer.HasField("examined") and answer.HasField("held"), "its counts are missing")
     _require(total <= answer.examined <= answer.held <= MAX_HELD, "its counts contradict each other")
     _require(bool((sizes >= 1).all()), "it lists an empty bucket")

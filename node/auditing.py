@@ -33,7 +33,7 @@ from rsfed.trust.names import MemberId
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1.audit_pb2 import ConsistencyProof, SignedTreeHead
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
-from rsfed.v1.outcome_pb2 import WITHHELD_REASON_NOTHING, WithheldReason
+from rsfed.v1.outcome_pb2 import WITHHELD_REASON_NOTHING, WITHHELD_REASON_POLICY, WithheldReason
 
 MAX_SIZES = 1024  # of one request for proofs
 Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
@@ -94,7 +94,7 @@ class Auditor:
             RsfedError: the query is refused, or AUDIT_UNWRITABLE.
         """
         response = self._tried(search, request, deadline, Kind.QUERY_REFUSED)
-        withheld = max((answer.withheld for answer in response.answers), default=WITHHELD_REASON_NOTHING)
+        withheld = max((_withheld(answer) for answer in response.answers), default=WITHHELD_REASON_NOTHING)
         whole = withheld == WITHHELD_REASON_NOTHING
         kind = Kind.QUERY_ANSWERED if whole else Kind.QUERY_WITHHELD
         reason = {} if whole else {"reason": WithheldReason.Name(withheld).removeprefix("WITHHELD_REASON_")}
@@ -163,6 +163,12 @@ class Auditor:
         self.note(kind, requester=name_digest(requester), query=query_digest(query), answer=answer, **data)
         response.audit_head.CopyFrom(self.head())
         return response
+
+
+def _withheld(answer: pb.BucketAnswer) -> WithheldReason.ValueType:
+    """Return what was held back of an answer; those that go by cells always say POLICY, and some list nothing."""
+    listed_by_cells = answer.withheld == WITHHELD_REASON_POLICY and answer.bucket_handles
+    return WITHHELD_REASON_NOTHING if listed_by_cells else answer.withheld
 
 
 def open_log(home: Home, connection: sqlite3.Connection, *, now: datetime) -> AuditLog:

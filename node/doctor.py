@@ -15,6 +15,7 @@ from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
 from rsfed.errors import NotAdmitted, RsfedError, StateError
 from rsfed.home import Home, check_local, file_system
+from rsfed.privacy.policy import policy
 from rsfed.trust.certificates import needs_renewal
 from rsfed.trust.identity import Identity, load_identity
 from rsfed.trust.manifest import Manifest
@@ -86,7 +87,7 @@ def local_findings(
         _state_folder(home),
         _disk(home),
         _archive(home, config),
-        _policy(config),
+        _policy(home, config),
         _threads(config),
         _certificate(home, now()),
         _trust_bundle(home, now()),
@@ -140,12 +141,23 @@ def _archive(home: Home, config: NodeConfig) -> Finding:
     return Finding("archive", Verdict.OK, f"{root} can be listed")
 
 
-def _policy(config: NodeConfig) -> Finding:
-    if config.policy.level is None:
+def _policy(home: Home, config: NodeConfig) -> Finding:
+    level = policy(config.policy.level)
+    try:
+        with Catalogue(home) as catalogue:
+            acquisitions = catalogue.acquisitions()
+    except StateError:  # the row of the state folder says why
+        acquisitions = level.least_acquisitions
+    if acquisitions < level.least_acquisitions:
         return Finding(
-            "policy", Verdict.WARN, "no level is chosen", "read `rsfed node policy`, then choose in node.toml"
+            "policy",
+            Verdict.WARN,
+            f"level {level.level} needs {level.least_acquisitions} acquisitions, the archive has {acquisitions}; "
+            "queries are not answered",
+            "ingest more, or declare independent_files = true where each file was taken on its own; "
+            "`rsfed node policy explain` says which level fits",
         )
-    return Finding("policy", Verdict.OK, f"level {config.policy.level}")
+    return Finding("policy", Verdict.OK, f"level {level.level}")
 
 
 def _threads(config: NodeConfig) -> Finding:

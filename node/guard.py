@@ -7,7 +7,10 @@ Checked in this order, each before the next:
 - release: the one that is served; encoder: one of that release; codes: of its width, not too many;
 - scope: what the federation lets the requester ask;
 - filter: sound, and by nothing that the node's policy keeps out of filters;
+- level: where answers go by cells, something is published, and buckets are not paged further;
 - replay: written to the ledger before anything is searched.
+
+Whoever is answered by cells learns POLICY of what the policy refuses; the reasons here are for the audit log.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from datetime import datetime
 from node.filtering import filter_of
 from node.ledger import Ledger
 from node.served import Served
+from node.shaping import LEVELS
 from rsfed.codes import Codes, from_bytes
-from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle
+from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle, UsageError, WithheldByPolicy
 from rsfed.index.filters import Filter
 from rsfed.index.search import Snapshot
-from rsfed.privacy.policy import Ask
+from rsfed.privacy.grid import snapped
+from rsfed.privacy.policy import Ask, Policies, Policy
 from rsfed.trust.bundle import Bundle
 from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, verify_envelope
 from rsfed.v1.envelope_pb2 import SignedEnvelope
@@ -39,7 +44,8 @@ class Admitted:
         salt: Salt of its handles, 8 bytes.
         codes: Query codes, uint8, shape (q, bits // 8).
         ask: What is wanted for each code.
-        where: Which items count; None where all do.
+        policy: At which level it is answered.
+        where: Which items count, snapped to the policy's grid where answers go by cells; None where all do.
     """
 
     query: VerifiedQuery
@@ -47,6 +53,7 @@ class Admitted:
     salt: bytes
     codes: Codes
     ask: Ask
+    policy: Policy
     where: Filter | None = None
 
     @property
@@ -72,7 +79,7 @@ class Guard:
         trust: Returns the trust bundle of the moment.
         ledger: Remembers what was answered.
         node: The node's own name.
-        level: Its policy level, a value of rsfed.v1.PolicyLevel.
+        policies: Who is answered at which level.
         unfilterable: Fields that no query may be filtered by.
     """
 
@@ -82,13 +89,13 @@ class Guard:
         ledger: Ledger,
         *,
         node: str,
-        level: int,
+        policies: Policies,
         unfilterable: Collection[str] = (),
     ) -> None:
         self._trust = trust
         self._ledger = ledger
         self._node = node
-        self._level = level
+        self._policies = policies
         self._unfilterable = unfilterable
 
     def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
@@ -101,12 +108,10 @@ class Guard:
             CodeError: the codes have another width than the release's.
             UsageError: FILTER, the filter makes no sense; EnvelopeRefused with UNFILTERABLE_..., the policy keeps a
                 field of it to itself.
+            WithheldByPolicy: either of these, or NOT_PUBLISHED or NO_CODEBOOK, to one who is answered by cells.
         """
-        query = verify_envelope(signed, self._trust(), now=now)
-        served, codes, ask = _fit(query, served, now)
-        self._check_scope(query, served, now)
-        where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
-        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask, where)
+        query, served, codes, ask, policy, where = self._checked(signed, served, now)
+        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask, policy, where)
 
     def admit_again(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a query that was answered before and asks for more of the same.
@@ -115,22 +120,58 @@ class Guard:
             NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError, UsageError: as for `admit`;
                 ENVELOPE_DIFFERS when the query id was answered for other signed bytes.
             UnknownHandle: the query was not answered here.
+            WithheldByPolicy: as for `admit`, or NOT_PAGED: who is answered by cells gets no more of a bucket.
         """
-        query = verify_envelope(signed, self._trust(), now=now)
-        served, codes, ask = _fit(query, served, now)
-        self._check_scope(query, served, now)
-        where = filter_of(query.envelope, served.release.manifest, self._unfilterable)
+        query, served, codes, ask, policy, where = self._checked(signed, served, now)
+        if policy.by_cells:
+            raise WithheldByPolicy("answers that go by cells are not paged further", reason="NOT_PAGED")
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
             raise UnknownHandle("this query was not answered here; search first")
         if entry.envelope_digest != query.digest:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
-        return Admitted(query, served, entry.salt, codes, ask, where)
+        return Admitted(query, served, entry.salt, codes, ask, policy, where)
 
-    def _check_scope(self, query: VerifiedQuery, served: Served, now: datetime) -> None:
+    def _checked(
+        self, signed: SignedEnvelope, served: Served | None, now: datetime
+    ) -> tuple[VerifiedQuery, Served, Codes, Ask, Policy, Filter | None]:
+        """Check all that needs no ledger."""
+        query = verify_envelope(signed, self._trust(), now=now)
+        served, codes, ask = _fit(query, served, now)
+        policy = self._policies.for_analyst(query.requester.name)
+        self._check_scope(query, served, policy, now)
+        if not policy.by_cells:
+            return query, served, codes, ask, policy, filter_of(query.envelope, served.release.manifest, self._kept())
+        try:
+            where = filter_of(query.envelope, served.release.manifest, self._kept("label"))
+        except (EnvelopeRefused, UsageError) as error:
+            raise WithheldByPolicy(error.public, reason=error.reason) from error
+        _check_published(query.envelope.encoder, served)
+        return query, served, codes, ask, policy, None if where is None else snapped(where)
+
+    def _kept(self, *more: str) -> set[str]:
+        """Return the fields that no query may be filtered by."""
+        return {*self._unfilterable, *more}
+
+    def _check_scope(self, query: VerifiedQuery, served: Served, policy: Policy, now: datetime) -> None:
         scope = self._trust().scope_of(query.requester)
         scope.check(served.release.manifest.encoders[query.envelope.encoder].modality, now)
-        scope.check_node(self._node, self._level)
+        scope.check_node(self._node, LEVELS[policy.level])
+
+
+def _check_published(encoder: str, served: Served) -> None:
+    """Check that there is something to answer from by cells."""
+    if not served.release.manifest.codebook:
+        raise WithheldByPolicy(
+            "the release has no codebook: train on archives that say when their images were taken, and contribute to "
+            "the calibration",
+            reason="NO_CODEBOOK",
+        )
+    if encoder not in served.published:
+        raise WithheldByPolicy(
+            "nothing is published yet: patches are hashed, or the archive has too few acquisitions for the level",
+            reason="NOT_PUBLISHED",
+        )
 
 
 def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:

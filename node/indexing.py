@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,11 +23,14 @@ from node.catalogue import Catalogue
 from node.features import FeatureCache, FeatureKey, features_file
 from node.indexes import make_equal, open_index, serve_release, served_release
 from node.presence import Presence
+from node.published import Published
+from node.publishing import Publisher
 from node.reading import Content, reader
 from node.searchable import REMEDY, unsearchable
 from node.served import Facts, Served, Shelf
 from rsfed.codes import Codes, Ids
 from rsfed.errors import ReleaseRefused, RsfedError
+from rsfed.index.facets import Columns
 from rsfed.index.warm import warm
 from rsfed.index.writer import IndexWriter
 from rsfed.telemetry import log
@@ -77,15 +81,22 @@ class Indexer:
         shelf: Where the result is put.
         make_encoder: Loads an encoder of a release.
         changed: Called in this thread whenever something else is served.
+        publisher: Publishes items where answers go by cells; None where none does.
     """
 
     def __init__(
-        self, home: Home, shelf: Shelf, make_encoder: MakeEncoder, changed: Callable[[], None] = lambda: None
+        self,
+        home: Home,
+        shelf: Shelf,
+        make_encoder: MakeEncoder,
+        changed: Callable[[], None] = lambda: None,
+        publisher: Publisher | None = None,
     ) -> None:
         self._home = home
         self._shelf = shelf
         self._make_encoder = make_encoder
         self._changed = changed
+        self.publisher = publisher
         self._stop = threading.Event()
         self._wake = threading.Event()
         self.pending = 0
@@ -180,6 +191,8 @@ class _Work:
         self._features_due = True  # features of patches that went, or of another trunk, may still be kept
         self._unpublished = False
         self._published = 0.0
+        self._unannounced = False  # patches came or went since the last epoch
+        self._epoch: dict[str, Published] = {}
         self._lost = 0  # patches that no encoder of the release reads
 
     def close(self) -> None:
@@ -202,6 +215,8 @@ class _Work:
         self._drop_withdrawn()
         self._relabel()
         if self._settled and self._serves(newest) and not self._retry_due():
+            self._begin_epoch()
+            self._publish()
             return
         self._settled = self._arrived = False
         complete = all(self._hash(newest, encoder_id) for encoder_id in newest.manifest.encoders)
@@ -213,6 +228,7 @@ class _Work:
             self._drop_features(newest)
         self._settled = complete and not self._arrived
         self._merge()
+        self._begin_epoch()
         self._publish()
 
     def _merge(self) -> None:
@@ -251,7 +267,8 @@ class _Work:
             make_equal(indexes[name], ids, codes, facts.of(ids).columns)
         self.close()
         self._active = _Active(release, indexes, facts)
-        self._unpublished = True
+        self._unpublished = self._unannounced = True
+        self._epoch = self._publications(release)
         serve_release(self._home, release.digest)
         self._publish()
         seconds = round(time.monotonic() - started, 3)
@@ -334,7 +351,7 @@ class _Work:
         self._active.facts = self._active.facts.joined(Facts.read(self._catalogue.connection, new))
         columns = self._active.facts.of(ids[stays]).columns
         self._active.indexes[encoder_id].append(ids[stays], codes[stays], columns)
-        self._unpublished = True
+        self._unpublished = self._unannounced = True
 
     def _drop_withdrawn(self) -> None:
         """Take withdrawn patches out of what is served, at once."""
@@ -348,7 +365,7 @@ class _Work:
             present = self._presence.ids(self._active.modality(encoder_id))
             index.remove(np.setdiff1d(index.view.item_ids, present))
         self._active.forget_gone()
-        self._unpublished = True
+        self._unpublished = self._unannounced = True
         self._publish()
 
     def _drop_features(self, release: Release) -> None:
@@ -372,11 +389,39 @@ class _Work:
         snapshots = {name: index.snapshot() for name, index in active.indexes.items()}
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
-        self._owner.publish(Served(active.release, snapshots, active.facts, held, lost))
+        self._owner.publish(Served(active.release, snapshots, active.facts, held, lost, self._epoch))
         if lost and lost != self._lost:
             log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")
         self._lost = lost
         self._unpublished, self._published = False, time.monotonic()
+
+    def _begin_epoch(self) -> None:
+        """Publish what came or went for answers that go by cells, once all codes are there and it is time."""
+        publisher, active = self._owner.publisher, self._active
+        if publisher is None or active is None or not (self._settled and self._unannounced):
+            return
+        done = [
+            publisher.publish(self._catalogue.connection, active.release, name, partial(self._items, active, name))
+            for name in active.indexes
+        ]
+        self._unannounced = None in done
+        if any(done):
+            self._epoch = self._publications(active.release)
+            self._unpublished = True
+
+    def _items(self, active: _Active, encoder_id: str) -> tuple[Ids, Codes, Columns]:
+        ids, codes = self._coded(active.release, encoder_id)
+        served = np.isin(ids, active.facts.ids)
+        return ids[served], codes[served], active.facts.of(ids[served]).columns
+
+    def _publications(self, release: Release) -> dict[str, Published]:
+        if self._owner.publisher is None:
+            return {}
+        found = {
+            name: self._owner.publisher.current(self._catalogue.connection, release, name)
+            for name in release.manifest.encoders
+        }
+        return {name: each for name, each in found.items() if each is not None}
 
     def _held(self, modality: str, index: IndexWriter) -> int:
         """Return how many patches can be searched once all have codes; what cannot be read is not among them."""

@@ -10,13 +10,12 @@ from node.guard import Admitted, Guard
 from node.handles import Handles
 from node.ranking import Ranking
 from node.served import Shelf
-from node.shaping import LEVELS, bucket_answer, list_items
+from node.shaping import LEVELS, bucket_answer, cell_answer, list_items
 from rsfed.clock import Deadline, Now
 from rsfed.codes import Codes
 from rsfed.errors import DeadlineExceeded, InvalidMessage, UnknownHandle
 from rsfed.index.hits import Hits
 from rsfed.index.order import Order, keyed
-from rsfed.privacy.policy import Policy
 from rsfed.trust.envelope import filter_values
 from rsfed.v1 import archive_pb2 as pb
 
@@ -29,8 +28,7 @@ class Searcher:
 
     Attributes:
         shelf: Holds what is served.
-        guard: Decides which queries are answered.
-        policy: Decides what is disclosed.
+        guard: Decides which queries are answered, and at which level.
         handles: Makes and opens handles.
         tie_key: Orders items that tie, 32 bytes.
         now: Wall clock.
@@ -39,7 +37,6 @@ class Searcher:
 
     shelf: Shelf
     guard: Guard
-    policy: Policy
     handles: Handles
     tie_key: bytes
     now: Now
@@ -56,10 +53,10 @@ class Searcher:
         response = pb.ArchiveServiceSearchResponse(
             query_id=admitted.query.envelope.query_id,
             release_digest=admitted.served.release.digest,
-            level=LEVELS[self.policy.level],
+            level=LEVELS[admitted.policy.level],
             filtered=filter_values(admitted.filtered),
         )
-        if admitted.where is not None:
+        if admitted.where is not None and not admitted.policy.by_cells:
             response.unknown = admitted.served.silent(admitted.encoder, admitted.filtered)
         for code in admitted.codes:
             _check_time(deadline)
@@ -94,10 +91,12 @@ class Searcher:
         return response
 
     def _answer(self, admitted: Admitted, code: Codes) -> pb.BucketAnswer:
+        if admitted.policy.by_cells:
+            return cell_answer(admitted, code, self.handles)
         ask = admitted.ask
         k = ask.k if ask.radius is None else None
         hits = admitted.snapshot.view.search(code[None], k=k, radius=ask.radius, where=admitted.where)[0]
-        return bucket_answer(admitted, hits, self._ranking(admitted, code), self.policy, self.handles)
+        return bucket_answer(admitted, hits, self._ranking(admitted, code), self.handles)
 
     def _ranking(self, admitted: Admitted, code: Codes) -> Ranking:
         return Ranking(self.tie_key, admitted.served.release.digest, code.tobytes(), self.order)

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
+from datetime import timedelta
 
 import rsfed
 from node.auditing import Auditor, Kind, open_log
@@ -22,6 +23,7 @@ from node.indexing import Indexer, MakeEncoder, torch_encoder
 from node.keys import handle_key, tie_key
 from node.ledger import Ledger
 from node.membership import Membership
+from node.publishing import Publisher
 from node.search import Searcher
 from node.served import Shelf
 from node.service import ArchiveService
@@ -33,7 +35,7 @@ from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
 from rsfed.errors import StateError
 from rsfed.home import Home
-from rsfed.privacy.policy import policy
+from rsfed.privacy.policy import Policies
 from rsfed.telemetry import log
 from rsfed.transport.loop import Stop
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
@@ -63,7 +65,6 @@ class NodeServer:
         port: Number of the port that the node listens at, once it runs.
 
     Raises:
-        ConfigError: no policy level was chosen.
         NotAdmitted: the home has not joined a federation, or its certificate will not do.
         StateError: the state or the audit log is damaged.
     """
@@ -75,7 +76,8 @@ class NodeServer:
         self._config = config
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._policy = policy(config.policy.level)
+        own = {name: each.level for name, each in config.policy.analysts.items()}
+        self._policies = Policies.of(config.policy.level, own)
         self._membership = Membership(home, now=now, renewed=self._trust_changed)
         with closing(open_state(home)) as connection:
             self._audit_log = open_log(home, connection, now=now())
@@ -87,6 +89,7 @@ class NodeServer:
             self._shelf,
             make_encoder or torch_encoder(config.training.threads),
             changed=self._swapped_in_thread,
+            publisher=self._publisher(),
         )
         self._uplink = Uplink(
             home,
@@ -130,6 +133,14 @@ class NodeServer:
             loops.append(self._train())
         return loops
 
+    def _publisher(self) -> Publisher | None:
+        """Return what publishes the archive for those who are answered by cells; None where nobody is."""
+        policy, config = self._policies.by_cells, self._config.policy
+        if policy is None:
+            return None
+        epoch = timedelta(hours=config.epoch_hours)
+        return Publisher(policy, config.cells_per_class, epoch, tie_key=tie_key(self._home), now=self._now)
+
     @asynccontextmanager
     async def _listening(self, ledger: Ledger) -> AsyncIterator[Serving]:
         """Listen for the coordinator; at the end let calls in progress finish."""
@@ -140,15 +151,14 @@ class NodeServer:
                 self._membership.bundle,
                 ledger,
                 node=identity().member.name,
-                level=LEVELS[self._policy.level],
+                policies=self._policies,
                 unfilterable=self._config.policy.unfilterable,
             ),
-            policy=self._policy,
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),
             now=self._now,
         )
-        service = ArchiveService(identity().member.name, searcher, self._auditor)
+        service = ArchiveService(identity().member.name, searcher, self._auditor, self._policies)
         limit = self._config.serve.max_concurrent
         server = make_server(
             Port.NODE,
@@ -161,7 +171,7 @@ class NodeServer:
         serving = add_health(server)
         self.port = bind(server, self._config.serve.bind, server_credentials(identity))
         await server.start()
-        log.info("node.listening", name=identity().member.name, port=self.port, policy=self._policy.level)
+        log.info("node.listening", name=identity().member.name, port=self.port, policy=self._policies.chosen.level)
         try:
             yield serving
         finally:
@@ -252,12 +262,12 @@ class NodeServer:
             address=self._config.serve.advertise,
             software=rsfed.__version__,
             protocol=PROTOCOL,
-            level=LEVELS[self._policy.level],
+            level=LEVELS[self._policies.chosen.level],
         )
         if served := self._shelf.served:
             request.release_version = served.release.manifest.version
             request.release_digest = served.release.digest
-            request.held = served.held_in_all
+            request.held = served.held_at(self._policies.chosen)
         self._announced = request.release_digest
         return request
 

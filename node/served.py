@@ -9,16 +9,18 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Self
 
 import numpy as np
 
+from node.published import Published
 from rsfed.codes import Ids
 from rsfed.index.facets import Columns
 from rsfed.index.search import Snapshot
+from rsfed.privacy.policy import Policy
 from rsfed.trust.release_store import Release
 from rsfed.wire import DEGREE, NO_FOOTPRINT, NO_TIME
 
@@ -103,6 +105,7 @@ class Served:
         held: Items of the archive that each encoder is for, by its id; more than are searched while some wait for
             their codes.
         unsearchable: Items of modalities that no encoder reads.
+        published: What answers that go by cells speak of, by encoder; one that has published nothing is not there.
     """
 
     release: Release
@@ -110,6 +113,7 @@ class Served:
     facts: Facts
     held: Mapping[str, int]
     unsearchable: int = 0
+    published: Mapping[str, Published] = field(default_factory=dict)
 
     @property
     def indexed(self) -> int:
@@ -120,6 +124,10 @@ class Served:
     def held_in_all(self) -> int:
         """Items of the archive that are searched, wait for their codes, or cannot be searched by this release."""
         return sum(self.held.values()) + self.unsearchable
+
+    def held_at(self, policy: Policy) -> int:
+        """Return what a level tells of the items of the archive."""
+        return sum(each.held for each in self.published.values()) if policy.by_cells else self.held_in_all
 
     def silent(self, encoder: str, fields: Collection[str]) -> int:
         """Return how many of the items of an encoder say nothing of some of these fields."""

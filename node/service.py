@@ -15,6 +15,8 @@ from node.auditing import Auditor
 from node.search import Searcher
 from node.shaping import LEVELS
 from rsfed.clock import Deadline
+from rsfed.errors import WithheldByPolicy
+from rsfed.privacy.policy import Policies
 from rsfed.telemetry import log
 from rsfed.transport.server import deadline_of
 from rsfed.v1 import archive_pb2 as pb
@@ -25,6 +27,7 @@ from rsfed.wire import PROTOCOL
 if TYPE_CHECKING:
     import grpc
 
+STEP_S = 0.02  # what answers by cells take, or a multiple of it
 _THREADS = min(4, os.cpu_count() or 1)
 Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
 Response = TypeVar("Response")
@@ -37,10 +40,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         name: Name of the node.
         searcher: Answers queries.
         auditor: Notes every answer and refusal before it leaves.
+        policies: Who is answered at which level.
     """
 
-    def __init__(self, name: str, searcher: Searcher, auditor: Auditor) -> None:
+    def __init__(self, name: str, searcher: Searcher, auditor: Auditor, policies: Policies) -> None:
         self._name = name
+        self._policies = policies
         self._searcher = searcher
         self._auditor = auditor
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
@@ -55,12 +60,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         """Say what this node is."""
         del request, context
         answer = pb.ArchiveServiceDescribeResponse(
-            node=self._name, software=rsfed.__version__, protocol=PROTOCOL, level=LEVELS[self._searcher.policy.level]
+            node=self._name, software=rsfed.__version__, protocol=PROTOCOL, level=LEVELS[self._policies.chosen.level]
         )
         if served := self._searcher.shelf.served:
             answer.release_digest = served.release.digest
             answer.release_version = served.release.manifest.version
-            answer.held = served.held_in_all
+            answer.held = served.held_at(self._policies.chosen)
         return answer
 
     async def Search(  # noqa: N802 - named by the wire
@@ -96,6 +101,17 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         request: Request,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> Response:
-        """Answer in the thread pool, by the earlier of the call's deadline and the request's."""
+        """Answer in the thread pool, by the earlier of the call's deadline and the request's.
+
+        Where anybody is answered by cells, all answers and refusals leave in steps of time, and of what the policy
+        refuses only that it does.
+        """
         deadline = min(deadline_of(context), Deadline.after(request.remaining_ms / 1000), key=Deadline.remaining)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, answer, request, deadline)
+        started = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, answer, request, deadline)
+        except WithheldByPolicy as error:
+            raise WithheldByPolicy("this archive's policy does not let this be answered") from error
+        finally:
+            if self._policies.by_cells is not None:
+                await asyncio.sleep(STEP_S - (time.monotonic() - started) % STEP_S)

@@ -39,12 +39,15 @@ independent_files = false
 # "park" = ["forest", "herbaceous vegetation"]
 # "clouds" = "none"
 
-# What the node gives away. There is no default: `rsfed node policy` says what the levels mean; then take away the
-# "#" below. Without a level `rsfed node serve` does not start.
+# What the node gives away. Without a line it is "guarded": answers go by cells of the release's codebook and speak of
+# five acquisitions or more. "partner" answers exactly, and so discloses the codes. `rsfed node policy explain` says
+# what the levels mean, and which fits the archive; take away the "#" below for the other one.
 [policy]
 # level = "partner"
 # What no query may be filtered by: of "time", "bbox", "modality", "label". A query with such a filter is refused.
 # unfilterable = ["label"]
+# What single analysts are answered at; loosen = true has to be said where that discloses more.
+# analysts.ada = {{ level = "partner", loosen = true }}
 
 [training]
 # Take part in federated training: images stay, model updates leave.

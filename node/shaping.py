@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from node.guard import Admitted
 from node.handles import Handles
 from node.ranking import Ranking
-from rsfed.codes import Ids
+from rsfed.codes import Codes, Ids
 from rsfed.index.hits import Hits
-from rsfed.privacy.policy import Policy, Withheld
+from rsfed.privacy.policy import Withheld, disclose_exactly
 from rsfed.v1 import archive_pb2, outcome_pb2
 from rsfed.wire import NO_FOOTPRINT, NO_TIME
 
-LEVELS = {"partner": outcome_pb2.POLICY_LEVEL_PARTNER}
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from node.guard import Admitted
+
+LEVELS = {"partner": outcome_pb2.POLICY_LEVEL_PARTNER, "guarded": outcome_pb2.POLICY_LEVEL_GUARDED}
 _WITHHELD = {
     Withheld.NOTHING: outcome_pb2.WITHHELD_REASON_NOTHING,
     Withheld.LIMIT: outcome_pb2.WITHHELD_REASON_LIMIT,
+    Withheld.POLICY: outcome_pb2.WITHHELD_REASON_POLICY,
 }
 _Listing = archive_pb2.BucketAnswer | archive_pb2.ArchiveServiceExpandBucketResponse
 
 
-def bucket_answer(
-    admitted: Admitted, hits: Hits, ranking: Ranking, policy: Policy, handles: Handles
-) -> archive_pb2.BucketAnswer:
-    """Return the answer for one query code.
+def bucket_answer(admitted: Admitted, hits: Hits, ranking: Ranking, handles: Handles) -> archive_pb2.BucketAnswer:
+    """Return the exact answer for one query code.
 
     Args:
         admitted: The query, and what answers it.
         hits: The buckets that were found, by the query's filter: what is disclosed of sizes is of items that pass.
         ranking: Order of this query code.
-        policy: What is disclosed.
         handles: Makes the handles.
     """
     ranked = ranking.buckets(hits, admitted.ask.row_limit)
-    shown = policy.disclose(admitted.ask, ranked.distances, ranked.sizes)
+    shown = disclose_exactly(admitted.ask, ranked.distances, ranked.sizes)
     listed, samples = ranked.take(np.arange(len(shown.samples))), shown.samples.astype(np.int64)
     answer = archive_pb2.BucketAnswer(
-        band_width=policy.band_width,
+        band_width=1,
         examined=len(admitted.snapshot.view),
         held=admitted.served.held_for(admitted.encoder),
         bucket_handles=handles.seal(listed.marks, admitted.salt),
@@ -50,11 +54,43 @@ def bucket_answer(
     return answer
 
 
+def cell_answer(admitted: Admitted, code: Codes, handles: Handles) -> archive_pb2.BucketAnswer:
+    """Return the answer for the cell of one query code: but for handles the same for all codes of the cell.
+
+    Args:
+        admitted: The query, and what answers it.
+        code: The query code, uint8, shape (bits // 8,).
+        handles: Makes the handles.
+    """
+    published = admitted.served.published[admitted.encoder]
+    cell = published.cells.of_query(code)
+    listed = [] if cell is None else list(published.around(cell, admitted.ask, admitted.where))
+    answer = archive_pb2.BucketAnswer(
+        band_width=published.cells.band_width,
+        examined=published.held,
+        held=published.held,
+        bucket_handles=handles.seal(np.array([each.mark for each in listed], np.int64), admitted.salt),
+        distance_upper=np.array([each.distance_upper for each in listed], "<u2").tobytes(),
+        bucket_sizes=np.array([each.size for each in listed], "<u4").tobytes(),
+        sample_counts=np.array([len(each.ids) for each in listed], "<u4").tobytes(),
+        item_handles=b"".join(handles.seal(each.ids, admitted.salt) for each in listed),
+        withheld=_WITHHELD[Withheld.POLICY],
+    )
+    if listed:
+        _tell(answer, np.concatenate([each.boxes for each in listed]), np.concatenate([each.times for each in listed]))
+    return answer
+
+
 def list_items(message: _Listing, items: Ids, admitted: Admitted, handles: Handles) -> None:
     """Fill the columns of listed items; one that would hold nothing known stays absent."""
     known = admitted.served.facts.of(items).columns
     message.item_handles = handles.seal(items, admitted.salt)
-    if (known.boxes != NO_FOOTPRINT).any():
-        message.footprints = known.boxes.astype("<i4").tobytes()
-    if (known.times != NO_TIME).any():
-        message.acquired = known.times.astype("<i8").tobytes()
+    _tell(message, known.boxes, known.times)
+
+
+def _tell(message: _Listing, boxes: NDArray[np.int32], times: NDArray[np.int64]) -> None:
+    """Fill the columns of where and when items lie, as far as anything of that is known."""
+    if (boxes != NO_FOOTPRINT).any():
+        message.footprints = boxes.astype("<i4").tobytes()
+    if (times != NO_TIME).any():
+        message.acquired = times.astype("<i8").tobytes()

@@ -139,7 +139,20 @@ ALTER TABLE training_log ADD COLUMN steps INTEGER;   -- that the plan asks for i
 ALTER TABLE training_log ADD COLUMN sent_digest TEXT;  -- SHA-256 of the result, hexadecimal; NULL where none was sent
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
+_SCHEMA_5 = """
+CREATE TABLE publication (         -- what answers that go by cells speak of
+  release BLOB NOT NULL,
+  encoder TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  made TEXT NOT NULL,              -- ISO 8601, UTC
+  floor INTEGER NOT NULL,          -- acquisitions
+  per_class INTEGER NOT NULL,      -- cells of each class
+  items BLOB NOT NULL,             -- rows of rsfed.privacy.publication
+  PRIMARY KEY (release, encoder)
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5)
 
 RELABELLED = "relabelled"
 """In meta, how often patches with codes may have got other classes; absent until then."""

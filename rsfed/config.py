@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
@@ -84,11 +84,36 @@ class LabelsSection(Section):
 FilterName = Literal["time", "bbox", "modality", "label"]
 
 
-class PolicySection(Section):
-    """What the node discloses. There is no default: the operator chooses."""
+LevelName = Literal["partner", "guarded"]
+"""Policy levels, the one that discloses most first."""
 
-    level: Literal["partner"] | None = None
+
+class AnalystPolicy(Section):
+    """What the node discloses to one analyst."""
+
+    level: LevelName
+    loosen: bool = False  # has to be said where this discloses more than the node's own level
+
+
+class PolicySection(Section):
+    """What the node discloses."""
+
+    level: LevelName = "guarded"
     unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
+    cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
+    epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
+    analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
+
+    @model_validator(mode="after")
+    def _loosens_only_where_it_says_so(self) -> Self:
+        levels = get_args(LevelName)
+        for name, own in self.analysts.items():
+            if levels.index(own.level) < levels.index(self.level) and not own.loosen:
+                raise ValueError(
+                    f"analysts.{name} is answered at {own.level}, which discloses more than {self.level}: write "
+                    "loosen = true beside it if that is meant"
+                )
+        return self
 
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]

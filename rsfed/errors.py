@@ -10,7 +10,8 @@ RsfedError
 ├── TrustError             somebody or something is not trusted
 │   ├── NotAdmitted        a certificate, role, token or signature was refused
 │   ├── ReleaseRefused     a release may not replace the current one
-│   └── EnvelopeRefused    a signed query was refused
+│   ├── EnvelopeRefused    a signed query was refused
+│   └── WithheldByPolicy   a node's policy level keeps it back
 ├── StaleRelease           codes of another release than the one served
 ├── InvalidMessage         a message breaks the rules of the wire
 ├── InvalidAnswer          a node's answer breaks the rules
@@ -151,6 +152,12 @@ class EnvelopeRefused(TrustError):
     ) -> None:
         super().__init__(public, reason=reason, detail=detail)
         self.fields = fields
+
+
+class WithheldByPolicy(TrustError):
+    """A node's policy level keeps it back; the wire says no more than that, the node's audit log says why."""
+
+    reason = "POLICY"
 
 
 class StaleRelease(RsfedError):

@@ -45,6 +45,16 @@ def test_the_environment_overrides_the_file_and_leaves_the_rest(home, monkeypatc
     assert load_config(CoordinatorConfig, home).serve.max_concurrent == 9
 
 
+def test_an_analyst_is_answered_less_strictly_only_where_the_operator_says_so(home):
+    path, own = home / "node.toml", 'analysts.ada = {{ level = "{}"{} }}'
+    path.write_text("[policy]\n" + own.format("partner", ""))
+    assert "loosen = true" in problem(NodeConfig, home)
+    path.write_text("[policy]\n" + own.format("partner", ", loosen = true"))
+    assert load_config(NodeConfig, home).policy.analysts["ada"].level == "partner"
+    path.write_text('[policy]\nlevel = "partner"\n' + own.format("guarded", ""))
+    assert load_config(NodeConfig, home).policy.analysts["ada"].level == "guarded"
+
+
 @pytest.mark.parametrize("variable", ["RSFED_COORDINATOR__FEDERATION__X", "RSFED_COORDINATOR__FEDERATION__X__Y"])
 def test_an_override_below_a_value_is_refused_by_its_name(home, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")

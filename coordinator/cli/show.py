@@ -119,6 +119,7 @@ def releases(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABL
             "calibration": {
                 pair: table.model_dump(mode="json") for pair, table in release.manifest.calibration.items()
             },
+            "cells": len(release.manifest.codebook),
         }
         for release in kept
     ]

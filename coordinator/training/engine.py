@@ -20,7 +20,7 @@ from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
-from rsfed.trust.manifest import Calibration
+from rsfed.trust.manifest import Calibration, CodebookEntry
 
 _CLOSED_FORM = "ClosedForm"  # in the place of a strategy
 _M_MMAP_THRESHOLD = -3  # from malloc.h
@@ -64,6 +64,8 @@ class Trained:
         calibration: How likely a hit is relevant, by distance; None where the nodes' counts are too few to tell.
         strategy: How the results became weights, by Flower's name; "ClosedForm" where they were solved for.
         summed: Nodes whose sums the last layer was solved for from after the last round; 0 where it was not.
+        codebook: The code of each class that enough acquisitions stand behind.
+        reach: How far from the nearest of them queries may lie, in bits.
     """
 
     weights: Arrays
@@ -73,6 +75,8 @@ class Trained:
     calibration: Calibration | None = None
     strategy: str = DEFAULT_STRATEGY.title
     summed: int = 0
+    codebook: tuple[CodebookEntry, ...] = ()
+    reach: int = 0
 
 
 def train(  # noqa: PLR0913 - what a run is made of
@@ -153,6 +157,8 @@ def train(  # noqa: PLR0913 - what a run is made of
         calibration=told.calibration,
         strategy=_CLOSED_FORM if plan.closed_form else strategy.title,
         summed=len(nodes) if plan.closed_form else told.summed,
+        codebook=told.codebook,
+        reach=told.reach,
     )
 
 
@@ -184,6 +190,8 @@ class _Told:
         self.rounds = list(before)
         self.summed = summed
         self.calibration: Calibration | None = None
+        self.codebook: tuple[CodebookEntry, ...] = ()
+        self.reach = 0
 
     def waiting(self, number: int, present: int, needed: int) -> None:
         """Say once for each change that nodes are missing."""
@@ -243,6 +251,7 @@ class _Told:
         """Keep the table and say what it rests on."""
         name = self._grid.name_of
         table = self.calibration = report.calibration
+        self.codebook, self.reach = report.codebook, report.reach
         self._note(
             "calibrated",
             {
@@ -251,5 +260,6 @@ class _Told:
                 "queries": None if table is None else table.queries,
                 "prior": None if table is None else table.prior,
                 "error": None if table is None else table.error,
+                "cells": len(report.codebook),
             },
         )

@@ -24,13 +24,17 @@ from coordinator.training.rules import Rules
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
+from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
+from rsfed.hashing import codebook
 from rsfed.hashing.calibration import PairCounts, fit, from_records, total
+from rsfed.hashing.codebook import CodeCounts
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
+from rsfed.hashing.refit import centres_of
 from rsfed.telemetry import log
-from rsfed.trust.manifest import Calibration
+from rsfed.trust.manifest import Calibration, CodebookEntry
 
 _LOST = "lost/"  # what packed changes owe the nodes, in what is kept of a run
 _STRATEGIES: TypeAdapter[StrategySection] = TypeAdapter(StrategySection)
@@ -69,11 +73,15 @@ class CalibrationReport:
         calibration: The table; None where the counts are too few for one.
         nodes: Flower's numbers of the nodes whose counts it rests on.
         failed: Why the others gave none, by number.
+        codebook: The code of each class that nodes counted; none where no class is of enough acquisitions.
+        reach: How far from the nearest of them queries may lie, in bits.
     """
 
     calibration: Calibration | None = None
     nodes: tuple[int, ...] = ()
     failed: dict[int, str] = field(default_factory=dict)
+    codebook: tuple[CodebookEntry, ...] = ()
+    reach: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +247,7 @@ class RoundLoop:
         config = ConfigRecord({PLAN: self._plan.model_dump_json()})
         asked = self._strategy.configure_evaluate(self._plan.rounds, arrays, config, nodes)
         messages = shorten(asked, self._downlink)
-        counts: dict[int, PairCounts] = {}
+        counts: dict[int, tuple[PairCounts, CodeCounts]] = {}
         failed: dict[int, str] = {}
         for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
             node = reply.metadata.src_node_id
@@ -247,11 +255,18 @@ class RoundLoop:
                 failed[node] = reply.error.reason or "NODE_ERROR"
                 continue
             try:
-                counts[node] = read_counts(reply.content, self._plan.bits)
+                counts[node] = read_counts(reply.content, self._plan)
             except InvalidMessage as error:
                 failed[node] = error.reason
-        calibration = fit(total(list(counts.values())), nodes=len(counts)) if counts else None
-        return CalibrationReport(calibration, tuple(counts), failed)
+        if not counts:
+            return CalibrationReport(failed=failed)
+        pairs, codes = zip(*counts.values(), strict=True)
+        calibration = fit(total(pairs), nodes=len(counts))
+        centres = (
+            centres_of(self._plan) if isinstance(self._plan.objective, CentresSection | ClosedFormSection) else None
+        )
+        entries, reach = codebook.make_codebook(codebook.total(codes), self._plan.class_ids, centres)
+        return CalibrationReport(calibration, tuple(counts), failed, entries, reach)
 
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:
         return self._solved(number, arrays, nodes) if self._plan.closed_form else self._trained(number, arrays, nodes)
@@ -349,11 +364,14 @@ def _after(done: Progress, report: RoundReport) -> Progress:
     return replace(done, counted=done.counted + 1, nodes=report.nodes, took_part=took_part)
 
 
-def read_counts(content: RecordDict, bits: int) -> PairCounts:
-    """Return what a node counted for calibration.
+def read_counts(content: RecordDict, plan: TrainingPlan) -> tuple[PairCounts, CodeCounts]:
+    """Return what a node counted for calibration, and of its codes.
 
     Raises:
-        InvalidMessage: CALIBRATION_FORM or CALIBRATION_COUNTS, what came may not reach the sum.
+        InvalidMessage: CALIBRATION_FORM, CALIBRATION_COUNTS, CODEBOOK_FORM or CODEBOOK_COUNTS, what came may not reach
+            the sum.
     """
     arrays, metrics = read_result(content, "CALIBRATION_FORM")
-    return from_records(arrays, metrics, bits)
+    codes = {name: arrays.pop(name) for name in codebook.ARRAYS_OF_CODES & arrays.keys()}
+    pairs = from_records(arrays, metrics, plan.bits)
+    return pairs, codebook.from_arrays(codes, len(plan.class_ids), plan.bits)

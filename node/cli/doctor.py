@@ -78,7 +78,7 @@ def _announcement(config: NodeConfig, serve: ControlServiceStatusResponse | None
     from rsfed.wire import PROTOCOL  # noqa: PLC0415 - loaded only when used
 
     request = FederationServiceAnnounceRequest(software=rsfed.__version__, protocol=PROTOCOL)
-    if serve is not None and config.policy.level is not None:
+    if serve is not None:
         request.address = config.serve.advertise
         request.level = LEVELS[config.policy.level]
         request.release_version = serve.release_version

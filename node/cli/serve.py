@@ -24,7 +24,7 @@ def serve(
 ) -> int:
     """Answer the federation's queries until told to stop; logs go to standard error.
 
-    The node.toml has to name a policy level; what it gives away is printed at the start. SIGTERM lets calls in
+    What the policy level of node.toml gives away is printed at the start. SIGTERM lets calls in
     progress end and exits with 0; Ctrl-C does the same and exits with 130.
     """
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used

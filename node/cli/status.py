@@ -1,4 +1,4 @@
-"""`rsfed node status` and `rsfed node policy`."""
+"""`rsfed node status`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ _TASKS = 5  # of training that are shown; `rsfed node train status` shows more
 def register(app: typer.Typer) -> None:
     """Add the commands to the group."""
     app.command("status")(status)
-    app.command("policy")(policy)
 
 
 def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE) -> None:
@@ -31,20 +30,6 @@ def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE)
     result = _status(place) | {"training": training.as_json()}
     lines = [*training.words(), *map(task_line, training.tasks)]
     typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result, lines))
-
-
-def policy(home: HomeOption = DEFAULT_HOME) -> None:
-    """Say in plain words what the chosen policy level gives away; without a chosen one, what each would."""
-    from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
-    from rsfed.privacy.policy import POLICIES, explain  # noqa: PLC0415 - loaded only when used
-
-    chosen = load_config(NodeConfig, node_home(home).path).policy
-    level = chosen.level
-    if level is None:
-        typer.echo("no level is chosen, so `rsfed node serve` does not start; these are the levels:\n", err=True)
-    typer.echo("\n\n".join(explain(each, chosen.unfilterable) for each in ([level] if level else POLICIES)))
-    if level is None:
-        typer.echo("\nto choose one, write its line under [policy] in node.toml", err=True)
 
 
 def _status(home: Home) -> dict[str, Any]:
@@ -119,7 +104,7 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
         ("node", member),
         ("home", result["home"]),
         ("certificate", f"until {result['certificate_expires'][:10]}" if result["name"] else "none"),
-        ("policy level", result["policy"] or "none chosen; serve does not start"),
+        ("policy level", result["policy"]),
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
         ("", f"{archive['recorded']} recorded with too much nodata, {archive['withdrawn']} withdrawn"),

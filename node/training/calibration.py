@@ -1,10 +1,11 @@
-"""What a node contributes to the calibration of a release: counts of near pairs of held-out patches, nothing else."""
+"""What a node contributes to a release beside weights: counts of near pairs of held-out patches, and of its codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
+import numpy as np
 import torch
 
 from node.reading import reader
@@ -13,6 +14,7 @@ from node.training.patches import read_patches
 from rsfed.config import NodeTraining
 from rsfed.errors import TrainingError
 from rsfed.hashing.calibration import PairCounts, count_pairs
+from rsfed.hashing.codebook import CodeCounts, count_codes
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation.counts import distance_histograms
@@ -37,20 +39,24 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     weights: Arrays,
     gallery: PatchSet,
     queries: Iterable[PatchSet],
+    acquisitions: Sequence[str],
     *,
     by: Kind,
     floor: int,
+    least: int,
     threads: int,
-) -> PairCounts:
-    """Search the patches that were trained on for the held-out ones and count what is near.
+) -> tuple[PairCounts, CodeCounts]:
+    """Search what was trained on for what was held out and count what is near, and count the codes of each class.
 
     Args:
         plan: What was trained.
         weights: The trained weights.
         gallery: Patches that were trained on; unlabelled ones are left out, as nothing is known of what they show.
         queries: Patches that were not, one set for each acquisition.
+        acquisitions: That of each patch that was trained on.
         by: Whether the sets are whole acquisitions, or single patches.
         floor: Distinct acquisitions that class statistics must come from, at least 1.
+        least: Distinct acquisitions that the codes of a class must come from to be counted.
         threads: Threads to compute with.
 
     Raises:
@@ -60,7 +66,10 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     encoder = Encoder.from_state(weights, plan.architecture, plan.input, plan.bits)
     labelled = gallery.labels.any(axis=1)
     codes, labels = encoder.encode_set(gallery)[labelled], gallery.labels[labelled]
-    groups = [distance_histograms(encoder.encode_set(asked), asked.labels, codes, labels) for asked in queries]
+    groups, held_out = [], []
+    for asked in queries:
+        held_out.append(encoder.encode_set(asked))
+        groups.append(distance_histograms(held_out[-1], asked.labels, codes, labels))
     if len(groups) < floor:
         raise TrainingError(
             f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "
@@ -69,7 +78,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
         )
     if all((group.items == group.relevant).all() for group in groups):
         raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
-    return count_pairs(groups, by)
+    behind = [acquisitions[place] for place in np.flatnonzero(labelled).tolist()]
+    return count_pairs(groups, by), count_codes(codes, labels, behind, held_out, least=least)
 
 
 def read_queries(home: Home, plan: TrainingPlan, held_out: HeldOut) -> Iterator[PatchSet]:

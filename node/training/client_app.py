@@ -28,6 +28,7 @@ from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, NodeTraining, load_config
 from rsfed.errors import RsfedError
 from rsfed.hashing.calibration import to_records
+from rsfed.hashing.codebook import to_arrays
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.plan import (
     CONFIG,
@@ -97,7 +98,6 @@ def sums(message: Message, context: Context) -> Message:
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
-        ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, SUMS_REFUSED, NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, TOO_FEW_PATCHES, WEIGHTS_UNFIT.
     """
@@ -111,11 +111,10 @@ def sums(message: Message, context: Context) -> Message:
 
 
 def evaluate(message: Message, context: Context) -> Message:
-    """Count how near held-out patches find their like with trained weights, for calibration; nothing else leaves.
+    """Count how near held-out patches find their like with trained weights, and the codes of classes; no more leaves.
 
     Raises:
         InvalidMessage: TASK_INCOMPLETE, PLAN_INVALID, BASE_UNKNOWN, DELTA_FORM or NOT_FINITE.
-        ConfigError: POLICY_LEVEL, the operator chose none.
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, CALIBRATION_REFUSED,
             NO_LABELLED_PATCHES, TOO_FEW_ACQUISITIONS, NOTHING_TO_COMPARE, WEIGHTS_UNFIT.
     """
@@ -127,11 +126,21 @@ def evaluate(message: Message, context: Context) -> Message:
         check_consent(config.training)
         floor = policy(config.policy.level).floor
         own = _own(home, plan, config.training, message.metadata.run_id)
-        queries, threads = read_queries(home, plan, own.held_out), config.training.threads
-        counts = contribute(plan, weights, own.patches, queries, by=own.held_out.by, floor=floor, threads=threads)
+        pairs, codes = contribute(
+            plan,
+            weights,
+            own.patches,
+            read_queries(home, plan, own.held_out),
+            own.acquisitions,
+            by=own.held_out.by,
+            floor=floor,
+            least=max(floor, config.training.sums_acquisitions),
+            threads=config.training.threads,
+        )
     finally:
         memory.forget()  # this task ends the run; before, it would be missed by a node that is killed in the middle
-    return with_arrays(message, *to_records(counts))
+    arrays, numbers = to_records(pairs)
+    return with_arrays(message, arrays | to_arrays(codes), numbers)
 
 
 def _check_bounds(home: Home, plan: TrainingPlan, limits: NodeTraining, config: ConfigRecord) -> None:

@@ -1,14 +1,15 @@
-"""Policy levels: what a node discloses of the buckets that its search found.
+"""Policy levels: what a node discloses, as data and in words.
 
-A level is data (what it promises, in words) and one function from what was found to what is disclosed. `partner` is
-the only level there is.
+At `partner` answers are exact; `disclose_exactly` says how much of them is listed. At `guarded` they go by cells:
+`rsfed.privacy.cells` says what a code is taken for, `grid` where and when an item lies, `publication` which items may
+be spoken of. Further levels stand in `POLICIES` from the one that discloses most to the strictest.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -25,6 +26,7 @@ class Withheld(Enum):
 
     NOTHING = "nothing"
     LIMIT = "limit"
+    POLICY = "policy"  # the level does; whether anything was, it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +72,78 @@ class Policy:
 
     Attributes:
         level: Name in `node.toml`.
-        band_width: Width of the distance bands in bits; 1 says that distances are exact.
-        floor: Distinct acquisitions that class statistics must come from; 1 says that there is no floor.
+        floor: Distinct acquisitions that anything that is told of several patches must come from; 1: no floor.
+        by_cells: Whether a query stands for its cell, and answers speak of published atoms alone.
         explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away.
-        disclose: Maps (ask, distances, sizes) of the buckets found, in rank order, to what is said about them.
     """
 
     level: str
-    band_width: int
     floor: int
+    by_cells: bool
     explanation: str
-    disclose: Callable[[Ask, NDArray[np.uint16], NDArray[np.int64]], Disclosed]
+
+    @property
+    def least_acquisitions(self) -> int:
+        """Acquisitions that an archive needs for the level to start; with fewer, its floor hides next to nothing."""
+        return 3 * self.floor if self.floor > 1 else 0
 
 
-def policy(level: str | None) -> Policy:
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Who is answered at which level.
+
+    Attributes:
+        chosen: The node's level.
+        analysts: Those of single analysts, by name.
+    """
+
+    chosen: Policy
+    analysts: Mapping[str, Policy] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, level: str, analysts: Mapping[str, str]) -> Policies:
+        """Return the policies of these levels.
+
+        Raises:
+            ConfigError: there is no such level.
+        """
+        return cls(policy(level), {name: policy(own) for name, own in analysts.items()})
+
+    def for_analyst(self, name: str) -> Policy:
+        """Return at which level an analyst is answered."""
+        return self.analysts.get(name, self.chosen)
+
+    @property
+    def by_cells(self) -> Policy | None:
+        """The policy of those who are answered by cells; None where nobody is."""
+        return next((each for each in (self.chosen, *self.analysts.values()) if each.by_cells), None)
+
+
+def policy(level: str) -> Policy:
     """Return the policy of a level.
 
     Raises:
-        ConfigError: no level was chosen, or there is no such level.
+        ConfigError: there is no such level.
     """
-    known = " or ".join(f'level = "{name}"' for name in POLICIES)
-    if level is None:
-        raise ConfigError(
-            f"no policy level is chosen; write {known} under [policy] in node.toml once you accept what it gives away",
-            reason="POLICY_LEVEL",
-        )
     if level not in POLICIES:
+        known = " or ".join(POLICIES)
         raise ConfigError(f"there is no policy level {level!r}; use {known}", reason="POLICY_LEVEL")
     return POLICIES[level]
 
 
-def explain(level: str | None, unfilterable: Collection[str] = ()) -> str:
+def explain(level: str, unfilterable: Collection[str] = ()) -> str:
     """Return in words what a level gives away.
 
     Args:
-        level: The level; None is refused as `policy` does.
+        level: The level.
         unfilterable: Fields that no query may be filtered by.
 
     Raises:
-        ConfigError: no level was chosen, or there is no such level.
+        ConfigError: there is no such level.
     """
-    return policy(level).explanation.format(filters=_filters(unfilterable))
+    chosen = policy(level)
+    kept = {*unfilterable, "label"} if chosen.by_cells else unfilterable
+    return chosen.explanation.format(filters=_filters(kept))
 
 
 def _filters(unfilterable: Collection[str]) -> str:
@@ -132,7 +165,7 @@ def _listed(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Disclosed:
+def disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Disclosed:
     """Disclose exact distances and sizes, and items in rank order: the nearest k, or k of each bucket in reach."""
     listed = slice(0, ask.row_limit)
     samples = np.minimum(sizes[listed], ask.k)
@@ -163,10 +196,33 @@ Policy level: partner
                After the last round of a run counts for calibration: for held-out patches, how many of the 20
                nearest items of this archive lie at each distance and how many of them share a class; how
                likely that is by chance; how many patches and acquisitions were asked. One acquisition counts
-               as at most 1,000 pairs; there is no floor and no noise. `training.calibration = false` keeps
-               the counts here. All this reaches the coordinator, the sum of the counts every member;
+               as at most 1,000 pairs; there is no floor and no noise. For classes of five acquisitions at least,
+               how often each bit of their codes is set. `training.calibration = false` keeps the counts here.
+               All this reaches the coordinator, what follows from the counts every member;
                `training.enabled = false` keeps all of it here."""
 
+_GUARDED = """\
+Policy level: guarded
+  Stays here:  images, pixels, file names, paths, keys, stored labels, codes but for their cell.
+  Given away:  of published patches the cell of the release's codebook that each lies in: its predicted class. Of
+               cell, tile of one degree and month so much as at least five acquisitions share; what fewer share is
+               told more coarsely, at last not at all. Sizes as powers of two. Handles are new in every query.
+  This means:  a query is taken for the nearest cell, and the answer is the same for all queries of a cell: asking
+               more, with other filters, or again after the archive has changed, tells nothing that is about fewer
+               than five acquisitions. What all cells together tell is the predicted class of every published patch.
+               The node, and the coordinator, see the query's code and so its class.
+{filters}
+               Months and degrees are what they are widened to.
+  Needs:       a release with a codebook, and an archive of at least 15 acquisitions, as files or `independent_files`
+               tell them.
+  Withheld:    buckets are not paged further. Whoever is refused learns POLICY and no more, the audit log why.
+  In training: as at `partner`, but class statistics come from at least five acquisitions."""
+
 POLICIES: Mapping[str, Policy] = {
-    "partner": Policy(level="partner", band_width=1, floor=1, explanation=_PARTNER, disclose=_disclose_exactly)
+    each.level: each
+    for each in (
+        Policy(level="partner", floor=1, by_cells=False, explanation=_PARTNER),
+        Policy(level="guarded", floor=5, by_cells=True, explanation=_GUARDED),
+    )
 }
+"""The levels, the one that discloses most first."""

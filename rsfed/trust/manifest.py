@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +15,7 @@ from rsfed.errors import ReleaseRefused
 from rsfed.raster.input_spec import MAX_SIZE, InputSpec
 from rsfed.raster.modality import MAX_BANDS
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
 MAX_MANIFEST_BYTES = 1 << 20
 _UNKNOWN_WORD = frozenset({"union_tag_invalid", "literal_error"})  # pydantic's names of what is wrong
 RESERVED_NAMES = frozenset({"manifest.json", "manifest.sig", "key_id"})
@@ -155,6 +156,17 @@ class Calibration(_Part):
         return next((band.relevance for band in self.bands if distance <= band.distance), None)
 
 
+MOST_VARIED = 3  # bits of a class that its sub-cells take apart
+
+
+class CodebookEntry(_Part):
+    """One cell of the codebook: the code that stands for a class, and where codes of the class differ most."""
+
+    class_id: int = Field(ge=0, lt=65536)
+    code: str = Field(pattern=r"^([0-9a-f]{2}){2,32}$")
+    varied: tuple[Annotated[int, Field(ge=0, lt=256)], ...] = Field(default=(), max_length=MOST_VARIED)  # most first
+
+
 class Manifest(_Part):
     """What a release consists of."""
 
@@ -167,7 +179,8 @@ class Manifest(_Part):
     encoders: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], EncoderEntry] = Field(min_length=1)
     objective: dict[str, Any]
     nomenclature: Nomenclature = Nomenclature()
-    codebook: tuple[Any, ...] = ()
+    codebook: tuple[CodebookEntry, ...] = ()
+    codebook_reach: int = Field(default=0, ge=0, le=256)  # bits from the nearest cell within which queries lie
     training: Provenance = Provenance()
     metrics: dict[str, float] = {}
     calibration: dict[EncoderPair, Calibration] = {}
@@ -185,6 +198,15 @@ class Manifest(_Part):
             raise ValueError("two files share a name, or one has a name that is reserved")
         return self
 
+    @model_validator(mode="after")
+    def _codebook_is_of_its_codes(self) -> Self:
+        digits = self.bits // 4
+        if any(len(entry.code) != digits or max(entry.varied, default=0) >= self.bits for entry in self.codebook):
+            raise ValueError("the codebook has codes of another width")
+        if any(len(set(each)) != len(each) for each in _codebook_sets(self.codebook)):
+            raise ValueError("the codebook names a class, a code or a bit twice")
+        return self
+
     def files(self) -> list[FileEntry]:
         """Return every file of the release once, in the order in which they are sent."""
         encoders = [encoder for _, encoder in sorted(self.encoders.items())]
@@ -197,6 +219,12 @@ class Manifest(_Part):
     def expired(self, now: datetime) -> bool:
         """Say whether the release may no longer be used."""
         return self.expires <= now
+
+
+def _codebook_sets(entries: Sequence[CodebookEntry]) -> list[Sequence[object]]:
+    """Return what has to be distinct in a codebook."""
+    varied = [entry.varied for entry in entries]
+    return [[entry.class_id for entry in entries], [entry.code for entry in entries], *varied]
 
 
 def encoder_pair(query: str, item: str) -> str:

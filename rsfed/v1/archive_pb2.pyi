@@ -196,9 +196,13 @@ class BucketAnswer(_message.Message):
     bucket_handles: _builtins.bytes
     """Handles of the buckets in rank order, 16 bytes each."""
     distance_upper: _builtins.bytes
-    """Distance of each bucket or upper edge of its band, uint16, never falling."""
+    """Distance of each bucket or upper edge of its band, uint16, never falling. At the level guarded a bucket is a cell,
+    and distances are those between the cells of query and bucket.
+    """
     bucket_sizes: _builtins.bytes
-    """Number of items of each bucket that pass the filter, uint32; a bucket without any is not listed."""
+    """Number of items of each bucket that pass the filter, uint32, or less of it as the policy discloses it; a bucket
+    without any is not listed.
+    """
     sample_counts: _builtins.bytes
     """Number of item handles listed for each bucket, uint32."""
     item_handles: _builtins.bytes

@@ -82,6 +82,8 @@ class _PolicyLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyLev
     """Not set; never sent."""
     POLICY_LEVEL_PARTNER: _PolicyLevel.ValueType  # 1
     """Exact ranked buckets and distances; codes must be regarded as disclosed."""
+    POLICY_LEVEL_GUARDED: _PolicyLevel.ValueType  # 2
+    """Queries stand for their cell, answers speak of published patches of enough acquisitions alone."""
 
 class PolicyLevel(_PolicyLevel, metaclass=_PolicyLevelEnumTypeWrapper):
     """PolicyLevel is what a node discloses."""
@@ -90,6 +92,8 @@ POLICY_LEVEL_UNSPECIFIED: PolicyLevel.ValueType  # 0
 """Not set; never sent."""
 POLICY_LEVEL_PARTNER: PolicyLevel.ValueType  # 1
 """Exact ranked buckets and distances; codes must be regarded as disclosed."""
+POLICY_LEVEL_GUARDED: PolicyLevel.ValueType  # 2
+"""Queries stand for their cell, answers speak of published patches of enough acquisitions alone."""
 Global___PolicyLevel: _TypeAlias = PolicyLevel  # noqa: Y015
 
 class _WithheldReason:
@@ -104,6 +108,8 @@ class _WithheldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Withhe
     """Nothing was withheld."""
     WITHHELD_REASON_LIMIT: _WithheldReason.ValueType  # 2
     """The answer was cut at the node's limit of buckets."""
+    WITHHELD_REASON_POLICY: _WithheldReason.ValueType  # 3
+    """The level holds back what it has to; whether that was anything, it does not say."""
 
 class WithheldReason(_WithheldReason, metaclass=_WithheldReasonEnumTypeWrapper):
     """WithheldReason is the closed list of why part of an answer was held back."""
@@ -114,6 +120,8 @@ WITHHELD_REASON_NOTHING: WithheldReason.ValueType  # 1
 """Nothing was withheld."""
 WITHHELD_REASON_LIMIT: WithheldReason.ValueType  # 2
 """The answer was cut at the node's limit of buckets."""
+WITHHELD_REASON_POLICY: WithheldReason.ValueType  # 3
+"""The level holds back what it has to; whether that was anything, it does not say."""
 Global___WithheldReason: _TypeAlias = WithheldReason  # noqa: Y015
 
 class _FilterField:

@@ -45,7 +45,7 @@ from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.certificates import make_csr
 from rsfed.trust.enrolment import fetch_release, refresh_bundle, renew
 from rsfed.trust.identity import create_keys, load_identity, save_certificate
-from rsfed.trust.manifest import FederationClass, Nomenclature, Provenance
+from rsfed.trust.manifest import CodebookEntry, FederationClass, Nomenclature, Provenance
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, outcome_pb2, query_pb2, training_pb2
 from rsfed.v1.control_pb2_grpc import ControlServiceStub
@@ -630,7 +630,9 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
     plan = make_plan(federation.config, 2)
     start = federation.publisher.start(plan)
     assert start.based_on.digest == first.digest
-    trained = Trained(weights=start.weights, rounds=2, nodes=frozenset({"bern"}), loss=0.5, strategy="FedMedian")
+    cells = (CodebookEntry(class_id=0, code="00" * (plan.bits // 8), varied=(3, 1)),)
+    by = {"strategy": "FedMedian", "codebook": cells, "reach": 5}
+    trained = Trained(weights=start.weights, rounds=2, nodes=frozenset({"bern"}), loss=0.5, **by)
     await asyncio.to_thread(serving._publish, plan, trained, start.based_on)
     second = await fetch_release(Home(tmp_path / "bern"), bern)
     assert second.manifest.version == 2
@@ -643,6 +645,7 @@ async def test_a_published_release_is_served_at_once(federation, serving, tmp_pa
         "based_on": first.digest.hex(),
     }
     assert second.manifest.metrics == {"loss": 0.5}
+    assert (second.manifest.codebook, second.manifest.codebook_reach) == (cells, 5)
 
 
 async def test_a_run_that_was_interrupted_while_it_published_has_one_release_of_all_of_that(federation, monkeypatch):

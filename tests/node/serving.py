@@ -25,7 +25,7 @@ from rsfed.home import Home, transaction
 from rsfed.index.order import keyed
 from rsfed.index.search import Snapshot, View
 from rsfed.index.segment import NONE_GONE, Part, Segment
-from rsfed.privacy.policy import policy
+from rsfed.privacy.policy import Policies
 from rsfed.transport.server import bind, server_credentials
 from rsfed.trust.certificates import issue_leaf, make_csr
 from rsfed.trust.envelope import sign_envelope
@@ -41,8 +41,8 @@ from rsfed.trust.identity import (
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter
-from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
+PARTNER = Policies.of("partner", {})
 PLACE = (7.0, 46.0, 7.1, 46.1)
 TIME = "2024-06-01T10:20:30+00:00"
 
@@ -152,14 +152,15 @@ class Asker:
         return sign_envelope(envelope, self.identity)
 
 
-def make_searcher(home: Home, world: World, served: Served | None, *, order=keyed, connection=None) -> Searcher:
+def make_searcher(
+    home: Home, world: World, served: Served | None, *, order=keyed, connection=None, policies=PARTNER
+) -> Searcher:
     shelf = Shelf()
     shelf.served = served
     ledger = Ledger(connection or open_state(home))
     return Searcher(
         shelf=shelf,
-        guard=Guard(world.bundle, ledger, node="berne", level=POLICY_LEVEL_PARTNER),
-        policy=policy("partner"),
+        guard=Guard(world.bundle, ledger, node="berne", policies=policies),
         handles=Handles(handle_key(home)),
         tie_key=tie_key(home),
         now=world.clock,

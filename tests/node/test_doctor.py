@@ -140,10 +140,11 @@ def test_more_threads_than_cores_are_a_warning(node, world):
     assert only(look(node, world), Verdict.WARN).check == "threads"
 
 
-def test_a_policy_level_that_was_not_chosen_is_a_warning(node, world):
-    configure(node, 'level = "partner"', "")
+def test_a_level_whose_floor_the_archive_cannot_meet_is_a_warning(node, world):
+    configure(node, 'level = "partner"', 'level = "guarded"')
     finding = only(look(node, world), Verdict.WARN)
-    assert "rsfed node policy" in finding.remedy
+    assert "15 acquisitions" in finding.found
+    assert "rsfed node policy explain" in finding.remedy
 
 
 @pytest.mark.parametrize("connected", [None, False])

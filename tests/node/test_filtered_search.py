@@ -8,7 +8,7 @@ import pytest
 from archives import Archive, exact, listed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import add_patches, make_searcher, random_codes, serve_codes
+from serving import PARTNER, add_patches, make_searcher, random_codes, serve_codes
 
 from coordinator.queries import question_of
 from coordinator.validate import validate
@@ -16,11 +16,9 @@ from node.guard import Guard
 from node.ledger import Ledger
 from node.state import open_state
 from rsfed.errors import EnvelopeRefused, UsageError
-from rsfed.privacy.policy import Disclosed, Withheld
 from rsfed.trust.envelope import filtered_fields
 from rsfed.trust.manifest import FederationClass, Nomenclature
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryEnvelope, QueryFilter
-from rsfed.v1.outcome_pb2 import POLICY_LEVEL_PARTNER
 
 WEST, EAST = (7.0, 46.0, 7.1, 46.1), (170.0, 46.0, -170.0, 47.0)
 EARLY, LATE = "2020-06-01T00:00:00+00:00", "2024-06-01T00:00:00+00:00"
@@ -121,41 +119,12 @@ def test_the_answer_is_that_of_an_archive_of_what_passes(mixed, wanted, seed, k,
         assert frozenset(mixed.open(page.item_handles)) in {members for _, members in expected}
 
 
-def at_least(floor):
-    """A policy rule that discloses no bucket with fewer items."""
-
-    def disclose(ask, distances, sizes):
-        keep = int(np.argmax(np.append(sizes < floor, True)))  # those before the first that is too small
-        samples = np.minimum(sizes[:keep], ask.k).astype(np.uint32)
-        return Disclosed(distances[:keep], sizes[:keep].astype(np.uint32), samples, Withheld.LIMIT)
-
-    return disclose
-
-
-@settings(max_examples=40, deadline=None)
-@given(filters(), st.integers(0, 10**6), st.integers(2, 9))
-def test_a_floor_counts_what_passes_and_no_filter_gets_below_it(mixed, wanted, seed, floor):
-    serve(mixed, seed)
-    wanted.labels[:] = [mixed.classes[number] for number in wanted.labels]
-    open_node = mixed.searcher
-    mixed.searcher = replace(open_node, policy=replace(open_node.policy, disclose=at_least(floor)))
-    try:
-        answer = mixed.search(mixed.codes[:1], filter=wanted, radius=32).answers[0]
-    finally:
-        mixed.searcher = open_node
-    passing = {item: passes(kind, wanted) for item, kind in mixed.kind_of.items()}
-    code_of = dict(zip(mixed.ids.tolist(), map(bytes, mixed.codes), strict=True))
-    for _, size, sample in listed(mixed, answer):
-        whole = [item for item, code in code_of.items() if code == code_of[sample[0]] and passing[item]]
-        assert floor <= size == len(whole)
-
-
 def strict(archive, *unfilterable):
     return Guard(
         archive.world.bundle,
         Ledger(open_state(archive.home)),
         node="berne",
-        level=POLICY_LEVEL_PARTNER,
+        policies=PARTNER,
         unfilterable=unfilterable,
     )
 

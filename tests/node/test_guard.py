@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from members import World
-from serving import Asker, add_patches, make_home, publish, random_codes, serve_codes
+from serving import PARTNER, Asker, add_patches, make_home, publish, random_codes, serve_codes
 
 from node.guard import Guard
 from node.ledger import Ledger
@@ -29,7 +29,7 @@ class Scene:
         self.served = serve_codes(home, self.release, add_patches(home, 10), random_codes(10))
         self.connection = open_state(home)
         self.bundle = self.world.bundle()
-        self.guard = Guard(lambda: self.bundle, Ledger(self.connection), node="berne", level=POLICY_LEVEL_PARTNER)
+        self.guard = Guard(lambda: self.bundle, Ledger(self.connection), node="berne", policies=PARTNER)
         self.asker = Asker(self.world)
 
     def ask(self, *, codes=b"12345678", **changes):

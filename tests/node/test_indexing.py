@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import closing, contextmanager
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ import node.catalogue
 import node.indexing
 from node.catalogue import Catalogue
 from node.indexing import BATCH, Indexer
+from node.publishing import Publisher
 from node.served import Shelf
 from node.sources import set_classes, set_labels
 from node.state import open_state
 from rsfed.errors import RasterRejected
 from rsfed.home import transaction
 from rsfed.index.filters import Filter
+from rsfed.privacy.policy import policy
+from rsfed.trust.manifest import CodebookEntry
 
 PATIENCE_S = 30.0
 
@@ -63,8 +67,8 @@ class Scene:
         self.swaps: list[int] = []
 
     @contextmanager
-    def running(self):
-        self.indexer = Indexer(self.home, self.shelf, self.encoders, self._changed)
+    def running(self, publisher=None):
+        self.indexer = Indexer(self.home, self.shelf, self.encoders, self._changed, publisher)
         thread = threading.Thread(target=self.indexer.run)
         thread.start()
         try:
@@ -436,3 +440,37 @@ def test_patches_that_got_other_classes_are_found_by_them(scene):
         scene.wait(lambda: sorted(found("7")) == ids[1:])
     with scene.running():  # the index on disk says the same
         scene.wait(lambda: sorted(found("7")) == ids[1:])
+
+
+def test_where_answers_go_by_cells_patches_are_published_when_all_have_codes_and_again_in_the_next_epoch(
+    tmp_path, unreadable
+):
+    scene = Scene(tmp_path / "node")
+    scene.encoders.batches = 1  # then codes wait for `go`
+    ids = add_patches(scene.home, BATCH + 20)
+    codebook = tuple(CodebookEntry(class_id=n, code=code) for n, code in enumerate(("01000000", "0100ffff")))
+    publish(scene.home, scene.world, 1, codebook=codebook, codebook_reach=32)
+    day, now = timedelta(days=1), [scene.world.clock()]
+    publisher = Publisher(policy("guarded"), 1, day, tie_key=bytes(32), now=lambda: now[0])
+    with closing(open_state(scene.home)) as connection, transaction(connection):
+        connection.execute("UPDATE item SET acquisition = 'flight ' || (id % 16)")
+
+    def published():
+        served = scene.shelf.served
+        return sorted(served.published["rgb"].ids.tolist()) if served and served.published else []
+
+    with scene.running(publisher):
+        scene.wait(lambda: scene.encoders.asked and not scene.encoders.go.is_set())
+        assert published() == []
+        scene.encoders.go.set()
+        scene.wait(lambda: published() == ids)
+        more = add_patches(scene.home, 20)
+        with closing(open_state(scene.home)) as connection, transaction(connection):
+            connection.execute("UPDATE item SET acquisition = 'flight ' || (id % 16)")
+        scene.wait(lambda: len(scene.items()) == len(ids) + len(more))
+        time.sleep(0.2)
+        assert published() == ids, "the day is not over"
+        now[0] += day
+        scene.wait(lambda: published() == ids + more)
+    with scene.running(publisher):
+        scene.wait(lambda: published() == ids + more)

@@ -131,18 +131,29 @@ def test_init_status_backup_and_restore_go_together(tmp_path, capsys):
 
 def test_the_policy_is_explained_in_words_with_the_predicted_class(node_and_archive, capsys):
     home, _ = node_and_archive
-    code, out, err = rsfed(capsys, "node", "policy", "--home", home.path)
+    code, out, _ = rsfed(capsys, "node", "policy", "--home", home.path)
     assert code == ExitCode.DONE
+    assert "Policy level: guarded" in out
     assert "predicted class" in out
-    assert "no level is chosen" in err
     configure(home, '# level = "partner"', 'level = "partner"')
-    code, chosen, err = rsfed(capsys, "node", "policy", "--home", home.path)
-    assert (chosen, err) == (out, "")
+    _, chosen, _ = rsfed(capsys, "node", "policy", "--home", home.path)
+    assert "Policy level: partner" in chosen
     configure(home, '# unfilterable = ["label"]', 'unfilterable = ["label"]')
     assert (
         "may be filtered by time, place and modality. None by class"
         in rsfed(capsys, "node", "policy", "--home", home.path)[1]
     )
+
+
+def test_the_policy_is_explained_for_the_archive_with_the_levels_that_fit(node_and_archive, capsys):
+    home, _ = node_and_archive
+    configure(home, "[policy]", '[policy]\nanalysts.ada = { level = "partner", loosen = true }')
+    code, out, _ = rsfed(capsys, "node", "policy", "explain", "--home", home.path)
+    assert code == ExitCode.DONE
+    assert "ada is answered at partner" in out
+    assert "  partner   fits" in out
+    assert "  guarded   does not start: it needs 15 acquisitions and the release has no codebook" in out
+    assert "cells_per_class = 1" in out
 
 
 def test_doctor_fails_with_code_1_and_says_how_to_join(node_and_archive, capsys):

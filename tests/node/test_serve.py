@@ -25,7 +25,7 @@ import node.uplink
 from node.serve import NodeServer
 from rsfed.clock import Deadline
 from rsfed.config import NodeConfig, load_config
-from rsfed.errors import ConfigError, NotAdmitted, StateError, TrainingError
+from rsfed.errors import NotAdmitted, StateError, TrainingError
 from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel, open_control_channel
 from rsfed.transport.server import current_member, make_server
@@ -447,16 +447,6 @@ async def test_serve_ends_in_order_on_sigterm(scene):
         assert await asyncio.wait_for(running, PATIENCE_S) == 0
         with scene.home.lock():
             pass
-
-
-def test_without_an_explicit_policy_level_nothing_starts(tmp_path):
-    from node.cli.serve import serve as serve_command
-
-    home = make_home(tmp_path / "n")
-    with pytest.raises(ConfigError) as refused:
-        serve_command(home.path)
-    assert refused.value.exit_code == 6
-    assert 'level = "partner"' in refused.value.public
 
 
 def test_without_an_identity_nothing_starts_but_the_policy_is_explained(tmp_path, capsys, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from members import World
 from serving import (
+    PARTNER,
     Asker,
     add_patches,
     listening,
@@ -51,7 +52,7 @@ class Scene:
     @asynccontextmanager
     async def stub(self, role=Role.COORDINATOR, name=""):
         """The node as seen by a member."""
-        service = ArchiveService("berne", self.searcher, self.auditor)
+        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER)
         server = make_server(Port.NODE, trust=self.world.bundle, now=self.world.clock)
         add_ArchiveServiceServicer_to_server(service, server)
         node = self.world.identity(Role.NODE, "berne")

@@ -16,11 +16,11 @@ from rsfed.trust.identity import create_keys, load_identity
 CHOICES = Choices(None, "rgb", "0.0.0.0:7443", "node.example.org:7443")
 
 
-def test_a_new_node_has_a_configuration_that_loads_and_no_policy_level(tmp_path):
+def test_a_new_node_has_a_configuration_that_loads_and_is_guarded(tmp_path):
     home = Home(tmp_path / "home")
     path = init_node(home, CHOICES)
     config = load_config(NodeConfig, home.path)
-    assert config.policy.level is None
+    assert config.policy.level == "guarded"
     assert (config.serve.bind, config.serve.advertise) == ("0.0.0.0:7443", "node.example.org:7443")
     assert config.archive.modality == "rgb"
     text = path.read_text()

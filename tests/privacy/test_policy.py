@@ -1,4 +1,4 @@
-"""What the level `partner` discloses, and that it is never chosen silently."""
+"""What the level `partner` discloses, and that operators are told."""
 
 from itertools import combinations
 
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsfed.errors import ConfigError
-from rsfed.privacy.policy import ROWS_PER_QUERY, Ask, Withheld, explain, policy
+from rsfed.privacy.policy import ROWS_PER_QUERY, Ask, Withheld, disclose_exactly, explain, policy
 
 SIZES = st.lists(st.integers(1, 50), max_size=30).map(lambda sizes: np.array(sizes, np.int64))
 
 
 def disclosed(ask, sizes):
-    return policy("partner").disclose(ask, np.arange(len(sizes), dtype=np.uint16), sizes)
+    return disclose_exactly(ask, np.arange(len(sizes), dtype=np.uint16), sizes)
 
 
 @given(SIZES, st.integers(1, 100))
@@ -56,15 +56,10 @@ def test_the_limit_never_cuts_the_k_items_that_were_asked_for():
     assert answer.samples.sum() == 1000
 
 
-def test_no_level_is_chosen_for_the_operator():
-    with pytest.raises(ConfigError, match='level = "partner"') as refused:
-        policy(None)
-    assert refused.value.exit_code == 6
-
-
 def test_an_unknown_level_is_refused():
-    with pytest.raises(ConfigError, match="open"):
+    with pytest.raises(ConfigError, match="open") as refused:
         policy("open")
+    assert refused.value.exit_code == 6
 
 
 FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "class"}

@@ -30,6 +30,7 @@ from rsfed.cli import run
 from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.calibration import from_records
+from rsfed.hashing.codebook import ARRAYS_OF_CODES
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.weights import from_bytes, init_weights
 from rsfed.privacy.policy import POLICIES
@@ -140,6 +141,9 @@ def test_a_node_counts_near_pairs_of_patches_that_it_did_not_train_on_and_sends_
     counted = decode(run_task(app, large.path, task(kind="evaluate", arrays=trained.arrays)))
     assert counted.error == ""
     assert (set(counted.arrays), set(counted.metrics), counted.configs) == ({"arrays"}, {"metrics"}, {})
+    codes = {name: counted.arrays["arrays"].pop(name) for name in ARRAYS_OF_CODES}
+    assert not codes["code-acquisitions"].any(), "of one acquisition no class is counted"
+    assert not codes["code-bits"].any()
     counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], small_plan().bits)
     assert (counts.queries, counts.acquisitions, counts.held_out_by) == (9, 1, "patch")
     assert counts.pairs.sum() == pytest.approx(9 * 20, rel=1e-5)
@@ -151,7 +155,8 @@ def test_unlabelled_patches_that_were_trained_on_are_not_counted_as_unlike(make)
     home, plan = make("half", {"water": 30, "field": 30, "glacier": 60}), small_plan(objective=ContrastiveSection())
     trained = decode(run_task(app, home.path, task(plan=plan)))
     counted = decode(run_task(app, home.path, task(plan=plan, kind="evaluate", arrays=trained.arrays)))
-    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], plan.bits)
+    pairs = {name: each for name, each in counted.arrays["arrays"].items() if name not in ARRAYS_OF_CODES}
+    counts = from_records(pairs, counted.metrics["metrics"], plan.bits)
     assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 2, abs=0.05), (
         "a quarter of all patches, half of these"
     )
@@ -186,11 +191,11 @@ def test_an_operator_who_refuses_sends_no_counts_and_trains_on_everything(make, 
         assert decode(run_task(app, home.path, task())).metrics["metrics"]["num-examples"] == sum(MANY.values())
 
 
-def test_without_a_policy_level_no_counts_leave(make):
+def test_without_a_policy_level_a_node_is_guarded_and_sends_no_counts_of_few_acquisitions(make):
     home = make("undecided", MANY)
     path = home.path / "node.toml"
     path.write_text(path.read_text().replace('level = "partner"', ""))
-    assert reason_of(home, task(kind="evaluate", run_id=31)) == "POLICY_LEVEL"
+    assert reason_of(home, task(kind="evaluate", run_id=31)) == "TOO_FEW_ACQUISITIONS"
 
 
 def test_an_archive_of_one_class_has_nothing_to_calibrate(make):

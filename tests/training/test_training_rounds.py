@@ -28,9 +28,10 @@ from coordinator.training.grid import BoardGrid
 from coordinator.training.records import RunCancelled
 from coordinator.training.rounds import Rules
 from rsfed.errors import TrainingError
-from rsfed.hashing.calibration import fit, total
+from rsfed.hashing.calibration import fit, to_records, total
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT
+from rsfed.hashing.refit import centres_of
 
 
 async def run(nodes, **options):
@@ -323,6 +324,7 @@ LYING_NODES = {
     ),
     "CALIBRATION_COUNTS": counting(pair_counts(relevant=(61.0,))),
     "CALIBRATION_FORM": counting(arrays={}),
+    "CODEBOOK_FORM": counting(arrays={"arrays": to_records(pair_counts())[0]}),
     "PAYLOAD_MALFORMED": lambda task: b"\x80\x04N." if decode(task).kind == EVALUATE else result_of(task),
 }
 
@@ -335,11 +337,24 @@ async def test_counts_of_a_lying_node_are_dropped_and_those_of_the_others_stay(r
     assert trained.nodes == {"good", "bad"}
 
 
+async def test_nodes_count_their_codes_and_the_release_gets_the_code_of_each_class():
+    trained, events = await run_whole({"a": counting(), "b": counting()})
+    assert [entry.class_id for entry in trained.codebook] == [10, 12], "no node has enough of class 11"
+    centres = centres_of(small_plan())
+    fixed = centres.shape[1]
+    codes = [np.unpackbits(np.frombuffer(bytes.fromhex(entry.code), np.uint8)) for entry in trained.codebook]
+    np.testing.assert_array_equal([code[:fixed] for code in codes], centres[[0, 2]])
+    assert [set(code[fixed:].tolist()) for code in codes] == [{1}, {0}]
+    assert trained.reach == 2
+    assert calibrated(events)[0]["cells"] == 2
+
+
 async def test_too_few_pairs_give_no_table_and_a_run_none_the_worse():
     few = pair_counts(pairs=(20.0,), relevant=(10.0,))
     trained, events = await run_whole({"a": counting(few)})
     assert trained.calibration is None
-    assert calibrated(events) == [{"nodes": ["a"], "failed": {}, "queries": None, "prior": None, "error": None}]
+    nothing = {"queries": None, "prior": None, "error": None, "cells": 2}
+    assert calibrated(events) == [{"nodes": ["a"], "failed": {}} | nothing]
     np.testing.assert_array_equal(trained.weights["w"], weights(3)["w"])
 
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rsfed.clock import utc_now
 from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.hashing.calibration import PairCounts, to_records
+from rsfed.hashing.codebook import CodeCounts, to_arrays
 from rsfed.hashing.payload import Payload, decode, digest, encode
 from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN, TrainingPlan
 from rsfed.raster.input_spec import default_spec
@@ -75,10 +76,18 @@ def pair_counts(pairs=(60.0, 40.0, 20.0), relevant=(55.0, 20.0, 5.0), *, bits: i
     return PairCounts(*by_distance, **(fields | changes))
 
 
+def code_counts(*, bits: int = 16, behind=(8.0, 0.0, 6.0)) -> CodeCounts:
+    """Counts of the codes of two classes: all bits of the first are set, no bit of the last."""
+    behind = np.array(behind)
+    set_bits = np.outer(behind * [1, 1, 0], np.ones(bits))
+    return CodeCounts(set_bits, behind, np.eye(bits + 1)[2] * 3)
+
+
 def counts_of(task: bytes, counts: PairCounts | None = None) -> bytes:
     """What an honest node sends for calibration."""
     payload = decode(task)
     arrays, metrics = to_records(counts or pair_counts())
+    arrays |= to_arrays(code_counts())
     return encode(Payload(payload.run_id, payload.round, payload.kind, {"arrays": arrays}, {"metrics": metrics}))
 
 

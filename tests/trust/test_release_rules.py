@@ -192,3 +192,24 @@ def test_two_encoders_may_share_a_file_but_not_a_name(world):
     other = encoder.model_copy(update={"weights": FileEntry(name=encoder.weights.name, size=1, sha256="0" * 64)})
     with pytest.raises(ValueError, match="share a name"):
         world.release(encoders={"a": encoder, "b": other})
+
+
+@pytest.mark.parametrize(
+    "codebook",
+    [
+        [{"class_id": 1, "code": "00" * 8}],
+        [{"class_id": 1, "code": "00" * 4}, {"class_id": 1, "code": "ff" * 4}],
+        [{"class_id": 1, "code": "00" * 4}, {"class_id": 2, "code": "00" * 4}],
+        [{"class_id": 1, "code": "00" * 4, "varied": [32]}],
+        [{"class_id": 1, "code": "00" * 4, "varied": [5, 5]}],
+    ],
+)
+def test_a_codebook_that_is_not_of_its_codes_or_names_anything_twice_is_refused(world, codebook):
+    assert refusal(verify, world, signed_json(world, codebook=codebook)) == "RELEASE_MALFORMED"
+
+
+def test_a_codebook_is_a_list_as_software_of_before_reads_it_and_may_be_left_out(world):
+    raw = json.loads(world.release().header.manifest)
+    assert (raw["codebook"], raw.pop("codebook_reach")) == ([], 0)
+    assert parse_manifest(json.dumps(raw | {"schema": "1.1"}).encode()).codebook == ()
+    assert verify(world, signed_json(world, codebook=[{"class_id": 1, "code": "00" * 4}])).codebook[0].class_id == 1

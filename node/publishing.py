@@ -1,0 +1,127 @@
+"""Publishing in epochs: what `rsfed.privacy.publication` decides, kept in the node's database.
+
+A publication outlives restarts: made anew from scratch, it would differ from the one before by single acquisitions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from node.published import Published
+from rsfed.clock import Now
+from rsfed.codes import Codes, Ids
+from rsfed.home import transaction
+from rsfed.index.facets import Columns
+from rsfed.privacy import grid
+from rsfed.privacy.cells import Cells
+from rsfed.privacy.policy import Policy
+from rsfed.privacy.publication import ROW, Present, Rows, acquisition_numbers, nothing, published
+from rsfed.telemetry import log
+from rsfed.trust.release_store import Release
+
+Items = Callable[[], tuple[Ids, Codes, Columns]]
+"""Returns the items of an encoder by rising id, their codes, and what is known of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was published last."""
+
+    epoch: int
+    made: datetime
+    floor: int
+    per_class: int
+    rows: Rows
+
+
+class Publisher:
+    """Publishes the items of a node, at most once in an epoch.
+
+    Args:
+        policy: The level, which goes by cells.
+        per_class: Cells of each class.
+        epoch: Time between two publications.
+        tie_key: The node's tie key, 32 bytes.
+        now: Wall clock.
+    """
+
+    def __init__(self, policy: Policy, per_class: int, epoch: timedelta, *, tie_key: bytes, now: Now) -> None:
+        self._policy = policy
+        self._per_class = per_class
+        self._epoch = epoch
+        self._tie_key = tie_key
+        self._now = now
+
+    def current(self, connection: sqlite3.Connection, release: Release, encoder: str) -> Published | None:
+        """Return what is published of an encoder; None where nothing is."""
+        kept = self._kept(connection, release, encoder)
+        if kept is None:
+            return None
+        cells = self._cells(release)
+        return Published.of(cells, kept.rows, kept.epoch, tie_key=self._tie_key, release=release.digest)
+
+    def publish(self, connection: sqlite3.Connection, release: Release, encoder: str, items: Items) -> bool | None:
+        """Publish what can be, if it is time.
+
+        Returns:
+            Whether anything changed; None where it is not time yet.
+        """
+        kept, now = self._kept(connection, release, encoder), self._now()
+        if kept is not None and now - kept.made < self._epoch:
+            return None
+        if not release.manifest.codebook:
+            log.warning("publication.no_codebook", release=release.manifest.version)
+            return False
+        present = self._present(connection, release, items)
+        acquisitions = len(np.unique(present.acquisitions))
+        if kept is None and acquisitions < self._policy.least_acquisitions:
+            needed = self._policy.least_acquisitions
+            log.warning("publication.unfit", level=self._policy.level, acquisitions=acquisitions, needed=needed)
+            return False
+        before, epoch = (nothing(), 1) if kept is None else (kept.rows, kept.epoch + 1)
+        rows = published(before, present, self._policy.floor, epoch)
+        if kept is not None and len(rows) == len(before) and (rows == before).all():
+            return False
+        self._keep(connection, release, encoder, _Kept(epoch, now, self._policy.floor, self._per_class, rows))
+        log.info("publication.made", epoch=epoch, published=len(rows), waiting=len(present.ids) - len(rows))
+        return True
+
+    def _cells(self, release: Release) -> Cells:
+        manifest = release.manifest
+        return Cells.of(manifest.codebook, manifest.codebook_reach, per_class=self._per_class)
+
+    def _present(self, connection: sqlite3.Connection, release: Release, items: Items) -> Present:
+        ids, codes, known = items()
+        query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+        names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
+        distinct, places = np.unique(np.array(names, str), return_inverse=True)
+        tiers = range(grid.TIERS)
+        return Present(
+            ids,
+            acquisition_numbers(distinct.tolist())[places],
+            self._cells(release).nearest(codes)[0],
+            tuple(grid.tiles(known.boxes, tier) for tier in tiers),
+            tuple(grid.periods(known.times, tier) for tier in tiers),
+        )
+
+    def _kept(self, connection: sqlite3.Connection, release: Release, encoder: str) -> _Kept | None:
+        """Return what was published last under the policy of now; another one starts anew."""
+        row = connection.execute(
+            "SELECT epoch, made, floor, per_class, items FROM publication WHERE release = ? AND encoder = ?",
+            (release.digest, encoder),
+        ).fetchone()
+        if row is None or tuple(row[2:4]) != (self._policy.floor, self._per_class):
+            return None
+        return _Kept(row[0], datetime.fromisoformat(row[1]), row[2], row[3], np.frombuffer(row[4], ROW))
+
+    def _keep(self, connection: sqlite3.Connection, release: Release, encoder: str, kept: _Kept) -> None:
+        made = kept.made.astimezone(UTC).isoformat()
+        values = (release.digest, encoder, kept.epoch, made, kept.floor, kept.per_class, kept.rows.tobytes())
+        with transaction(connection):
+            connection.execute("DELETE FROM publication WHERE release != ?", (release.digest,))
+            connection.execute("INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?, ?, ?, ?)", values)

@@ -1,0 +1,112 @@
+"""Codebooks: what nodes count of their codes, and the cells that follow."""
+
+import numpy as np
+import pytest
+
+from rsfed.codes import pack
+from rsfed.errors import InvalidMessage
+from rsfed.hashing.codebook import CodeCounts, count_codes, from_arrays, make_codebook, to_arrays, total
+from rsfed.trust.manifest import CodebookEntry
+
+BITS = 16
+
+
+def labelled(classes, rng, flips=0.1):
+    """Codes about one word for each class, and their labels."""
+    words = np.random.default_rng(3).random((3, BITS)) < 0.5
+    bits = words[classes] ^ (rng.random((len(classes), BITS)) < flips)
+    return bits, np.eye(3, dtype=bool)[classes]
+
+
+def test_an_acquisition_counts_as_one_however_many_patches_it_has():
+    bits = np.zeros((103, BITS), bool)
+    bits[:100] = True  # all of one acquisition
+    labels = np.ones((103, 1), bool)
+    behind = ["large"] * 100 + ["a", "b", "c"]
+    counts = count_codes(pack(bits), labels, behind, [], least=4)
+    assert counts.acquisitions.tolist() == [4]
+    np.testing.assert_allclose(counts.set_bits[0], 1.0)
+    [entry], _ = make_codebook(counts, [7], None)
+    assert (entry.class_id, entry.code) == (7, "0000"), "three acquisitions outvote one"
+
+
+def test_a_class_of_few_acquisitions_is_not_counted():
+    bits, labels = labelled(np.array([0] * 10 + [1] * 50), np.random.default_rng(0))
+    behind = [f"{n}" for n in range(10)] + [f"{n % 4}" for n in range(50)]
+    counts = count_codes(pack(bits), labels, behind, [pack(bits[:10])], least=5)
+    assert counts.acquisitions.tolist() == [10, 0, 0]
+    assert not counts.set_bits[1:].any()
+
+
+def test_nodes_together_give_the_majority_of_all_their_acquisitions_and_the_bits_that_vary_most():
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, 3, 600)
+    bits, labels = labelled(classes, rng)
+    bits[:, 5] = rng.random(600) < 0.5
+    parts = [slice(0, 200), slice(200, 600)]
+    each = [
+        count_codes(pack(bits[p]), labels[p], [str(n) for n in range(600)[p]], [pack(bits[p])], least=5) for p in parts
+    ]
+    assert total(each).set_bits.tolist() == total(each[::-1]).set_bits.tolist()
+    entries, reach = make_codebook(total(each), [4, 5, 6], None)
+    wanted = [(bits[classes == c].mean(axis=0) > 0.5) for c in range(3)]
+    assert [entry.code for entry in entries] == [pack(w[None]).tobytes().hex() for w in wanted]
+    assert all(entry.varied[0] == 5 and len(entry.varied) == 3 for entry in entries)
+    nearest = np.min([(bits != w).sum(axis=1) for w in wanted], axis=0)
+    assert (nearest <= reach).mean() >= 0.98 > (nearest < reach).mean()
+
+
+def test_bits_of_hash_centres_stay_whatever_was_counted():
+    centres = np.array([[True] * 12, [False] * 12])
+    counts = CodeCounts(np.array([[0.0] * BITS, [9.0] * BITS]), np.array([9.0, 9.0]), np.zeros(BITS + 1))
+    (one, two), reach = make_codebook(counts, [1, 2], centres)
+    assert (one.code, two.code) == ("fff0", "000f")
+    assert min(one.varied + two.varied) >= 12
+    assert reach == BITS, "nothing was held out, so nothing is out of reach"
+
+
+def test_two_classes_of_one_code_are_one_cell():
+    counts = CodeCounts(np.zeros((2, BITS)), np.array([9.0, 9.0]), np.zeros(BITS + 1))
+    assert [entry.class_id for entry in make_codebook(counts, [1, 2], None)[0]] == [1]
+
+
+def test_counts_come_back_from_the_wire_as_they_were():
+    bits, labels = labelled(np.arange(60) % 3, np.random.default_rng(2))
+    counts = count_codes(pack(bits), labels, [str(n) for n in range(60)], [pack(bits[:9])], least=5)
+    again = from_arrays(to_arrays(counts), 3, BITS)
+    for name in ("set_bits", "acquisitions", "distances"):
+        np.testing.assert_allclose(getattr(again, name), getattr(counts, name), rtol=1e-6)
+
+
+LIES = {
+    "more set bits than patches": {"code-bits": np.full((3, BITS), 9.0)},
+    "negative": {"code-bits": np.full((3, BITS), -1.0)},
+    "too many acquisitions": {"code-acquisitions": np.full(3, 501.0)},
+    "not finite": {"code-acquisitions": np.array([np.nan, 8, 8])},
+    "too many held out": {"code-distances": np.full(BITS + 1, 100.0)},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_counts_that_cannot_be_are_refused(lie):
+    counts = CodeCounts(np.full((3, BITS), 4.0), np.full(3, 8.0), np.ones(BITS + 1))
+    arrays = to_arrays(counts) | {name: a.astype(np.float32) for name, a in LIES[lie].items()}
+    with pytest.raises(InvalidMessage) as refused:
+        from_arrays(arrays, 3, BITS)
+    assert refused.value.reason == "CODEBOOK_COUNTS"
+
+
+def test_counts_of_another_form_are_refused():
+    counts = to_arrays(CodeCounts(np.zeros((2, BITS)), np.zeros(2), np.zeros(BITS + 1)))
+    for changed in ({}, counts | {"more": np.zeros(1, np.float32)}, counts):
+        with pytest.raises(InvalidMessage) as refused:
+            from_arrays(changed, 3, BITS)
+        assert refused.value.reason == "CODEBOOK_FORM"
+
+
+@pytest.mark.parametrize(
+    "entry", [{"code": "zz00"}, {"code": "00"}, {"class_id": -1}, {"varied": (1, 2, 3, 4)}, {"varied": (256,)}]
+)
+def test_an_entry_that_makes_no_sense_is_no_entry(entry):
+    with pytest.raises(ValueError, match="validation error"):
+        CodebookEntry(**({"class_id": 1, "code": "0000"} | entry))
