@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -11,7 +12,7 @@ import grpc
 
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
-from rsfed.transport.channel import call, open_channel
+from rsfed.transport.channel import call, open_channel, stream
 from rsfed.transport.limits import ANSWER_BYTES
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
@@ -21,7 +22,13 @@ from rsfed.v1.audit_pb2 import SignedTreeHead
 
 OnHead = Callable[[str, SignedTreeHead], None]
 """Takes a node's name and a signed head of its audit log, empty where none came."""
-Response = TypeVar("Response", pb.ArchiveServiceSearchResponse, pb.ArchiveServiceExpandBucketResponse)
+Response = TypeVar(
+    "Response",
+    pb.ArchiveServiceSearchResponse,
+    pb.ArchiveServiceExpandBucketResponse,
+    pb.ArchiveServiceRequestAccessResponse,
+    pb.ArchiveServiceCollectAccessResponse,
+)
 
 _CLOSING_S = 30.0  # for calls in progress on a channel that was replaced
 
@@ -39,6 +46,18 @@ class NodeLink(Protocol):
         self, request: pb.ArchiveServiceExpandBucketRequest, deadline: Deadline
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """Ask for more items of one bucket."""
+        ...
+
+    async def request_access(
+        self, request: pb.ArchiveServiceRequestAccessRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceRequestAccessResponse:
+        """Pass on a call about one found item."""
+        ...
+
+    def collect_access(
+        self, request: pb.ArchiveServiceCollectAccessRequest, deadline: Deadline
+    ) -> AsyncGenerator[pb.ArchiveServiceCollectAccessResponse]:
+        """Pass on a call for what was approved, and give the parts of the answer."""
         ...
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
@@ -80,6 +99,20 @@ class GrpcLink:
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """Ask for more items of one bucket."""
         return self._without_head(await call(self._stub.ExpandBucket, request, deadline, what=self._what))
+
+    async def request_access(
+        self, request: pb.ArchiveServiceRequestAccessRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceRequestAccessResponse:
+        """Pass on a call about one found item."""
+        return self._without_head(await call(self._stub.RequestAccess, request, deadline, what=self._what))
+
+    async def collect_access(
+        self, request: pb.ArchiveServiceCollectAccessRequest, deadline: Deadline
+    ) -> AsyncGenerator[pb.ArchiveServiceCollectAccessResponse]:
+        """Pass on a call for what was approved, and give the parts of the answer."""
+        async with aclosing(stream(self._stub.CollectAccess, request, deadline, what=self._what)) as parts:
+            async for part in parts:
+                yield self._without_head(part) if part.HasField("audit_head") else part
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
         """Ask what the node is, waiting for a connection."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from coordinator.live import Live
 from coordinator.nodes import Nodes
 from coordinator.offload import sized
 from coordinator.queries import question_of, response_of
+from coordinator.relay import AccessRelay
 from coordinator.validate import rows_of_page, validate_expansion
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable, RsfedError
@@ -67,6 +68,7 @@ class QueryService(QueryServiceServicer):
         self._journal = journal
         self._quotas = quotas
         self._limits = limits
+        self._relay = AccessRelay(live, nodes, journal, quotas)
         self._searches = 0
 
     async def Search(  # noqa: N802 - name of the wire
@@ -133,6 +135,20 @@ class QueryService(QueryServiceServicer):
             )
             summary.last_seen.FromDatetime(node.last_seen)
         return response
+
+    async def RequestAccess(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceRequestAccessRequest, context: Context
+    ) -> pb.QueryServiceRequestAccessResponse:
+        """Relay a call about one found item."""
+        return await self._relay.request(request, self._due(context).less(_WAY_BACK_S))
+
+    async def CollectAccess(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceCollectAccessRequest, context: Context
+    ) -> AsyncIterator[pb.QueryServiceCollectAccessResponse]:
+        """Relay what a node approved; that may take longer than a search."""
+        async with aclosing(self._relay.collect(request, deadline_of(context).less(_WAY_BACK_S))) as parts:
+            async for part in parts:
+                yield part
 
     async def _search(
         self,

@@ -55,6 +55,14 @@ class Kind(StrEnum):
     RELEASE_SERVED = "release.served"
     RELEASE_REFUSED = "release.refused"
     HANDLE_RESOLVED = "handle.resolved"
+    ACCESS_ASKED = "access.asked"  # for a found item
+    ACCESS_LOOKED = "access.looked"  # the requester, what became of that
+    ACCESS_WITHDRAWN = "access.withdrawn"  # by the requester
+    ACCESS_COLLECTED = "access.collected"
+    ACCESS_REFUSED = "access.refused"
+    ACCESS_APPROVED = "access.approved"  # by the operator, as the two below
+    ACCESS_DENIED = "access.denied"
+    ACCESS_RECALLED = "access.recalled"  # what had been approved
 
 
 class Auditor:

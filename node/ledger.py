@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from node.handles import SALT_BYTES
-from node.state import mark_audited
+from node.state import mark_audited, utc_text, writing_soon
 from rsfed.errors import Busy, EnvelopeRefused
-from rsfed.home import transaction
 from rsfed.telemetry import log
 from rsfed.trust.audit_log import Position
 from rsfed.trust.envelope import VerifiedQuery
 
 KEPT = timedelta(days=90)
 _COLUMNS = "salt, requester, query_id, envelope_digest, release, created"
-PATIENCE_MS = 2000  # for another process that writes; whoever asks has a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Ledger:
                 raise EnvelopeRefused("this query was answered before; ask again with a new id", reason="REPLAY")
             self._connection.execute(
                 f"INSERT INTO query_ledger ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - a fixed text
-                (*row, _text(now)),
+                (*row, utc_text(now)),
             )
             if self._audited is not None:
                 mark_audited(self._connection, self._audited())
@@ -112,22 +110,15 @@ class Ledger:
         """
         try:
             with self._writing():
-                self._connection.execute("DELETE FROM query_ledger WHERE created < ?", (_text(now - KEPT),))
+                self._connection.execute("DELETE FROM query_ledger WHERE created < ?", (utc_text(now - KEPT),))
         except (Busy, sqlite3.Error) as error:
             log.warning("ledger.not_pruned", error_type=type(error).__name__)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Write as one transaction, soon or not at all."""
-        with self._lock:
-            self._connection.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
-            try:
-                with transaction(self._connection):
-                    yield
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte is the kind of error
-                    raise
-                raise Busy("this node is busy writing; ask again") from error
+        with self._lock, writing_soon(self._connection):
+            yield
 
     def _find(self, column: str, value: bytes) -> Entry | None:
         row = self._connection.execute(
@@ -140,11 +131,6 @@ class Ledger:
 def _entry(row: tuple[bytes, str, bytes, bytes, bytes, str]) -> Entry:
     salt, requester, query, digest, release, created = row
     return Entry(salt, requester, query, digest, release, datetime.fromisoformat(created))
-
-
-def _text(moment: datetime) -> str:
-    """Return a moment in the one form in which texts sort as moments do."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _fresh(entry: Entry | None, now: datetime) -> Entry | None:

@@ -17,6 +17,7 @@ from datetime import timedelta
 import rsfed
 from node.auditing import Auditor, Kind, open_log
 from node.control import ControlService
+from node.desk import AccessDesk
 from node.guard import Guard
 from node.handles import Handles
 from node.indexing import Indexer, MakeEncoder, torch_encoder
@@ -113,21 +114,36 @@ class NodeServer:
         with (
             closing(self._audit_log),
             closing(Ledger(connection, restored_at=restored_at(connection), audited=audited)) as ledger,
+            closing(self._access_desk(ledger)) as desk,
         ):
-            async with self._controlled(), self._listening(ledger) as serving, self._indexing() as indexing:
-                await _until(stop, [*self._loops(ledger, serving), asyncio.shield(indexing)])
+            async with self._controlled(), self._listening(ledger, desk) as serving, self._indexing() as indexing:
+                await _until(stop, [*self._loops(ledger, desk, serving), asyncio.shield(indexing)])
                 self._draining = True
                 log.info("node.draining")
                 await serving(False)
         log.info("node.stopped")
 
-    def _loops(self, ledger: Ledger, serving: Serving) -> list[Awaitable[None]]:
+    def _access_desk(self, ledger: Ledger) -> AccessDesk:
+        connection = open_state(self._home)
+        return AccessDesk(
+            self._home,
+            connection,
+            ledger=ledger,
+            handles=Handles(handle_key(self._home)),
+            auditor=self._auditor,
+            identity=self._membership.identity,
+            now=self._now,
+            enabled=self._config.access.enabled,
+            restored_at=restored_at(connection),
+        )
+
+    def _loops(self, ledger: Ledger, desk: AccessDesk, serving: Serving) -> list[Awaitable[None]]:
         loops: list[Awaitable[None]] = [
             self._membership.run(),
             self._uplink.announce(),
             self._uplink.follow_releases(),
             self._report_health(serving),
-            self._prune(ledger),
+            self._prune(ledger, desk),
         ]
         if self._config.training.enabled:
             loops.append(self._train())
@@ -142,7 +158,7 @@ class NodeServer:
         return Publisher(policy, config.cells_per_class, epoch, tie_key=tie_key(self._home), now=self._now)
 
     @asynccontextmanager
-    async def _listening(self, ledger: Ledger) -> AsyncIterator[Serving]:
+    async def _listening(self, ledger: Ledger, desk: AccessDesk) -> AsyncIterator[Serving]:
         """Listen for the coordinator; at the end let calls in progress finish."""
         identity = self._membership.identity
         searcher = Searcher(
@@ -158,7 +174,7 @@ class NodeServer:
             tie_key=tie_key(self._home),
             now=self._now,
         )
-        service = ArchiveService(identity().member.name, searcher, self._auditor, self._policies)
+        service = ArchiveService(identity().member.name, searcher, self._auditor, self._policies, desk)
         limit = self._config.serve.max_concurrent
         server = make_server(
             Port.NODE,
@@ -219,10 +235,11 @@ class NodeServer:
             self._puller.busy = False
             await asyncio.sleep(_TRAINING_PAUSE_S)
 
-    async def _prune(self, ledger: Ledger) -> None:
+    async def _prune(self, ledger: Ledger, desk: AccessDesk) -> None:
         while True:
             try:
                 await asyncio.to_thread(ledger.prune, now=self._now())
+                await asyncio.to_thread(desk.prune)
             except sqlite3.Error as error:  # a full disk, say: old entries do no harm
                 log.error("ledger.not-pruned", error_type=type(error).__name__)
             await asyncio.sleep(_PRUNE_S)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rsfed
 from node.auditing import Auditor
+from node.desk import AccessDesk
 from node.search import Searcher
 from node.shaping import LEVELS
 from rsfed.clock import Deadline
 from rsfed.errors import WithheldByPolicy
 from rsfed.privacy.policy import Policies
 from rsfed.telemetry import log
+from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.transport.server import deadline_of
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import archive_pb2_grpc
+from rsfed.v1.audit_pb2 import SignedTreeHead
 from rsfed.v1.envelope_pb2 import QueryEnvelope
 from rsfed.wire import PROTOCOL
 
@@ -41,13 +44,15 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         searcher: Answers queries.
         auditor: Notes every answer and refusal before it leaves.
         policies: Who is answered at which level.
+        desk: Answers calls about found items.
     """
 
-    def __init__(self, name: str, searcher: Searcher, auditor: Auditor, policies: Policies) -> None:
+    def __init__(self, name: str, searcher: Searcher, auditor: Auditor, policies: Policies, desk: AccessDesk) -> None:
         self._name = name
         self._policies = policies
         self._searcher = searcher
         self._auditor = auditor
+        self._desk = desk
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
 
     async def close(self) -> None:
@@ -94,6 +99,25 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> pb.ArchiveServiceProveAuditResponse:
         """Prove that the audit log only grew."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._auditor.prove, request)
+
+    async def RequestAccess(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceRequestAccessRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceRequestAccessResponse:
+        """Take a call about one found item."""
+        del context
+        answer = await asyncio.to_thread(self._desk.answer, request.sealed_call)
+        return pb.ArchiveServiceRequestAccessResponse(sealed_answer=answer, audit_head=self._auditor.head())
+
+    async def CollectAccess(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceCollectAccessRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ArchiveServiceCollectAccessResponse]:
+        """Send what was approved, part by part."""
+        del context
+        with await asyncio.to_thread(self._desk.collect, request.sealed_call) as file:
+            head: SignedTreeHead | None = self._auditor.head()
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield pb.ArchiveServiceCollectAccessResponse(chunk=chunk, audit_head=head)
+                head = None
 
     async def _in_thread(
         self,

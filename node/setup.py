@@ -49,6 +49,13 @@ independent_files = false
 # What single analysts are answered at; loosen = true has to be said where that discloses more.
 # analysts.ada = {{ level = "partner", loosen = true }}
 
+# Analysts may ask for an image that their query found. `rsfed node requests` lists who asks and why; only what you
+# approve leaves, sealed for who asked.
+[access]
+enabled = true
+# The most that one of them may hold, in MiB.
+max_mib = 64
+
 [training]
 # Take part in federated training: images stay, model updates leave.
 enabled = true

@@ -1,16 +1,19 @@
 """The node's SQLite file: its schema, and the few values that belong to the node as a whole.
 
-One file holds the catalogue, the codes, the ledger of answered queries, the log of resolved handles and that of
-training tasks, so that a backup of it is one consistent moment.
+One file holds the catalogue, the codes, the ledger of answered queries, requests for found items, the log of resolved
+handles and that of training tasks, so that a backup of it is one consistent moment.
 """
 
 from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from rsfed.home import Home, open_database
+from rsfed.errors import Busy
+from rsfed.home import Home, open_database, transaction
 from rsfed.trust.audit_log import Position
 from rsfed.trust.certificates import CLOCK_TOLERANCE
 
@@ -152,11 +155,40 @@ CREATE TABLE publication (         -- what answers that go by cells speak of
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5)
+_SCHEMA_6 = """
+CREATE TABLE access_request (      -- who asked for which found item, and what became of that
+  id BLOB PRIMARY KEY,             -- 16 bytes, chosen by who asks
+  requester TEXT NOT NULL,         -- SPIFFE id
+  serial TEXT NOT NULL,            -- of the certificate it was signed with, hexadecimal
+  query_digest BLOB NOT NULL,      -- of the envelope in whose answer the handle was given
+  handle BLOB NOT NULL,            -- 16 bytes
+  item INTEGER NOT NULL,
+  modality TEXT NOT NULL,
+  want TEXT NOT NULL,              -- quicklook, crop or file
+  reason TEXT NOT NULL,            -- in the requester's words
+  asked TEXT NOT NULL,             -- ISO 8601, UTC
+  expires TEXT NOT NULL,           -- of the request, then of what was approved
+  state TEXT NOT NULL CHECK (state IN ('open', 'approved', 'denied', 'withdrawn')),
+  answered TEXT,                   -- when the operator answered it
+  operator TEXT,                   -- user of the operating system who did
+  note TEXT NOT NULL DEFAULT '',   -- what the operator says to a denial
+  sealed_size INTEGER,             -- bytes of what was approved
+  sealed_digest BLOB,              -- SHA-256 of it, 32 bytes
+  collected TEXT                   -- when it left last
+) STRICT, WITHOUT ROWID;
+CREATE INDEX access_request_by_requester ON access_request (requester, state);
+CREATE TABLE access_call (         -- calls that were taken, so that none is taken twice
+  id BLOB PRIMARY KEY,             -- 16 bytes
+  expires TEXT NOT NULL            -- ISO 8601, UTC
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5, _SCHEMA_6)
 
 RELABELLED = "relabelled"
 """In meta, how often patches with codes may have got other classes; absent until then."""
 
+PATIENCE_MS = 2000  # for another process that writes; whoever asks has a deadline
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -172,6 +204,28 @@ def open_state(home: Home) -> sqlite3.Connection:
     connection = open_database(home.database, MIGRATIONS)
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('next_item', 1), ('archive', ?)", (secrets.token_hex(8),))
     return connection
+
+
+@contextmanager
+def writing_soon(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write as one transaction, soon or not at all: whoever asks has a deadline.
+
+    Raises:
+        Busy: another process keeps the database.
+    """
+    connection.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
+    try:
+        with transaction(connection):
+            yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte is the kind of error
+            raise
+        raise Busy("this node is busy writing; ask again") from error
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a moment in the one form in which texts sort as moments do."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def get_meta(connection: sqlite3.Connection, key: str) -> str | int | None:

@@ -17,6 +17,7 @@ from rsfed.errors import ExitCode, RsfedError
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else grpc prints every stranger's failed handshake
 _SUMMARIES = {
+    "access": "Ask an archive for an item that a query found.",
     "analyst": "Identity of an analyst: init, join.",
     "config": "Check configuration files and print their schema.",
     "coordinator": "Run a federation.",

@@ -139,6 +139,13 @@ class NodeTraining(Section):
     report: tuple[Literal["loss"], ...] = ()  # what else is told beside the update
 
 
+class AccessSection(Section):
+    """Requests for found items; nothing is given without the operator's word."""
+
+    enabled: bool = True  # take requests; without it all are refused
+    max_mib: int = Field(default=64, ge=1, le=256)  # of one delivery
+
+
 class NodeConfig(Section):
     """node.toml."""
 
@@ -146,6 +153,7 @@ class NodeConfig(Section):
     archive: ArchiveSection = ArchiveSection()
     labels: LabelsSection = LabelsSection()
     policy: PolicySection = PolicySection()
+    access: AccessSection = AccessSection()
     training: NodeTraining = NodeTraining()
 
 

@@ -11,11 +11,13 @@ RsfedError
 │   ├── NotAdmitted        a certificate, role, token or signature was refused
 │   ├── ReleaseRefused     a release may not replace the current one
 │   ├── EnvelopeRefused    a signed query was refused
-│   └── WithheldByPolicy   a node's policy level keeps it back
+│   ├── WithheldByPolicy   a node's policy level keeps it back
+│   └── SealRefused        something sealed cannot be opened, or is not its sender's
 ├── StaleRelease           codes of another release than the one served
 ├── InvalidMessage         a message breaks the rules of the wire
 ├── InvalidAnswer          a node's answer breaks the rules
 ├── UnknownHandle          a handle means nothing here
+├── AccessRefused          a found item is not given
 ├── Busy                   too much to do; try again later
 ├── Unreachable            no connection
 │   └── NoNodeReachable    no node of the federation answered
@@ -160,6 +162,12 @@ class WithheldByPolicy(TrustError):
     reason = "POLICY"
 
 
+class SealRefused(TrustError):
+    """Something sealed cannot be opened, or is not from whom it says."""
+
+    reason = "SEAL_REFUSED"
+
+
 class StaleRelease(RsfedError):
     """The codes belong to another release than the one that is served."""
 
@@ -186,6 +194,13 @@ class UnknownHandle(RsfedError):
 
     reason = "UNKNOWN_HANDLE"
     grpc_status = "NOT_FOUND"
+
+
+class AccessRefused(RsfedError):
+    """A found item is not given: not yet, no longer, or not at all."""
+
+    reason = "ACCESS_REFUSED"
+    grpc_status = "FAILED_PRECONDITION"
 
 
 class Busy(RsfedError):

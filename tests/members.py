@@ -21,6 +21,7 @@ from rsfed.trust.identity import Identity
 from rsfed.trust.manifest import CompactResnet, EncoderEntry, FileEntry, Manifest
 from rsfed.trust.names import MemberId, Role
 from rsfed.trust.release_rules import key_id, sign_manifest
+from rsfed.trust.scope import Scope
 from rsfed.v1.federation_pb2 import MemberKeys, ReleaseHeader, ReleaseKey, SignedTrustBundle, TrustBundle
 
 START = datetime.now(UTC).replace(microsecond=0)  # TLS itself reads the real clock
@@ -63,6 +64,8 @@ class World:
     version: int = 1
     revoked_serials: list[int] = field(default_factory=list)
     revoked_names: list[str] = field(default_factory=list)
+    keys: dict[str, bytes] = field(default_factory=dict)  # sealing keys that the bundle lists, by SPIFFE id
+    scopes: dict[str, Scope] = field(default_factory=dict)
 
     def member(self, role: Role, name: str = "") -> MemberId:
         return MemberId(self.name, role, name or {Role.COORDINATOR: "coordinator"}.get(role, f"some-{role}"))
@@ -84,6 +87,9 @@ class World:
             revoked_names=self.revoked_names,
             members=[MemberKeys(member=self.member(Role.NODE).uri, sealing_key=bytes(32))],
         )
+        for uri, key in self.keys.items():
+            scope = self.scopes[uri].to_wire() if uri in self.scopes else None
+            proto.members.append(MemberKeys(member=uri, sealing_key=key, scope=scope))
         proto.created.FromDatetime(self.clock())
         proto.expires.FromDatetime(self.clock() + timedelta(days=7))
         for name, value in changes.items():
@@ -108,6 +114,11 @@ class World:
             issuer.key, issuer.cert, certificates.make_csr(key), member, now=now or self.clock()
         )
         return Identity(member, key, (leaf, issuer.cert), X25519PrivateKey.generate(), self.bundle())
+
+    def knows(self, *identities: Identity) -> None:
+        """Have the bundle list these members' sealing keys, as if they had enrolled."""
+        for identity in identities:
+            self.keys[identity.member.uri] = identity.sealing_key.public_key().public_bytes_raw()
 
     def release(self, version: int = 1, *, key: Ed25519PrivateKey | None = None, **changes) -> SignedRelease:
         return SignedRelease.make(self.name, version, key or self.release_key, self.clock(), **changes)

@@ -9,6 +9,7 @@ from node.cli.backup import register as register_backup
 from node.cli.doctor import register as register_doctor
 from node.cli.ingest import register as register_ingest
 from node.cli.policy import register as register_policy
+from node.cli.requests import register as register_requests
 from node.cli.serve import register as register_serve
 from node.cli.setup import register as register_setup
 from node.cli.status import register as register_status
@@ -22,6 +23,7 @@ for _register in (
     register_training,
     register_status,
     register_policy,
+    register_requests,
     register_audit,
     register_doctor,
     register_backup,

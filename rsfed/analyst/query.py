@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
-from rsfed.errors import ExitCode, NoNodeReachable, RasterRejected, Unreachable, UsageError
+from rsfed.errors import ExitCode, NoNodeReachable, RasterRejected, RsfedError, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from rsfed.analyst.filters import Filters
@@ -169,6 +170,7 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
             if not encoded.images:
                 raise RasterRejected("no image is left to search by; nothing was sent")
             results = await _search(session, encoded.codes, wanted)
+            _remember(session, results)
     except NoNodeReachable:  # the coordinator was reached, and says so
         raise
     except Unreachable as error:
@@ -185,6 +187,14 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
     digest = session.release.digest.hex()
     asked = Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius, wanted.filters)
     return asked, answers
+
+
+def _remember(session: AnalystSession, results: Sequence[SearchResult]) -> None:
+    """Keep where handles came from; what was found is worth showing all the same."""
+    try:
+        session.remember(results)
+    except (RsfedError, sqlite3.Error, OSError) as error:
+        typer.echo(f"the handles could not be kept for `rsfed access request`: {error}", err=True)
 
 
 def _tell_skipped(image: Path, refusal: RasterRejected) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
@@ -12,15 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import grpc
-
 from rsfed.analyst.advice import SHOWN
+from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
-from rsfed.clock import Deadline, Now, utc_now
+from rsfed.analyst.state import keep_found, open_state
+from rsfed.clock import Now, utc_now
 from rsfed.codes import Codes
-from rsfed.config import AnalystConfig, load_config
 from rsfed.errors import (
     Busy,
     EnvelopeRefused,
@@ -34,13 +34,11 @@ from rsfed.errors import (
     UsageError,
 )
 from rsfed.home import Home
-from rsfed.transport.channel import call, open_channel, stream
-from rsfed.trust.certificates import needs_renewal
-from rsfed.trust.enrolment import fetch_release, recover, refresh_bundle, renew
+from rsfed.transport.channel import call, stream
+from rsfed.trust.enrolment import fetch_release
 from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, query_digest, sign_envelope
-from rsfed.trust.identity import Identity, load_federation, load_identity
+from rsfed.trust.identity import Identity
 from rsfed.trust.manifest import Calibration
-from rsfed.trust.preflight import check_identity
 from rsfed.trust.release_store import Release, ReleaseStore
 from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
@@ -50,17 +48,14 @@ from rsfed.v1.query_pb2 import (
     QueryServiceSearchResponse,
     QueryServiceWatchSearchRequest,
 )
-from rsfed.v1.query_pb2_grpc import QueryServiceStub
 
 if TYPE_CHECKING:
     from rsfed.hashing.encoder import Encoder
     from rsfed.raster.reader import Content
-    from rsfed.v1.query_pb2_grpc import QueryServiceAsyncStub
 
 OnOutcome = Callable[[Outcome], None]
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
 EVERYTHING = Filters()
-_COORDINATOR = "the coordinator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +113,11 @@ class AnalystSession:
 
     release: Release
     encoder: str
-    _identity: Identity
-    _stub: QueryServiceAsyncStub
 
     def __init__(self, home: Home, *, now: Now = utc_now) -> None:
         self._home = home
         self._now = now
-        self._deadline_s = load_config(AnalystConfig, home.path).deadline_s
-        self._channel: grpc.aio.Channel | None = None
+        self._connection = Connection(home, now=now)
         self._loaded: tuple[bytes, Encoder] | None = None
         self._asked: dict[bytes, tuple[datetime, SignedEnvelope]] = {}  # query id -> expiry, what was sent
 
@@ -136,8 +128,7 @@ class AnalystSession:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._channel is not None:
-            await self._channel.close()
+        await self._connection.close()
 
     @property
     def bits(self) -> int:
@@ -157,11 +148,9 @@ class AnalystSession:
             Unreachable: the coordinator cannot be reached.
             StaleRelease: the federation has no release yet.
         """
-        await self._renew_if_due()
-        await refresh_bundle(self._home, load_identity(self._home.identity))
-        await self._connect(load_identity(self._home.identity))
+        await self._connection.refresh()
         store = ReleaseStore(self._home.releases)
-        if await fetch_release(self._home, self._identity):
+        if await fetch_release(self._home, self._connection.identity):
             store.prune()
         release = store.current()
         if release is None:
@@ -206,6 +195,15 @@ class AnalystSession:
         # A scene may be refused after some of its tiles were hashed: all of it is left out.
         kept = [row for row, position in enumerate(origins) if position not in refused]
         return EncodedImages(codes[kept], tuple(origins[row] for row in kept))
+
+    def remember(self, results: Sequence[SearchResult]) -> None:
+        """Keep in the home which node and query handles came from, so that their items can be asked for later.
+
+        Raises:
+            StateError, sqlite3.Error, OSError: it cannot be written.
+        """
+        with closing(open_state(self._home)) as state:
+            keep_found(state, results, now=self._now())
 
     async def search(
         self,
@@ -290,10 +288,10 @@ class AnalystSession:
             limit=limit,
         )
         answer = await call(
-            self._stub.ExpandBucket,
+            self._connection.stub.ExpandBucket,
             QueryServiceExpandBucketRequest(node=named.node, request=request),
-            Deadline.after(self._deadline_s),
-            what=_COORDINATOR,
+            self._connection.deadline(),
+            what=COORDINATOR,
         )
         page = decode_page(answer.response, named, bucket, offset=offset, limit=limit)
         return list(rate(page, self.calibration))
@@ -304,14 +302,14 @@ class AnalystSession:
         envelope = make_query(
             codes,
             self.release,
-            self._identity,
+            self._connection.identity,
             encoder=self.encoder,
             k=k,
             radius=radius,
             filters=filters,
             now=self._now(),
         )
-        signed = sign_envelope(envelope, self._identity)
+        signed = sign_envelope(envelope, self._connection.identity)
         self._remember(envelope, signed)
         try:
             result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
@@ -333,12 +331,12 @@ class AnalystSession:
         self._asked[envelope.query_id] = now + LIFETIME, signed
 
     async def _ask(self, signed: SignedEnvelope) -> QueryServiceSearchResponse:
-        request, deadline = QueryServiceSearchRequest(query=signed), Deadline.after(self._deadline_s)
-        return await call(self._stub.Search, request, deadline, what=_COORDINATOR)
+        request, deadline = QueryServiceSearchRequest(query=signed), self._connection.deadline()
+        return await call(self._connection.stub.Search, request, deadline, what=COORDINATOR)
 
     async def _watch(self, signed: SignedEnvelope, on_outcome: OnOutcome) -> QueryServiceSearchResponse:
-        request, deadline = QueryServiceWatchSearchRequest(query=signed), Deadline.after(self._deadline_s)
-        async for event in stream(self._stub.WatchSearch, request, deadline, what=_COORDINATOR):
+        request, deadline = QueryServiceWatchSearchRequest(query=signed), self._connection.deadline()
+        async for event in stream(self._connection.stub.WatchSearch, request, deadline, what=COORDINATOR):
             if event.HasField("outcome"):
                 on_outcome(decode_outcome(event.outcome))
             if event.HasField("result"):
@@ -367,25 +365,6 @@ class AnalystSession:
                 listed[position] += len(page)
             reached, distance = reached + bucket.size, bucket.distance
         return mark_partial(merge_pages(result, pages), failed)
-
-    async def _renew_if_due(self) -> None:
-        identity, now = load_identity(self._home.identity), self._now()
-        if identity.chain[0].not_valid_after_utc <= now:
-            await recover(self._home, identity)
-        elif needs_renewal(identity.chain[0], now=now):
-            await renew(self._home, identity)
-
-    async def _connect(self, identity: Identity) -> None:
-        """Open the channel, anew when the certificate or the CAs that it was opened with are no longer the newest."""
-        check_identity(identity, now=self._now())
-        if self._channel is not None:
-            if (identity.chain, identity.bundle.cas) == (self._identity.chain, self._identity.bundle.cas):
-                return
-            await self._channel.close()
-        federation = load_federation(self._home.identity)
-        self._identity = identity
-        self._channel = open_channel(federation.address, identity, federation.coordinator)
-        self._stub = QueryServiceStub(self._channel)
 
     def _load_encoder(self) -> Encoder:
         from rsfed.hashing.encoder import Encoder  # noqa: PLC0415 - loaded only when used

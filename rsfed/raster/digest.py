@@ -6,7 +6,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from rsfed.raster.item import Window
+from rsfed.errors import RasterRejected
+from rsfed.raster.item import Item, Window
 
 
 def content_digest(file_digest: bytes, window: Window, modality: str) -> str:
@@ -19,6 +20,17 @@ def file_digest(path: Path) -> bytes:
     """Return the SHA-256 of a file, 32 bytes; computed again only after the file changed."""
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def check_unchanged(item: Item) -> None:
+    """Check that the file of a patch still is what was ingested.
+
+    Raises:
+        RasterRejected: it is not.
+        OSError: it cannot be read.
+    """
+    if content_digest(file_digest(item.path), item.window, item.modality) != item.digest:
+        raise RasterRejected("it changed since it was ingested; run the ingest again")
 
 
 @lru_cache(maxsize=256)

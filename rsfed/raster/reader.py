@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import RasterRejected
-from rsfed.raster.digest import content_digest, file_digest
+from rsfed.raster.digest import check_unchanged
 from rsfed.raster.geometry import region, shrunk
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.inspect import SourceInfo, survey
@@ -34,8 +34,7 @@ def read(item: Item, spec: InputSpec) -> Content:
     """
     known = modality(item.modality)
     with opened(item.path, known, reduction=spec.reduction) as source:
-        if content_digest(file_digest(item.path), item.window, item.modality) != item.digest:
-            raise RasterRejected("it changed since it was ingested; run the ingest again")
+        check_unchanged(item)
         return _content(source, item.window, known, spec)
 
 

@@ -53,12 +53,14 @@ def _node(*, read: bool = False) -> Rule:
     return Rule({Port.NODE: _COORDINATOR}, read)
 
 
-# A search is not repeated: a node answers a query id once, and the first try may have reached it.
+# A search is not repeated, nor a call about an item: a node takes each once, and the first try may have reached it.
 RULES: Mapping[str, Rule] = {
     "/rsfed.v1.ArchiveService/Describe": _node(read=True),
     "/rsfed.v1.ArchiveService/Search": _node(),
     "/rsfed.v1.ArchiveService/ExpandBucket": _node(read=True),
     "/rsfed.v1.ArchiveService/ProveAudit": _node(read=True),
+    "/rsfed.v1.ArchiveService/RequestAccess": _node(),
+    "/rsfed.v1.ArchiveService/CollectAccess": _node(),
     "/rsfed.v1.FederationService/Enroll": _AT_JOIN,
     "/rsfed.v1.FederationService/Recover": _AT_JOIN,
     "/rsfed.v1.FederationService/Renew": _federation(_MEMBERS),
@@ -69,6 +71,8 @@ RULES: Mapping[str, Rule] = {
     "/rsfed.v1.QueryService/WatchSearch": _federation(_ANALYST),
     "/rsfed.v1.QueryService/ExpandBucket": _federation(_ANALYST, read=True),
     "/rsfed.v1.QueryService/ListNodes": _federation(_MEMBERS, read=True),
+    "/rsfed.v1.QueryService/RequestAccess": _federation(_ANALYST),
+    "/rsfed.v1.QueryService/CollectAccess": _federation(_ANALYST),
     "/rsfed.v1.TrainingService/PullTask": _federation(_NODE),
     "/rsfed.v1.TrainingService/PushResult": _federation(_NODE),
     "/rsfed.v1.ControlService/Notify": _AT_CONTROL,

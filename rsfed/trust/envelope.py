@@ -22,6 +22,7 @@ from rsfed.trust.bundle import Bundle, check_member
 from rsfed.trust.certificates import CLOCK_TOLERANCE, load_chain, public_key_of, to_der
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
+from rsfed.v1.access_pb2 import AccessCall
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 from rsfed.v1.outcome_pb2 import FilterField
 
@@ -84,9 +85,30 @@ def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) ->
         raise EnvelopeRefused("the query names another requester than its certificate", reason="ENVELOPE_REQUESTER")
     if envelope.federation != bundle.federation:
         raise EnvelopeRefused("the query is for another federation", reason="WRONG_FEDERATION")
-    _check_freshness(envelope, now)
+    check_freshness(envelope, now, what="query")
     _check_limits(envelope)
     return VerifiedQuery(envelope, requester, hashlib.sha256(signed.envelope).digest())
+
+
+def check_freshness(signed: QueryEnvelope | AccessCall, now: datetime, *, what: str) -> None:
+    """Check that something signed was made lately and is still to be answered.
+
+    Raises:
+        EnvelopeRefused: CLOCK_SKEW or ENVELOPE_EXPIRED.
+        InvalidMessage: its times cannot be read.
+    """
+    try:
+        created, expires = signed.created.ToDatetime(UTC), signed.expires.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidMessage(f"the {what} has no time that can be read") from error
+    if created > now + CLOCK_TOLERANCE:
+        raise EnvelopeRefused(f"the {what} was made in the future; check the analyst's clock", reason="CLOCK_SKEW")
+    if expires - created > MAX_LIFETIME:
+        raise EnvelopeRefused(f"a {what} may live for 10 minutes at most", reason="ENVELOPE_EXPIRED")
+    if expires <= now:
+        raise EnvelopeRefused(
+            f"the {what} has expired; ask again, and check the analyst's clock", reason="ENVELOPE_EXPIRED"
+        )
 
 
 def filtered_fields(envelope: QueryEnvelope) -> list[str]:
@@ -125,21 +147,6 @@ def _verify_signature(signed: SignedEnvelope, bundle: Bundle, now: datetime) -> 
     except InvalidSignature as error:
         raise EnvelopeRefused("the query's signature is wrong", reason="ENVELOPE_SIGNATURE") from error
     return requester
-
-
-def _check_freshness(envelope: QueryEnvelope, now: datetime) -> None:
-    try:
-        created, expires = envelope.created.ToDatetime(UTC), envelope.expires.ToDatetime(UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidMessage("the query has no time that can be read") from error
-    if created > now + CLOCK_TOLERANCE:
-        raise EnvelopeRefused("the query was made in the future; check the analyst's clock", reason="CLOCK_SKEW")
-    if expires - created > MAX_LIFETIME:
-        raise EnvelopeRefused("a query may live for 10 minutes at most", reason="ENVELOPE_EXPIRED")
-    if expires <= now:
-        raise EnvelopeRefused(
-            "the query has expired; ask again, and check the analyst's clock", reason="ENVELOPE_EXPIRED"
-        )
 
 
 def _check_limits(envelope: QueryEnvelope) -> None:

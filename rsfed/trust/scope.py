@@ -37,13 +37,21 @@ class Scope:
         Raises:
             NotAdmitted: SCOPE_ENDED or SCOPE_MODALITY.
         """
+        self.check_time(now)
+        if self.modalities and modality not in self.modalities:
+            raise NotAdmitted(f"you may not search {modality}; ask the coordinator's operator", reason="SCOPE_MODALITY")
+
+    def check_time(self, now: datetime) -> None:
+        """Check that the analyst may still ask.
+
+        Raises:
+            NotAdmitted: SCOPE_ENDED.
+        """
         if self.until is not None and now >= self.until:
             raise NotAdmitted(
                 f"you may ask until {self.until:%Y-%m-%d %H:%M} UTC; ask the coordinator's operator for more time",
                 reason="SCOPE_ENDED",
             )
-        if self.modalities and modality not in self.modalities:
-            raise NotAdmitted(f"you may not search {modality}; ask the coordinator's operator", reason="SCOPE_MODALITY")
 
     def check_node(self, node: str, level: int) -> None:
         """Check that the analyst may be answered by a node at its policy level.
@@ -51,12 +59,20 @@ class Scope:
         Raises:
             NotAdmitted: SCOPE_NODE, or SCOPE_LEVEL where the node discloses more than the analyst may learn.
         """
-        if self.nodes and node not in self.nodes:
-            raise NotAdmitted("you may not ask this archive; ask the coordinator's operator", reason="SCOPE_NODE")
+        self.check_name(node)
         if self.level != POLICY_LEVEL_UNSPECIFIED and level < self.level:  # later levels disclose less
             raise NotAdmitted(
                 "this archive discloses more than you may learn; ask the coordinator's operator", reason="SCOPE_LEVEL"
             )
+
+    def check_name(self, node: str) -> None:
+        """Check that the analyst may ask a node.
+
+        Raises:
+            NotAdmitted: SCOPE_NODE.
+        """
+        if self.nodes and node not in self.nodes:
+            raise NotAdmitted("you may not ask this archive; ask the coordinator's operator", reason="SCOPE_NODE")
 
     def to_wire(self) -> MemberScope:
         """Return it as the trust bundle has it."""

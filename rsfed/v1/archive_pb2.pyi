@@ -393,3 +393,103 @@ class ArchiveServiceProveAuditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArchiveServiceProveAuditResponse: _TypeAlias = ArchiveServiceProveAuditResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceRequestAccessRequest(_message.Message):
+    """ArchiveServiceRequestAccessRequest carries a call of an analyst, which the coordinator cannot read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_CALL_FIELD_NUMBER: _builtins.int
+    sealed_call: _builtins.bytes
+    """An AccessCall, signed by the analyst and sealed for the node."""
+    def __init__(
+        self,
+        *,
+        sealed_call: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_call", b"sealed_call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceRequestAccessRequest: _TypeAlias = ArchiveServiceRequestAccessRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceRequestAccessResponse(_message.Message):
+    """ArchiveServiceRequestAccessResponse carries the node's answer, which the coordinator cannot read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_ANSWER_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    sealed_answer: _builtins.bytes
+    """An AccessAnswer, signed by the node and sealed for the analyst."""
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes this answer. The coordinator keeps it and does not pass it on."""
+
+    def __init__(
+        self,
+        *,
+        sealed_answer: _builtins.bytes = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head", "sealed_answer", b"sealed_answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceRequestAccessResponse: _TypeAlias = ArchiveServiceRequestAccessResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceCollectAccessRequest(_message.Message):
+    """ArchiveServiceCollectAccessRequest carries a call of an analyst, which the coordinator cannot read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_CALL_FIELD_NUMBER: _builtins.int
+    sealed_call: _builtins.bytes
+    """An AccessCall that collects, signed by the analyst and sealed for the node."""
+    def __init__(
+        self,
+        *,
+        sealed_call: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_call", b"sealed_call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceCollectAccessRequest: _TypeAlias = ArchiveServiceCollectAccessRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceCollectAccessResponse(_message.Message):
+    """ArchiveServiceCollectAccessResponse is one part of what was approved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Bytes of an AccessDelivery, signed by the node and sealed for the analyst; at most 1 MiB."""
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes the delivery; with the first part only. The coordinator does not pass it on."""
+
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head", "chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceCollectAccessResponse: _TypeAlias = ArchiveServiceCollectAccessResponse  # noqa: Y015

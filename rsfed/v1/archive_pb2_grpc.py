@@ -55,6 +55,16 @@ class ArchiveServiceStub:
                 request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.FromString,
                 _registered_method=True)
+        self.RequestAccess = channel.unary_unary(
+                '/rsfed.v1.ArchiveService/RequestAccess',
+                request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessResponse.FromString,
+                _registered_method=True)
+        self.CollectAccess = channel.unary_stream(
+                '/rsfed.v1.ArchiveService/CollectAccess',
+                request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.FromString,
+                _registered_method=True)
 
 
 class ArchiveServiceServicer:
@@ -89,6 +99,20 @@ class ArchiveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestAccess(self, request, context):
+        """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectAccess(self, request, context):
+        """CollectAccess streams what was approved, sealed for its requester.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchiveServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +135,16 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.ProveAudit,
                     request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.SerializeToString,
+            ),
+            'RequestAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestAccess,
+                    request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessResponse.SerializeToString,
+            ),
+            'CollectAccess': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectAccess,
+                    request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +256,60 @@ class ArchiveService:
             '/rsfed.v1.ArchiveService/ProveAudit',
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditRequest.SerializeToString,
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceProveAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.ArchiveService/RequestAccess',
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessRequest.SerializeToString,
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRequestAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rsfed.v1.ArchiveService/CollectAccess',
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.SerializeToString,
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class ArchiveServiceStub:
     """ExpandBucket pages through one bucket of an earlier answer, in the same order."""
     ProveAudit: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceProveAuditRequest, _archive_pb2.ArchiveServiceProveAuditResponse]
     """ProveAudit proves that the node's audit log only grew between heads that it signed."""
+    RequestAccess: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceRequestAccessRequest, _archive_pb2.ArchiveServiceRequestAccessResponse]
+    """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back."""
+    CollectAccess: _grpc.UnaryStreamMultiCallable[_archive_pb2.ArchiveServiceCollectAccessRequest, _archive_pb2.ArchiveServiceCollectAccessResponse]
+    """CollectAccess streams what was approved, sealed for its requester."""
 
 @_typing.type_check_only
 class ArchiveServiceAsyncStub(ArchiveServiceStub):
@@ -55,6 +59,10 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """ExpandBucket pages through one bucket of an earlier answer, in the same order."""
     ProveAudit: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceProveAuditRequest, _archive_pb2.ArchiveServiceProveAuditResponse]  # type: ignore[assignment]
     """ProveAudit proves that the node's audit log only grew between heads that it signed."""
+    RequestAccess: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceRequestAccessRequest, _archive_pb2.ArchiveServiceRequestAccessResponse]  # type: ignore[assignment]
+    """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back."""
+    CollectAccess: _aio.UnaryStreamMultiCallable[_archive_pb2.ArchiveServiceCollectAccessRequest, _archive_pb2.ArchiveServiceCollectAccessResponse]  # type: ignore[assignment]
+    """CollectAccess streams what was approved, sealed for its requester."""
 
 class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArchiveService is served by every node to the coordinator of its federation."""
@@ -90,5 +98,21 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.ArchiveServiceProveAuditResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceProveAuditResponse]]:
         """ProveAudit proves that the node's audit log only grew between heads that it signed."""
+
+    @_abc_1.abstractmethod
+    def RequestAccess(
+        self,
+        request: _archive_pb2.ArchiveServiceRequestAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.ArchiveServiceRequestAccessResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceRequestAccessResponse]]:
+        """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back."""
+
+    @_abc_1.abstractmethod
+    def CollectAccess(
+        self,
+        request: _archive_pb2.ArchiveServiceCollectAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_archive_pb2.ArchiveServiceCollectAccessResponse], _abc.AsyncIterator[_archive_pb2.ArchiveServiceCollectAccessResponse]]:
+        """CollectAccess streams what was approved, sealed for its requester."""
 
 def add_ArchiveServiceServicer_to_server(servicer: ArchiveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

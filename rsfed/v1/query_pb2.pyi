@@ -349,3 +349,107 @@ class NodeSummary(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
 
 Global___NodeSummary: _TypeAlias = NodeSummary  # noqa: Y015
+
+@_typing.final
+class QueryServiceRequestAccessRequest(_message.Message):
+    """QueryServiceRequestAccessRequest names the node that a sealed call is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    @_builtins.property
+    def request(self) -> _archive_pb2.ArchiveServiceRequestAccessRequest:
+        """The call, passed on unchanged."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        request: _archive_pb2.ArchiveServiceRequestAccessRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceRequestAccessRequest: _TypeAlias = QueryServiceRequestAccessRequest  # noqa: Y015
+
+@_typing.final
+class QueryServiceRequestAccessResponse(_message.Message):
+    """QueryServiceRequestAccessResponse is the node's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _archive_pb2.ArchiveServiceRequestAccessResponse:
+        """The answer, passed on without its audit head."""
+
+    def __init__(
+        self,
+        *,
+        response: _archive_pb2.ArchiveServiceRequestAccessResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceRequestAccessResponse: _TypeAlias = QueryServiceRequestAccessResponse  # noqa: Y015
+
+@_typing.final
+class QueryServiceCollectAccessRequest(_message.Message):
+    """QueryServiceCollectAccessRequest names the node that a sealed call is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    @_builtins.property
+    def request(self) -> _archive_pb2.ArchiveServiceCollectAccessRequest:
+        """The call, passed on unchanged."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        request: _archive_pb2.ArchiveServiceCollectAccessRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceCollectAccessRequest: _TypeAlias = QueryServiceCollectAccessRequest  # noqa: Y015
+
+@_typing.final
+class QueryServiceCollectAccessResponse(_message.Message):
+    """QueryServiceCollectAccessResponse is one part of what the node sends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _archive_pb2.ArchiveServiceCollectAccessResponse:
+        """The part, passed on without its audit head."""
+
+    def __init__(
+        self,
+        *,
+        response: _archive_pb2.ArchiveServiceCollectAccessResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceCollectAccessResponse: _TypeAlias = QueryServiceCollectAccessResponse  # noqa: Y015

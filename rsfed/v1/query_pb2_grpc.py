@@ -55,6 +55,16 @@ class QueryServiceStub:
                 request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesResponse.FromString,
                 _registered_method=True)
+        self.RequestAccess = channel.unary_unary(
+                '/rsfed.v1.QueryService/RequestAccess',
+                request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessResponse.FromString,
+                _registered_method=True)
+        self.CollectAccess = channel.unary_stream(
+                '/rsfed.v1.QueryService/CollectAccess',
+                request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -89,6 +99,20 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestAccess(self, request, context):
+        """RequestAccess relays a call about one found item to the node that holds it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectAccess(self, request, context):
+        """CollectAccess relays what a node approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +135,16 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesResponse.SerializeToString,
+            ),
+            'RequestAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestAccess,
+                    request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessResponse.SerializeToString,
+            ),
+            'CollectAccess': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectAccess,
+                    request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +256,60 @@ class QueryService:
             '/rsfed.v1.QueryService/ListNodes',
             rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesRequest.SerializeToString,
             rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.QueryService/RequestAccess',
+            rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessRequest.SerializeToString,
+            rsfed_dot_v1_dot_query__pb2.QueryServiceRequestAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rsfed.v1.QueryService/CollectAccess',
+            rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessRequest.SerializeToString,
+            rsfed_dot_v1_dot_query__pb2.QueryServiceCollectAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

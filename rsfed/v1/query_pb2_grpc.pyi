@@ -41,6 +41,10 @@ class QueryServiceStub:
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]
     """ListNodes lists the nodes of the federation."""
+    RequestAccess: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]
+    """RequestAccess relays a call about one found item to the node that holds it."""
+    CollectAccess: _grpc.UnaryStreamMultiCallable[_query_pb2.QueryServiceCollectAccessRequest, _query_pb2.QueryServiceCollectAccessResponse]
+    """CollectAccess relays what a node approved."""
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -55,6 +59,10 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]  # type: ignore[assignment]
     """ListNodes lists the nodes of the federation."""
+    RequestAccess: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]  # type: ignore[assignment]
+    """RequestAccess relays a call about one found item to the node that holds it."""
+    CollectAccess: _aio.UnaryStreamMultiCallable[_query_pb2.QueryServiceCollectAccessRequest, _query_pb2.QueryServiceCollectAccessResponse]  # type: ignore[assignment]
+    """CollectAccess relays what a node approved."""
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """QueryService is served by the coordinator to analysts."""
@@ -90,5 +98,21 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_pb2.QueryServiceListNodesResponse, _abc.Awaitable[_query_pb2.QueryServiceListNodesResponse]]:
         """ListNodes lists the nodes of the federation."""
+
+    @_abc_1.abstractmethod
+    def RequestAccess(
+        self,
+        request: _query_pb2.QueryServiceRequestAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_pb2.QueryServiceRequestAccessResponse, _abc.Awaitable[_query_pb2.QueryServiceRequestAccessResponse]]:
+        """RequestAccess relays a call about one found item to the node that holds it."""
+
+    @_abc_1.abstractmethod
+    def CollectAccess(
+        self,
+        request: _query_pb2.QueryServiceCollectAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_query_pb2.QueryServiceCollectAccessResponse], _abc.AsyncIterator[_query_pb2.QueryServiceCollectAccessResponse]]:
+        """CollectAccess relays what a node approved."""
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -336,7 +336,7 @@ async def test_an_analyst_keeps_the_release_in_hand_and_the_one_before(coordinat
 
 async def test_a_revoked_analyst_is_told_why(coordinator, world, tmp_path):
     async with serving(coordinator, tmp_path) as home, AnalystSession(home) as session:
-        world.revoked_names.append(session._identity.member.uri)
+        world.revoked_names.append(session._connection.identity.member.uri)
         with pytest.raises(NotAdmitted) as refusal:
             await session.search(codes(1))
     assert refusal.value.reason == "REVOKED"
@@ -381,7 +381,7 @@ async def test_a_certificate_is_renewed_when_due_and_recovered_when_late(
         return noted
 
     for name in ("renew", "recover"):
-        monkeypatch.setattr(f"rsfed.analyst.session.{name}", note(name))
+        monkeypatch.setattr(f"rsfed.analyst.connection.{name}", note(name))
     async with serving(coordinator, tmp_path, analyst_since=timedelta(days=-days_old)) as home:
         if days_old < 7:
             await AnalystSession(home).refresh()

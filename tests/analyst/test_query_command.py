@@ -27,6 +27,7 @@ class ScriptedSession:
     tiles = 1
     bad: frozenset[str] = frozenset()  # images that are refused
     asked: list = []  # noqa: RUF012 - one script for the test
+    remembered: list = []  # noqa: RUF012 - as above
     encoder, bits = "rgb", 32
 
     def __init__(self, home):
@@ -51,6 +52,9 @@ class ScriptedSession:
 
     filters = None
 
+    def remember(self, results):
+        self.remembered.extend(results)
+
     async def search(self, codes, *, k, radius, filters, on_outcome):
         self.asked.append(("search", k, radius))
         type(self).filters = filters
@@ -68,6 +72,7 @@ def session(monkeypatch, result):
     monkeypatch.setattr("rsfed.analyst.session.AnalystSession", ScriptedSession)
     monkeypatch.setattr(ScriptedSession, "result", result)
     monkeypatch.setattr(ScriptedSession, "asked", [])
+    monkeypatch.setattr(ScriptedSession, "remembered", [])
     monkeypatch.setenv("COLUMNS", "80")
     return ScriptedSession
 

@@ -36,6 +36,7 @@ from rsfed.v1 import archive_pb2 as archive
 from rsfed.v1 import federation_pb2 as federation
 from rsfed.v1 import outcome_pb2 as outcome
 from rsfed.v1.archive_pb2_grpc import ArchiveServiceServicer, add_ArchiveServiceServicer_to_server
+from rsfed.v1.audit_pb2 import SignedTreeHead
 from rsfed.v1.envelope_pb2 import QueryEnvelope
 from rsfed.v1.federation_pb2_grpc import FederationServiceStub
 
@@ -172,6 +173,8 @@ class FakeNode(ArchiveServiceServicer):
     spoil: Callable[[archive.ArchiveServiceSearchResponse], object] = lambda _: None
     asked: list[archive.ArchiveServiceSearchRequest] = field(default_factory=list)
     askers: list[bytes] = field(default_factory=list)
+    sealed: bytes = b"sealed answer"
+    parts: tuple[bytes, ...] = ()  # of a delivery
 
     async def Describe(self, request, context):  # noqa: N802 - name of the wire
         return archive.ArchiveServiceDescribeResponse(node=self.archive.name)
@@ -190,6 +193,18 @@ class FakeNode(ArchiveServiceServicer):
         response = self.archive.response(codes, asked)
         self.spoil(response)
         return response
+
+    async def RequestAccess(self, request, context):  # noqa: N802 - name of the wire
+        self.asked.append(request)
+        self.before()
+        head = SignedTreeHead(head=b"a head")
+        return archive.ArchiveServiceRequestAccessResponse(sealed_answer=self.sealed, audit_head=head)
+
+    async def CollectAccess(self, request, context):  # noqa: N802 - name of the wire
+        self.asked.append(request)
+        for part in self.parts:
+            head = SignedTreeHead(head=b"a head")
+            yield archive.ArchiveServiceCollectAccessResponse(chunk=part, audit_head=head)
 
     async def ExpandBucket(self, request, context):  # noqa: N802 - name of the wire
         return archive.ArchiveServiceExpandBucketResponse(size=3, item_handles=b"x" * 16 * min(1, request.limit))

@@ -13,6 +13,7 @@ from members import World
 
 from node.auditing import Auditor, open_log
 from node.catalogue import Catalogue
+from node.desk import AccessDesk
 from node.guard import Guard
 from node.handles import Handles
 from node.keys import handle_key, tie_key
@@ -172,6 +173,20 @@ def make_auditor(home: Home, world: World, *, identity: Identity | None = None) 
     identity = identity or world.identity(Role.NODE, "berne")
     with closing(open_state(home)) as connection:
         return Auditor(open_log(home, connection, now=world.clock()), lambda: identity, world.clock)
+
+
+def make_desk(home: Home, world: World, auditor: Auditor, identity, **how) -> AccessDesk:
+    """What answers calls about found items; `identity` returns the node's of the moment."""
+    return AccessDesk(
+        home,
+        open_state(home),
+        ledger=Ledger(open_state(home)),
+        handles=Handles(handle_key(home)),
+        auditor=auditor,
+        identity=identity,
+        now=world.clock,
+        **how,
+    )
 
 
 def join(world: World, home: Home, name: str, federation_address: str, *, days_ago: float = 0) -> Identity:

@@ -8,7 +8,7 @@ import pytest
 from members import World
 from serving import Asker, make_home, publish, random_codes
 
-import node.ledger
+import node.state
 from node.ledger import KEPT, Ledger
 from node.state import audited_to, open_state
 from rsfed.errors import Busy, EnvelopeRefused
@@ -71,7 +71,7 @@ def test_another_process_sees_the_entry_as_soon_as_the_query_may_be_answered(wor
 def test_while_another_process_writes_a_query_is_told_to_come_again_and_old_entries_stay(
     world, home, query, monkeypatch
 ):
-    monkeypatch.setattr(node.ledger, "PATIENCE_MS", 50)
+    monkeypatch.setattr(node.state, "PATIENCE_MS", 50)
     ledger, other = Ledger(open_state(home)), open_state(home)
     entry, asked = ledger.record(query(), now=world.clock()), query()
     with transaction(other):

@@ -12,6 +12,7 @@ from serving import (
     add_patches,
     listening,
     make_auditor,
+    make_desk,
     make_home,
     make_searcher,
     publish,
@@ -52,10 +53,11 @@ class Scene:
     @asynccontextmanager
     async def stub(self, role=Role.COORDINATOR, name=""):
         """The node as seen by a member."""
-        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER)
+        node = self.world.identity(Role.NODE, "berne")
+        desk = make_desk(self.home, self.world, self.auditor, lambda: node)
+        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER, desk)
         server = make_server(Port.NODE, trust=self.world.bundle, now=self.world.clock)
         add_ArchiveServiceServicer_to_server(service, server)
-        node = self.world.identity(Role.NODE, "berne")
         async with (
             listening(server, node) as address,
             open_channel(address, self.world.identity(role, name), node.member) as channel,
