@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 
-from coordinator.answers import NodeAnswer, Question
 from coordinator.breaker import Breaker
 from coordinator.links import NodeLink
 from coordinator.offload import sized
-from coordinator.validate import rows_of, validate
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, DeadlineExceeded, EnvelopeRefused, InvalidAnswer, RsfedError, StaleRelease, Unreachable
+from rsfed.merging.answers import NodeAnswer, Question
+from rsfed.merging.queries import Gathered, outcome_of
+from rsfed.merging.validate import rows_of, validate
 from rsfed.telemetry import log
 from rsfed.trust.envelope import filter_names
 from rsfed.v1 import outcome_pb2 as pb
@@ -33,19 +33,6 @@ _STATUS: tuple[tuple[type[RsfedError], pb.NodeStatus.ValueType], ...] = (
 )
 _FAILED = {pb.NODE_STATUS_UNREACHABLE, pb.NODE_STATUS_INVALID}
 _NO_VERDICT = {pb.NODE_STATUS_BUSY, pb.NODE_STATUS_EJECTED}  # say neither that a node is well nor that it is not
-
-
-@dataclass(slots=True)
-class Gathered:
-    """What came of a fan-out.
-
-    Attributes:
-        answers: Validated answers by node name.
-        outcomes: One outcome for each node asked, in the order of their names.
-    """
-
-    answers: dict[str, NodeAnswer] = field(default_factory=dict)
-    outcomes: list[pb.NodeOutcome] = field(default_factory=list)
 
 
 class FanOut:
@@ -106,7 +93,7 @@ class FanOut:
                 request = ArchiveServiceSearchRequest(query=query, remaining_ms=int(due.remaining() * 1000))
                 response = await link.search(request, due)
                 answer = await sized(rows_of(response), validate, response, question)
-            outcome = _success(name, answer, question)
+            outcome = outcome_of(name, answer, question)
         except TimeoutError:
             outcome = _failure(name, DeadlineExceeded("the node did not answer in time"))
         except RsfedError as error:
@@ -125,20 +112,6 @@ class FanOut:
             self._breaker.failed(outcome.node, now, nodes)
         elif not late and outcome.status not in _NO_VERDICT:
             self._breaker.succeeded(outcome.node, now)
-
-
-def _success(name: str, answer: NodeAnswer, question: Question) -> pb.NodeOutcome:
-    whole = answer.examined == answer.held
-    return pb.NodeOutcome(
-        node=name,
-        status=pb.NODE_STATUS_COMPLETE if whole else pb.NODE_STATUS_PARTIAL,
-        coverage=answer.coverage,
-        held=answer.held,
-        level=pb.PolicyLevel.ValueType(answer.level),
-        withheld=pb.WithheldReason.ValueType(answer.withheld),
-        filtered=map(pb.FilterField.ValueType, question.filtered),
-        unknown=answer.unknown,
-    )
 
 
 def _failure(name: str, error: RsfedError) -> pb.NodeOutcome:

@@ -6,14 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from coordinator.answers import Question
 from coordinator.breaker import Breaker
-from coordinator.fanout import FanOut, Gathered
+from coordinator.fanout import FanOut
 from coordinator.links import LinkPool, NodeLink, OnHead
 from coordinator.live import Live
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
 from rsfed.errors import NotAdmitted, RsfedError, UnknownHandle
+from rsfed.merging.answers import Question
+from rsfed.merging.queries import Gathered
 from rsfed.telemetry import log
 from rsfed.trust.scope import EVERYTHING, Scope
 from rsfed.v1.envelope_pb2 import SignedEnvelope

@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from coordinator.live import Live
 from coordinator.nodes import Nodes
 from coordinator.offload import sized
-from coordinator.queries import question_of, response_of
 from coordinator.relay import AccessRelay
-from coordinator.validate import rows_of_page, validate_expansion
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable, RsfedError
+from rsfed.merging.queries import question_of, response_of
+from rsfed.merging.validate import rows_of_page, validate_expansion
 from rsfed.telemetry import log
 from rsfed.transport.server import current_member, deadline_of
 from rsfed.trust.envelope import VerifiedQuery, verify_envelope

@@ -185,7 +185,7 @@ class FakeNode(ArchiveServiceServicer):
         if asyncio.iscoroutine(waiting := self.before()):
             await waiting
         envelope = QueryEnvelope.FromString(request.query.envelope)
-        from coordinator.answers import Question
+        from rsfed.merging.answers import Question
 
         width = BITS // 8
         codes = [int.from_bytes(envelope.codes[i : i + width], "big") for i in range(0, len(envelope.codes), width)]

@@ -9,7 +9,6 @@ from honest_archives import Archive, question
 
 from coordinator.breaker import Breaker
 from coordinator.fanout import FanOut
-from coordinator.validate import validate
 from rsfed.clock import Deadline
 from rsfed.errors import (
     Busy,
@@ -21,6 +20,7 @@ from rsfed.errors import (
     StaleRelease,
     Unreachable,
 )
+from rsfed.merging.validate import validate
 from rsfed.v1 import outcome_pb2 as pb
 from rsfed.v1.envelope_pb2 import SignedEnvelope
 

@@ -6,11 +6,11 @@ import numpy as np
 from members import World
 from serving import Asker, add_patches, make_home, make_searcher, publish, serve_codes
 
-from coordinator.validate import validate_expansion
 from node.handles import Handles
 from node.keys import handle_key
 from rsfed.clock import Deadline
 from rsfed.codes import hamming
+from rsfed.merging.validate import validate_expansion
 from rsfed.v1 import archive_pb2 as pb
 
 SOON = 30.0  # seconds

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import PARTNER, add_patches, make_searcher, random_codes, serve_codes
 
-from coordinator.queries import question_of
-from coordinator.validate import validate
 from node.guard import Guard
 from node.ledger import Ledger
 from node.state import open_state
 from rsfed.errors import EnvelopeRefused, UsageError
+from rsfed.merging.queries import question_of
+from rsfed.merging.validate import validate
 from rsfed.trust.envelope import filtered_fields
 from rsfed.trust.manifest import FederationClass, Nomenclature
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryEnvelope, QueryFilter

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import PLACE, TIME, add_patches, random_codes, serve_codes
 
-from coordinator.answers import Question
-from coordinator.validate import validate
 from node.catalogue import Catalogue
 from node.served import Facts
 from rsfed.clock import Deadline
 from rsfed.codes import hamming
 from rsfed.errors import DeadlineExceeded, InvalidMessage, RsfedError, UnknownHandle
 from rsfed.index.order import by_item_id
+from rsfed.merging.answers import Question
+from rsfed.merging.validate import validate
 from rsfed.v1 import archive_pb2 as pb
 
 

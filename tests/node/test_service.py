@@ -20,11 +20,11 @@ from serving import (
     serve_codes,
 )
 
-from coordinator.answers import Question
-from coordinator.validate import validate
 from node.service import ArchiveService
 from rsfed.clock import Deadline
 from rsfed.errors import DeadlineExceeded, InvalidMessage, RsfedError, StaleRelease
+from rsfed.merging.answers import Question
+from rsfed.merging.validate import validate
 from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import make_server

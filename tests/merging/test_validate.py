@@ -8,8 +8,8 @@ from honest_archives import Archive, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.validate import validate, validate_expansion
 from rsfed.errors import InvalidAnswer, InvalidMessage
+from rsfed.merging.validate import validate, validate_expansion
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2 as outcome
 
@@ -127,7 +127,7 @@ def test_a_lying_answer_is_dropped_and_the_breach_named(lie, breach):
 
 @pytest.mark.parametrize("column", ["bucket_handles", "item_handles"])
 def test_a_flood_of_rows_is_dropped_before_any_is_looked_at(monkeypatch, column):
-    monkeypatch.setattr("coordinator.validate._rows", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr("rsfed.merging.validate._rows", lambda *_: pytest.fail("looked at"))
     response = honest()
     setattr(response.answers[0], column, bytes(16 * 16_385))
     with pytest.raises(InvalidAnswer, match="more than a node may"):

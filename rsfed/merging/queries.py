@@ -1,20 +1,22 @@
-"""From a signed query to what nodes are asked, and from their answers to what the analyst gets. Pure."""
+"""From a signed query to what nodes are asked, and from their answers to outcomes and one ranking. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
-from coordinator.answers import MergedRanking, Question
-from coordinator.fanout import Gathered
-from coordinator.merge import merge
 from rsfed.errors import CodeError, InvalidMessage
+from rsfed.merging.answers import MergedRanking, NodeAnswer, Question
+from rsfed.merging.merge import merge
 from rsfed.transport.limits import MAX_MESSAGE_BYTES
 from rsfed.trust.envelope import MAX_CODES, filter_values, filtered_fields
 from rsfed.trust.manifest import Manifest
+from rsfed.v1 import outcome_pb2
 from rsfed.v1 import query_pb2 as pb
 from rsfed.v1.envelope_pb2 import QueryEnvelope
+from rsfed.v1.outcome_pb2 import NodeOutcome
 
 
 def question_of(envelope: QueryEnvelope, manifest: Manifest) -> Question:
@@ -41,6 +43,34 @@ def question_of(envelope: QueryEnvelope, manifest: Manifest) -> Question:
         k=envelope.k,
         radius=envelope.radius if envelope.HasField("radius") else None,
         filtered=tuple(filter_values(filtered_fields(envelope))),
+    )
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What came of asking all nodes.
+
+    Attributes:
+        answers: Validated answers by node name.
+        outcomes: One outcome for each node asked, in the order of their names.
+    """
+
+    answers: dict[str, NodeAnswer] = field(default_factory=dict)
+    outcomes: list[NodeOutcome] = field(default_factory=list)
+
+
+def outcome_of(name: str, answer: NodeAnswer, question: Question) -> NodeOutcome:
+    """Return how a node took part whose answer keeps the rules."""
+    whole = answer.examined == answer.held
+    return NodeOutcome(
+        node=name,
+        status=outcome_pb2.NODE_STATUS_COMPLETE if whole else outcome_pb2.NODE_STATUS_PARTIAL,
+        coverage=answer.coverage,
+        held=answer.held,
+        level=outcome_pb2.PolicyLevel.ValueType(answer.level),
+        withheld=outcome_pb2.WithheldReason.ValueType(answer.withheld),
+        filtered=map(outcome_pb2.FilterField.ValueType, question.filtered),
+        unknown=answer.unknown,
     )
 
 

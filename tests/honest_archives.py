@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.answers import Question
+from rsfed.merging.answers import Question
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2 as outcome
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.answers import BucketColumns, MergedRanking
+from rsfed.merging.answers import BucketColumns, MergedRanking
 from rsfed.wire import NO_FOOTPRINT, NO_TIME
 
 Scalar = TypeVar("Scalar", bound=np.generic)

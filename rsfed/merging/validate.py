@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.answers import BucketColumns, NodeAnswer, Question
 from rsfed.errors import InvalidAnswer, InvalidMessage
+from rsfed.merging.answers import BucketColumns, NodeAnswer, Question
 from rsfed.privacy.policy import Ask
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2

@@ -7,8 +7,8 @@ from honest_archives import QUERY_ID, Archive, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.merge import merge
-from coordinator.validate import validate
+from rsfed.merging.merge import merge
+from rsfed.merging.validate import validate
 
 # Few distinct codes, so that most items tie.
 CODES = st.lists(st.integers(0, 7) | st.integers(0, 0xFFFF), max_size=12)
