@@ -7,17 +7,15 @@ import time
 from collections.abc import Callable
 
 from coordinator.breaker import Breaker
-from coordinator.fanout import FanOut
+from coordinator.fanout import Asking, FanOut
 from coordinator.links import LinkPool, NodeLink, OnHead
 from coordinator.live import Live
 from coordinator.registry import Announcement
 from rsfed.clock import Deadline
 from rsfed.errors import NotAdmitted, RsfedError, UnknownHandle
-from rsfed.merging.answers import Question
 from rsfed.merging.queries import Gathered
 from rsfed.telemetry import log
 from rsfed.trust.scope import EVERYTHING, Scope
-from rsfed.v1.envelope_pb2 import SignedEnvelope
 from rsfed.v1.outcome_pb2 import NODE_STATUS_REFUSED, NodeOutcome
 
 _PROBE_S = 5.0
@@ -40,8 +38,7 @@ class Nodes:
 
     async def ask(
         self,
-        query: SignedEnvelope,
-        question: Question,
+        asking: Asking,
         deadline: Deadline,
         scope: Scope,
         on_outcome: Callable[[NodeOutcome], None] = lambda _: None,
@@ -55,7 +52,7 @@ class Nodes:
             except NotAdmitted as error:
                 refused.append(NodeOutcome(node=node.name, status=NODE_STATUS_REFUSED, reason=error.reason))
                 on_outcome(refused[-1])
-        gathered = await self._fan_out.ask(links, query, question, deadline, on_outcome)
+        gathered = await self._fan_out.ask(links, asking, deadline, on_outcome)
         gathered.outcomes = sorted([*gathered.outcomes, *refused], key=lambda outcome: outcome.node)
         return gathered
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
+from coordinator.fanout import ClosedQuery, OpenQuery
 from coordinator.live import Live
 from coordinator.nodes import Nodes
 from coordinator.offload import sized
 from coordinator.relay import AccessRelay
 from rsfed.clock import Deadline
 from rsfed.errors import Busy, EnvelopeRefused, NoNodeReachable, RsfedError
-from rsfed.merging.queries import question_of, response_of
+from rsfed.merging.queries import Gathered, question_of, response_of, sealed_response_of
 from rsfed.merging.validate import rows_of_page, validate_expansion
 from rsfed.telemetry import log
 from rsfed.transport.server import current_member, deadline_of
@@ -96,6 +97,8 @@ class QueryService(QueryServiceServicer):
     ) -> pb.QueryServiceExpandBucketResponse:
         """Relay a request for more items of one bucket."""
         deadline = self._due(context).less(_WAY_BACK_S)
+        if request.request.sealed_request:
+            return await self._relay.expand(request, deadline)
         with self._refusal_noted("bucket.refused", request.request.query):
             verified = self._verify(request.request.query)
             link = self._nodes.link(request.node, self._live.bundle.scope_of(verified.requester))
@@ -177,20 +180,42 @@ class QueryService(QueryServiceServicer):
     ) -> pb.QueryServiceSearchResponse:
         """Verify, ask, merge and note one query."""
         verified = self._verify(query)
+        if verified.envelope.sealed_for:
+            return await self._pass_on(verified, deadline, on_outcome)
         manifest = self._live.release_of(verified.envelope.release_digest).manifest
         question = question_of(verified.envelope, manifest)
         scope = self._live.bundle.scope_of(verified.requester)
         scope.check(manifest.encoders[verified.envelope.encoder].modality, self._live.now())
         await self._quotas.take(verified.requester)
-        if not self._live.registry.nodes():
-            raise NoNodeReachable("the federation has no node yet; start one with `rsfed node serve`")
-        gathered = await self._nodes.ask(query, question, deadline, scope, on_outcome)
+        self._require_nodes()
+        gathered = await self._nodes.ask(OpenQuery(query, question), deadline, scope, on_outcome)
+        self._note_answer("query.answered", verified, gathered)
+        return await sized(sum(answer.rows for answer in gathered.answers.values()), response_of, question, gathered)
+
+    async def _pass_on(
+        self, verified: VerifiedQuery, deadline: Deadline, on_outcome: Callable[[NodeOutcome], None]
+    ) -> pb.QueryServiceSearchResponse:
+        """Give each node its part of a query, and the analyst the answers, all of it unread."""
+        envelope, scope = verified.envelope, self._live.bundle.scope_of(verified.requester)
+        self._live.release_of(envelope.release_digest)
+        scope.check_time(self._live.now())
+        await self._quotas.take(verified.requester)
+        self._require_nodes()
+        parts = {part.node: part.sealed for part in envelope.sealed_for}
+        gathered = await self._nodes.ask(ClosedQuery(parts), deadline, scope, on_outcome)
+        self._note_answer("query.relayed", verified, gathered)
+        return sealed_response_of(envelope.query_id, gathered)
+
+    def _note_answer(self, kind: str, verified: VerifiedQuery, gathered: Gathered) -> None:
         outcomes = {o.node: NodeStatus.Name(o.status).removeprefix("NODE_STATUS_") for o in gathered.outcomes}
         reasons = {o.node: o.reason for o in gathered.outcomes if o.reason}
-        told = {"query": question.query_id.hex(), "outcomes": outcomes, "reasons": reasons}
-        self._journal.note("query.answered", verified.requester.uri, **told)
-        log.info("query.answered", query=question.query_id.hex(), requester=verified.requester.uri, outcome=outcomes)
-        return await sized(sum(answer.rows for answer in gathered.answers.values()), response_of, question, gathered)
+        requester, query = verified.requester.uri, verified.envelope.query_id.hex()
+        self._journal.note(kind, requester, query=query, outcomes=outcomes, reasons=reasons)
+        log.info(kind, query=query, requester=requester, outcome=outcomes)
+
+    def _require_nodes(self) -> None:
+        if not self._live.registry.nodes():
+            raise NoNodeReachable("the federation has no node yet; start one with `rsfed node serve`")
 
     @contextmanager
     def _refusal_noted(self, kind: str, query: SignedEnvelope) -> Iterator[None]:

@@ -75,6 +75,23 @@ class AccessRelay:
                     yield pb.QueryServiceCollectAccessResponse(response=part)
                     note["bytes"] = passed
 
+    async def expand(
+        self, request: pb.QueryServiceExpandBucketRequest, deadline: Deadline
+    ) -> pb.QueryServiceExpandBucketResponse:
+        """Pass on a request for more items of a bucket, and its answer.
+
+        Raises:
+            RsfedError: the analyst may not ask this node, or the node refused the call.
+        """
+        inner = request.request
+        with self._noting("bucket.relayed", request.node, inner.sealed_request):
+            link = await self._link(request.node, inner.sealed_request)
+            inner.remaining_ms = int(deadline.remaining() * 1000)
+            response = await link.expand(inner, deadline)
+            if not response.sealed_answer:
+                raise InvalidAnswer("the node's answer was dropped: it is not sealed")
+        return pb.QueryServiceExpandBucketResponse(response=response)
+
     async def _link(self, node: str, sealed: bytes) -> NodeLink:
         """Return the link to the node, once it is sure that the analyst may ask it."""
         if len(sealed) > SMALL_MESSAGE_BYTES:

@@ -25,6 +25,7 @@ from node.keys import handle_key, tie_key
 from node.ledger import Ledger
 from node.membership import Membership
 from node.publishing import Publisher
+from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.served import Shelf
 from node.service import ArchiveService
@@ -174,7 +175,8 @@ class NodeServer:
             tie_key=tie_key(self._home),
             now=self._now,
         )
-        service = ArchiveService(identity().member.name, searcher, self._auditor, self._policies, desk)
+        sealed, name = SealedQueries(identity, self._auditor), identity().member.name
+        service = ArchiveService(name, searcher, self._auditor, self._policies, desk=desk, sealed=sealed)
         limit = self._config.serve.max_concurrent
         server = make_server(
             Port.NODE,

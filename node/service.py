@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rsfed
 from node.auditing import Auditor
 from node.desk import AccessDesk
+from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.shaping import LEVELS
 from rsfed.clock import Deadline
@@ -45,14 +46,25 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         auditor: Notes every answer and refusal before it leaves.
         policies: Who is answered at which level.
         desk: Answers calls about found items.
+        sealed: Opens queries that are sealed for this node, and seals answers.
     """
 
-    def __init__(self, name: str, searcher: Searcher, auditor: Auditor, policies: Policies, desk: AccessDesk) -> None:
+    def __init__(  # noqa: PLR0913 - the parts of a node that answer
+        self,
+        name: str,
+        searcher: Searcher,
+        auditor: Auditor,
+        policies: Policies,
+        *,
+        desk: AccessDesk,
+        sealed: SealedQueries,
+    ) -> None:
         self._name = name
         self._policies = policies
         self._searcher = searcher
         self._auditor = auditor
         self._desk = desk
+        self._sealed = sealed
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
 
     async def close(self) -> None:
@@ -78,7 +90,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> pb.ArchiveServiceSearchResponse:
         """List the buckets near each code of a query."""
         started = time.monotonic()
-        search = partial(self._auditor.searched, self._searcher.search)
+        search = partial(self._sealed.searched, partial(self._auditor.searched, self._searcher.search))
         answer = await self._in_thread(search, request, context)
         log.info("query.answered", query=answer.query_id.hex(), ms=round((time.monotonic() - started) * 1000, 3))
         return answer
@@ -88,7 +100,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """List more items of one bucket."""
         started = time.monotonic()
-        expand = partial(self._auditor.expanded, self._searcher.expand)
+        expand = partial(self._sealed.expanded, partial(self._auditor.expanded, self._searcher.expand))
         answer = await self._in_thread(expand, request, context)
         query = QueryEnvelope.FromString(request.query.envelope).query_id.hex()
         log.info("bucket.expanded", query=query, ms=round((time.monotonic() - started) * 1000, 3))

@@ -33,6 +33,13 @@ _TABLE_WIDTH = 80  # columns at least, so that every handle is whole; a narrower
 app = typer.Typer(add_completion=False)
 
 
+class Merge(StrEnum):
+    """Who merges the answers of the archives."""
+
+    COORDINATOR = "coordinator"
+    LOCAL = "local"
+
+
 class Output(StrEnum):
     """How results are printed on standard output."""
 
@@ -48,6 +55,7 @@ class _Wanted:
     k: int | None
     radius: int | None
     filters: Filters
+    sealed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,13 @@ def query(  # noqa: PLR0913 - the options of the command
         list[str] | None,
         typer.Option(metavar="CLASS", help="Only items of this class of the federation; several: of any of them."),
     ] = None,
+    merge: Annotated[
+        Merge,
+        typer.Option(
+            help="Who merges the answers: with local, codes and answers are sealed between this machine and the "
+            "archives, and the coordinator reads neither."
+        ),
+    ] = Merge.COORDINATOR,
     output: Annotated[
         Output, typer.Option(help="Form of the result on standard output; all but the table are for programs.")
     ] = Output.TABLE,
@@ -146,7 +161,8 @@ def query(  # noqa: PLR0913 - the options of the command
     if sheet is not None and not sheet.absolute().parent.is_dir():
         raise UsageError("the folder of --sheet does not exist; make it first", detail=str(sheet))
     filters = parse_filters(after=after, before=before, bbox=bbox, modality=modality, labels=label or ())
-    wanted = _Wanted(images, k if k or radius is not None else _NEAREST, radius, filters)
+    nearest = k if k or radius is not None else _NEAREST
+    wanted = _Wanted(images, nearest, radius, filters, merge is Merge.LOCAL)
     asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
@@ -165,7 +181,7 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
     from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
 
     try:
-        async with AnalystSession(home) as session:
+        async with AnalystSession(home, sealed=wanted.sealed) as session:
             encoded = session.encode(wanted.images, on_refused=_tell_skipped)
             if not encoded.images:
                 raise RasterRejected("no image is left to search by; nothing was sent")

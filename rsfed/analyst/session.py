@@ -17,6 +17,7 @@ from rsfed.analyst.advice import SHOWN
 from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
+from rsfed.analyst.local_merge import close_page, close_query, merge_locally, open_page
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
 from rsfed.analyst.state import keep_found, open_state
 from rsfed.clock import Now, utc_now
@@ -40,7 +41,7 @@ from rsfed.trust.envelope import LIFETIME, MAX_CODES, MAX_K, query_digest, sign_
 from rsfed.trust.identity import Identity
 from rsfed.trust.manifest import Calibration
 from rsfed.trust.release_store import Release, ReleaseStore
-from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
+from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest, ArchiveServiceExpandBucketResponse
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 from rsfed.v1.query_pb2 import (
     QueryServiceExpandBucketRequest,
@@ -50,11 +51,14 @@ from rsfed.v1.query_pb2 import (
 )
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     from rsfed.hashing.encoder import Encoder
     from rsfed.raster.reader import Content
 
 OnOutcome = Callable[[Outcome], None]
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
+SEALED_CODES = 8  # of one query whose answers are passed on unmerged
 EVERYTHING = Filters()
 
 
@@ -105,6 +109,7 @@ class AnalystSession:
     Args:
         home: Home of the analyst.
         now: Wall clock.
+        sealed: Seal queries for the nodes and merge their answers here, so that the coordinator reads neither.
 
     Attributes:
         release: The release whose codes are compared, newest when the session was opened or last refreshed.
@@ -114,12 +119,14 @@ class AnalystSession:
     release: Release
     encoder: str
 
-    def __init__(self, home: Home, *, now: Now = utc_now) -> None:
+    def __init__(self, home: Home, *, now: Now = utc_now, sealed: bool = False) -> None:
         self._home = home
         self._now = now
+        self._sealed = sealed
         self._connection = Connection(home, now=now)
         self._loaded: tuple[bytes, Encoder] | None = None
-        self._asked: dict[bytes, tuple[datetime, SignedEnvelope]] = {}  # query id -> expiry, what was sent
+        # query id -> expiry, what was signed, what opens answers
+        self._asked: dict[bytes, tuple[datetime, SignedEnvelope, X25519PrivateKey | None]] = {}
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -237,7 +244,8 @@ class AnalystSession:
                 f"codes of the federation's release have {self.bits} bits; ask for a radius up to that, not {radius}",
                 reason="SEARCH_RANGE",
             )
-        at_once = MAX_CODES if radius is None else 1  # nodes bound what they list for one query, not for one code
+        most = SEALED_CODES if self._sealed else MAX_CODES
+        at_once = most if radius is None else 1  # nodes bound what they list for one query, not for one code
         results: list[SearchResult] = []
         for start in range(0, len(codes), at_once):
             results += await self._search(codes[start : start + at_once], k, radius, filters, on_outcome)
@@ -280,20 +288,16 @@ class AnalystSession:
         named = result.buckets[bucket]
         if result.query_id not in self._asked:
             raise EnvelopeRefused("the query has expired; ask again", reason="ENVELOPE_EXPIRED")
+        _, signed, key = self._asked[result.query_id]
         request = ArchiveServiceExpandBucketRequest(
-            query=self._asked[result.query_id][1],
+            query=signed,
             code_index=result.code_index,
             bucket_handle=named.handle,
             offset=offset,
             limit=limit,
         )
-        answer = await call(
-            self._connection.stub.ExpandBucket,
-            QueryServiceExpandBucketRequest(node=named.node, request=request),
-            self._connection.deadline(),
-            what=COORDINATOR,
-        )
-        page = decode_page(answer.response, named, bucket, offset=offset, limit=limit)
+        answer = await self._page(request, named.node, key)
+        page = decode_page(answer, named, bucket, offset=offset, limit=limit)
         return list(rate(page, self.calibration))
 
     async def _search(
@@ -309,26 +313,48 @@ class AnalystSession:
             filters=filters,
             now=self._now(),
         )
-        signed = sign_envelope(envelope, self._connection.identity)
-        self._remember(envelope, signed)
+        identity = self._connection.identity
+        closed = close_query(envelope, identity) if self._sealed else None
+        signed = closed.inner if closed else sign_envelope(envelope, identity)
+        self._remember(envelope, signed, closed.key if closed else None)
+        sent = closed.outer if closed else signed
         try:
-            result = await (self._ask(signed) if on_outcome is None else self._watch(signed, on_outcome))
+            result = await (self._ask(sent) if on_outcome is None else self._watch(sent, on_outcome))
         except (TrustError, InvalidMessage, StaleRelease, Busy) as error:
             if _was_read(error):
                 error.detail = f"the coordinator's audit log names it query {envelope.query_id.hex()[:SHOWN]}"
             raise
+        if closed:
+            result = merge_locally(result, closed, identity, self.release.manifest, now=self._now())
         found = decode_response(
             result, query_id=envelope.query_id, codes=len(codes), bits=self.bits, filtered=filters.fields
         )
         digest = query_digest(signed)
         return [replace(each, hits=rate(each.hits, self.calibration), query_digest=digest) for each in found]
 
-    def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope) -> None:
+    async def _page(
+        self, request: ArchiveServiceExpandBucketRequest, node: str, key: X25519PrivateKey | None
+    ) -> ArchiveServiceExpandBucketResponse:
+        """Ask a node for a page of a bucket, sealed if the query was."""
+        sent, identity = request, self._connection.identity
+        if key is not None:
+            sent = ArchiveServiceExpandBucketRequest(sealed_request=close_page(request, node, identity.bundle))
+        answer = await call(
+            self._connection.stub.ExpandBucket,
+            QueryServiceExpandBucketRequest(node=node, request=sent),
+            self._connection.deadline(),
+            what=COORDINATOR,
+        )
+        if key is None:
+            return answer.response
+        return open_page(answer.response.sealed_answer, request, key, identity, node=node, now=self._now())
+
+    def _remember(self, envelope: QueryEnvelope, signed: SignedEnvelope, key: X25519PrivateKey | None) -> None:
         """Keep a query, of whose buckets more may be asked until it expires, and forget those that have expired."""
         now = self._now()
         for query in list(takewhile(lambda query: self._asked[query][0] <= now, self._asked)):  # the oldest come first
             del self._asked[query]
-        self._asked[envelope.query_id] = now + LIFETIME, signed
+        self._asked[envelope.query_id] = now + LIFETIME, signed, key
 
     async def _ask(self, signed: SignedEnvelope) -> QueryServiceSearchResponse:
         request, deadline = QueryServiceSearchRequest(query=signed), self._connection.deadline()

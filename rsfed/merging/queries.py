@@ -53,10 +53,12 @@ class Gathered:
     Attributes:
         answers: Validated answers by node name.
         outcomes: One outcome for each node asked, in the order of their names.
+        sealed: Answers by node name that only the analyst can read.
     """
 
     answers: dict[str, NodeAnswer] = field(default_factory=dict)
     outcomes: list[NodeOutcome] = field(default_factory=list)
+    sealed: dict[str, bytes] = field(default_factory=dict)
 
 
 def outcome_of(name: str, answer: NodeAnswer, question: Question) -> NodeOutcome:
@@ -85,7 +87,24 @@ def response_of(question: Question, gathered: Gathered) -> pb.QueryServiceSearch
         columns = {name: answer.columns[code] for name, answer in gathered.answers.items()}
         limit = question.k if question.radius is None else None
         rankings.append(_to_wire(merge(columns, question.query_id, k=limit)))
-    response = pb.QueryServiceSearchResponse(query_id=question.query_id, rankings=rankings, outcomes=gathered.outcomes)
+    return _sendable(
+        pb.QueryServiceSearchResponse(query_id=question.query_id, rankings=rankings, outcomes=gathered.outcomes)
+    )
+
+
+def sealed_response_of(query_id: bytes, gathered: Gathered) -> pb.QueryServiceSearchResponse:
+    """Return what was gathered unread.
+
+    Raises:
+        InvalidMessage: ANSWER_TOO_LARGE for one message.
+    """
+    answers = [pb.SealedAnswer(node=node, sealed=sealed) for node, sealed in sorted(gathered.sealed.items())]
+    return _sendable(
+        pb.QueryServiceSearchResponse(query_id=query_id, outcomes=gathered.outcomes, sealed_answers=answers)
+    )
+
+
+def _sendable(response: pb.QueryServiceSearchResponse) -> pb.QueryServiceSearchResponse:
     if response.ByteSize() > MAX_MESSAGE_BYTES:
         raise InvalidMessage(
             "the answer is too large; ask for fewer codes, a smaller k or a smaller radius", reason="ANSWER_TOO_LARGE"

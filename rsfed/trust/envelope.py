@@ -23,6 +23,7 @@ from rsfed.trust.certificates import CLOCK_TOLERANCE, load_chain, public_key_of,
 from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId, Role
 from rsfed.v1.access_pb2 import AccessCall
+from rsfed.v1.archive_pb2 import ArchiveServiceExpandBucketRequest
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 from rsfed.v1.outcome_pb2 import FilterField
 
@@ -31,8 +32,11 @@ MAX_K = 1000
 MAX_RADIUS = MAX_BITS
 MAX_LIFETIME = timedelta(minutes=10)
 LIFETIME = timedelta(minutes=5)  # what an analyst gives a query: clocks may differ by a minute either way
+MAX_SEALED_BYTES = 1 << 20  # of a query that is sealed for each node
+QUERY_STEP, ANSWER_STEP = 1 << 10, 4 << 10  # bytes, to multiples of which sealed queries and answers are filled up
 _MAX_ENVELOPE_BYTES = 16 << 10
 _MAX_CHAIN_BYTES = 16 << 10
+_KEY_BYTES = 32
 _FILTER_FIELD = "FILTER_FIELD_"
 
 
@@ -74,19 +78,21 @@ def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) ->
         EnvelopeRefused: ENVELOPE_SIGNATURE, ENVELOPE_REQUESTER, WRONG_FEDERATION, CLOCK_SKEW or ENVELOPE_EXPIRED.
         InvalidMessage: the query breaks a limit or is no query.
     """
-    if len(signed.envelope) > _MAX_ENVELOPE_BYTES or sum(map(len, signed.certificate_chain)) > _MAX_CHAIN_BYTES:
-        raise InvalidMessage("the query is too large", reason="MESSAGE_TOO_LARGE")
+    if len(signed.envelope) > MAX_SEALED_BYTES or sum(map(len, signed.certificate_chain)) > _MAX_CHAIN_BYTES:
+        raise _too_large()
     requester = _verify_signature(signed, bundle, now)
     try:
         envelope = QueryEnvelope.FromString(signed.envelope)
     except DecodeError as error:
         raise InvalidMessage("the query cannot be read") from error
+    if len(signed.envelope) > _MAX_ENVELOPE_BYTES and not envelope.sealed_for:
+        raise _too_large()
     if envelope.requester != requester.uri:
         raise EnvelopeRefused("the query names another requester than its certificate", reason="ENVELOPE_REQUESTER")
     if envelope.federation != bundle.federation:
         raise EnvelopeRefused("the query is for another federation", reason="WRONG_FEDERATION")
     check_freshness(envelope, now, what="query")
-    _check_limits(envelope)
+    (_check_sealed if envelope.sealed_for else _check_limits)(envelope)
     return VerifiedQuery(envelope, requester, hashlib.sha256(signed.envelope).digest())
 
 
@@ -137,6 +143,17 @@ def filter_values(names: Iterable[str]) -> list[FilterField.ValueType]:
     return [FilterField.Value(_FILTER_FIELD + name.upper()) for name in names]
 
 
+def page_context(request: ArchiveServiceExpandBucketRequest) -> bytes:
+    """Return what the sealed page of a bucket belongs to, so that no other page takes its place."""
+    place = ArchiveServiceExpandBucketRequest(
+        code_index=request.code_index,
+        bucket_handle=request.bucket_handle,
+        offset=request.offset,
+        limit=request.limit,
+    )
+    return hashlib.sha256(request.query.envelope + place.SerializeToString(deterministic=True)).digest()
+
+
 def _verify_signature(signed: SignedEnvelope, bundle: Bundle, now: datetime) -> MemberId:
     chain = load_chain(list(signed.certificate_chain))
     requester = check_member(bundle, chain, now=now)
@@ -159,3 +176,20 @@ def _check_limits(envelope: QueryEnvelope) -> None:
         raise InvalidMessage(f"k is 1 to {MAX_K}")
     if envelope.HasField("radius") and envelope.radius > MAX_RADIUS:
         raise InvalidMessage(f"a radius is 0 to {MAX_RADIUS} bits")
+    if len(envelope.answer_key) not in {0, _KEY_BYTES}:
+        raise InvalidMessage(f"a key for answers has {_KEY_BYTES} bytes")
+
+
+def _check_sealed(envelope: QueryEnvelope) -> None:
+    """Check a query that is sealed for nodes: nothing of what it asks is outside of that."""
+    if len(envelope.query_id) != 16 or len(envelope.release_digest) != 32:
+        raise InvalidMessage("a query has an id of 16 bytes and a release digest of 32")
+    asked = (envelope.encoder, envelope.codes, envelope.k, envelope.answer_key)
+    if any(asked) or envelope.HasField("radius") or envelope.HasField("filter"):
+        raise InvalidMessage("a query that is sealed for nodes has what it asks in there only")
+    if len({part.node for part in envelope.sealed_for}) != len(envelope.sealed_for):
+        raise InvalidMessage("a query is sealed for each node once")
+
+
+def _too_large() -> InvalidMessage:
+    return InvalidMessage("the query is too large", reason="MESSAGE_TOO_LARGE")

@@ -32,6 +32,7 @@ OVERHEAD_BYTES = 16 << 10  # that sealing adds at most: certificates, signature,
 MAX_DELIVERY_BYTES = (256 << 20) + OVERHEAD_BYTES  # of the largest that a node may be told to give
 _DOMAIN = b"rsfed-seal-v1"
 _KEY_BYTES = 32
+_LENGTH_BYTES = 4
 
 
 class Purpose(StrEnum):
@@ -40,6 +41,10 @@ class Purpose(StrEnum):
     ACCESS_CALL = "access-call"
     ACCESS_ANSWER = "access-answer"
     ACCESS_DELIVERY = "access-delivery"
+    QUERY = "query"
+    QUERY_ANSWER = "query-answer"
+    BUCKET = "bucket"
+    BUCKET_ANSWER = "bucket-answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +97,7 @@ def seal(  # noqa: PLR0913 - all that a seal is bound to
     signature = sender.key.sign(_signed_bytes(purpose, recipient, context, content), ec.ECDSA(hashes.SHA256()))
     chain = [to_der(certificate) for certificate in sender.chain]
     inner = SignedContent(content=content, certificate_chain=chain, signature=signature).SerializeToString()
-    try:
-        return SUITE.encrypt(inner, X25519PublicKey.from_public_bytes(key), _info(purpose, recipient, context))
-    except ValueError as error:  # of another length, or a point of small order
-        raise SealRefused("the recipient's sealing key is none; it has to join again", reason="SEALING_KEY") from error
+    return wrap(inner, purpose, recipient=recipient, key=key, context=context)
 
 
 def open_sealed(  # noqa: PLR0913 - all that a seal is bound to
@@ -126,7 +128,7 @@ def open_sealed(  # noqa: PLR0913 - all that a seal is bound to
             not signed by whom it names; SEAL_SENDER, by another member than it must be.
         NotAdmitted: the sender's certificate is not believed (the reasons of `check_member`).
     """
-    inner = _unsealed(sealed, key, _info(purpose, recipient, context))
+    inner = _signed_content(unwrap(sealed, purpose, recipient=recipient, key=key, context=context))
     chain = load_chain(list(inner.certificate_chain))
     member = check_member(bundle, chain, now=now)
     try:
@@ -139,14 +141,56 @@ def open_sealed(  # noqa: PLR0913 - all that a seal is bound to
     return Opened(inner.content, member, chain[0].serial_number)
 
 
-def _unsealed(sealed: bytes, key: X25519PrivateKey, info: bytes) -> SignedContent:
+def wrap(content: bytes, purpose: Purpose, *, recipient: MemberId, key: bytes, context: bytes = b"") -> bytes:
+    """Seal content that proves by itself who made it; arguments and errors as for `seal`."""
     try:
-        return SignedContent.FromString(SUITE.decrypt(sealed, key, info))
-    except (InvalidTag, ValueError, DecodeError) as error:
-        raise SealRefused(
-            "what was sealed cannot be opened: it was changed, or sealed for another key; ask again",
-            reason="SEAL_BROKEN",
-        ) from error
+        return SUITE.encrypt(content, X25519PublicKey.from_public_bytes(key), _info(purpose, recipient, context))
+    except ValueError as error:  # of another length, or a point of small order
+        raise SealRefused("the recipient's sealing key is none; it has to join again", reason="SEALING_KEY") from error
+
+
+def unwrap(
+    sealed: bytes, purpose: Purpose, *, recipient: MemberId, key: X25519PrivateKey, context: bytes = b""
+) -> bytes:
+    """Open what `wrap` sealed; who made it is not proven.
+
+    Raises:
+        SealRefused: SEAL_BROKEN, it was changed, or sealed for another key, purpose or context.
+    """
+    try:
+        return SUITE.decrypt(sealed, key, _info(purpose, recipient, context))
+    except (InvalidTag, ValueError) as error:
+        raise _broken() from error
+
+
+def padded(content: bytes, step: int) -> bytes:
+    """Return content after its length, filled up with zeros to a multiple of `step` bytes: its size tells less so."""
+    return len(content).to_bytes(_LENGTH_BYTES) + content + bytes(-(len(content) + _LENGTH_BYTES) % step)
+
+
+def unpadded(data: bytes) -> bytes:
+    """Return the content of what `padded` made.
+
+    Raises:
+        SealRefused: SEAL_BROKEN, it was not made so.
+    """
+    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES])
+    if len(data) < end:
+        raise _broken()
+    return data[_LENGTH_BYTES:end]
+
+
+def _signed_content(inner: bytes) -> SignedContent:
+    try:
+        return SignedContent.FromString(inner)
+    except DecodeError as error:
+        raise _broken() from error
+
+
+def _broken() -> SealRefused:
+    return SealRefused(
+        "what was sealed cannot be opened: it was changed, or sealed for another key; ask again", reason="SEAL_BROKEN"
+    )
 
 
 def _info(purpose: Purpose, recipient: MemberId, context: bytes) -> bytes:

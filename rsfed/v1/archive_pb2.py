@@ -27,7 +27,7 @@ from rsfed.v1 import envelope_pb2 as rsfed_dot_v1_dot_envelope__pb2
 from rsfed.v1 import outcome_pb2 as rsfed_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rsfed/v1/archive.proto\x12\x08rsfed.v1\x1a\x14rsfed/v1/audit.proto\x1a\x17rsfed/v1/envelope.proto\x1a\x16rsfed/v1/outcome.proto\"\x1f\n\x1d\x41rchiveServiceDescribeRequest\"\xc5\x01\n\x1e\x41rchiveServiceDescribeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x16\n\x0erelease_digest\x18\x04 \x01(\x0c\x12\x17\n\x0frelease_version\x18\x05 \x01(\x04\x12\x11\n\x04held\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x07 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevelB\x07\n\x05_held\"\\\n\x1b\x41rchiveServiceSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\"\x90\x02\n\x1c\x41rchiveServiceSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\'\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x16.rsfed.v1.BucketAnswer\x12$\n\x05level\x18\x04 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\'\n\x08\x66iltered\x18\x05 \x03(\x0e\x32\x15.rsfed.v1.FilterField\x12\x14\n\x07unknown\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHeadB\n\n\x08_unknown\"\xcd\x02\n\x0c\x42ucketAnswer\x12\x12\n\nband_width\x18\x01 \x01(\r\x12\x15\n\x08\x65xamined\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\x04held\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x16\n\x0e\x62ucket_handles\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64istance_upper\x18\x05 \x01(\x0c\x12\x14\n\x0c\x62ucket_sizes\x18\x06 \x01(\x0c\x12\x15\n\rsample_counts\x18\x07 \x01(\x0c\x12\x14\n\x0citem_handles\x18\x08 \x01(\x0c\x12\x17\n\nfootprints\x18\t \x01(\x0cH\x02\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\n \x01(\x0cH\x03\x88\x01\x01\x12*\n\x08withheld\x18\x0b \x01(\x0e\x32\x18.rsfed.v1.WithheldReasonB\x0b\n\t_examinedB\x07\n\x05_heldB\r\n\x0b_footprintsB\x0b\n\t_acquired\"\xac\x01\n!ArchiveServiceExpandBucketRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\x12\x12\n\ncode_index\x18\x02 \x01(\r\x12\x15\n\rbucket_handle\x18\x03 \x01(\x0c\x12\x0e\n\x06offset\x18\x04 \x01(\r\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\r\"\xc2\x01\n\"ArchiveServiceExpandBucketResponse\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x14\n\x0citem_handles\x18\x02 \x01(\x0c\x12\x17\n\nfootprints\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHeadB\r\n\x0b_footprintsB\x0b\n\t_acquired\"=\n\x1f\x41rchiveServiceProveAuditRequest\x12\x0b\n\x03log\x18\x01 \x01(\x0c\x12\r\n\x05sizes\x18\x02 \x03(\x04\"N\n ArchiveServiceProveAuditResponse\x12*\n\x06proofs\x18\x01 \x03(\x0b\x32\x1a.rsfed.v1.ConsistencyProof\"9\n\"ArchiveServiceRequestAccessRequest\x12\x13\n\x0bsealed_call\x18\x01 \x01(\x0c\"j\n#ArchiveServiceRequestAccessResponse\x12\x15\n\rsealed_answer\x18\x01 \x01(\x0c\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead\"9\n\"ArchiveServiceCollectAccessRequest\x12\x13\n\x0bsealed_call\x18\x01 \x01(\x0c\"b\n#ArchiveServiceCollectAccessResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead2\xf6\x04\n\x0e\x41rchiveService\x12]\n\x08\x44\x65scribe\x12\'.rsfed.v1.ArchiveServiceDescribeRequest\x1a(.rsfed.v1.ArchiveServiceDescribeResponse\x12W\n\x06Search\x12%.rsfed.v1.ArchiveServiceSearchRequest\x1a&.rsfed.v1.ArchiveServiceSearchResponse\x12i\n\x0c\x45xpandBucket\x12+.rsfed.v1.ArchiveServiceExpandBucketRequest\x1a,.rsfed.v1.ArchiveServiceExpandBucketResponse\x12\x63\n\nProveAudit\x12).rsfed.v1.ArchiveServiceProveAuditRequest\x1a*.rsfed.v1.ArchiveServiceProveAuditResponse\x12l\n\rRequestAccess\x12,.rsfed.v1.ArchiveServiceRequestAccessRequest\x1a-.rsfed.v1.ArchiveServiceRequestAccessResponse\x12n\n\rCollectAccess\x12,.rsfed.v1.ArchiveServiceCollectAccessRequest\x1a-.rsfed.v1.ArchiveServiceCollectAccessResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rsfed/v1/archive.proto\x12\x08rsfed.v1\x1a\x14rsfed/v1/audit.proto\x1a\x17rsfed/v1/envelope.proto\x1a\x16rsfed/v1/outcome.proto\"\x1f\n\x1d\x41rchiveServiceDescribeRequest\"\xc5\x01\n\x1e\x41rchiveServiceDescribeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x16\n\x0erelease_digest\x18\x04 \x01(\x0c\x12\x17\n\x0frelease_version\x18\x05 \x01(\x04\x12\x11\n\x04held\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x07 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevelB\x07\n\x05_held\"r\n\x1b\x41rchiveServiceSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x14\n\x0csealed_query\x18\x03 \x01(\x0c\"\xa7\x02\n\x1c\x41rchiveServiceSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12\x16\n\x0erelease_digest\x18\x02 \x01(\x0c\x12\'\n\x07\x61nswers\x18\x03 \x03(\x0b\x32\x16.rsfed.v1.BucketAnswer\x12$\n\x05level\x18\x04 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\'\n\x08\x66iltered\x18\x05 \x03(\x0e\x32\x15.rsfed.v1.FilterField\x12\x14\n\x07unknown\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead\x12\x15\n\rsealed_answer\x18\x0b \x01(\x0c\x42\n\n\x08_unknown\"\xcd\x02\n\x0c\x42ucketAnswer\x12\x12\n\nband_width\x18\x01 \x01(\r\x12\x15\n\x08\x65xamined\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\x04held\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x16\n\x0e\x62ucket_handles\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64istance_upper\x18\x05 \x01(\x0c\x12\x14\n\x0c\x62ucket_sizes\x18\x06 \x01(\x0c\x12\x15\n\rsample_counts\x18\x07 \x01(\x0c\x12\x14\n\x0citem_handles\x18\x08 \x01(\x0c\x12\x17\n\nfootprints\x18\t \x01(\x0cH\x02\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\n \x01(\x0cH\x03\x88\x01\x01\x12*\n\x08withheld\x18\x0b \x01(\x0e\x32\x18.rsfed.v1.WithheldReasonB\x0b\n\t_examinedB\x07\n\x05_heldB\r\n\x0b_footprintsB\x0b\n\t_acquired\"\xc4\x01\n!ArchiveServiceExpandBucketRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\x12\x12\n\ncode_index\x18\x02 \x01(\r\x12\x15\n\rbucket_handle\x18\x03 \x01(\x0c\x12\x0e\n\x06offset\x18\x04 \x01(\r\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x06 \x01(\r\x12\x16\n\x0esealed_request\x18\x07 \x01(\x0c\"\xd9\x01\n\"ArchiveServiceExpandBucketResponse\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x14\n\x0citem_handles\x18\x02 \x01(\x0c\x12\x17\n\nfootprints\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead\x12\x15\n\rsealed_answer\x18\x0b \x01(\x0c\x42\r\n\x0b_footprintsB\x0b\n\t_acquired\"=\n\x1f\x41rchiveServiceProveAuditRequest\x12\x0b\n\x03log\x18\x01 \x01(\x0c\x12\r\n\x05sizes\x18\x02 \x03(\x04\"N\n ArchiveServiceProveAuditResponse\x12*\n\x06proofs\x18\x01 \x03(\x0b\x32\x1a.rsfed.v1.ConsistencyProof\"9\n\"ArchiveServiceRequestAccessRequest\x12\x13\n\x0bsealed_call\x18\x01 \x01(\x0c\"j\n#ArchiveServiceRequestAccessResponse\x12\x15\n\rsealed_answer\x18\x01 \x01(\x0c\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead\"9\n\"ArchiveServiceCollectAccessRequest\x12\x13\n\x0bsealed_call\x18\x01 \x01(\x0c\"b\n#ArchiveServiceCollectAccessResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12,\n\naudit_head\x18\n \x01(\x0b\x32\x18.rsfed.v1.SignedTreeHead2\xf6\x04\n\x0e\x41rchiveService\x12]\n\x08\x44\x65scribe\x12\'.rsfed.v1.ArchiveServiceDescribeRequest\x1a(.rsfed.v1.ArchiveServiceDescribeResponse\x12W\n\x06Search\x12%.rsfed.v1.ArchiveServiceSearchRequest\x1a&.rsfed.v1.ArchiveServiceSearchResponse\x12i\n\x0c\x45xpandBucket\x12+.rsfed.v1.ArchiveServiceExpandBucketRequest\x1a,.rsfed.v1.ArchiveServiceExpandBucketResponse\x12\x63\n\nProveAudit\x12).rsfed.v1.ArchiveServiceProveAuditRequest\x1a*.rsfed.v1.ArchiveServiceProveAuditResponse\x12l\n\rRequestAccess\x12,.rsfed.v1.ArchiveServiceRequestAccessRequest\x1a-.rsfed.v1.ArchiveServiceRequestAccessResponse\x12n\n\rCollectAccess\x12,.rsfed.v1.ArchiveServiceCollectAccessRequest\x1a-.rsfed.v1.ArchiveServiceCollectAccessResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARCHIVESERVICEDESCRIBERESPONSE']._serialized_start=141
   _globals['_ARCHIVESERVICEDESCRIBERESPONSE']._serialized_end=338
   _globals['_ARCHIVESERVICESEARCHREQUEST']._serialized_start=340
-  _globals['_ARCHIVESERVICESEARCHREQUEST']._serialized_end=432
-  _globals['_ARCHIVESERVICESEARCHRESPONSE']._serialized_start=435
-  _globals['_ARCHIVESERVICESEARCHRESPONSE']._serialized_end=707
-  _globals['_BUCKETANSWER']._serialized_start=710
-  _globals['_BUCKETANSWER']._serialized_end=1043
-  _globals['_ARCHIVESERVICEEXPANDBUCKETREQUEST']._serialized_start=1046
-  _globals['_ARCHIVESERVICEEXPANDBUCKETREQUEST']._serialized_end=1218
-  _globals['_ARCHIVESERVICEEXPANDBUCKETRESPONSE']._serialized_start=1221
-  _globals['_ARCHIVESERVICEEXPANDBUCKETRESPONSE']._serialized_end=1415
-  _globals['_ARCHIVESERVICEPROVEAUDITREQUEST']._serialized_start=1417
-  _globals['_ARCHIVESERVICEPROVEAUDITREQUEST']._serialized_end=1478
-  _globals['_ARCHIVESERVICEPROVEAUDITRESPONSE']._serialized_start=1480
-  _globals['_ARCHIVESERVICEPROVEAUDITRESPONSE']._serialized_end=1558
-  _globals['_ARCHIVESERVICEREQUESTACCESSREQUEST']._serialized_start=1560
-  _globals['_ARCHIVESERVICEREQUESTACCESSREQUEST']._serialized_end=1617
-  _globals['_ARCHIVESERVICEREQUESTACCESSRESPONSE']._serialized_start=1619
-  _globals['_ARCHIVESERVICEREQUESTACCESSRESPONSE']._serialized_end=1725
-  _globals['_ARCHIVESERVICECOLLECTACCESSREQUEST']._serialized_start=1727
-  _globals['_ARCHIVESERVICECOLLECTACCESSREQUEST']._serialized_end=1784
-  _globals['_ARCHIVESERVICECOLLECTACCESSRESPONSE']._serialized_start=1786
-  _globals['_ARCHIVESERVICECOLLECTACCESSRESPONSE']._serialized_end=1884
-  _globals['_ARCHIVESERVICE']._serialized_start=1887
-  _globals['_ARCHIVESERVICE']._serialized_end=2517
+  _globals['_ARCHIVESERVICESEARCHREQUEST']._serialized_end=454
+  _globals['_ARCHIVESERVICESEARCHRESPONSE']._serialized_start=457
+  _globals['_ARCHIVESERVICESEARCHRESPONSE']._serialized_end=752
+  _globals['_BUCKETANSWER']._serialized_start=755
+  _globals['_BUCKETANSWER']._serialized_end=1088
+  _globals['_ARCHIVESERVICEEXPANDBUCKETREQUEST']._serialized_start=1091
+  _globals['_ARCHIVESERVICEEXPANDBUCKETREQUEST']._serialized_end=1287
+  _globals['_ARCHIVESERVICEEXPANDBUCKETRESPONSE']._serialized_start=1290
+  _globals['_ARCHIVESERVICEEXPANDBUCKETRESPONSE']._serialized_end=1507
+  _globals['_ARCHIVESERVICEPROVEAUDITREQUEST']._serialized_start=1509
+  _globals['_ARCHIVESERVICEPROVEAUDITREQUEST']._serialized_end=1570
+  _globals['_ARCHIVESERVICEPROVEAUDITRESPONSE']._serialized_start=1572
+  _globals['_ARCHIVESERVICEPROVEAUDITRESPONSE']._serialized_end=1650
+  _globals['_ARCHIVESERVICEREQUESTACCESSREQUEST']._serialized_start=1652
+  _globals['_ARCHIVESERVICEREQUESTACCESSREQUEST']._serialized_end=1709
+  _globals['_ARCHIVESERVICEREQUESTACCESSRESPONSE']._serialized_start=1711
+  _globals['_ARCHIVESERVICEREQUESTACCESSRESPONSE']._serialized_end=1817
+  _globals['_ARCHIVESERVICECOLLECTACCESSREQUEST']._serialized_start=1819
+  _globals['_ARCHIVESERVICECOLLECTACCESSREQUEST']._serialized_end=1876
+  _globals['_ARCHIVESERVICECOLLECTACCESSRESPONSE']._serialized_start=1878
+  _globals['_ARCHIVESERVICECOLLECTACCESSRESPONSE']._serialized_end=1976
+  _globals['_ARCHIVESERVICE']._serialized_start=1979
+  _globals['_ARCHIVESERVICE']._serialized_end=2609
 # @@protoc_insertion_point(module_scope)

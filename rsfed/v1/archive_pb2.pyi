@@ -94,8 +94,11 @@ class ArchiveServiceSearchRequest(_message.Message):
 
     QUERY_FIELD_NUMBER: _builtins.int
     REMAINING_MS_FIELD_NUMBER: _builtins.int
+    SEALED_QUERY_FIELD_NUMBER: _builtins.int
     remaining_ms: _builtins.int
     """Milliseconds that the node has left to answer."""
+    sealed_query: _builtins.bytes
+    """In place of the query: what the analyst sealed for this node, as in SealedQuery."""
     @_builtins.property
     def query(self) -> _envelope_pb2.SignedEnvelope:
         """The query, unchanged from the analyst."""
@@ -105,10 +108,11 @@ class ArchiveServiceSearchRequest(_message.Message):
         *,
         query: _envelope_pb2.SignedEnvelope | None = ...,
         remaining_ms: _builtins.int = ...,
+        sealed_query: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "remaining_ms", b"remaining_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "remaining_ms", b"remaining_ms", "sealed_query", b"sealed_query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,6 +131,7 @@ class ArchiveServiceSearchResponse(_message.Message):
     FILTERED_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    SEALED_ANSWER_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """The query that is answered, 16 bytes."""
     release_digest: _builtins.bytes
@@ -136,6 +141,11 @@ class ArchiveServiceSearchResponse(_message.Message):
     unknown: _builtins.int
     """Items examined that say nothing of some field of the filter, so that they cannot pass, as the policy discloses it.
     Absent when there is no filter.
+    """
+    sealed_answer: _builtins.bytes
+    """Where the query has an answer_key: an ArchiveServiceSearchResponse without head, after its length (4 bytes,
+    big-endian) and filled up with zeros to a multiple of 4 KiB, signed by the node and sealed with that key. All else
+    but query id and head is then only in there.
     """
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketAnswer]:
@@ -159,10 +169,11 @@ class ArchiveServiceSearchResponse(_message.Message):
         filtered: _abc.Iterable[_outcome_pb2.FilterField.ValueType] | None = ...,
         unknown: _builtins.int | None = ...,
         audit_head: _audit_pb2.SignedTreeHead | None = ...,
+        sealed_answer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "audit_head", b"audit_head", "unknown", b"unknown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "answers", b"answers", "audit_head", b"audit_head", "filtered", b"filtered", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unknown", b"_unknown", "answers", b"answers", "audit_head", b"audit_head", "filtered", b"filtered", "level", b"level", "query_id", b"query_id", "release_digest", b"release_digest", "sealed_answer", b"sealed_answer", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unknown: _TypeAlias = _typing.Literal["unknown"]  # noqa: Y015
     _WhichOneofArgType__unknown: _TypeAlias = _typing.Literal["_unknown", b"_unknown"]  # noqa: Y015
@@ -263,6 +274,7 @@ class ArchiveServiceExpandBucketRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     REMAINING_MS_FIELD_NUMBER: _builtins.int
+    SEALED_REQUEST_FIELD_NUMBER: _builtins.int
     code_index: _builtins.int
     """Which of the query's codes the bucket was listed for, from 0."""
     bucket_handle: _builtins.bytes
@@ -273,6 +285,8 @@ class ArchiveServiceExpandBucketRequest(_message.Message):
     """How many items are wanted, at most 1000."""
     remaining_ms: _builtins.int
     """Milliseconds that the node has left to answer."""
+    sealed_request: _builtins.bytes
+    """In place of all but the time: an ArchiveServiceExpandBucketRequest, sealed for this node as in SealedQuery."""
     @_builtins.property
     def query(self) -> _envelope_pb2.SignedEnvelope:
         """The query whose answer named the bucket, unchanged."""
@@ -286,10 +300,11 @@ class ArchiveServiceExpandBucketRequest(_message.Message):
         offset: _builtins.int = ...,
         limit: _builtins.int = ...,
         remaining_ms: _builtins.int = ...,
+        sealed_request: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_handle", b"bucket_handle", "code_index", b"code_index", "limit", b"limit", "offset", b"offset", "query", b"query", "remaining_ms", b"remaining_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_handle", b"bucket_handle", "code_index", b"code_index", "limit", b"limit", "offset", b"offset", "query", b"query", "remaining_ms", b"remaining_ms", "sealed_request", b"sealed_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +321,7 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     FOOTPRINTS_FIELD_NUMBER: _builtins.int
     ACQUIRED_FIELD_NUMBER: _builtins.int
     AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    SEALED_ANSWER_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Items of the bucket that pass the query's filter in all."""
     item_handles: _builtins.bytes
@@ -314,6 +330,10 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
     """Footprints as in BucketAnswer."""
     acquired: _builtins.bytes
     """Acquired intervals as in BucketAnswer."""
+    sealed_answer: _builtins.bytes
+    """Where the query has an answer_key: an ArchiveServiceExpandBucketResponse without head, sealed as in
+    ArchiveServiceSearchResponse. All else but the head is then only in there.
+    """
     @_builtins.property
     def audit_head(self) -> _audit_pb2.SignedTreeHead:
         """Head of the node's audit log, which notes this answer. The coordinator keeps it and does not pass it on."""
@@ -326,10 +346,11 @@ class ArchiveServiceExpandBucketResponse(_message.Message):
         footprints: _builtins.bytes | None = ...,
         acquired: _builtins.bytes | None = ...,
         audit_head: _audit_pb2.SignedTreeHead | None = ...,
+        sealed_answer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "audit_head", b"audit_head", "footprints", b"footprints"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "audit_head", b"audit_head", "footprints", b"footprints", "item_handles", b"item_handles", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acquired", b"_acquired", "_footprints", b"_footprints", "acquired", b"acquired", "audit_head", b"audit_head", "footprints", b"footprints", "item_handles", b"item_handles", "sealed_answer", b"sealed_answer", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__acquired: _TypeAlias = _typing.Literal["acquired"]  # noqa: Y015
     _WhichOneofArgType__acquired: _TypeAlias = _typing.Literal["_acquired", b"_acquired"]  # noqa: Y015

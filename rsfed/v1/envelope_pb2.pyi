@@ -38,6 +38,8 @@ class QueryEnvelope(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    ANSWER_KEY_FIELD_NUMBER: _builtins.int
+    SEALED_FOR_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """Random name of this query, 16 bytes, never used twice."""
     requester: _builtins.str
@@ -54,6 +56,8 @@ class QueryEnvelope(_message.Message):
     """How many items are wanted for each code, and the largest sample of one bucket."""
     radius: _builtins.int
     """When present, all buckets within this Hamming distance are listed instead of the nearest k items."""
+    answer_key: _builtins.bytes
+    """X25519 public key, made for this query, that nodes seal their answers with, 32 bytes; empty for answers in clear."""
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp:
         """When the analyst made the query."""
@@ -65,6 +69,12 @@ class QueryEnvelope(_message.Message):
     @_builtins.property
     def filter(self) -> Global___QueryFilter:
         """Which items count. Absent when all do. Signed with the rest, so that every page of a bucket has the same filter."""
+
+    @_builtins.property
+    def sealed_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedQuery]:
+        """The query sealed for each node. Then encoder, codes, k, radius, filter and answer_key are only in there: who passes
+        the parts on cannot read what is asked.
+        """
 
     def __init__(
         self,
@@ -80,16 +90,46 @@ class QueryEnvelope(_message.Message):
         created: _timestamp_pb2.Timestamp | None = ...,
         expires: _timestamp_pb2.Timestamp | None = ...,
         filter: Global___QueryFilter | None = ...,
+        answer_key: _builtins.bytes = ...,
+        sealed_for: _abc.Iterable[Global___SealedQuery] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "created", b"created", "expires", b"expires", "filter", b"filter", "radius", b"radius"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "filter", b"filter", "k", b"k", "query_id", b"query_id", "radius", b"radius", "release_digest", b"release_digest", "requester", b"requester"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "answer_key", b"answer_key", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "filter", b"filter", "k", b"k", "query_id", b"query_id", "radius", b"radius", "release_digest", b"release_digest", "requester", b"requester", "sealed_for", b"sealed_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__radius: _TypeAlias = _typing.Literal["radius"]  # noqa: Y015
     _WhichOneofArgType__radius: _TypeAlias = _typing.Literal["_radius", b"_radius"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__radius) -> _WhichOneofReturnType__radius | None: ...
 
 Global___QueryEnvelope: _TypeAlias = QueryEnvelope  # noqa: Y015
+
+@_typing.final
+class SealedQuery(_message.Message):
+    """SealedQuery is a query that one node can read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    sealed: _builtins.bytes
+    """A SignedEnvelope of the same query id with everything that is asked, after its length (4 bytes, big-endian) and
+    filled up with zeros to a multiple of 1 KiB, sealed with HPKE as in SignedContent.
+    """
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "sealed", b"sealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedQuery: _TypeAlias = SealedQuery  # noqa: Y015
 
 @_typing.final
 class QueryFilter(_message.Message):

@@ -46,6 +46,8 @@ class _NodeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeStatus
     """The node serves another release than the one that made the codes."""
     NODE_STATUS_INVALID: _NodeStatus.ValueType  # 9
     """The node's answer broke the rules and was dropped whole."""
+    NODE_STATUS_SEALED: _NodeStatus.ValueType  # 10
+    """The node answered; what it says is sealed for the analyst."""
 
 class NodeStatus(_NodeStatus, metaclass=_NodeStatusEnumTypeWrapper):
     """NodeStatus says whether all, part or none of an archive was searched."""
@@ -70,6 +72,8 @@ NODE_STATUS_STALE_RELEASE: NodeStatus.ValueType  # 8
 """The node serves another release than the one that made the codes."""
 NODE_STATUS_INVALID: NodeStatus.ValueType  # 9
 """The node's answer broke the rules and was dropped whole."""
+NODE_STATUS_SEALED: NodeStatus.ValueType  # 10
+"""The node answered; what it says is sealed for the analyst."""
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
 
 class _PolicyLevel:

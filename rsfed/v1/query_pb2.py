@@ -28,7 +28,7 @@ from rsfed.v1 import envelope_pb2 as rsfed_dot_v1_dot_envelope__pb2
 from rsfed.v1 import outcome_pb2 as rsfed_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rsfed/v1/query.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rsfed/v1/archive.proto\x1a\x17rsfed/v1/envelope.proto\x1a\x16rsfed/v1/outcome.proto\"D\n\x19QueryServiceSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\"|\n\x1aQueryServiceSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12#\n\x08rankings\x18\x02 \x03(\x0b\x32\x11.rsfed.v1.Ranking\x12\'\n\x08outcomes\x18\x03 \x03(\x0b\x32\x15.rsfed.v1.NodeOutcome\"\xec\x01\n\x07Ranking\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x14\n\x0c\x62ucket_nodes\x18\x02 \x01(\x0c\x12\x16\n\x0e\x62ucket_handles\x18\x03 \x01(\x0c\x12\x18\n\x10\x62ucket_distances\x18\x04 \x01(\x0c\x12\x14\n\x0c\x62ucket_sizes\x18\x05 \x01(\x0c\x12\x13\n\x0bhit_buckets\x18\x06 \x01(\x0c\x12\x13\n\x0bhit_handles\x18\x07 \x01(\x0c\x12\x17\n\nfootprints\x18\x08 \x01(\x0cH\x00\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\t \x01(\x0cH\x01\x88\x01\x01\x42\r\n\x0b_footprintsB\x0b\n\t_acquired\"I\n\x1eQueryServiceWatchSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\"\x8c\x01\n\x1fQueryServiceWatchSearchResponse\x12(\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.rsfed.v1.NodeOutcomeH\x00\x12\x36\n\x06result\x18\x02 \x01(\x0b\x32$.rsfed.v1.QueryServiceSearchResponseH\x00\x42\x07\n\x05\x65vent\"m\n\x1fQueryServiceExpandBucketRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12<\n\x07request\x18\x02 \x01(\x0b\x32+.rsfed.v1.ArchiveServiceExpandBucketRequest\"b\n QueryServiceExpandBucketResponse\x12>\n\x08response\x18\x01 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceExpandBucketResponse\"\x1e\n\x1cQueryServiceListNodesRequest\"v\n\x1dQueryServiceListNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.rsfed.v1.NodeSummary\x12\x17\n\x0frelease_version\x18\x02 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x03 \x01(\x0c\"\xc7\x01\n\x0bNodeSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frelease_version\x18\x04 \x01(\x04\x12\x11\n\x04held\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x06 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\x10\n\x08software\x18\x07 \x01(\tB\x07\n\x05_held\"o\n QueryServiceRequestAccessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12=\n\x07request\x18\x02 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceRequestAccessRequest\"d\n!QueryServiceRequestAccessResponse\x12?\n\x08response\x18\x01 \x01(\x0b\x32-.rsfed.v1.ArchiveServiceRequestAccessResponse\"o\n QueryServiceCollectAccessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12=\n\x07request\x18\x02 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceCollectAccessRequest\"d\n!QueryServiceCollectAccessResponse\x12?\n\x08response\x18\x01 \x01(\x0b\x32-.rsfed.v1.ArchiveServiceCollectAccessResponse2\xe4\x04\n\x0cQueryService\x12S\n\x06Search\x12#.rsfed.v1.QueryServiceSearchRequest\x1a$.rsfed.v1.QueryServiceSearchResponse\x12\x64\n\x0bWatchSearch\x12(.rsfed.v1.QueryServiceWatchSearchRequest\x1a).rsfed.v1.QueryServiceWatchSearchResponse0\x01\x12\x65\n\x0c\x45xpandBucket\x12).rsfed.v1.QueryServiceExpandBucketRequest\x1a*.rsfed.v1.QueryServiceExpandBucketResponse\x12\\\n\tListNodes\x12&.rsfed.v1.QueryServiceListNodesRequest\x1a\'.rsfed.v1.QueryServiceListNodesResponse\x12h\n\rRequestAccess\x12*.rsfed.v1.QueryServiceRequestAccessRequest\x1a+.rsfed.v1.QueryServiceRequestAccessResponse\x12j\n\rCollectAccess\x12*.rsfed.v1.QueryServiceCollectAccessRequest\x1a+.rsfed.v1.QueryServiceCollectAccessResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rsfed/v1/query.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rsfed/v1/archive.proto\x1a\x17rsfed/v1/envelope.proto\x1a\x16rsfed/v1/outcome.proto\"D\n\x19QueryServiceSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\"\xac\x01\n\x1aQueryServiceSearchResponse\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12#\n\x08rankings\x18\x02 \x03(\x0b\x32\x11.rsfed.v1.Ranking\x12\'\n\x08outcomes\x18\x03 \x03(\x0b\x32\x15.rsfed.v1.NodeOutcome\x12.\n\x0esealed_answers\x18\x04 \x03(\x0b\x32\x16.rsfed.v1.SealedAnswer\",\n\x0cSealedAnswer\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"\xec\x01\n\x07Ranking\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x14\n\x0c\x62ucket_nodes\x18\x02 \x01(\x0c\x12\x16\n\x0e\x62ucket_handles\x18\x03 \x01(\x0c\x12\x18\n\x10\x62ucket_distances\x18\x04 \x01(\x0c\x12\x14\n\x0c\x62ucket_sizes\x18\x05 \x01(\x0c\x12\x13\n\x0bhit_buckets\x18\x06 \x01(\x0c\x12\x13\n\x0bhit_handles\x18\x07 \x01(\x0c\x12\x17\n\nfootprints\x18\x08 \x01(\x0cH\x00\x88\x01\x01\x12\x15\n\x08\x61\x63quired\x18\t \x01(\x0cH\x01\x88\x01\x01\x42\r\n\x0b_footprintsB\x0b\n\t_acquired\"I\n\x1eQueryServiceWatchSearchRequest\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x18.rsfed.v1.SignedEnvelope\"\x8c\x01\n\x1fQueryServiceWatchSearchResponse\x12(\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.rsfed.v1.NodeOutcomeH\x00\x12\x36\n\x06result\x18\x02 \x01(\x0b\x32$.rsfed.v1.QueryServiceSearchResponseH\x00\x42\x07\n\x05\x65vent\"m\n\x1fQueryServiceExpandBucketRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12<\n\x07request\x18\x02 \x01(\x0b\x32+.rsfed.v1.ArchiveServiceExpandBucketRequest\"b\n QueryServiceExpandBucketResponse\x12>\n\x08response\x18\x01 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceExpandBucketResponse\"\x1e\n\x1cQueryServiceListNodesRequest\"v\n\x1dQueryServiceListNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.rsfed.v1.NodeSummary\x12\x17\n\x0frelease_version\x18\x02 \x01(\x04\x12\x16\n\x0erelease_digest\x18\x03 \x01(\x0c\"\xc7\x01\n\x0bNodeSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12-\n\tlast_seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frelease_version\x18\x04 \x01(\x04\x12\x11\n\x04held\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12$\n\x05level\x18\x06 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\x10\n\x08software\x18\x07 \x01(\tB\x07\n\x05_held\"o\n QueryServiceRequestAccessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12=\n\x07request\x18\x02 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceRequestAccessRequest\"d\n!QueryServiceRequestAccessResponse\x12?\n\x08response\x18\x01 \x01(\x0b\x32-.rsfed.v1.ArchiveServiceRequestAccessResponse\"o\n QueryServiceCollectAccessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12=\n\x07request\x18\x02 \x01(\x0b\x32,.rsfed.v1.ArchiveServiceCollectAccessRequest\"d\n!QueryServiceCollectAccessResponse\x12?\n\x08response\x18\x01 \x01(\x0b\x32-.rsfed.v1.ArchiveServiceCollectAccessResponse2\xe4\x04\n\x0cQueryService\x12S\n\x06Search\x12#.rsfed.v1.QueryServiceSearchRequest\x1a$.rsfed.v1.QueryServiceSearchResponse\x12\x64\n\x0bWatchSearch\x12(.rsfed.v1.QueryServiceWatchSearchRequest\x1a).rsfed.v1.QueryServiceWatchSearchResponse0\x01\x12\x65\n\x0c\x45xpandBucket\x12).rsfed.v1.QueryServiceExpandBucketRequest\x1a*.rsfed.v1.QueryServiceExpandBucketResponse\x12\\\n\tListNodes\x12&.rsfed.v1.QueryServiceListNodesRequest\x1a\'.rsfed.v1.QueryServiceListNodesResponse\x12h\n\rRequestAccess\x12*.rsfed.v1.QueryServiceRequestAccessRequest\x1a+.rsfed.v1.QueryServiceRequestAccessResponse\x12j\n\rCollectAccess\x12*.rsfed.v1.QueryServiceCollectAccessRequest\x1a+.rsfed.v1.QueryServiceCollectAccessResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUERYSERVICESEARCHREQUEST']._serialized_start=140
   _globals['_QUERYSERVICESEARCHREQUEST']._serialized_end=208
-  _globals['_QUERYSERVICESEARCHRESPONSE']._serialized_start=210
-  _globals['_QUERYSERVICESEARCHRESPONSE']._serialized_end=334
-  _globals['_RANKING']._serialized_start=337
-  _globals['_RANKING']._serialized_end=573
-  _globals['_QUERYSERVICEWATCHSEARCHREQUEST']._serialized_start=575
-  _globals['_QUERYSERVICEWATCHSEARCHREQUEST']._serialized_end=648
-  _globals['_QUERYSERVICEWATCHSEARCHRESPONSE']._serialized_start=651
-  _globals['_QUERYSERVICEWATCHSEARCHRESPONSE']._serialized_end=791
-  _globals['_QUERYSERVICEEXPANDBUCKETREQUEST']._serialized_start=793
-  _globals['_QUERYSERVICEEXPANDBUCKETREQUEST']._serialized_end=902
-  _globals['_QUERYSERVICEEXPANDBUCKETRESPONSE']._serialized_start=904
-  _globals['_QUERYSERVICEEXPANDBUCKETRESPONSE']._serialized_end=1002
-  _globals['_QUERYSERVICELISTNODESREQUEST']._serialized_start=1004
-  _globals['_QUERYSERVICELISTNODESREQUEST']._serialized_end=1034
-  _globals['_QUERYSERVICELISTNODESRESPONSE']._serialized_start=1036
-  _globals['_QUERYSERVICELISTNODESRESPONSE']._serialized_end=1154
-  _globals['_NODESUMMARY']._serialized_start=1157
-  _globals['_NODESUMMARY']._serialized_end=1356
-  _globals['_QUERYSERVICEREQUESTACCESSREQUEST']._serialized_start=1358
-  _globals['_QUERYSERVICEREQUESTACCESSREQUEST']._serialized_end=1469
-  _globals['_QUERYSERVICEREQUESTACCESSRESPONSE']._serialized_start=1471
-  _globals['_QUERYSERVICEREQUESTACCESSRESPONSE']._serialized_end=1571
-  _globals['_QUERYSERVICECOLLECTACCESSREQUEST']._serialized_start=1573
-  _globals['_QUERYSERVICECOLLECTACCESSREQUEST']._serialized_end=1684
-  _globals['_QUERYSERVICECOLLECTACCESSRESPONSE']._serialized_start=1686
-  _globals['_QUERYSERVICECOLLECTACCESSRESPONSE']._serialized_end=1786
-  _globals['_QUERYSERVICE']._serialized_start=1789
-  _globals['_QUERYSERVICE']._serialized_end=2401
+  _globals['_QUERYSERVICESEARCHRESPONSE']._serialized_start=211
+  _globals['_QUERYSERVICESEARCHRESPONSE']._serialized_end=383
+  _globals['_SEALEDANSWER']._serialized_start=385
+  _globals['_SEALEDANSWER']._serialized_end=429
+  _globals['_RANKING']._serialized_start=432
+  _globals['_RANKING']._serialized_end=668
+  _globals['_QUERYSERVICEWATCHSEARCHREQUEST']._serialized_start=670
+  _globals['_QUERYSERVICEWATCHSEARCHREQUEST']._serialized_end=743
+  _globals['_QUERYSERVICEWATCHSEARCHRESPONSE']._serialized_start=746
+  _globals['_QUERYSERVICEWATCHSEARCHRESPONSE']._serialized_end=886
+  _globals['_QUERYSERVICEEXPANDBUCKETREQUEST']._serialized_start=888
+  _globals['_QUERYSERVICEEXPANDBUCKETREQUEST']._serialized_end=997
+  _globals['_QUERYSERVICEEXPANDBUCKETRESPONSE']._serialized_start=999
+  _globals['_QUERYSERVICEEXPANDBUCKETRESPONSE']._serialized_end=1097
+  _globals['_QUERYSERVICELISTNODESREQUEST']._serialized_start=1099
+  _globals['_QUERYSERVICELISTNODESREQUEST']._serialized_end=1129
+  _globals['_QUERYSERVICELISTNODESRESPONSE']._serialized_start=1131
+  _globals['_QUERYSERVICELISTNODESRESPONSE']._serialized_end=1249
+  _globals['_NODESUMMARY']._serialized_start=1252
+  _globals['_NODESUMMARY']._serialized_end=1451
+  _globals['_QUERYSERVICEREQUESTACCESSREQUEST']._serialized_start=1453
+  _globals['_QUERYSERVICEREQUESTACCESSREQUEST']._serialized_end=1564
+  _globals['_QUERYSERVICEREQUESTACCESSRESPONSE']._serialized_start=1566
+  _globals['_QUERYSERVICEREQUESTACCESSRESPONSE']._serialized_end=1666
+  _globals['_QUERYSERVICECOLLECTACCESSREQUEST']._serialized_start=1668
+  _globals['_QUERYSERVICECOLLECTACCESSREQUEST']._serialized_end=1779
+  _globals['_QUERYSERVICECOLLECTACCESSRESPONSE']._serialized_start=1781
+  _globals['_QUERYSERVICECOLLECTACCESSRESPONSE']._serialized_end=1881
+  _globals['_QUERYSERVICE']._serialized_start=1884
+  _globals['_QUERYSERVICE']._serialized_end=2496
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,7 @@ class QueryServiceSearchResponse(_message.Message):
     QUERY_ID_FIELD_NUMBER: _builtins.int
     RANKINGS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    SEALED_ANSWERS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """The query that is answered, 16 bytes."""
     @_builtins.property
@@ -65,20 +66,51 @@ class QueryServiceSearchResponse(_message.Message):
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.NodeOutcome]:
         """One outcome for each registered node, in the order of their names."""
 
+    @_builtins.property
+    def sealed_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedAnswer]:
+        """The answer of each node whose outcome is NODE_STATUS_SEALED; there are no rankings then."""
+
     def __init__(
         self,
         *,
         query_id: _builtins.bytes = ...,
         rankings: _abc.Iterable[Global___Ranking] | None = ...,
         outcomes: _abc.Iterable[_outcome_pb2.NodeOutcome] | None = ...,
+        sealed_answers: _abc.Iterable[Global___SealedAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "query_id", b"query_id", "rankings", b"rankings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "query_id", b"query_id", "rankings", b"rankings", "sealed_answers", b"sealed_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryServiceSearchResponse: _TypeAlias = QueryServiceSearchResponse  # noqa: Y015
+
+@_typing.final
+class SealedAnswer(_message.Message):
+    """SealedAnswer is the answer of one node that only the analyst can read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    sealed: _builtins.bytes
+    """As in ArchiveServiceSearchResponse."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "sealed", b"sealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedAnswer: _TypeAlias = SealedAnswer  # noqa: Y015
 
 @_typing.final
 class Ranking(_message.Message):

@@ -30,7 +30,7 @@ class ScriptedSession:
     remembered: list = []  # noqa: RUF012 - as above
     encoder, bits = "rgb", 32
 
-    def __init__(self, home):
+    def __init__(self, home, *, sealed=False):
         manifest = World().release().manifest
         self.release = SimpleNamespace(manifest=manifest, digest=bytes(32))
 

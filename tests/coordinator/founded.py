@@ -181,6 +181,9 @@ class FakeNode(ArchiveServiceServicer):
 
     async def Search(self, request, context):  # noqa: N802 - name of the wire
         self.asked.append(request)
+        if request.sealed_query:
+            head = SignedTreeHead(head=b"a head")
+            return archive.ArchiveServiceSearchResponse(sealed_answer=self.sealed, audit_head=head)
         self.askers.append(b"".join(context.auth_context()["x509_pem_cert"]))
         if asyncio.iscoroutine(waiting := self.before()):
             await waiting
@@ -207,6 +210,9 @@ class FakeNode(ArchiveServiceServicer):
             yield archive.ArchiveServiceCollectAccessResponse(chunk=part, audit_head=head)
 
     async def ExpandBucket(self, request, context):  # noqa: N802 - name of the wire
+        if request.sealed_request:
+            self.asked.append(request)
+            return archive.ArchiveServiceExpandBucketResponse(sealed_answer=self.sealed)
         return archive.ArchiveServiceExpandBucketResponse(size=3, item_handles=b"x" * 16 * min(1, request.limit))
 
     @asynccontextmanager

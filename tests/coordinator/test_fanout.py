@@ -8,7 +8,7 @@ import pytest
 from honest_archives import Archive, question
 
 from coordinator.breaker import Breaker
-from coordinator.fanout import FanOut
+from coordinator.fanout import FanOut, OpenQuery
 from rsfed.clock import Deadline
 from rsfed.errors import (
     Busy,
@@ -63,7 +63,7 @@ def lying(name):
 
 
 async def ask(links, *, seconds=5.0, fan_out=None, on_outcome=lambda _: None):
-    return await (fan_out or FanOut(Breaker())).ask(links, QUERY, ASKED, Deadline.after(seconds), on_outcome)
+    return await (fan_out or FanOut(Breaker())).ask(links, OpenQuery(QUERY, ASKED), Deadline.after(seconds), on_outcome)
 
 
 def statuses(gathered):

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from members import World
 from serving import Asker, add_patches, listening, make_auditor, make_home, make_searcher, publish, serve_codes
 
-from coordinator.answers import Question
-from coordinator.validate import validate
 from node.catalogue import Catalogue
 from node.handles import Handles
 from node.keys import handle_key, tie_key
@@ -25,6 +23,8 @@ from rsfed.clock import Deadline
 from rsfed.errors import RsfedError, WithheldByPolicy
 from rsfed.home import transaction
 from rsfed.index.filters import Filter
+from rsfed.merging.answers import Question
+from rsfed.merging.validate import validate
 from rsfed.privacy import grid
 from rsfed.privacy.policy import Policies, policy
 from rsfed.transport.channel import call, open_channel

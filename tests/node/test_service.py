@@ -20,6 +20,7 @@ from serving import (
     serve_codes,
 )
 
+from node.sealed_queries import SealedQueries
 from node.service import ArchiveService
 from rsfed.clock import Deadline
 from rsfed.errors import DeadlineExceeded, InvalidMessage, RsfedError, StaleRelease
@@ -55,7 +56,8 @@ class Scene:
         """The node as seen by a member."""
         node = self.world.identity(Role.NODE, "berne")
         desk = make_desk(self.home, self.world, self.auditor, lambda: node)
-        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER, desk)
+        sealed = SealedQueries(lambda: node, self.auditor)
+        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER, desk=desk, sealed=sealed)
         server = make_server(Port.NODE, trust=self.world.bundle, now=self.world.clock)
         add_ArchiveServiceServicer_to_server(service, server)
         async with (

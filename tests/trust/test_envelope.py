@@ -9,7 +9,7 @@ from members import START, Authority, World
 from rsfed.errors import EnvelopeRefused, InvalidMessage, NotAdmitted, RsfedError
 from rsfed.trust.envelope import LIFETIME, MAX_LIFETIME, sign_envelope, verify_envelope
 from rsfed.trust.names import Role
-from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
+from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter, SealedQuery, SignedEnvelope
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_queries_at_the_limits_are_taken(world, ada, changes):
 
 
 def test_oversized_queries_are_refused_before_anything_is_verified(world, ada):
-    huge = SignedEnvelope(envelope=bytes(1 << 20), certificate_chain=[b"x"])
+    huge = SignedEnvelope(envelope=bytes((1 << 20) + 1), certificate_chain=[b"x"])
     assert refusal(huge, world.bundle(), InvalidMessage) == "MESSAGE_TOO_LARGE"
     chain = SignedEnvelope(envelope=b"", certificate_chain=[bytes(1 << 20)])
     assert refusal(chain, world.bundle(), InvalidMessage) == "MESSAGE_TOO_LARGE"
@@ -178,3 +178,33 @@ def test_signed_bytes_that_are_no_query_are_refused(world, ada):
             return b"\xff\xff\xff"
 
     assert refusal(sign_envelope(Raw(), ada), world.bundle(), InvalidMessage) == "INVALID_MESSAGE"
+
+
+PARTS = [SealedQuery(node="bern", sealed=b"x" * 900), SealedQuery(node="graz", sealed=b"x" * 900)]
+OPEN = {"encoder": "", "codes": b"", "k": 0}
+
+
+def test_a_query_sealed_for_nodes_says_nothing_else(world, ada):
+    genuine = envelope(**OPEN, sealed_for=PARTS)
+    assert verify_envelope(sign_envelope(genuine, ada), world.bundle(), now=START).envelope == genuine
+    for telling in (
+        {"encoder": "rgb"},
+        {"codes": bytes(8)},
+        {"k": 1},
+        {"radius": 0},
+        {"answer_key": bytes(32)},
+        {"filter": QueryFilter(modality="rgb")},
+        {"sealed_for": [*PARTS, PARTS[0]]},
+        {"query_id": bytes(15)},
+    ):
+        query = envelope(**{**OPEN, "sealed_for": PARTS, **telling})
+        assert refusal(sign_envelope(query, ada), world.bundle(), InvalidMessage) == "INVALID_MESSAGE"
+
+
+def test_only_a_sealed_query_may_be_large_and_within_a_mebibyte(world, ada):
+    large = [SealedQuery(node=f"n{number}", sealed=bytes(9000)) for number in range(100)]
+    verify_envelope(sign_envelope(envelope(**OPEN, sealed_for=large), ada), world.bundle(), now=START)
+    too_large = sign_envelope(envelope(**OPEN, sealed_for=large * 2), ada)
+    assert refusal(too_large, world.bundle(), InvalidMessage) == "MESSAGE_TOO_LARGE"
+    plain = sign_envelope(envelope(encoder="x" * 20_000), ada)
+    assert refusal(plain, world.bundle(), InvalidMessage) == "MESSAGE_TOO_LARGE"
