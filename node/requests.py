@@ -143,6 +143,12 @@ def add(connection: sqlite3.Connection, request: AccessRequest, now: datetime) -
     )
 
 
+def count_waiting(connection: sqlite3.Connection, now: datetime) -> int:
+    """Return how many requests wait for the operator's answer."""
+    query = "SELECT count(*) FROM access_request WHERE state = 'open' AND expires > ?"
+    return int(connection.execute(query, (utc_text(now),)).fetchone()[0])
+
+
 def get(connection: sqlite3.Connection, request_id: bytes, requester: str | None = None) -> AccessRequest:
     """Return a request.
 

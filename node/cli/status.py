@@ -35,7 +35,9 @@ def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE)
 def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from node.requests import count_waiting  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
+    from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
@@ -52,6 +54,7 @@ def _status(home: Home) -> dict[str, Any]:
             "acquisitions": catalogue.acquisitions(),
             "warning": warning(catalogue.modalities(), release) or None,
         }
+        waiting = count_waiting(catalogue.connection, utc_now())
     return {
         "home": str(home.path),
         **_identity(home),
@@ -64,6 +67,7 @@ def _status(home: Home) -> dict[str, Any]:
             "bits": release.manifest.bits,
             "expires": release.manifest.expires.isoformat(),
         },
+        "requests_waiting": waiting,
         "serve": _serve(home),
     }
 
@@ -99,6 +103,7 @@ def _serve(home: Home) -> dict[str, Any] | None:
 
 def _table(result: dict[str, Any], training: list[str]) -> str:
     archive, release, serve = result["archive"], result["release"], result["serve"]
+    waiting = result["requests_waiting"]
     member = f"{result['name']} of federation {result['federation']}" if result["name"] else "not joined"
     rows = [
         ("node", member),
@@ -114,6 +119,7 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
             "release",
             f"{release['version']} ({release['bits']} bits, {release['digest'][:12]})" if release else "none yet",
         ),
+        *([("requests", f"{waiting} wait for your answer: `rsfed node requests list`")] if waiting else []),
         ("serve", _serve_line(serve) if serve else "not running"),
         *zip(["training", *[""] * len(training)], training, strict=False),
     ]
