@@ -17,6 +17,7 @@ _BY_REASON = {
     "ENVELOPE_EXPIRED": "the query was too old when it came; search again, and check this machine's clock",
     "FILTER_UNSUPPORTED": "its software knows no filters; search again without one, or ask its operator to update it",
     "MESSAGE_TOO_LARGE": "its answer is too large; ask for a smaller --k or --radius",
+    "NO_SEALING_KEY": "the query was not sealed for it: it joined just now, or has no key; search again",
     "QUOTA_USED": f"you have used your requests of this day; wait until midnight UTC, or {_OPERATOR} for more",
     "RATE_LIMITED": "you asked too often; wait a minute, or ask for a smaller --radius or with --k",
     "RELEASE_EXPIRED": f"the release that it serves has expired; {_OPERATOR} to publish a new one",
@@ -27,6 +28,9 @@ _BY_REASON = {
     "SCOPE_LEVEL": f"it discloses more than you may learn; {_OPERATOR}, who may allow it",
     "SCOPE_MODALITY": f"you may not search this modality; {_OPERATOR}, who may allow it",
     "SCOPE_NODE": f"you may not ask this archive; {_OPERATOR}, who may allow it",
+    "SEAL_BROKEN": f"its answer was changed on its way, or is not for this query; search again, else {_OPERATOR}",
+    "SEAL_SENDER": f"another member answered in its name; {_OPERATOR}",
+    "SEAL_SIGNATURE": f"its answer is not signed by whom it names; {_OPERATOR}",
 }
 _BY_STATUS = {
     "PARTIAL": "not all of it was searched: it is hashing images just now (search again later), or its images are of a "
@@ -84,3 +88,8 @@ def nobody_answered(results: Sequence[SearchResult]) -> RsfedError:
             f"no archive answered, because of a refusal ({why}); see above what to do", reason="NO_ARCHIVE_ANSWERED"
         )
     return RsfedError(f"no archive answered ({why}); see above what to do", reason="NO_ARCHIVE_ANSWERED")
+
+
+def was_read(refusal: RsfedError) -> bool:
+    """Say whether the coordinator read a query before it refused: who is not admitted is refused before that."""
+    return not isinstance(refusal, NotAdmitted) or refusal.reason.startswith("SCOPE_")

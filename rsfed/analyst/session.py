@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rsfed.analyst.advice import SHOWN
+from rsfed.analyst.advice import SHOWN, was_read
 from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
@@ -27,7 +27,6 @@ from rsfed.errors import (
     EnvelopeRefused,
     InvalidAnswer,
     InvalidMessage,
-    NotAdmitted,
     RasterRejected,
     RsfedError,
     StaleRelease,
@@ -321,7 +320,7 @@ class AnalystSession:
         try:
             result = await (self._ask(sent) if on_outcome is None else self._watch(sent, on_outcome))
         except (TrustError, InvalidMessage, StaleRelease, Busy) as error:
-            if _was_read(error):
+            if was_read(error):
                 error.detail = f"the coordinator's audit log names it query {envelope.query_id.hex()[:SHOWN]}"
             raise
         if closed:
@@ -398,8 +397,3 @@ class AnalystSession:
         if self._loaded is None or self._loaded[0] != self.release.digest:
             self._loaded = self.release.digest, Encoder.load(self.release, self.encoder)
         return self._loaded[1]
-
-
-def _was_read(refusal: RsfedError) -> bool:
-    """Say whether the coordinator read a query before it refused: who is not admitted is refused before that."""
-    return not isinstance(refusal, NotAdmitted) or refusal.reason.startswith("SCOPE_")
