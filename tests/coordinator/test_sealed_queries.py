@@ -52,7 +52,8 @@ async def test_each_node_gets_its_part_alone_and_the_answers_come_unread_without
     assert statuses(found) == {"bern": "SEALED", "graz": "SEALED"}
     assert not found.rankings
     (line,) = await lines(cast, "query.relayed")
-    assert line == {"query": bytes(range(16)).hex(), "outcomes": {"bern": "SEALED", "graz": "SEALED"}}
+    outcomes = {"bern": "SEALED", "graz": "SEALED"}
+    assert line == {"query": bytes(range(16)).hex(), "outcomes": outcomes, "reasons": {}}
 
 
 async def test_a_node_that_the_analyst_had_no_key_of_is_not_asked_and_the_answer_says_so(cast):
