@@ -18,8 +18,10 @@ from node.guard import Guard
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.ledger import Ledger
+from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.served import Facts, Served, Shelf
+from node.service import ArchiveService
 from node.setup import Choices, init_node
 from node.state import open_state, take_item_ids
 from rsfed.home import Home, transaction
@@ -186,6 +188,18 @@ def make_desk(home: Home, world: World, auditor: Auditor, identity, **how) -> Ac
         identity=identity,
         now=world.clock,
         **how,
+    )
+
+
+def make_service(home: Home, world: World, searcher: Searcher, auditor: Auditor, policies, node: Identity):
+    """All that a node answers, as its server has it."""
+    return ArchiveService(
+        node.member.name,
+        searcher,
+        auditor,
+        policies,
+        desk=make_desk(home, world, auditor, lambda: node),
+        sealed=SealedQueries(lambda: node, auditor),
     )
 
 

@@ -10,14 +10,23 @@ from archives import SOON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import World
-from serving import Asker, add_patches, listening, make_auditor, make_home, make_searcher, publish, serve_codes
+from serving import (
+    Asker,
+    add_patches,
+    listening,
+    make_auditor,
+    make_home,
+    make_searcher,
+    make_service,
+    publish,
+    serve_codes,
+)
 
 from node.catalogue import Catalogue
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.publishing import Publisher
 from node.served import Facts, Served
-from node.service import ArchiveService
 from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.errors import RsfedError, WithheldByPolicy
@@ -328,10 +337,10 @@ def test_a_publication_outlives_a_restart_and_waits_for_its_epoch(guarded):
 
 async def test_the_wire_says_policy_and_the_audit_log_says_why(guarded):
     auditor = make_auditor(guarded.home, guarded.world)
-    service = ArchiveService("berne", guarded.searcher, auditor, guarded.policies)
+    node = guarded.world.identity(Role.NODE, "berne")
+    service = make_service(guarded.home, guarded.world, guarded.searcher, auditor, guarded.policies, node)
     server = make_server(Port.NODE, trust=guarded.world.bundle, now=guarded.world.clock)
     add_ArchiveServiceServicer_to_server(service, server)
-    node = guarded.world.identity(Role.NODE, "berne")
     signed = guarded.asker.ask(guarded.release, cell_code(0), filter=QueryFilter(labels=[1]))
     request = pb.ArchiveServiceSearchRequest(query=signed, remaining_ms=20_000)
     async with (

@@ -12,16 +12,14 @@ from serving import (
     add_patches,
     listening,
     make_auditor,
-    make_desk,
     make_home,
     make_searcher,
+    make_service,
     publish,
     random_codes,
     serve_codes,
 )
 
-from node.sealed_queries import SealedQueries
-from node.service import ArchiveService
 from rsfed.clock import Deadline
 from rsfed.errors import DeadlineExceeded, InvalidMessage, RsfedError, StaleRelease
 from rsfed.merging.answers import Question
@@ -55,9 +53,7 @@ class Scene:
     async def stub(self, role=Role.COORDINATOR, name=""):
         """The node as seen by a member."""
         node = self.world.identity(Role.NODE, "berne")
-        desk = make_desk(self.home, self.world, self.auditor, lambda: node)
-        sealed = SealedQueries(lambda: node, self.auditor)
-        service = ArchiveService("berne", self.searcher, self.auditor, PARTNER, desk=desk, sealed=sealed)
+        service = make_service(self.home, self.world, self.searcher, self.auditor, PARTNER, node)
         server = make_server(Port.NODE, trust=self.world.bundle, now=self.world.clock)
         add_ArchiveServiceServicer_to_server(service, server)
         async with (
