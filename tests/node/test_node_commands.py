@@ -120,7 +120,13 @@ def test_init_status_backup_and_restore_go_together(tmp_path, capsys):
     assert rsfed(capsys, "node", "ingest", "--home", home)[0] == ExitCode.DONE
     code, out, _ = rsfed(capsys, "node", "status", "--home", home, "--output", "json")
     status = json.loads(out)
-    assert (code, status["name"], status["policy"], status["serve"], status["release"]) == (0, None, None, None, None)
+    assert (code, status["name"], status["policy"], status["serve"], status["release"]) == (
+        0,
+        None,
+        "guarded",
+        None,
+        None,
+    )
     assert status["archive"]["present"] == 1
     assert rsfed(capsys, "node", "backup", tmp_path / "b.tar", "--home", home)[0] == ExitCode.DONE
     assert rsfed(capsys, "node", "restore", tmp_path / "b.tar", "--home", home)[0] == ExitCode.CONFIGURATION
