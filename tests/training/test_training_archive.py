@@ -1,10 +1,8 @@
 """Real training on real files: the ClientApp alone, in one process with the ServerApp, and in its child process."""
 
 import asyncio
-import json
 import os
 import signal
-import sqlite3
 import sys
 from dataclasses import replace
 
@@ -18,22 +16,17 @@ from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
-from node.catalogue import Catalogue
 from node.reading import BandReader
 from node.training.adapter import run_task
 from node.training.client_app import app
-from node.training.holdout import hold_out, split
+from node.training.holdout import split
 from node.training.patches import read_patches, sample
 from node.training.trainer import train_round
 from node.training.worker import Worker
-from rsfed.cli import run
 from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import InvalidMessage, TrainingError
-from rsfed.hashing.calibration import from_records
-from rsfed.hashing.codebook import ARRAYS_OF_CODES
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.weights import from_bytes, init_weights
-from rsfed.privacy.policy import POLICIES
 from rsfed.raster.item import Item, Window
 from rsfed.trust.manifest import FederationClass, Nomenclature
 
@@ -124,123 +117,6 @@ def test_two_archives_train_together_with_the_same_result_every_time(home, make)
     assert calibrated["failed"] == dict.fromkeys(("one", "two"), "TOO_FEW_ACQUISITIONS")
     assert first.calibration is None
     assert all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
-
-
-MANY = dict.fromkeys(CLASSES, 30)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory, members, key):
-    """A node with thirty patches of each class, of one unknown acquisition."""
-    return make_archive(tmp_path_factory.mktemp("large"), MANY, members=members, key=key, seed=5)
-
-
-def test_a_node_counts_near_pairs_of_patches_that_it_did_not_train_on_and_sends_nothing_else(large):
-    trained = decode(run_task(app, large.path, task()))
-    assert trained.metrics["metrics"]["num-examples"] == 81
-    counted = decode(run_task(app, large.path, task(kind="evaluate", arrays=trained.arrays)))
-    assert counted.error == ""
-    assert (set(counted.arrays), set(counted.metrics), counted.configs) == ({"arrays"}, {"metrics"}, {})
-    codes = {name: counted.arrays["arrays"].pop(name) for name in ARRAYS_OF_CODES}
-    assert not codes["code-acquisitions"].any(), "of one acquisition no class is counted"
-    assert not codes["code-bits"].any()
-    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], small_plan().bits)
-    assert (counts.queries, counts.acquisitions, counts.held_out_by) == (9, 1, "patch")
-    assert counts.pairs.sum() == pytest.approx(9 * 20, rel=1e-5)
-    assert 0 < counts.relevant.sum() <= counts.pairs.sum()
-    assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 3, abs=0.1)
-
-
-def test_unlabelled_patches_that_were_trained_on_are_not_counted_as_unlike(make):
-    home, plan = make("half", {"water": 30, "field": 30, "glacier": 60}), small_plan(objective=ContrastiveSection())
-    trained = decode(run_task(app, home.path, task(plan=plan)))
-    counted = decode(run_task(app, home.path, task(plan=plan, kind="evaluate", arrays=trained.arrays)))
-    pairs = {name: each for name, each in counted.arrays["arrays"].items() if name not in ARRAYS_OF_CODES}
-    counts = from_records(pairs, counted.metrics["metrics"], plan.bits)
-    assert counts.chance / counts.pairs.sum() == pytest.approx(1 / 2, abs=0.05), (
-        "a quarter of all patches, half of these"
-    )
-
-
-def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained_on(make):
-    home = make("flown", {"water": 75, "glacier": 75})
-    with sqlite3.connect(home.path / "state.sqlite") as catalogue:
-        catalogue.execute("UPDATE item SET acquisition = 'overpass ' || (id % 15)")
-    held_out = hold_out(home, small_plan())
-    assert held_out.by == "acquisition"
-    with Catalogue(home) as catalogue:
-        flown = {item.id: item.acquisition for item in catalogue.items("rgb")}
-    kept = {flown[id_] for id_ in held_out.ids}
-    assert 1 <= len(kept) < 15
-    assert held_out.ids == {id_ for id_, acquisition in flown.items() if acquisition in kept}, "unlabelled ones too"
-    asked = {item.id for group in held_out.queries for item in group}
-    assert asked < held_out.ids
-    assert len(asked) >= 7
-    assert all(len({item.acquisition for item in group}) == 1 for group in held_out.queries)
-    trained_on = load_patches(home, small_plan(objective=ContrastiveSection()), 16, without=held_out.ids)
-    assert len(trained_on) == 150 - len(held_out.ids)
-
-
-@pytest.mark.parametrize(
-    ("training", "reason"), [("calibration = false", "CALIBRATION_REFUSED"), ("enabled = false", "TRAINING_DISABLED")]
-)
-def test_an_operator_who_refuses_sends_no_counts_and_trains_on_everything(make, training, reason):
-    home = make("refusing", MANY, training=training)
-    assert reason_of(home, task(kind="evaluate")) == reason
-    if reason == "CALIBRATION_REFUSED":
-        assert decode(run_task(app, home.path, task())).metrics["metrics"]["num-examples"] == sum(MANY.values())
-
-
-def test_without_a_policy_level_a_node_is_guarded_and_sends_no_counts_of_few_acquisitions(make):
-    home = make("undecided", MANY)
-    path = home.path / "node.toml"
-    path.write_text(path.read_text().replace('level = "partner"', ""))
-    assert reason_of(home, task(kind="evaluate", run_id=31)) == "TOO_FEW_ACQUISITIONS"
-
-
-def test_an_archive_of_one_class_has_nothing_to_calibrate(make):
-    assert reason_of(make("uniform", {"water": 60}), task(kind="evaluate")) == "NOTHING_TO_COMPARE"
-
-
-def test_below_the_floor_of_its_level_a_node_sends_no_counts(large, monkeypatch):
-    monkeypatch.setattr(
-        "node.training.client_app.policy", lambda level: replace(POLICIES[level], floor=2), raising=True
-    )
-    assert reason_of(large, task(kind="evaluate")) == "TOO_FEW_ACQUISITIONS"
-
-
-def test_two_archives_calibrate_what_they_trained(large, make):
-    other = make("second", MANY, seed=9)
-
-    async def trained():
-        board, events = TaskBoard(), []
-        nodes = [
-            asyncio.create_task(answer_tasks(board, name, lambda data, at=place: run_task(app, at.path, data)))
-            for name, place in (("one", large), ("two", other))
-        ]
-        await until(lambda: len(board.present()) == 2)
-        try:
-            return await asyncio.to_thread(
-                train,
-                BoardGrid(board, 4),
-                small_plan(rounds=2),
-                Progress(weights=start_weights()),
-                run_id=4,
-                rules=Rules(2, 60.0),
-                note=lambda kind, data: events.append((kind, data)),
-            ), events
-        finally:
-            for node in nodes:
-                node.cancel()
-            await asyncio.wait(nodes)
-
-    (first, events), (second, _) = asyncio.run(trained()), asyncio.run(trained())
-    kind, event = events[-1]
-    assert (kind, event["nodes"], event["failed"]) == ("calibrated", ["one", "two"], {})
-    assert first.calibration == second.calibration
-    assert (first.calibration.queries, first.calibration.nodes) == (18, 2)
-    assert first.calibration.held_out_by == "patch"
-    assert sum(band.pairs for band in first.calibration.bands) == pytest.approx(360, abs=0.1)
 
 
 def test_a_node_without_labelled_patches_says_so(make):
@@ -451,83 +327,3 @@ async def test_the_child_ends_in_the_middle_of_a_task_when_its_parent_is_gone(ho
     child.stdin.close()
     out, _ = await child.communicate()
     assert (child.returncode, out) == (0, b"")
-
-
-def node(home, capsys, *arguments):
-    code = run(["node", "train", *arguments, "--home", str(home.path)])
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def test_local_training_reports_loss_time_memory_and_figures(home, capsys):
-    code, out, _ = node(home, capsys, "--local", "--epochs", "3", "--output", "json")
-    report = json.loads(out)
-    assert code == 0
-    assert (report["labels"], report["classes"], report["held_out_by"]) == ("federation", 3, "patch")
-    assert report["patches"] + report["held_out"] == sum(COUNTS.values())
-    assert len(report["losses"]) == 3
-    assert report["seconds"] > 0
-    assert report["peak_memory"] > 1 << 20
-    for figures in (report["trained"], report["untrained"]):
-        assert (figures["map_k"], figures["precision_k"]) == (20, 10)
-        assert 0 <= figures["mean_average_precision"] <= 1
-    assert node(home, capsys, "--local", "--epochs", "3", "--output", "json")[1] != ""
-
-
-def test_local_training_prints_a_table(home, capsys):
-    code, out, _ = node(home, capsys, "--local", "--epochs", "2")
-    assert code == 0
-    for word in ("mAP@20", "precision@10", "peak memory", "figures are too good"):
-        assert word in out
-
-
-def test_a_node_that_never_joined_trains_on_its_own_labels(tmp_path, capsys):
-    home = make_archive(tmp_path / "alone", {"meadow": 8, "lake": 8})
-    report = json.loads(node(home, capsys, "--local", "--epochs", "1", "--output", "json")[1])
-    assert (report["labels"], report["classes"]) == ("own", 2)
-
-
-def test_training_without_local_says_who_starts_it(home, capsys):
-    code, _, err = node(home, capsys)
-    assert code == 2
-    assert "rsfed coordinator train" in err
-
-
-def test_local_training_of_one_class_says_what_to_do(make, capsys):
-    code, _, err = node(make("pond", {"water": 8}), capsys, "--local")
-    assert code == 1
-    assert "NOTHING_TO_COMPARE" in err
-    assert "tells classes apart" in err
-
-
-def test_local_training_of_an_empty_archive_says_what_to_do(make, capsys):
-    code, _, err = node(make("void", {}), capsys, "--local")
-    assert code == 1
-    assert "TOO_FEW_PATCHES" in err
-
-
-def test_status_shows_what_was_asked_and_sent(make, capsys):
-    from node.state import open_state
-    from node.training import journal
-
-    home = make("logged", {})
-    assert "nothing was asked" in node(home, capsys, "status")[1]
-    connection = open_state(home)
-    for number, state in ((1, "done"), (2, "TASK_EXPIRED"), (3, "working")):
-        row = journal.begin(connection, 8, number, "train", 2 << 20, objective="centres", steps=40)
-        if state != "working":
-            digest = "ab" * 32 if state == "done" else None
-            journal.end(connection, row, state=state, sent=1 << 20, seconds=2.5, loss=0.25, sent_digest=digest)
-    journal.close_interrupted(connection)
-    connection.close()
-    tasks = json.loads(node(home, capsys, "status", "--output", "json")[1])["tasks"]
-    assert [(each["round"], each["state"]) for each in tasks] == [(3, "INTERRUPTED"), (2, "TASK_EXPIRED"), (1, "done")]
-    table = node(home, capsys, "status")[1]
-    assert "done" in table
-    assert "0.25" in table
-    code = run(["node", "status", "--home", str(home.path)])
-    shown = capsys.readouterr().out
-    assert code == 0
-    assert "this node takes part in training" in shown
-    assert "run 8 round 1 train (centres, 40 steps): done, 1048576 bytes sent, abababababab" in shown
-    assert "run 8 round 2 train (centres, 40 steps): TASK_EXPIRED, nothing sent" in shown

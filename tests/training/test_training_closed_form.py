@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,18 +10,22 @@ from flwr.app import Array
 from onnx_maker import tiny_trunk
 from pydantic import ValidationError
 from test_training_bounds import ask
+from test_training_resume import process
 from test_training_sums import app_of, patches
 from training_archive import load_patches, make_archive
 from training_fakes import CLASSES, answer_tasks, small_plan, until
 
+from coordinator.training import records, runs
 from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Hooks, Rules, server_app
+from coordinator.training.runs import Start
 from node.training.adapter import run_task
 from node.training.client_app import app
 from node.training.trainer import sum_up
+from rsfed.clock import utc_now
 from rsfed.codes import unpack
 from rsfed.config_objectives import ClosedFormSection
 from rsfed.config_strategies import FedAvgMSection
@@ -29,6 +34,7 @@ from rsfed.hashing import refit
 from rsfed.hashing.closed_form import LEAST_PATCHES, Sums
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.network import build_network
+from rsfed.hashing.payload import decode
 from rsfed.hashing.plan import PREFLIGHT, SUMS, TRAIN, parse_plan
 from rsfed.hashing.trunk import inspect_trunk
 from rsfed.hashing.weights import get_state
@@ -111,6 +117,31 @@ def test_a_node_whose_sums_contradict_those_of_the_others_is_named_and_changes_n
         assert (found[name] == array).all()
     with pytest.raises(TrainingError, match="SUMS_CONTRADICT"):
         run(plan, [*honest[:2], wrong_sign(app_of(patches(4, 12), 36))], least=3)
+
+
+def claiming(app, times):
+    """A node that claims so many times its patches, with the sums that as many would have."""
+
+    def greedy(message, context):
+        reply = app(message, context)
+        if message.metadata.message_type == SUMS:
+            found = reply.content["arrays"]
+            for name in list(found):
+                found[name] = Array(found[name].numpy() * np.float32(times))
+            reply.content["metrics"]["num-examples"] *= times
+        return reply
+
+    return greedy
+
+
+def test_a_node_that_claims_far_more_patches_than_the_others_counts_for_ten_medians(plan):
+    held = [patches(seed, 12) for seed in (1, 2, 3)]
+    apps = [app_of(each, 36) for each in held]
+    found, (report,), _ = run(plan, [*apps[:2], claiming(apps[2], 1000)])
+    assert (report.nodes, report.failed) == ((1, 2, 3), {})
+    own = [sum_up(plan, start(plan), each, threads=1)[0] for each in held]
+    expected = refit.fit(start(plan), [*own[:2], own[2].times(10)], plan.seed)
+    assert found["head.weight"][:8] == pytest.approx(expected["head.weight"][:8], abs=1e-3)
 
 
 def test_a_small_node_is_left_out_and_too_few_nodes_give_no_codes(plan):
@@ -214,6 +245,39 @@ async def test_a_node_of_photographs_gives_sums_and_the_release_says_how_it_came
     assert (
         codes(plan, trained.weights, own_ := load_patches(home, plan, 16)) == codes(plan, expected, own_)
     ).mean() > 0.99
+
+
+async def test_a_coordinator_that_ends_while_nodes_give_their_sums_asks_again_and_gives_the_same(
+    make, plan, home, state, monkeypatch
+):
+    archive, asked, gave = make(archive=INDEPENDENT), [], []
+    monkeypatch.setattr(runs, "make_plan", lambda *_: plan)
+
+    def answer(data, silent=()):
+        kind = decode(data).kind
+        asked.append(kind)
+        return None if kind in silent else run_task(app, archive.path, data)
+
+    async def life(second, until_):
+        nodes = {"one": answer, "two": second}
+        async with process(home, state, nodes) as coordinator:
+            coordinator.driver._starting = lambda _: Start(start(plan))
+            await until_(coordinator)
+            gave.extend(trained.weights for _, trained, _ in coordinator.published)
+
+    def ended(run):
+        return lambda coordinator: coordinator.ended(run)
+
+    await life(answer, ended(records.request_run(state, 1, 2, utc_now())))
+    asked.clear()
+    run = records.request_run(state, 1, 2, utc_now())
+    await life(partial(answer, silent=(SUMS,)), lambda _: until(lambda: asked.count(SUMS) >= 2))
+    assert records.get_run(state, run).state == "running"
+    await life(answer, ended(run))
+    told = [(event.kind, event.data["round"]) for event in records.events(state, run) if "round" in event.data]
+    assert told == [("preflight", 1), ("resumed", 0), ("preflight", 1), ("round", 1)]
+    calm, rough = gave
+    assert {name: array.tobytes() for name, array in calm.items()} == {n: a.tobytes() for n, a in rough.items()}
 
 
 def test_a_node_that_gives_no_sums_takes_no_part_and_none_trains(make, plan):
