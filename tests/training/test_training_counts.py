@@ -20,6 +20,7 @@ from node.training.client_app import app
 from node.training.holdout import hold_out
 from rsfed.config_objectives import ContrastiveSection
 from rsfed.hashing.calibration import from_records
+from rsfed.hashing.codebook import ARRAYS_OF_CODES
 from rsfed.hashing.payload import decode
 from rsfed.privacy.policy import POLICIES
 
@@ -29,9 +30,6 @@ MANY = dict.fromkeys(CLASSES, 30)
 @pytest.fixture
 def make(tmp_path, members, key):
     return lambda name, counts, **more: make_archive(tmp_path / name, counts, members=members, key=key, **more)
-
-
-from rsfed.hashing.codebook import ARRAYS_OF_CODES
 
 
 @pytest.fixture(scope="module")
