@@ -28,6 +28,7 @@ Response = TypeVar(
     pb.ArchiveServiceExpandBucketResponse,
     pb.ArchiveServiceRequestAccessResponse,
     pb.ArchiveServiceCollectAccessResponse,
+    pb.ArchiveServiceGetCatalogueResponse,
 )
 
 _CLOSING_S = 30.0  # for calls in progress on a channel that was replaced
@@ -58,6 +59,12 @@ class NodeLink(Protocol):
         self, request: pb.ArchiveServiceCollectAccessRequest, deadline: Deadline
     ) -> AsyncGenerator[pb.ArchiveServiceCollectAccessResponse]:
         """Pass on a call for what was approved, and give the parts of the answer."""
+        ...
+
+    async def catalogue(
+        self, request: pb.ArchiveServiceGetCatalogueRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceGetCatalogueResponse:
+        """Ask for a chunk of what the node publishes."""
         ...
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
@@ -113,6 +120,12 @@ class GrpcLink:
         async with aclosing(stream(self._stub.CollectAccess, request, deadline, what=self._what)) as parts:
             async for part in parts:
                 yield self._without_head(part) if part.HasField("audit_head") else part
+
+    async def catalogue(
+        self, request: pb.ArchiveServiceGetCatalogueRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceGetCatalogueResponse:
+        """Ask for a chunk of what the node publishes."""
+        return self._without_head(await call(self._stub.GetCatalogue, request, deadline, what=self._what))
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
         """Ask what the node is, waiting for a connection."""

@@ -119,6 +119,27 @@ class QueryService(QueryServiceServicer):
             )
         return pb.QueryServiceExpandBucketResponse(response=response)
 
+    async def GetCatalogue(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceGetCatalogueRequest, context: Context
+    ) -> pb.QueryServiceGetCatalogueResponse:
+        """Relay a request for a chunk of what a node publishes; it says nothing of any query."""
+        deadline, requester = self._due(context).less(_WAY_BACK_S), current_member()
+        scope = self._live.bundle.scope_of(requester)
+        for encoder in self._live.release.manifest.encoders.values():
+            scope.check(encoder.modality, self._live.now())
+        link = self._nodes.link(request.node, scope)
+        await self._quotas.take(requester)
+        outcome = "FAILED"
+        try:
+            response = await link.catalogue(request.request, deadline)
+            outcome = "COMPLETE"
+        except RsfedError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._journal.note("catalogue.relayed", requester.uri, node=request.node, outcome=outcome)
+        return pb.QueryServiceGetCatalogueResponse(response=response)
+
     async def ListNodes(  # noqa: N802 - name of the wire
         self, request: pb.QueryServiceListNodesRequest, context: Context
     ) -> pb.QueryServiceListNodesResponse:

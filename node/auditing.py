@@ -63,6 +63,8 @@ class Kind(StrEnum):
     ACCESS_APPROVED = "access.approved"  # by the operator, as the two below
     ACCESS_DENIED = "access.denied"
     ACCESS_RECALLED = "access.recalled"  # what had been approved
+    CATALOGUE_ANSWERED = "catalogue.answered"
+    COUNTS_CHARGED = "counts.charged"  # before they are drawn
 
 
 class Auditor:
@@ -117,6 +119,16 @@ class Auditor:
         """Page through a bucket, as `searched` does."""
         response = self._tried(expand, request, deadline, Kind.BUCKET_REFUSED)
         return self._answered(Kind.BUCKET_ANSWERED, request.query, response)
+
+    def catalogue_given(self, response: pb.ArchiveServiceGetCatalogueResponse) -> pb.ArchiveServiceGetCatalogueResponse:
+        """Return a chunk of the catalogue once it is noted.
+
+        Raises:
+            StateError: AUDIT_UNWRITABLE.
+        """
+        self.note(Kind.CATALOGUE_ANSWERED, catalogue=response.digest.hex(), bytes=len(response.chunk))
+        response.audit_head.CopyFrom(self.head())
+        return response
 
     def call_refused(self, member: MemberId | None, reason: str) -> None:
         """Note a call that was refused before it was read, as soon as something else is; a flood is not noted whole."""

@@ -7,7 +7,7 @@ Checked in this order, each before the next:
 - release: the one that is served; encoder: one of that release; codes: of its width, not too many;
 - scope: what the federation lets the requester ask;
 - filter: sound, and by nothing that the node's policy keeps out of filters;
-- level: where answers go by cells, something is published, and buckets are not paged further;
+- level: it answers queries; where answers go by cells, something is published, and buckets are not paged further;
 - replay: written to the ledger before anything is searched.
 
 Whoever is answered by cells learns POLICY of what the policy refuses; the reasons here are for the audit log.
@@ -140,6 +140,8 @@ class Guard:
         served, codes, ask = _fit(query, served, now)
         policy = self._policies.for_analyst(query.requester.name)
         self._check_scope(query, served, policy, now)
+        if policy.publishes:
+            raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED")
         if not policy.by_cells:
             return query, served, codes, ask, policy, filter_of(query.envelope, served.release.manifest, self._kept())
         try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from node.catalogue import Catalogue
+from node.cataloguing import Cataloguer
 from node.features import FeatureCache, FeatureKey, features_file
 from node.indexes import make_equal, open_index, serve_release, served_release
 from node.presence import Presence
@@ -82,21 +83,25 @@ class Indexer:
         make_encoder: Loads an encoder of a release.
         changed: Called in this thread whenever something else is served.
         publisher: Publishes items where answers go by cells; None where none does.
+        cataloguer: Publishes a catalogue where no query is answered; None where they are.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - whom it works for
         self,
         home: Home,
         shelf: Shelf,
         make_encoder: MakeEncoder,
         changed: Callable[[], None] = lambda: None,
+        *,
         publisher: Publisher | None = None,
+        cataloguer: Cataloguer | None = None,
     ) -> None:
         self._home = home
         self._shelf = shelf
         self._make_encoder = make_encoder
         self._changed = changed
         self.publisher = publisher
+        self.cataloguer = cataloguer
         self._stop = threading.Event()
         self._wake = threading.Event()
         self.pending = 0
@@ -389,21 +394,24 @@ class _Work:
         snapshots = {name: index.snapshot() for name, index in active.indexes.items()}
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
-        self._owner.publish(Served(active.release, snapshots, active.facts, held, lost, self._epoch))
+        self._owner.publish(
+            Served(active.release, snapshots, active.facts, held, lost, self._epoch, self._signed(active.release))
+        )
         if lost and lost != self._lost:
             log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")
         self._lost = lost
         self._unpublished, self._published = False, time.monotonic()
 
     def _begin_epoch(self) -> None:
-        """Publish what came or went for answers that go by cells, once all codes are there and it is time."""
-        publisher, active = self._owner.publisher, self._active
-        if publisher is None or active is None or not (self._settled and self._unannounced):
+        """Publish what came or went, for answers that go by cells and as a catalogue, once all codes are there."""
+        publisher, cataloguer, active = self._owner.publisher, self._owner.cataloguer, self._active
+        if active is None or not (self._settled and self._unannounced):
             return
-        done = [
-            publisher.publish(self._catalogue.connection, active.release, name, partial(self._items, active, name))
-            for name in active.indexes
-        ]
+        connection, release = self._catalogue.connection, active.release
+        items = {name: partial(self._items, active, name) for name in active.indexes}
+        done = [publisher.publish(connection, release, name, each) for name, each in items.items() if publisher]
+        if cataloguer:
+            done.append(cataloguer.publish(connection, release, items))
         self._unannounced = None in done
         if any(done):
             self._epoch = self._publications(active.release)
@@ -413,6 +421,9 @@ class _Work:
         ids, codes = self._coded(active.release, encoder_id)
         served = np.isin(ids, active.facts.ids)
         return ids[served], codes[served], active.facts.of(ids[served]).columns
+
+    def _signed(self, release: Release) -> bytes:
+        return self._owner.cataloguer.current(self._catalogue.connection, release) if self._owner.cataloguer else b""
 
     def _publications(self, release: Release) -> dict[str, Published]:
         if self._owner.publisher is None:

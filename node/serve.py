@@ -16,6 +16,7 @@ from datetime import timedelta
 
 import rsfed
 from node.auditing import Auditor, Kind, open_log
+from node.cataloguing import Cataloguer
 from node.control import ControlService
 from node.desk import AccessDesk
 from node.guard import Guard
@@ -92,6 +93,7 @@ class NodeServer:
             make_encoder or torch_encoder(config.training.threads),
             changed=self._swapped_in_thread,
             publisher=self._publisher(),
+            cataloguer=self._cataloguer(),
         )
         self._uplink = Uplink(
             home,
@@ -157,6 +159,20 @@ class NodeServer:
             return None
         epoch = timedelta(hours=config.epoch_hours)
         return Publisher(policy, config.cells_per_class, epoch, tie_key=tie_key(self._home), now=self._now)
+
+    def _cataloguer(self) -> Cataloguer | None:
+        """Return what publishes the archive where no query is answered; None where they are."""
+        if not self._policies.chosen.publishes:
+            return None
+        return Cataloguer(
+            self._home,
+            self._policies.chosen,
+            self._config.policy,
+            identity=self._membership.identity,
+            note=self._auditor.note,
+            key=tie_key(self._home),
+            now=self._now,
+        )
 
     @asynccontextmanager
     async def _listening(self, ledger: Ledger, desk: AccessDesk) -> AsyncIterator[Serving]:
@@ -286,7 +302,8 @@ class NodeServer:
         if served := self._shelf.served:
             request.release_version = served.release.manifest.version
             request.release_digest = served.release.digest
-            request.held = served.held_at(self._policies.chosen)
+            if (held := served.held_at(self._policies.chosen)) is not None:
+                request.held = held
         self._announced = request.release_digest
         return request
 

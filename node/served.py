@@ -106,6 +106,7 @@ class Served:
             their codes.
         unsearchable: Items of modalities that no encoder reads.
         published: What answers that go by cells speak of, by encoder; one that has published nothing is not there.
+        catalogue: What is published at levels that answer no query, a serialized SignedCatalogue; b"" where nothing is.
     """
 
     release: Release
@@ -114,6 +115,7 @@ class Served:
     held: Mapping[str, int]
     unsearchable: int = 0
     published: Mapping[str, Published] = field(default_factory=dict)
+    catalogue: bytes = b""
 
     @property
     def indexed(self) -> int:
@@ -125,8 +127,10 @@ class Served:
         """Items of the archive that are searched, wait for their codes, or cannot be searched by this release."""
         return sum(self.held.values()) + self.unsearchable
 
-    def held_at(self, policy: Policy) -> int:
-        """Return what a level tells of the items of the archive."""
+    def held_at(self, policy: Policy) -> int | None:
+        """Return what a level tells of the items of the archive; None where that is nothing."""
+        if policy.publishes:
+            return None
         return sum(each.held for each in self.published.values()) if policy.by_cells else self.held_in_all
 
     def silent(self, encoder: str, fields: Collection[str]) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rsfed
 from node.auditing import Auditor
+from node.cataloguing import catalogue_chunk
 from node.desk import AccessDesk
 from node.sealed_queries import SealedQueries
 from node.search import Searcher
@@ -82,7 +83,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         if served := self._searcher.shelf.served:
             answer.release_digest = served.release.digest
             answer.release_version = served.release.manifest.version
-            answer.held = served.held_at(self._policies.chosen)
+            if (held := served.held_at(self._policies.chosen)) is not None:
+                answer.held = held
         return answer
 
     async def Search(  # noqa: N802 - named by the wire
@@ -130,6 +132,14 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield pb.ArchiveServiceCollectAccessResponse(chunk=chunk, audit_head=head)
                 head = None
+
+    async def GetCatalogue(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceGetCatalogueRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceGetCatalogueResponse:
+        """Give away a chunk of the catalogue."""
+        served = self._searcher.shelf.served
+        response = catalogue_chunk(served.catalogue if served else b"", request)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._auditor.catalogue_given, response)
 
     async def _in_thread(
         self,

@@ -40,8 +40,8 @@ independent_files = false
 # "clouds" = "none"
 
 # What the node gives away. Without a line it is "guarded": answers go by cells of the release's codebook and speak of
-# five acquisitions or more. "partner" answers exactly, and so discloses the codes. `rsfed node policy explain` says
-# what the levels mean, and which fits the archive; take away the "#" below for the other one.
+# five acquisitions or more. "partner" answers exactly, and so discloses the codes. "catalogue", "sealed" and "counts"
+# answer no query: they publish. `rsfed node policy explain` says what the levels mean, and which fits the archive.
 [policy]
 # level = "partner"
 # What no query may be filtered by: of "time", "bbox", "modality", "label". A query with such a filter is refused.

@@ -183,7 +183,24 @@ CREATE TABLE access_call (         -- calls that were taken, so that none is tak
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5, _SCHEMA_6)
+_SCHEMA_7 = """
+CREATE TABLE count_charge (        -- what the published counts of each epoch cost; rows are never changed or deleted
+  release BLOB NOT NULL,           -- digest of the release, 32 bytes
+  number INTEGER NOT NULL,         -- of the epoch, from 1
+  epsilon REAL NOT NULL,
+  at TEXT NOT NULL,                -- ISO 8601, UTC
+  PRIMARY KEY (release, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE catalogue (           -- what is published of the archive at the levels catalogue, sealed and counts
+  release BLOB PRIMARY KEY,
+  rules TEXT NOT NULL,             -- level and bounds under which it was made; others begin anew
+  made TEXT NOT NULL,              -- ISO 8601, UTC
+  acquisitions BLOB NOT NULL,      -- numbers of those that it speaks of, uint64
+  signed BLOB NOT NULL             -- rsfed.v1.SignedCatalogue as it is given away
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5, _SCHEMA_6, _SCHEMA_7)
 
 RELABELLED = "relabelled"
 """In meta, how often patches with codes may have got other classes; absent until then."""

@@ -84,7 +84,7 @@ class LabelsSection(Section):
 FilterName = Literal["time", "bbox", "modality", "label"]
 
 
-LevelName = Literal["partner", "guarded"]
+LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
 """Policy levels, the one that discloses most first."""
 
 
@@ -102,6 +102,9 @@ class PolicySection(Section):
     unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
     cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
     epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
+    catalogue_days: float = Field(default=30.0, ge=1, le=366)  # at catalogue, sealed and counts: between publications
+    epsilon: float = Field(default=0.5, gt=0, le=0.5)  # there: what the counts of one publication cost of 2 a release
+    counted_patches: int = Field(default=50, ge=1, le=50)  # there: of one acquisition; fewer need less noise
     analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
 
     @model_validator(mode="after")

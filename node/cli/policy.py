@@ -69,7 +69,7 @@ def _of_this_archive(home: Home) -> Iterator[str]:
     for level in POLICIES.values():
         fits = acquisitions >= level.least_acquisitions
         lacks = [] if fits else [f"it needs {level.least_acquisitions} acquisitions"]
-        lacks += ["the release has no codebook"] if level.by_cells and not cells else []
+        lacks += ["the release has no codebook"] if (level.by_cells or level.publishes) and not cells else []
         yield f"  {level.level:<9} {'does not start: ' + ' and '.join(lacks) if lacks else 'fits'}"
     for encoder, epoch, made in epochs:
         yield f"  published for {encoder}: epoch {epoch}, {made[:16]} UTC"
@@ -78,6 +78,9 @@ def _of_this_archive(home: Home) -> Iterator[str]:
 def _measured(section: PolicySection) -> Iterator[str]:
     if section.level == "partner":
         yield "Measured: exact answers give a code away in 20 to 65 queries; 65 around one query most of its top 20."
+        return
+    if section.level != "guarded":
+        yield "Measured: docs/privacy.md has quality, and what two catalogues of one archive tell of a member."
         return
     exact, bits = _GAINS[section.cells_per_class]
     yield (

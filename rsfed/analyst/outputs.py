@@ -109,7 +109,7 @@ def to_csv(answers: Sequence[Answer]) -> str:
     for answer in answers:
         for hit in answer.result.hits:
             place = hit.footprint or ("",) * 4
-            times = [_time(moment) for moment in hit.acquired] if hit.acquired else ("", "")
+            times = [moment_text(moment) for moment in hit.acquired] if hit.acquired else ("", "")
             known = (hit.rank, hit.node, hit.handle, hit.distance, hit.bucket_size)
             row = (answer.query, *known, *place, *times, "" if hit.relevance is None else hit.relevance)
             writer.writerow(row)
@@ -212,7 +212,7 @@ def _hit(hit: Hit) -> dict[str, Any]:
         "relevance": hit.relevance,
         "bucket_size": hit.bucket_size,
         "footprint": list(hit.footprint) if hit.footprint else None,
-        "acquired": [_time(moment) for moment in hit.acquired] if hit.acquired else None,
+        "acquired": [moment_text(moment) for moment in hit.acquired] if hit.acquired else None,
     }
 
 
@@ -252,11 +252,12 @@ def _ring(west: float, south: float, east: float, north: float) -> list[list[flo
 def _stac_times(acquired: Interval | None) -> dict[str, str | None]:
     if acquired is None:
         return {"datetime": None}
-    start, end = (_time(moment) for moment in acquired)
+    start, end = (moment_text(moment) for moment in acquired)
     return {"datetime": start if start == end else None, "start_datetime": start, "end_datetime": end}
 
 
-def _time(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """Return a moment as all outputs have it."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rsfed.analyst.filters import Filters
     from rsfed.analyst.outputs import Answer, Asked
     from rsfed.analyst.results import Outcome, SearchResult
-    from rsfed.analyst.session import AnalystSession
+    from rsfed.analyst.session import AnalystSession, EncodedImages
     from rsfed.codes import Codes
     from rsfed.home import Home
     from rsfed.raster.modality import Modality
@@ -129,6 +130,14 @@ def query(  # noqa: PLR0913 - the options of the command
             dir_okay=False, metavar="FILE.png", help="Also draw each image and what was found for it into this picture."
         ),
     ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Send nothing: fetch the catalogues that archives publish, and list on this machine the buckets of "
+            "their patches that are nearest to each image.",
+        ),
+    ] = False,
     require_all: Annotated[
         bool,
         typer.Option(
@@ -148,6 +157,10 @@ def query(  # noqa: PLR0913 - the options of the command
     taken, or what it shows, never passes a filter on that; how many there are is printed. An archive may let no query
     be filtered by some field: it refuses then, and the others answer.
 
+    With --private nobody learns what is searched, not even the code. Each line of the result is then a bucket of an
+    archive: patches of at least ten of its acquisitions, about so many; --k counts buckets. Only archives at the levels
+    catalogue and sealed can be searched so. Of those at the level counts, the counts of their classes are shown.
+
     Needs `rsfed analyst init` and `rsfed analyst join TOKEN` first.
 
     Exit codes: 0 done, 1 failed or an image was skipped, 2 wrong call or no such file, 3 not every archive was searched
@@ -163,6 +176,8 @@ def query(  # noqa: PLR0913 - the options of the command
     filters = parse_filters(after=after, before=before, bbox=bbox, modality=modality, labels=label or ())
     nearest = k if k or radius is not None else _NEAREST
     wanted = _Wanted(images, nearest, radius, filters, merge is Merge.LOCAL)
+    if private:
+        return run(_ask_privately(analyst_home(home), wanted, output, sheet=sheet, require_all=require_all))
     asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
@@ -176,17 +191,54 @@ def query(  # noqa: PLR0913 - the options of the command
 
 
 async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
-    from rsfed.analyst.outputs import Answer, Asked  # noqa: PLC0415 - loaded only when used
-    from rsfed.analyst.session import AnalystSession  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.outputs import Answer  # noqa: PLC0415 - loaded only when used
     from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
 
+    async with _session(home, sealed=wanted.sealed) as session:
+        encoded = _encode(session, wanted)
+        results = await _search(session, encoded.codes, wanted)
+        _remember(session, results)
+    manifest = session.release.manifest
+    kind = modality(manifest.encoders[session.encoder].modality)
+    answers = [
+        _Found(Answer(name, result), wanted.images[position], kind)
+        for name, position, result in zip(_names(wanted.images, encoded.images), encoded.images, results, strict=True)
+    ]
+    return _asked(session, wanted), answers
+
+
+async def _ask_privately(
+    home: Home, wanted: _Wanted, output: Output, *, sheet: Path | None, require_all: bool
+) -> ExitCode:
+    """Rank what archives publish, print it, and return the exit code."""
+    from rsfed.analyst.catalogues import nearest  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.private import PrivateAnswer, show  # noqa: PLC0415 - loaded only when used
+
+    if sheet is not None or output not in {Output.TABLE, Output.JSON} or wanted.filters.as_json() is not None:
+        raise UsageError("--private lists buckets, as a table or as JSON: leave out --sheet, filters and other forms")
+    async with _session(home) as session:
+        encoded = _encode(session, wanted)
+        reads = await session.catalogues()
+    answers = [
+        PrivateAnswer(name, tuple(nearest(code, session.encoder, reads, k=wanted.k, radius=wanted.radius)))
+        for name, code in zip(_names(wanted.images, encoded.images), encoded.codes, strict=True)
+    ]
+    show(_asked(session, wanted), answers, reads, session.release.manifest, as_json=output is Output.JSON)
+    if all(read.catalogue is None for read in reads):
+        raise NoNodeReachable("no archive of the federation publishes a catalogue that could be read")
+    if set(encoded.images) != set(range(len(wanted.images))):
+        return ExitCode.FAILURE
+    return ExitCode.PARTIAL if require_all and any(read.reason for read in reads) else ExitCode.DONE
+
+
+@asynccontextmanager
+async def _session(home: Home, *, sealed: bool = False) -> AsyncIterator[AnalystSession]:
+    """Open a session; where the coordinator is not reached, no node is."""
+    from rsfed.analyst.session import AnalystSession  # noqa: PLC0415 - loaded only when used
+
     try:
-        async with AnalystSession(home, sealed=wanted.sealed) as session:
-            encoded = session.encode(wanted.images, on_refused=_tell_skipped)
-            if not encoded.images:
-                raise RasterRejected("no image is left to search by; nothing was sent")
-            results = await _search(session, encoded.codes, wanted)
-            _remember(session, results)
+        async with AnalystSession(home, sealed=sealed) as session:
+            yield session
     except NoNodeReachable:  # the coordinator was reached, and says so
         raise
     except Unreachable as error:
@@ -194,15 +246,20 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
             "the coordinator cannot be reached, and so no node; check the network, or ask its operator",
             detail=error.detail or error.public,
         ) from error
-    manifest = session.release.manifest
-    kind = modality(manifest.encoders[session.encoder].modality)
-    answers = [
-        _Found(Answer(name, result), wanted.images[position], kind)
-        for name, position, result in zip(_names(wanted.images, encoded.images), encoded.images, results, strict=True)
-    ]
-    digest = session.release.digest.hex()
-    asked = Asked(manifest.version, digest, session.encoder, session.bits, wanted.k, wanted.radius, wanted.filters)
-    return asked, answers
+
+
+def _encode(session: AnalystSession, wanted: _Wanted) -> EncodedImages:
+    encoded = session.encode(wanted.images, on_refused=_tell_skipped)
+    if not encoded.images:
+        raise RasterRejected("no image is left to search by; nothing was sent")
+    return encoded
+
+
+def _asked(session: AnalystSession, wanted: _Wanted) -> Asked:
+    from rsfed.analyst.outputs import Asked  # noqa: PLC0415 - loaded only when used
+
+    version, digest = session.release.manifest.version, session.release.digest.hex()
+    return Asked(version, digest, session.encoder, session.bits, wanted.k, wanted.radius, wanted.filters)
 
 
 def _remember(session: AnalystSession, results: Sequence[SearchResult]) -> None:

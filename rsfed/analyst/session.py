@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rsfed.analyst.advice import SHOWN, was_read
+from rsfed.analyst.catalogues import Catalogues, Read
 from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
@@ -210,6 +211,15 @@ class AnalystSession:
         """
         with closing(open_state(self._home)) as state:
             keep_found(state, results, now=self._now())
+
+    async def catalogues(self) -> list[Read]:
+        """Return what there is of each node to be ranked here; what is asked for depends on no query.
+
+        Raises:
+            RsfedError: the coordinator is not reached in time.
+        """
+        known = Catalogues(self._home.path / "catalogues", self.release, self._connection.identity.bundle, self._now)
+        return await known.read(self._connection.stub, self._connection.deadline())
 
     async def search(
         self,

@@ -2,7 +2,7 @@
 
 At `partner` answers are exact; `disclose_exactly` says how much of them is listed. At `guarded` they go by cells:
 `rsfed.privacy.cells` says what a code is taken for, `grid` where and when an item lies, `publication` which items may
-be spoken of. Further levels stand in `POLICIES` from the one that discloses most to the strictest.
+be spoken of. At `catalogue`, `sealed` and `counts` no query is answered: `buckets` and `counts` make what is published.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import ConfigError
+from rsfed.privacy.counts import MOST_EPSILON
 
 ROWS_PER_QUERY = 16_384
 """Buckets, and items, that a node lists for all codes of one query together; at least k of each for every code."""
@@ -75,12 +76,14 @@ class Policy:
         floor: Distinct acquisitions that anything that is told of several patches must come from; 1: no floor.
         by_cells: Whether a query stands for its cell, and answers speak of published atoms alone.
         explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away.
+        publishes: Whether no query is answered, and a catalogue or counts are published instead.
     """
 
     level: str
     floor: int
     by_cells: bool
     explanation: str
+    publishes: bool = False
 
     @property
     def least_acquisitions(self) -> int:
@@ -218,11 +221,52 @@ Policy level: guarded
   Withheld:    buckets are not paged further. Whoever is refused learns POLICY and no more, the audit log why.
   In training: as at `partner`, but class statistics come from at least five acquisitions."""
 
+_PUBLISHED = """\
+Policy level: {level}
+  Stays here:  images, pixels, file names, paths, keys, stored labels, places, dates, codes of single patches.
+  Given away:  {given}
+               Counts have noise: what one acquisition adds to them, at most `policy.counted_patches` patches of
+               three classes, is hidden with epsilon {epsilon} an epoch at most and 2 under a release, added up; then
+               they stay as they are until there is a new release.
+  This means:  {means}
+               Every member of the federation may read what is published, once in `policy.catalogue_days` anew, when
+               {least} acquisitions came or went.
+  Queries:     none is answered, whoever asks. Analysts search what is published on their own machine
+               (`rsfed query --private`), so neither this node nor the coordinator learns what they search.
+  Needs:       a release with a codebook, and an archive of at least {least} acquisitions, as files or
+               `independent_files` tell them.
+  In training: as at `partner`, but class statistics come from at least five acquisitions."""
+
+_BUCKETS = """\
+a signed list of codes, each in the middle of a bucket of patches of at least {floor} acquisitions, and how
+               many patches a bucket has."""
+_SEARCHED = """\
+which kinds of pictures the archive holds is told as finely as {floor} acquisitions share them. The codes in
+               the middle have no noise: who knows all but one of the acquisitions may guess at that one from them."""
+
+
+def _published(level: str, floor: int, given: str, means: str) -> str:
+    words = {"level": level, "floor": floor, "least": 3 * floor, "epsilon": f"{MOST_EPSILON:g}"}
+    return _PUBLISHED.format(given=given.format(**words), means=means.format(**words), **words)
+
+
+_CATALOGUE = _published("catalogue", 10, _BUCKETS, _SEARCHED)
+_SEALED = _published("sealed", 20, _BUCKETS, _SEARCHED)
+_COUNTS = _published(
+    "counts",
+    10,
+    "how many patches there are of each class of the codebook, as the release sees them.",
+    "nothing but these counts leaves, and they are differentially private in the acquisition.",
+)
+
 POLICIES: Mapping[str, Policy] = {
     each.level: each
     for each in (
         Policy(level="partner", floor=1, by_cells=False, explanation=_PARTNER),
         Policy(level="guarded", floor=5, by_cells=True, explanation=_GUARDED),
+        Policy(level="catalogue", floor=10, by_cells=False, explanation=_CATALOGUE, publishes=True),
+        Policy(level="sealed", floor=20, by_cells=False, explanation=_SEALED, publishes=True),
+        Policy(level="counts", floor=10, by_cells=False, explanation=_COUNTS, publishes=True),
     )
 }
 """The levels, the one that discloses most first."""

@@ -514,3 +514,65 @@ class ArchiveServiceCollectAccessResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArchiveServiceCollectAccessResponse: _TypeAlias = ArchiveServiceCollectAccessResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceGetCatalogueRequest(_message.Message):
+    """ArchiveServiceGetCatalogueRequest asks for a chunk of the node's catalogue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where the chunk begins, in bytes."""
+    digest: _builtins.bytes
+    """Digest of the catalogue that the chunks before were of, 32 bytes; empty for the first one."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceGetCatalogueRequest: _TypeAlias = ArchiveServiceGetCatalogueRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceGetCatalogueResponse(_message.Message):
+    """ArchiveServiceGetCatalogueResponse is one chunk of a serialized SignedCatalogue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 of the whole, 32 bytes."""
+    size: _builtins.int
+    """Bytes of the whole."""
+    chunk: _builtins.bytes
+    """At most 1 MiB from the offset on."""
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes this answer. The coordinator keeps it and does not pass it on."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+        chunk: _builtins.bytes = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head", "chunk", b"chunk", "digest", b"digest", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceGetCatalogueResponse: _TypeAlias = ArchiveServiceGetCatalogueResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class ArchiveServiceStub:
                 request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.FromString,
                 _registered_method=True)
+        self.GetCatalogue = channel.unary_unary(
+                '/rsfed.v1.ArchiveService/GetCatalogue',
+                request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.FromString,
+                _registered_method=True)
 
 
 class ArchiveServiceServicer:
@@ -113,6 +118,13 @@ class ArchiveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCatalogue(self, request, context):
+        """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchiveServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +157,11 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.CollectAccess,
                     request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.SerializeToString,
+            ),
+            'GetCatalogue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCatalogue,
+                    request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +327,33 @@ class ArchiveService:
             '/rsfed.v1.ArchiveService/CollectAccess',
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessRequest.SerializeToString,
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceCollectAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCatalogue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.ArchiveService/GetCatalogue',
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.SerializeToString,
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.FromString,
             options,
             channel_credentials,
             insecure,

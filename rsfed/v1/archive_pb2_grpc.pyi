@@ -45,6 +45,8 @@ class ArchiveServiceStub:
     """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back."""
     CollectAccess: _grpc.UnaryStreamMultiCallable[_archive_pb2.ArchiveServiceCollectAccessRequest, _archive_pb2.ArchiveServiceCollectAccessResponse]
     """CollectAccess streams what was approved, sealed for its requester."""
+    GetCatalogue: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceGetCatalogueRequest, _archive_pb2.ArchiveServiceGetCatalogueResponse]
+    """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
 
 @_typing.type_check_only
 class ArchiveServiceAsyncStub(ArchiveServiceStub):
@@ -63,6 +65,8 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """RequestAccess takes a call about one found item: to ask for it, to look what became of that, to take it back."""
     CollectAccess: _aio.UnaryStreamMultiCallable[_archive_pb2.ArchiveServiceCollectAccessRequest, _archive_pb2.ArchiveServiceCollectAccessResponse]  # type: ignore[assignment]
     """CollectAccess streams what was approved, sealed for its requester."""
+    GetCatalogue: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceGetCatalogueRequest, _archive_pb2.ArchiveServiceGetCatalogueResponse]  # type: ignore[assignment]
+    """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
 
 class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArchiveService is served by every node to the coordinator of its federation."""
@@ -114,5 +118,13 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_archive_pb2.ArchiveServiceCollectAccessResponse], _abc.AsyncIterator[_archive_pb2.ArchiveServiceCollectAccessResponse]]:
         """CollectAccess streams what was approved, sealed for its requester."""
+
+    @_abc_1.abstractmethod
+    def GetCatalogue(
+        self,
+        request: _archive_pb2.ArchiveServiceGetCatalogueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.ArchiveServiceGetCatalogueResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceGetCatalogueResponse]]:
+        """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
 
 def add_ArchiveServiceServicer_to_server(servicer: ArchiveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rsfed/v1/outcome.proto\x12\x08rsfed.v1\x1a\x1egoogle/protobuf/duration.proto\"\x87\x03\n\x0bNodeOutcome\x12\x0c\n\x04node\x18\x01 \x01(\t\x12$\n\x06status\x18\x02 \x01(\x0e\x32\x14.rsfed.v1.NodeStatus\x12\x15\n\x08\x63overage\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04held\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x05level\x18\x06 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12*\n\x08withheld\x18\x08 \x01(\x0e\x32\x18.rsfed.v1.WithheldReason\x12\'\n\x08\x66iltered\x18\t \x03(\x0e\x32\x15.rsfed.v1.FilterField\x12\x14\n\x07unknown\x18\n \x01(\x04H\x02\x88\x01\x01\x12+\n\x0cunfilterable\x18\x0b \x03(\x0e\x32\x15.rsfed.v1.FilterFieldB\x0b\n\t_coverageB\x07\n\x05_heldB\n\n\x08_unknown*\xac\x02\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14NODE_STATUS_COMPLETE\x10\x01\x12\x17\n\x13NODE_STATUS_PARTIAL\x10\x02\x12\x19\n\x15NODE_STATUS_TIMED_OUT\x10\x03\x12\x1b\n\x17NODE_STATUS_UNREACHABLE\x10\x04\x12\x14\n\x10NODE_STATUS_BUSY\x10\x05\x12\x17\n\x13NODE_STATUS_EJECTED\x10\x06\x12\x17\n\x13NODE_STATUS_REFUSED\x10\x07\x12\x1d\n\x19NODE_STATUS_STALE_RELEASE\x10\x08\x12\x17\n\x13NODE_STATUS_INVALID\x10\t\x12\x16\n\x12NODE_STATUS_SEALED\x10\n*_\n\x0bPolicyLevel\x12\x1c\n\x18POLICY_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14POLICY_LEVEL_PARTNER\x10\x01\x12\x18\n\x14POLICY_LEVEL_GUARDED\x10\x02*\x85\x01\n\x0eWithheldReason\x12\x1f\n\x1bWITHHELD_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17WITHHELD_REASON_NOTHING\x10\x01\x12\x19\n\x15WITHHELD_REASON_LIMIT\x10\x02\x12\x1a\n\x16WITHHELD_REASON_POLICY\x10\x03*\x8c\x01\n\x0b\x46ilterField\x12\x1c\n\x18\x46ILTER_FIELD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILTER_FIELD_TIME\x10\x01\x12\x15\n\x11\x46ILTER_FIELD_BBOX\x10\x02\x12\x19\n\x15\x46ILTER_FIELD_MODALITY\x10\x03\x12\x16\n\x12\x46ILTER_FIELD_LABEL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rsfed/v1/outcome.proto\x12\x08rsfed.v1\x1a\x1egoogle/protobuf/duration.proto\"\x87\x03\n\x0bNodeOutcome\x12\x0c\n\x04node\x18\x01 \x01(\t\x12$\n\x06status\x18\x02 \x01(\x0e\x32\x14.rsfed.v1.NodeStatus\x12\x15\n\x08\x63overage\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04held\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x05level\x18\x06 \x01(\x0e\x32\x15.rsfed.v1.PolicyLevel\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12*\n\x08withheld\x18\x08 \x01(\x0e\x32\x18.rsfed.v1.WithheldReason\x12\'\n\x08\x66iltered\x18\t \x03(\x0e\x32\x15.rsfed.v1.FilterField\x12\x14\n\x07unknown\x18\n \x01(\x04H\x02\x88\x01\x01\x12+\n\x0cunfilterable\x18\x0b \x03(\x0e\x32\x15.rsfed.v1.FilterFieldB\x0b\n\t_coverageB\x07\n\x05_heldB\n\n\x08_unknown*\xac\x02\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14NODE_STATUS_COMPLETE\x10\x01\x12\x17\n\x13NODE_STATUS_PARTIAL\x10\x02\x12\x19\n\x15NODE_STATUS_TIMED_OUT\x10\x03\x12\x1b\n\x17NODE_STATUS_UNREACHABLE\x10\x04\x12\x14\n\x10NODE_STATUS_BUSY\x10\x05\x12\x17\n\x13NODE_STATUS_EJECTED\x10\x06\x12\x17\n\x13NODE_STATUS_REFUSED\x10\x07\x12\x1d\n\x19NODE_STATUS_STALE_RELEASE\x10\x08\x12\x17\n\x13NODE_STATUS_INVALID\x10\t\x12\x16\n\x12NODE_STATUS_SEALED\x10\n*\xad\x01\n\x0bPolicyLevel\x12\x1c\n\x18POLICY_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14POLICY_LEVEL_PARTNER\x10\x01\x12\x18\n\x14POLICY_LEVEL_GUARDED\x10\x02\x12\x1a\n\x16POLICY_LEVEL_CATALOGUE\x10\x03\x12\x17\n\x13POLICY_LEVEL_SEALED\x10\x04\x12\x17\n\x13POLICY_LEVEL_COUNTS\x10\x05*\x85\x01\n\x0eWithheldReason\x12\x1f\n\x1bWITHHELD_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17WITHHELD_REASON_NOTHING\x10\x01\x12\x19\n\x15WITHHELD_REASON_LIMIT\x10\x02\x12\x1a\n\x16WITHHELD_REASON_POLICY\x10\x03*\x8c\x01\n\x0b\x46ilterField\x12\x1c\n\x18\x46ILTER_FIELD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILTER_FIELD_TIME\x10\x01\x12\x15\n\x11\x46ILTER_FIELD_BBOX\x10\x02\x12\x19\n\x15\x46ILTER_FIELD_MODALITY\x10\x03\x12\x16\n\x12\x46ILTER_FIELD_LABEL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODESTATUS']._serialized_start=463
   _globals['_NODESTATUS']._serialized_end=763
-  _globals['_POLICYLEVEL']._serialized_start=765
-  _globals['_POLICYLEVEL']._serialized_end=860
-  _globals['_WITHHELDREASON']._serialized_start=863
-  _globals['_WITHHELDREASON']._serialized_end=996
-  _globals['_FILTERFIELD']._serialized_start=999
-  _globals['_FILTERFIELD']._serialized_end=1139
+  _globals['_POLICYLEVEL']._serialized_start=766
+  _globals['_POLICYLEVEL']._serialized_end=939
+  _globals['_WITHHELDREASON']._serialized_start=942
+  _globals['_WITHHELDREASON']._serialized_end=1075
+  _globals['_FILTERFIELD']._serialized_start=1078
+  _globals['_FILTERFIELD']._serialized_end=1218
   _globals['_NODEOUTCOME']._serialized_start=69
   _globals['_NODEOUTCOME']._serialized_end=460
 # @@protoc_insertion_point(module_scope)

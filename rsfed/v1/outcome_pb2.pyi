@@ -88,6 +88,12 @@ class _PolicyLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyLev
     """Exact ranked buckets and distances; codes must be regarded as disclosed."""
     POLICY_LEVEL_GUARDED: _PolicyLevel.ValueType  # 2
     """Queries stand for their cell, answers speak of published patches of enough acquisitions alone."""
+    POLICY_LEVEL_CATALOGUE: _PolicyLevel.ValueType  # 3
+    """No query is answered: the node publishes a catalogue of buckets of enough acquisitions."""
+    POLICY_LEVEL_SEALED: _PolicyLevel.ValueType  # 4
+    """As at catalogue, with buckets of more acquisitions."""
+    POLICY_LEVEL_COUNTS: _PolicyLevel.ValueType  # 5
+    """No query is answered: the node publishes noisy counts of classes."""
 
 class PolicyLevel(_PolicyLevel, metaclass=_PolicyLevelEnumTypeWrapper):
     """PolicyLevel is what a node discloses."""
@@ -98,6 +104,12 @@ POLICY_LEVEL_PARTNER: PolicyLevel.ValueType  # 1
 """Exact ranked buckets and distances; codes must be regarded as disclosed."""
 POLICY_LEVEL_GUARDED: PolicyLevel.ValueType  # 2
 """Queries stand for their cell, answers speak of published patches of enough acquisitions alone."""
+POLICY_LEVEL_CATALOGUE: PolicyLevel.ValueType  # 3
+"""No query is answered: the node publishes a catalogue of buckets of enough acquisitions."""
+POLICY_LEVEL_SEALED: PolicyLevel.ValueType  # 4
+"""As at catalogue, with buckets of more acquisitions."""
+POLICY_LEVEL_COUNTS: PolicyLevel.ValueType  # 5
+"""No query is answered: the node publishes noisy counts of classes."""
 Global___PolicyLevel: _TypeAlias = PolicyLevel  # noqa: Y015
 
 class _WithheldReason:

@@ -284,6 +284,58 @@ class QueryServiceExpandBucketResponse(_message.Message):
 Global___QueryServiceExpandBucketResponse: _TypeAlias = QueryServiceExpandBucketResponse  # noqa: Y015
 
 @_typing.final
+class QueryServiceGetCatalogueRequest(_message.Message):
+    """QueryServiceGetCatalogueRequest names the node whose catalogue is wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    @_builtins.property
+    def request(self) -> _archive_pb2.ArchiveServiceGetCatalogueRequest:
+        """The request as the node gets it."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        request: _archive_pb2.ArchiveServiceGetCatalogueRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceGetCatalogueRequest: _TypeAlias = QueryServiceGetCatalogueRequest  # noqa: Y015
+
+@_typing.final
+class QueryServiceGetCatalogueResponse(_message.Message):
+    """QueryServiceGetCatalogueResponse is the node's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _archive_pb2.ArchiveServiceGetCatalogueResponse:
+        """The answer of the node."""
+
+    def __init__(
+        self,
+        *,
+        response: _archive_pb2.ArchiveServiceGetCatalogueResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceGetCatalogueResponse: _TypeAlias = QueryServiceGetCatalogueResponse  # noqa: Y015
+
+@_typing.final
 class QueryServiceListNodesRequest(_message.Message):
     """QueryServiceListNodesRequest asks for the nodes of the federation."""
 

@@ -50,6 +50,11 @@ class QueryServiceStub:
                 request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketResponse.FromString,
                 _registered_method=True)
+        self.GetCatalogue = channel.unary_unary(
+                '/rsfed.v1.QueryService/GetCatalogue',
+                request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/rsfed.v1.QueryService/ListNodes',
                 request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesRequest.SerializeToString,
@@ -87,6 +92,13 @@ class QueryServiceServicer:
 
     def ExpandBucket(self, request, context):
         """ExpandBucket relays a request for more items of one bucket to the node that holds it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCatalogue(self, request, context):
+        """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +142,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.ExpandBucket,
                     request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketResponse.SerializeToString,
+            ),
+            'GetCatalogue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCatalogue,
+                    request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.SerializeToString,
             ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
@@ -229,6 +246,33 @@ class QueryService:
             '/rsfed.v1.QueryService/ExpandBucket',
             rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketRequest.SerializeToString,
             rsfed_dot_v1_dot_query__pb2.QueryServiceExpandBucketResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCatalogue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.QueryService/GetCatalogue',
+            rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.SerializeToString,
+            rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.FromString,
             options,
             channel_credentials,
             insecure,

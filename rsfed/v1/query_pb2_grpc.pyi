@@ -39,6 +39,8 @@ class QueryServiceStub:
     """WatchSearch is Search with the outcome of every node as it arrives; the last message holds the ranking."""
     ExpandBucket: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceExpandBucketRequest, _query_pb2.QueryServiceExpandBucketResponse]
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
+    GetCatalogue: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceGetCatalogueRequest, _query_pb2.QueryServiceGetCatalogueResponse]
+    """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]
     """ListNodes lists the nodes of the federation."""
     RequestAccess: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]
@@ -57,6 +59,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """WatchSearch is Search with the outcome of every node as it arrives; the last message holds the ranking."""
     ExpandBucket: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceExpandBucketRequest, _query_pb2.QueryServiceExpandBucketResponse]  # type: ignore[assignment]
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
+    GetCatalogue: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceGetCatalogueRequest, _query_pb2.QueryServiceGetCatalogueResponse]  # type: ignore[assignment]
+    """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]  # type: ignore[assignment]
     """ListNodes lists the nodes of the federation."""
     RequestAccess: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]  # type: ignore[assignment]
@@ -90,6 +94,14 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_pb2.QueryServiceExpandBucketResponse, _abc.Awaitable[_query_pb2.QueryServiceExpandBucketResponse]]:
         """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
+
+    @_abc_1.abstractmethod
+    def GetCatalogue(
+        self,
+        request: _query_pb2.QueryServiceGetCatalogueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_pb2.QueryServiceGetCatalogueResponse, _abc.Awaitable[_query_pb2.QueryServiceGetCatalogueResponse]]:
+        """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
 
     @_abc_1.abstractmethod
     def ListNodes(

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +13,12 @@ from members import World
 from PIL import Image
 
 from coordinator.fanout import _failure
+from rsfed.analyst.catalogues import Read
 from rsfed.analyst.results import Outcome
 from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
 from rsfed.errors import ExitCode, NoNodeReachable, NotAdmitted, RasterRejected, Unreachable, error_classes
+from rsfed.trust.catalogue import Opened, Part
 from rsfed.v1.outcome_pb2 import NodeStatus
 
 
@@ -62,6 +65,11 @@ class ScriptedSession:
             on_outcome(outcome)
         return [self.result] * len(codes)
 
+    catalogue_reads: list = []  # noqa: RUF012 - what archives publish
+
+    async def catalogues(self):
+        return self.catalogue_reads
+
     async def search_radius(self, codes, *, radius, limit, filters, on_outcome):
         self.asked.append(("radius", radius, limit))
         return [self.result] * len(codes)
@@ -88,6 +96,45 @@ def complete(result):
     return replace(
         result, outcomes=tuple(Outcome(name, "COMPLETE", 1.0, 1.0, 9) for name in ("alps", "danube", "elbe"))
     )
+
+
+def published(node, level, *, middles=0, classes=()):
+    codes = np.arange(middles * 4, dtype=np.uint8).reshape(-1, 4)
+    sizes = np.arange(len(codes) + len(classes), dtype=np.uint32) * 5
+    known = (b"r" * 32, 2, datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC), 10, 303)
+    return Read(node, level, Opened(node, level, *known, {"rgb": Part(codes, classes, sizes)}))
+
+
+def test_a_private_query_lists_buckets_and_counts_and_searches_nothing(session, image, capsys, monkeypatch):
+    reads = [
+        published("alps", "catalogue", middles=40),
+        published("danube", "counts", classes=(3,)),
+        Read("elbe", "partner", None, "NO_CATALOGUE"),
+    ]
+    monkeypatch.setattr(session, "catalogue_reads", reads)
+    assert run(["query", image, "--private", "--output", "json", "--k", "3"]) == ExitCode.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["private"] is True
+    assert found["queries"][0]["buckets"][0] == {"rank": 1, "node": "alps", "bucket": 0, "distance": 4, "size": 0}
+    assert [row["rank"] for row in found["queries"][0]["buckets"]] == [1, 2, 3]
+    assert [row["buckets"] for row in found["catalogues"]] == [40, 0, None]
+    assert [row["counts"] for row in found["catalogues"]] == [None, {"3": 0}, None]
+    assert found["catalogues"][0]["made"] == "2026-06-01T00:00:00Z"
+    assert session.asked == []
+    assert run(["query", image, "--private", "--require-all"]) == ExitCode.PARTIAL
+    printed = capsys.readouterr()
+    assert "alps/0" in printed.out
+    assert "NO_CATALOGUE" in printed.err
+
+
+@pytest.mark.parametrize("more", [["--sheet", "x.png"], ["--output", "csv"], ["--after", "2024-01-01"]])
+def test_what_a_private_query_cannot_give_is_a_wrong_call(session, image, more):
+    assert run(["query", image, "--private", *more]) == ExitCode.USAGE
+
+
+def test_a_private_query_without_any_catalogue_says_so(session, image, monkeypatch):
+    monkeypatch.setattr(session, "catalogue_reads", [Read("elbe", "guarded", None, "NO_CATALOGUE")])
+    assert run(["query", image, "--private"]) == ExitCode.NO_NODE_REACHABLE
 
 
 def test_the_table_goes_to_stdout_and_the_outcomes_to_stderr(session, image, capsys):

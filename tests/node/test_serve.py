@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
 
@@ -23,9 +23,11 @@ import node.search
 import node.serve
 import node.uplink
 from node.serve import NodeServer
+from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.config import NodeConfig, load_config
-from rsfed.errors import NotAdmitted, StateError, TrainingError
+from rsfed.errors import NotAdmitted, StateError, TrainingError, WithheldByPolicy
+from rsfed.privacy.counts import noisy
 from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel, open_control_channel
 from rsfed.transport.server import current_member, make_server
@@ -33,8 +35,10 @@ from rsfed.trust import enrolment
 from rsfed.trust.access import Port
 from rsfed.trust.audit_head import verify_head
 from rsfed.trust.audit_log import read_entries
+from rsfed.trust.catalogue import open_catalogue
 from rsfed.trust.certificates import issue_leaf, to_der
 from rsfed.trust.identity import load_identity
+from rsfed.trust.manifest import CodebookEntry
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import ReleaseStore
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, federation_pb2_grpc
@@ -506,3 +510,34 @@ async def test_training_that_fails_does_not_end_the_search(scene, monkeypatch, e
             await scene.until(lambda: scene.announced() == 1 and len(tries) > 2)
             assert (await search(channel, release, Asker(scene.world))).answers[0].examined == 20
     assert not any(tries)
+
+
+async def test_a_node_at_catalogue_answers_no_query_and_gives_its_catalogue_to_everyone(scene):
+    noisy(np.zeros(1, np.int64), most_patches=1, epsilon=0.5)  # OpenDP loads before anybody waits
+    toml = scene.home.path / "node.toml"
+    toml.write_text(toml.read_text().replace('level = "partner"', 'level = "catalogue"', 1))
+    add_patches(scene.home, 20)
+    with closing(open_state(scene.home)) as connection:
+        connection.execute("UPDATE item SET acquisition = 'overpass-' || id")
+    codebook = [CodebookEntry(class_id=0, code="00000000")]
+    scene.coordinator.release = release = scene.world.release(1, codebook=codebook, codebook_reach=4)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server, scene.asked_by_coordinator(server) as channel:
+            await scene.until(lambda: server._shelf.served and server._shelf.served.catalogue)
+            request, stub = archive_pb2.ArchiveServiceGetCatalogueRequest(), ArchiveServiceStub(channel)
+            answer = await call(stub.GetCatalogue, request, Deadline.after(PATIENCE_S), what="the node")
+            found = open_catalogue(
+                answer.chunk, "berne", release.manifest, scene.world.bundle(), now=scene.world.clock()
+            )
+            assert found.parts["rgb"].middles.tolist() == [[0, 0, 0, 0]]
+            assert answer.audit_head.signature
+            with pytest.raises(WithheldByPolicy) as refused:
+                await search(channel, release, Asker(scene.world))
+            assert refused.value.reason == "POLICY"
+            heard = scene.coordinator.heard[-1]
+            assert not heard.HasField("held")
+    entries = [json.loads(entry) for entry in read_entries(scene.home.audit)]
+    kinds = [entry["kind"] for entry in entries]
+    assert kinds.index("counts.charged") < kinds.index("catalogue.answered")
+    assert [entry["reason"] for entry in entries if entry["kind"] == "query.refused"] == ["NOT_SEARCHED"]

@@ -20,6 +20,7 @@ EXPECTED = {
     "ArchiveService/Describe": {Port.NODE: {C}},
     "ArchiveService/Search": {Port.NODE: {C}},
     "ArchiveService/ExpandBucket": {Port.NODE: {C}},
+    "ArchiveService/GetCatalogue": {Port.NODE: {C}},
     "ArchiveService/ProveAudit": {Port.NODE: {C}},
     "ArchiveService/RequestAccess": {Port.NODE: {C}},
     "ArchiveService/CollectAccess": {Port.NODE: {C}},
@@ -32,6 +33,7 @@ EXPECTED = {
     "QueryService/Search": {Port.FEDERATION: {A}},
     "QueryService/WatchSearch": {Port.FEDERATION: {A}},
     "QueryService/ExpandBucket": {Port.FEDERATION: {A}},
+    "QueryService/GetCatalogue": {Port.FEDERATION: {A}},
     "QueryService/ListNodes": {Port.FEDERATION: {N, A}},
     "QueryService/RequestAccess": {Port.FEDERATION: {A}},
     "QueryService/CollectAccess": {Port.FEDERATION: {A}},
@@ -87,9 +89,11 @@ def test_only_calls_that_may_be_repeated_are_reads():
     assert {m.split(".")[-1] for m, rule in RULES.items() if rule.read} == {
         "ArchiveService/Describe",
         "ArchiveService/ExpandBucket",
+        "ArchiveService/GetCatalogue",
         "ArchiveService/ProveAudit",
         "FederationService/GetTrustBundle",
         "FederationService/GetRelease",
         "QueryService/ExpandBucket",
+        "QueryService/GetCatalogue",
         "QueryService/ListNodes",
     }

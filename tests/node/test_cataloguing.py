@@ -1,0 +1,235 @@
+"""Catalogues and counts as a node publishes them: from whom, when, and what two of them tell."""
+
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from members import World
+from serving import add_patches, make_auditor, make_home, publish
+
+from node.accounting import Accountant
+from node.cataloguing import CHUNK_BYTES, Cataloguer, catalogue_chunk
+from node.state import open_state
+from rsfed.codes import hamming
+from rsfed.config import PolicySection
+from rsfed.errors import InvalidAnswer, StateError, UnknownHandle
+from rsfed.home import transaction
+from rsfed.index.facets import Columns
+from rsfed.privacy.counts import STEP
+from rsfed.privacy.policy import policy
+from rsfed.trust.catalogue import open_catalogue, sign_catalogue
+from rsfed.trust.manifest import CodebookEntry, FederationClass, Nomenclature
+from rsfed.trust.names import Role
+from rsfed.v1.archive_pb2 import ArchiveServiceGetCatalogueRequest
+from rsfed.v1.catalogue_pb2 import Catalogue, SignedCatalogue
+
+CLASSES = np.random.default_rng(0).integers(0, 256, (3, 4), dtype=np.uint8)
+PER_ACQUISITION = 4
+
+
+@dataclass
+class Publishing:
+    """A node at a level, and its archive."""
+
+    folder: object
+    level: str = "catalogue"
+    changes: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.world = World()
+        self.home = make_home(self.folder / "node")
+        self.identity = self.world.identity(Role.NODE, "berne")
+        self.release = self.new_release(1)
+        self.auditor = make_auditor(self.home, self.world, identity=self.identity)
+        self.ids, self.codes = np.empty(0, np.int64), np.empty((0, 4), np.uint8)
+        self.rng = np.random.default_rng(0)
+
+    def new_release(self, version):
+        codebook = [CodebookEntry(class_id=number, code=code.tobytes().hex()) for number, code in enumerate(CLASSES)]
+        classes = tuple(FederationClass(id=number, name=f"class {number}") for number in range(len(CLASSES)))
+        fields = {"codebook": codebook, "codebook_reach": 6, "nomenclature": Nomenclature(classes=classes)}
+        return publish(self.home, self.world, version, **fields)
+
+    def add(self, acquisitions, *, start=0):
+        count = acquisitions * PER_ACQUISITION
+        ids = add_patches(self.home, count)
+        codes = CLASSES[self.rng.integers(0, len(CLASSES), count)]
+        codes[:, 3] ^= self.rng.integers(0, 16, count, dtype=np.uint8)
+        with closing(open_state(self.home)) as connection, transaction(connection):
+            names = [(f"overpass-{start + place // PER_ACQUISITION}", item) for place, item in enumerate(ids)]
+            connection.executemany("UPDATE item SET acquisition = ? WHERE id = ?", names)
+        self.ids, self.codes = np.concatenate([self.ids, ids]), np.concatenate([self.codes, codes])
+
+    def cataloguer(self):
+        return Cataloguer(
+            self.home,
+            policy(self.level),
+            PolicySection(level=self.level, **self.changes),
+            identity=lambda: self.identity,
+            note=self.auditor.note,
+            key=b"k" * 32,
+            now=self.world.clock,
+        )
+
+    def publish(self):
+        items = {"rgb": lambda: (self.ids, self.codes, Columns.unknown(len(self.ids)))}
+        with closing(open_state(self.home)) as connection:
+            return self.cataloguer().publish(connection, self.release, items)
+
+    def signed(self):
+        with closing(open_state(self.home)) as connection:
+            return self.cataloguer().current(connection, self.release)
+
+    def opened(self, signed=None):
+        signed = self.signed() if signed is None else signed
+        return open_catalogue(signed, "berne", self.release.manifest, self.world.bundle(), now=self.world.clock())
+
+    def charges(self):
+        with closing(open_state(self.home)) as connection:
+            return Accountant(self.home, connection, self.auditor.note).charges(self.release)
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Publishing(tmp_path, changes={"catalogue_days": 1})
+
+
+def test_a_catalogue_has_a_code_and_a_rounded_size_for_each_bucket(node):
+    node.add(60)
+    assert node.publish() is True
+    found = node.opened()
+    part = found.parts["rgb"]
+    assert (found.node, found.level, found.epoch, found.floor) == ("berne", "catalogue", 1, 10)
+    assert len(part.middles) >= 3
+    assert len(part.sizes) == len(part.middles)
+    assert (part.sizes % STEP == 0).all()
+    assert (hamming(part.middles, CLASSES).min(axis=1) <= 4).all()
+
+
+def test_counts_have_classes_and_no_code(tmp_path):
+    node = Publishing(tmp_path, "counts", {"counted_patches": 4})
+    node.add(200)
+    assert node.publish() is True
+    part = node.opened().parts["rgb"]
+    assert len(part.middles) == 0
+    assert part.classes == (0, 1, 2)
+    assert abs(int(part.sizes.sum()) - 800) < 400  # each count is off by more than 130 once in 10^7
+    raw = SignedCatalogue.FromString(node.signed()).catalogue
+    assert not any(code.tobytes() in raw for code in np.unique(node.codes, axis=0))
+
+
+@pytest.mark.parametrize(("level", "needed"), [("catalogue", 30), ("sealed", 60), ("counts", 30)])
+def test_a_level_whose_floor_the_archive_cannot_meet_publishes_nothing_and_charges_nothing(tmp_path, level, needed):
+    node = Publishing(tmp_path, level)
+    node.add(needed - 1)
+    assert node.publish() is False
+    assert node.signed() == b""
+    assert node.charges() == []
+    node.add(1, start=needed - 1)
+    assert node.publish() is True
+
+
+def test_a_new_one_waits_for_the_interval_and_for_enough_acquisitions(node):
+    node.add(60)
+    node.publish()
+    first = node.signed()
+    node.add(30, start=60)
+    assert node.publish() is None
+    assert node.signed() == first
+    node.world.clock.move(days=1)
+    assert node.publish() is True
+    assert node.opened().epoch == 2
+    node.add(29, start=90)
+    node.world.clock.move(days=1)
+    assert node.publish() is False  # one is missing
+    assert node.opened().epoch == 2
+
+
+def test_after_the_budget_of_the_release_the_last_one_stays_until_there_is_a_new_release(node):
+    node.add(40)
+    for number in range(5):
+        assert node.publish() is (number < 4)
+        node.add(30, start=40 + 30 * number)
+        node.world.clock.move(days=1)
+    assert node.opened().epoch == 4
+    assert sum(charge.epsilon for charge in node.charges()) == 2.0
+    node.release = node.new_release(2)
+    assert node.publish() is True
+    assert node.opened().epoch == 1
+
+
+def test_a_crash_after_the_charge_publishes_nothing_and_costs_the_epoch(node, monkeypatch):
+    node.add(60)
+    monkeypatch.setattr("node.cataloguing.noisy", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        node.publish()
+    assert node.signed() == b""
+    monkeypatch.undo()
+    assert node.publish() is None  # not before the interval
+    node.world.clock.move(days=1)
+    assert node.publish() is True
+    assert node.opened().epoch == 2
+
+
+def test_what_another_level_published_is_not_given_away(node):
+    node.add(60)
+    node.publish()
+    node.level = "sealed"
+    assert node.signed() == b""
+
+
+def test_an_audit_log_that_cannot_be_written_stops_publication(node):
+    def fails(*_, **__):
+        raise StateError("the disk is full", reason="AUDIT_UNWRITABLE")
+
+    node.add(60)
+    node.auditor.note = fails
+    assert node.publish() is False
+    assert node.signed() == b""
+
+
+def test_a_catalogue_is_read_in_chunks_of_one_publication():
+    signed = bytes(range(256)) * 5000
+    whole, digest = b"", b""
+    while len(whole) < len(signed):
+        request = ArchiveServiceGetCatalogueRequest(offset=len(whole), digest=digest)
+        answer = catalogue_chunk(signed, request)
+        assert answer.size == len(signed)
+        assert 0 < len(answer.chunk) <= CHUNK_BYTES
+        whole, digest = whole + answer.chunk, answer.digest
+    assert whole == signed
+    with pytest.raises(UnknownHandle) as refused:
+        catalogue_chunk(b"another", request)
+    assert refused.value.reason == "CATALOGUE_CHANGED"
+    with pytest.raises(UnknownHandle) as refused:
+        catalogue_chunk(b"", ArchiveServiceGetCatalogueRequest())
+    assert refused.value.reason == "NO_CATALOGUE"
+
+
+def test_a_catalogue_that_is_not_genuine_or_breaks_a_rule_is_refused(node):
+    node.add(60)
+    node.publish()
+    message = SignedCatalogue.FromString(node.signed())
+
+    def refused(**changes):
+        spoilt = SignedCatalogue()
+        spoilt.CopyFrom(message)
+        for name, value in changes.items():
+            setattr(spoilt, name, value)
+        with pytest.raises(InvalidAnswer) as error:
+            node.opened(spoilt.SerializeToString())
+        return error.value.reason
+
+    other = Catalogue.FromString(message.catalogue)
+    other.floor = 1
+    assert refused(catalogue=other.SerializeToString()) == "CATALOGUE_INVALID"
+    assert refused(signature=b"no") == "CATALOGUE_INVALID"
+    with pytest.raises(InvalidAnswer):
+        open_catalogue(node.signed(), "zurich", node.release.manifest, node.world.bundle(), now=node.world.clock())
+    forged = sign_catalogue(Catalogue.FromString(message.catalogue), node.world.identity(Role.NODE, "zurich"))
+    with pytest.raises(InvalidAnswer, match="somebody else"):
+        node.opened(forged)
+    node.world.revoked_names = [node.identity.member.uri]
+    with pytest.raises(InvalidAnswer, match="revoked"):
+        node.opened()
