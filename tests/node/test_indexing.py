@@ -68,7 +68,7 @@ class Scene:
 
     @contextmanager
     def running(self, publisher=None):
-        self.indexer = Indexer(self.home, self.shelf, self.encoders, self._changed, publisher)
+        self.indexer = Indexer(self.home, self.shelf, self.encoders, self._changed, publisher=publisher)
         thread = threading.Thread(target=self.indexer.run)
         thread.start()
         try:
