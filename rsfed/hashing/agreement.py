@@ -31,6 +31,7 @@ from rsfed.hashing.closed_form import LEAST_PATCHES, Matrix, Sums, total
 LEAST_COMPARED = 3  # nodes below which nobody can say who is right
 OPPOSED = -0.1  # agreement over all patches
 STRANGE = 0.1  # agreement over patches of classes that the others hold, too
+_ENOUGH = LEAST_PATCHES - 0.5  # patches; numbers that are solved for are whole but for rounding
 
 Solve = Callable[[Sums], Matrix]
 
@@ -120,9 +121,9 @@ def _agreement(part: Sums, others: Sums, centres: NDArray[np.bool_], solve: Solv
     apart = np.linalg.pinv(signs)
     own, held = part.targets @ apart, others.targets[-1] @ apart  # sums over the patches of each class; their number
     counted = own[-1]
-    shared = (counted > 0.5) & (held >= np.maximum(counted, LEAST_PATCHES))
+    shared = (counted > 0.5) & (held >= np.maximum(0.99 * counted, _ENOUGH))
     patches = float(counted[shared].sum())
-    if patches < LEAST_PATCHES:
+    if patches < _ENOUGH:
         return Agreement(whole, None)
     agreed = ((own.T @ weights) * signs)[shared].sum() / bits
     return Agreement(whole, float(agreed) / patches)
