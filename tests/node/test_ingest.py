@@ -303,6 +303,7 @@ def test_reference_systems_are_kept_also_of_files_that_an_older_version_took_up(
     with closing(sqlite3.connect(home.database)) as connection:  # as schema 2 left it
         connection.executescript(
             "DROP TABLE publication; DROP TABLE access_request; DROP TABLE access_call;"
+            "DROP TABLE count_charge; DROP TABLE catalogue;"
             "ALTER TABLE source DROP COLUMN crs; ALTER TABLE training_log DROP COLUMN objective;"
             "ALTER TABLE training_log DROP COLUMN steps; ALTER TABLE training_log DROP COLUMN sent_digest;"
             "PRAGMA user_version = 2;"
