@@ -26,6 +26,7 @@ from rsfed.privacy.cells import Cells
 from rsfed.privacy.counts import Charge, counted, noisy, spread
 from rsfed.privacy.publication import acquisition_numbers
 from rsfed.telemetry import log
+from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.trust.catalogue import digest_of, part_of, sign_catalogue
 from rsfed.v1.archive_pb2 import ArchiveServiceGetCatalogueRequest, ArchiveServiceGetCatalogueResponse
 from rsfed.v1.catalogue_pb2 import Catalogue
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from rsfed.privacy.policy import Policy
     from rsfed.trust.identity import Identity
     from rsfed.trust.release_store import Release
-
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rsfed.analyst.connection import COORDINATOR
 from rsfed.codes import Codes, hamming
 from rsfed.errors import InvalidAnswer, RsfedError
 from rsfed.transport.channel import call
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from rsfed.v1.query_pb2_grpc import QueryServiceAsyncStub
 
 _MOST_BYTES = 64 << 20  # of a catalogue: five million buckets
-_COORDINATOR = "the coordinator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Catalogues:
         Raises:
             RsfedError: the coordinator cannot be asked.
         """
-        nodes = await call(stub.ListNodes, QueryServiceListNodesRequest(), deadline, what=_COORDINATOR)
+        nodes = await call(stub.ListNodes, QueryServiceListNodesRequest(), deadline, what=COORDINATOR)
         asked = [self._of_node(stub, node.name, node.level, deadline) for node in nodes.nodes]
         return list(await asyncio.gather(*asked))
 
@@ -180,7 +180,7 @@ async def _download(stub: QueryServiceAsyncStub, node: str, deadline: Deadline) 
     while True:
         request = ArchiveServiceGetCatalogueRequest(offset=len(signed), digest=digest)
         wanted = QueryServiceGetCatalogueRequest(node=node, request=request)
-        answer = (await call(stub.GetCatalogue, wanted, deadline, what=_COORDINATOR)).response
+        answer = (await call(stub.GetCatalogue, wanted, deadline, what=COORDINATOR)).response
         digest, signed = answer.digest, signed + answer.chunk
         if not answer.chunk or len(signed) > min(answer.size, _MOST_BYTES):
             raise InvalidAnswer("a node's catalogue came in parts that do not fit", reason="CATALOGUE_INVALID")

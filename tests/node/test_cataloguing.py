@@ -9,7 +9,7 @@ from members import World
 from serving import add_patches, make_auditor, make_home, publish
 
 from node.accounting import Accountant
-from node.cataloguing import CHUNK_BYTES, Cataloguer, catalogue_chunk
+from node.cataloguing import Cataloguer, catalogue_chunk
 from node.state import open_state
 from rsfed.codes import hamming
 from rsfed.config import PolicySection
@@ -18,6 +18,7 @@ from rsfed.home import transaction
 from rsfed.index.facets import Columns
 from rsfed.privacy.counts import STEP
 from rsfed.privacy.policy import policy
+from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.trust.catalogue import open_catalogue, sign_catalogue
 from rsfed.trust.manifest import CodebookEntry, FederationClass, Nomenclature
 from rsfed.trust.names import Role
