@@ -10,6 +10,7 @@ from PIL import Image
 
 from rsfed.home import Home
 from rsfed.trust.identity import load_identity
+from rsfed.trust.names import MemberId
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
@@ -28,9 +29,19 @@ def federation(tmp_path_factory):
             made.add_analyst(name)
         write_images(made.folder / "queries", {"stripes-a": 1}, seed=99)
         made.wait_serving("alps")
+        wait_until(lambda: {"ada", "eve", "kim"} <= members(made), what="the node has the sealing keys of all analysts")
         yield made
     finally:
         made.close()
+
+
+def bundle(federation):
+    """The trust bundle that the node alps believes."""
+    return load_identity(Home(federation.home("alps")).identity).bundle
+
+
+def members(federation):
+    return {MemberId.parse(uri).name for uri in bundle(federation).members}
 
 
 @pytest.fixture
@@ -154,7 +165,6 @@ def test_who_was_put_out_gets_nothing_that_was_approved(federation, tmp_path):
         lambda: access(federation, "collect", request, "--out", tmp_path, analyst="kim", check=False).returncode == 4,
         what="the coordinator knows who was put out",
     )
-    home = Home(federation.home("alps"))
-    wait_until(lambda: load_identity(home.identity).bundle.revoked_names, what="the node knows who was put out")
+    wait_until(lambda: bundle(federation).revoked_names, what="the node knows who was put out")
     assert reason(operator(federation, "approve", asked, check=False)) == "REVOKED"
     assert not list(tmp_path.iterdir())
