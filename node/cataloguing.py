@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from node.accounting import Note
     from node.publishing import Items
     from rsfed.clock import Now
-    from rsfed.config import PolicySection
+    from rsfed.config_policy import PolicySection
     from rsfed.home import Home
     from rsfed.index.facets import Columns
     from rsfed.privacy.policy import Policy

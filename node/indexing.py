@@ -21,10 +21,10 @@ import numpy as np
 
 from node.catalogue import Catalogue
 from node.cataloguing import Cataloguer
+from node.epochs import Epochs
 from node.features import FeatureCache, FeatureKey, features_file
 from node.indexes import make_equal, open_index, serve_release, served_release
 from node.presence import Presence
-from node.published import Published
 from node.publishing import Publisher
 from node.reading import Content, reader
 from node.searchable import REMEDY, unsearchable
@@ -197,7 +197,7 @@ class _Work:
         self._unpublished = False
         self._published = 0.0
         self._unannounced = False  # patches came or went since the last epoch
-        self._epoch: dict[str, Published] = {}
+        self._epochs = Epochs(catalogue.connection, owner.publisher, owner.cataloguer)
         self._lost = 0  # patches that no encoder of the release reads
 
     def close(self) -> None:
@@ -273,7 +273,7 @@ class _Work:
         self.close()
         self._active = _Active(release, indexes, facts)
         self._unpublished = self._unannounced = True
-        self._epoch = self._publications(release)
+        self._epochs.take(release)
         serve_release(self._home, release.digest)
         self._publish()
         seconds = round(time.monotonic() - started, 3)
@@ -395,7 +395,7 @@ class _Work:
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
         self._owner.publish(
-            Served(active.release, snapshots, active.facts, held, lost, self._epoch, self._signed(active.release))
+            Served(active.release, snapshots, active.facts, held, lost, self._epochs.items, self._epochs.catalogue)
         )
         if lost and lost != self._lost:
             log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")
@@ -404,35 +404,17 @@ class _Work:
 
     def _begin_epoch(self) -> None:
         """Publish what came or went, for answers that go by cells and as a catalogue, once all codes are there."""
-        publisher, cataloguer, active = self._owner.publisher, self._owner.cataloguer, self._active
+        active = self._active
         if active is None or not (self._settled and self._unannounced):
             return
-        connection, release = self._catalogue.connection, active.release
         items = {name: partial(self._items, active, name) for name in active.indexes}
-        done = [publisher.publish(connection, release, name, each) for name, each in items.items() if publisher]
-        if cataloguer:
-            done.append(cataloguer.publish(connection, release, items))
-        self._unannounced = None in done
-        if any(done):
-            self._epoch = self._publications(active.release)
-            self._unpublished = True
+        changed, self._unannounced = self._epochs.begin(active.release, items)
+        self._unpublished |= changed
 
     def _items(self, active: _Active, encoder_id: str) -> tuple[Ids, Codes, Columns]:
         ids, codes = self._coded(active.release, encoder_id)
         served = np.isin(ids, active.facts.ids)
         return ids[served], codes[served], active.facts.of(ids[served]).columns
-
-    def _signed(self, release: Release) -> bytes:
-        return self._owner.cataloguer.current(self._catalogue.connection, release) if self._owner.cataloguer else b""
-
-    def _publications(self, release: Release) -> dict[str, Published]:
-        if self._owner.publisher is None:
-            return {}
-        found = {
-            name: self._owner.publisher.current(self._catalogue.connection, release, name)
-            for name in release.manifest.encoders
-        }
-        return {name: each for name, each in found.items() if each is not None}
 
     def _held(self, modality: str, index: IndexWriter) -> int:
         """Return how many patches can be searched once all have codes; what cannot be read is not among them."""

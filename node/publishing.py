@@ -71,9 +71,10 @@ class Publisher:
         Returns:
             Whether anything changed; None where it is not time yet.
         """
-        kept, now = self._kept(connection, release, encoder), self._now()
-        if kept is not None and now - kept.made < self._epoch:
-            return None
+        now = self._now()
+        if (made := self._made(connection, release, encoder)) is not None and now - made < self._epoch:
+            return None  # looked at every second, so without what was published
+        kept = self._kept(connection, release, encoder)
         if not release.manifest.codebook:
             log.warning("publication.no_codebook", release=release.manifest.version)
             return False
@@ -108,6 +109,14 @@ class Publisher:
             tuple(grid.tiles(known.boxes, tier) for tier in tiers),
             tuple(grid.periods(known.times, tier) for tier in tiers),
         )
+
+    def _made(self, connection: sqlite3.Connection, release: Release, encoder: str) -> datetime | None:
+        """Return when something was published last under the policy of now."""
+        row = connection.execute(
+            "SELECT made FROM publication WHERE release = ? AND encoder = ? AND floor = ? AND per_class = ?",
+            (release.digest, encoder, self._policy.floor, self._per_class),
+        ).fetchone()
+        return None if row is None else datetime.fromisoformat(row[0])
 
     def _kept(self, connection: sqlite3.Connection, release: Release, encoder: str) -> _Kept | None:
         """Return what was published last under the policy of now; another one starts anew."""

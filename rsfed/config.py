@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection
+from rsfed.config_policy import PolicySection
 from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
@@ -79,44 +80,6 @@ class LabelsSection(Section):
     """How own labels become classes of the federation."""
 
     map: dict[str, str | list[str]] = Field(default={})  # own label -> "none", one class or several
-
-
-FilterName = Literal["time", "bbox", "modality", "label"]
-
-
-LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
-"""Policy levels, the one that discloses most first."""
-
-
-class AnalystPolicy(Section):
-    """What the node discloses to one analyst."""
-
-    level: LevelName
-    loosen: bool = False  # has to be said where this discloses more than the node's own level
-
-
-class PolicySection(Section):
-    """What the node discloses."""
-
-    level: LevelName = "guarded"
-    unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
-    cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
-    epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
-    catalogue_days: float = Field(default=30.0, ge=1, le=366)  # at catalogue, sealed and counts: between publications
-    epsilon: float = Field(default=0.5, gt=0, le=0.5)  # there: what the counts of one publication cost of 2 a release
-    counted_patches: int = Field(default=50, ge=1, le=50)  # there: of one acquisition; fewer need less noise
-    analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
-
-    @model_validator(mode="after")
-    def _loosens_only_where_it_says_so(self) -> Self:
-        levels = get_args(LevelName)
-        for name, own in self.analysts.items():
-            if levels.index(own.level) < levels.index(self.level) and not own.loosen:
-                raise ValueError(
-                    f"analysts.{name} is answered at {own.level}, which discloses more than {self.level}: write "
-                    "loosen = true beside it if that is meant"
-                )
-        return self
 
 
 Hours = Annotated[str, Field(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-3])$")]

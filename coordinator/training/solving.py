@@ -13,9 +13,10 @@ from flwr.serverapp import Grid
 from coordinator.training.arrays import record_of, views
 from coordinator.training.attendance import Attendance, Nodes
 from coordinator.training.changes import shorten
-from coordinator.training.updates import LEAST_COMPARED, MAX_CLAIM, MAX_EXAMPLES, read_result
+from coordinator.training.updates import MAX_CLAIM, MAX_EXAMPLES, read_result
 from rsfed.clock import Deadline
 from rsfed.errors import InvalidMessage
+from rsfed.hashing.agreement import LEAST_COMPARED
 from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays, Config

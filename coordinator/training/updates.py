@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from coordinator.training.arrays import views
 from coordinator.training.changes import lengthen
 from rsfed.errors import InvalidMessage
+from rsfed.hashing.agreement import LEAST_COMPARED
 from rsfed.hashing.payload import Arrays, Metrics
 from rsfed.hashing.plan import ARRAYS, EXAMPLES, LOSS, METRICS, SECONDS
 
@@ -27,7 +28,6 @@ MAX_LOSS = 1e6  # that a node may tell
 MAX_GROWTH = 10.0  # L2 norm of an update, in norms of the weights that it starts from
 MAX_NORM = 10.0  # L2 norm of an update, in medians of the round
 MAX_CLAIM = 10.0  # patches that a node counts for, in medians of what the round's nodes claim
-LEAST_COMPARED = 3  # results below which a median says nothing about any of them
 
 
 @dataclass(frozen=True, slots=True)

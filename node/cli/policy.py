@@ -11,7 +11,7 @@ from node.cli.options import DEFAULT_HOME, HomeOption, node_home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rsfed.config import PolicySection
+    from rsfed.config_policy import PolicySection
     from rsfed.home import Home
 
 _GAINS = {1: ("0", "0"), 2: ("14", "1.5"), 4: ("27", "3.0"), 8: ("41", "4.1")}

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rsfed.hashing.closed_form import LEAST_PATCHES, Matrix, Sums, total
 
-LEAST_COMPARED = 3  # nodes below which nobody can say who is right
+LEAST_COMPARED = 3  # nodes, or their results, below which nobody can say who is right
 OPPOSED = -0.1  # agreement over all patches
 STRANGE = 0.1  # agreement over patches of classes that the others hold, too
 _ENOUGH = LEAST_PATCHES - 0.5  # patches; numbers that are solved for are whole but for rounding

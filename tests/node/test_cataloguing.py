@@ -12,7 +12,7 @@ from node.accounting import Accountant
 from node.cataloguing import Cataloguer, catalogue_chunk
 from node.state import open_state
 from rsfed.codes import hamming
-from rsfed.config import PolicySection
+from rsfed.config_policy import PolicySection
 from rsfed.errors import InvalidAnswer, StateError, UnknownHandle
 from rsfed.home import transaction
 from rsfed.index.facets import Columns
