@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from node.catalogue import Catalogue
 from node.cataloguing import Cataloguer
+from node.encoders import Encoder, MakeEncoder
 from node.epochs import Epochs
 from node.features import FeatureCache, FeatureKey, features_file
 from node.indexes import make_equal, open_index, serve_release, served_release
@@ -48,30 +49,6 @@ PUBLISH_S = 2.0  # new patches become searchable in steps of this length
 RETRY_S = 600.0  # for files that could not be read
 FAILED_S = 30.0  # pause after a failure
 _NICENESS = 10
-
-
-class Encoder(Protocol):
-    """Makes the codes of patches."""
-
-    def encode(self, contents: Sequence[Content]) -> Codes:
-        """Return one code for each content, uint8, shape (n, bits // 8)."""
-
-
-MakeEncoder = Callable[[Release, str], Encoder]
-
-
-def torch_encoder(threads: int) -> MakeEncoder:
-    """Return what loads an encoder of a release to run on this many threads; torch loads at the first use."""
-
-    def load(release: Release, encoder_id: str) -> Encoder:
-        import torch  # noqa: PLC0415 - a node whose codes are complete never needs it
-
-        from rsfed.hashing.encoder import Encoder as HashEncoder  # noqa: PLC0415
-
-        torch.set_num_threads(threads)
-        return HashEncoder.load(release, encoder_id)
-
-    return load
 
 
 class Indexer:

@@ -19,9 +19,10 @@ from node.auditing import Auditor, Kind, open_log
 from node.cataloguing import Cataloguer
 from node.control import ControlService
 from node.desk import AccessDesk
+from node.encoders import MakeEncoder, torch_encoder
 from node.guard import Guard
 from node.handles import Handles
-from node.indexing import Indexer, MakeEncoder, torch_encoder
+from node.indexing import Indexer
 from node.keys import handle_key, tie_key
 from node.ledger import Ledger
 from node.membership import Membership

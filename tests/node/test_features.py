@@ -16,8 +16,9 @@ from PIL import Image
 import node.indexing
 from node.backup import back_up, restore
 from node.catalogue import Catalogue
+from node.encoders import torch_encoder
 from node.features import FeatureCache, FeatureKey, features_file
-from node.indexing import Indexer, torch_encoder
+from node.indexing import Indexer
 from node.reading import FeatureReader, reader
 from node.served import Shelf
 from rsfed.clock import utc_now
