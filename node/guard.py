@@ -15,7 +15,7 @@ Whoever is answered by cells learns POLICY of what the policy refuses; the reaso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,11 +27,14 @@ from rsfed.codes import Codes, from_bytes
 from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle, UsageError, WithheldByPolicy
 from rsfed.index.filters import Filter
 from rsfed.index.search import Snapshot
-from rsfed.privacy.grid import snapped
+from rsfed.privacy.detail import Detail
+from rsfed.privacy.grid import ASKED
 from rsfed.privacy.policy import Ask, Policies, Policy
 from rsfed.trust.bundle import Bundle
 from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, verify_envelope
-from rsfed.v1.envelope_pb2 import SignedEnvelope
+from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
+
+EXACT = Detail()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Admitted:
         codes: Query codes, uint8, shape (q, bits // 8).
         ask: What is wanted for each code.
         policy: At which level it is answered.
-        where: Which items count, snapped to the policy's grid where answers go by cells; None where all do.
+        where: Which items count, widened to what the policy tells; None where all do.
+        detail: In how much detail it is told where and when items lie.
     """
 
     query: VerifiedQuery
@@ -55,6 +59,7 @@ class Admitted:
     ask: Ask
     policy: Policy
     where: Filter | None = None
+    detail: Detail = EXACT
 
     @property
     def encoder(self) -> str:
@@ -80,7 +85,7 @@ class Guard:
         ledger: Remembers what was answered.
         node: The node's own name.
         policies: Who is answered at which level.
-        unfilterable: Fields that no query may be filtered by.
+        detail: In how much detail it is told, and may be asked, where and when items lie.
     """
 
     def __init__(
@@ -90,13 +95,13 @@ class Guard:
         *,
         node: str,
         policies: Policies,
-        unfilterable: Collection[str] = (),
+        detail: Detail = EXACT,
     ) -> None:
         self._trust = trust
         self._ledger = ledger
         self._node = node
         self._policies = policies
-        self._unfilterable = unfilterable
+        self._detail = detail
 
     def admit(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a new query and write it into the ledger.
@@ -111,7 +116,8 @@ class Guard:
             WithheldByPolicy: either of these, or NOT_PUBLISHED or NO_CODEBOOK, to one who is answered by cells.
         """
         query, served, codes, ask, policy, where = self._checked(signed, served, now)
-        return Admitted(query, served, self._ledger.record(query, now=now).salt, codes, ask, policy, where)
+        salt = self._ledger.record(query, now=now).salt
+        return Admitted(query, served, salt, codes, ask, policy, where, self._detail)
 
     def admit_again(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> Admitted:
         """Admit a query that was answered before and asks for more of the same.
@@ -130,7 +136,7 @@ class Guard:
             raise UnknownHandle("this query was not answered here; search first")
         if entry.envelope_digest != query.digest:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
-        return Admitted(query, served, entry.salt, codes, ask, policy, where)
+        return Admitted(query, served, entry.salt, codes, ask, policy, where, self._detail)
 
     def _checked(
         self, signed: SignedEnvelope, served: Served | None, now: datetime
@@ -142,18 +148,22 @@ class Guard:
         self._check_scope(query, served, policy, now)
         if policy.publishes:
             raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED")
+        where = self._where(query.envelope, served, policy)
+        if policy.by_cells:
+            _check_published(query.envelope.encoder, served)
+        return query, served, codes, ask, policy, where
+
+    def _where(self, envelope: QueryEnvelope, served: Served, policy: Policy) -> Filter | None:
+        """Return which items count, widened to what is told."""
+        manifest, kept = served.release.manifest, self._detail.kept
         if not policy.by_cells:
-            return query, served, codes, ask, policy, filter_of(query.envelope, served.release.manifest, self._kept())
+            exact = filter_of(envelope, manifest, kept)
+            return exact and self._detail.filter(exact)
         try:
-            where = filter_of(query.envelope, served.release.manifest, self._kept("label"))
+            exact = filter_of(envelope, manifest, kept | {"label"})
         except (EnvelopeRefused, UsageError) as error:
             raise WithheldByPolicy(error.public, reason=error.reason) from error
-        _check_published(query.envelope.encoder, served)
-        return query, served, codes, ask, policy, None if where is None else snapped(where)
-
-    def _kept(self, *more: str) -> set[str]:
-        """Return the fields that no query may be filtered by."""
-        return {*self._unfilterable, *more}
+        return exact and ASKED.filter(exact)
 
     def _check_scope(self, query: VerifiedQuery, served: Served, policy: Policy, now: datetime) -> None:
         scope = self._trust().scope_of(query.requester)

@@ -186,7 +186,7 @@ class NodeServer:
                 ledger,
                 node=identity().member.name,
                 policies=self._policies,
-                unfilterable=self._config.policy.unfilterable,
+                detail=self._config.policy.detail,
             ),
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),

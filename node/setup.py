@@ -46,6 +46,10 @@ independent_files = false
 # level = "partner"
 # What no query may be filtered by: of "time", "bbox", "modality", "label". A query with such a filter is refused.
 # unfilterable = ["label"]
+# How coarsely it is told, and may be asked, where and when: "10km", "100km" or "none"; "day", "month", "year" or
+# "none". Without a line exactly, but at "guarded", which never says more than degrees and months.
+# footprints = "10km"
+# dates = "month"
 # What single analysts are answered at; loosen = true has to be said where that discloses more.
 # analysts.ada = {{ level = "partner", loosen = true }}
 

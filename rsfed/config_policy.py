@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from rsfed.config_section import Section
 
+if TYPE_CHECKING:
+    from rsfed.privacy.detail import Detail
+
 FilterName = Literal["time", "bbox", "modality", "label"]
+PlaceName = Literal["exact", "10km", "100km", "none"]
+TimeName = Literal["exact", "day", "month", "year", "none"]
 
 LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
 """Policy levels, the one that discloses most first."""
@@ -26,12 +31,21 @@ class PolicySection(Section):
 
     level: LevelName = "guarded"
     unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
+    footprints: PlaceName = "exact"  # how coarsely places are told, and may be asked for
+    dates: TimeName = "exact"  # the same of times
     cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
     epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
     catalogue_days: float = Field(default=30.0, ge=1, le=366)  # at catalogue, sealed and counts: between publications
     epsilon: float = Field(default=0.5, gt=0, le=0.5)  # there: what the counts of one publication cost of 2 a release
     counted_patches: int = Field(default=50, ge=1, le=50)  # there: of one acquisition; fewer need less noise
     analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
+
+    @property
+    def detail(self) -> Detail:
+        """In how much detail where and when is told."""
+        from rsfed.privacy.detail import Detail  # noqa: PLC0415 - numpy, only where it is used
+
+        return Detail(self.footprints, self.dates, self.unfilterable)
 
     @model_validator(mode="after")
     def _loosens_only_where_it_says_so(self) -> Self:

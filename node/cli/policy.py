@@ -48,7 +48,7 @@ def _section(home: Home) -> PolicySection:
 def _words(section: PolicySection) -> Iterator[str]:
     from rsfed.privacy.policy import explain as in_words  # noqa: PLC0415 - loaded only when used
 
-    yield in_words(section.level, section.unfilterable)
+    yield in_words(section.level, section.detail)
     for name, own in sorted(section.analysts.items()):
         yield f"\n{name} is answered at {own.level}"
 

@@ -33,7 +33,7 @@ def serve(
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)
-    explanation = explain(config.policy.level, config.policy.unfilterable)
+    explanation = explain(config.policy.level, config.policy.detail)
     configure_logs(verbose=verbose)
 
     from node.serve import serve as serving  # noqa: PLC0415 - grpc, only once the configuration will do

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,9 @@ CSV_COLUMNS = (
     "west", "south", "east", "north", "acquired_start", "acquired_end",
     "relevance",
 )  # fmt: skip
+
+
+STAC_VERSION = "1.1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,19 @@ def to_geojson(asked: Asked, answers: Sequence[Answer]) -> str:
             ],
             "features": [_feature(answer.query, hit) for answer in answers for hit in answer.result.hits],
         }
+    )
+
+
+def to_stac(asked: Asked, answers: Sequence[Answer]) -> str:
+    """Return the same as a STAC 1.1.0 ItemCollection: a hit whose time is undisclosed is no STAC item and left out."""
+    return to_geojson(
+        asked,
+        [
+            replace(
+                answer, result=replace(answer.result, hits=tuple(hit for hit in answer.result.hits if hit.acquired))
+            )
+            for answer in answers
+        ],
     )
 
 
@@ -230,7 +246,7 @@ def _feature(query: str, hit: Hit) -> dict[str, Any]:
         "rsfed:bucket_size": hit.bucket_size,
     }
     if hit.acquired:
-        feature |= {"stac_version": "1.0.0", "links": [], "assets": {}}
+        feature |= {"stac_version": STAC_VERSION, "links": [], "assets": {}}
     return feature
 
 

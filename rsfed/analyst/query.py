@@ -47,6 +47,7 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     GEOJSON = "geojson"
+    STAC = "stac"
     CSV = "csv"
 
 
@@ -318,13 +319,18 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     elif output is Output.CSV:
         sys.stdout.write(outputs.to_csv(answers))
     else:
-        write = outputs.to_json if output is Output.JSON else outputs.to_geojson
-        sys.stdout.write(write(asked, answers))
+        forms = {Output.JSON: outputs.to_json, Output.GEOJSON: outputs.to_geojson, Output.STAC: outputs.to_stac}
+        sys.stdout.write(forms[output](asked, answers))
     sys.stdout.flush()
     results = [answer.result for answer in answers]
     Console(stderr=True).print(outputs.outcome_table(worst_outcomes(results)))
     for note in advice.notes(results):
         typer.echo(note, err=True)
+    undated = sum(hit.acquired is None for result in results for hit in result.hits)
+    if output is Output.STAC and undated:
+        typer.echo(
+            f"left out: {undated} hits say no time, so they are no STAC items; --output geojson lists them", err=True
+        )
 
 
 def _draw(path: Path, asked: Asked, found: Sequence[_Found]) -> None:

@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.index.filters import Filter
+from rsfed.privacy.detail import Detail
 from rsfed.wire import DEGREE, EARLIEST, LATEST, NO_FOOTPRINT, NO_TIME
 
 TIERS = 3
+ASKED = Detail("100km", "month")
+"""How filters are snapped: to the tiles and months of tier 0."""
+
 NONE = -1  # in place of a tile or a period
 _DEGREES = (1, 10)  # of a tile
 _MONTHS = (1, 12)  # of a period
@@ -76,16 +80,6 @@ def times_of(places: Places, tiers: NDArray[np.uint8]) -> NDArray[np.int64]:
     return times
 
 
-def snapped(where: Filter) -> Filter:
-    """Return a filter whose time and box are widened to months and tiles of one degree."""
-    return Filter(
-        after=None if where.after is None else _month(where.after)[0],
-        before=None if where.before is None else _month(where.before)[1],
-        box=None if where.box is None else _outward(*where.box),
-        modality=where.modality,
-    )
-
-
 def passes(where: Filter, places: Places, times: Places, tiers: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which of these tiles and periods may hold, as far as is told, what a snapped filter wants.
 
@@ -114,21 +108,5 @@ def passes(where: Filter, places: Places, times: Places, tiers: NDArray[np.uint8
     return good
 
 
-def _outward(west: int, south: int, east: int, north: int) -> tuple[int, int, int, int]:
-    """Return a box widened to whole degrees; one that is then all around the Earth does not cross the antimeridian."""
-    wide = west // DEGREE, south // DEGREE, -(-east // DEGREE), -(-north // DEGREE)
-    if west > east and wide[0] <= wide[2]:
-        wide = -180, wide[1], 180, wide[3]
-    return wide[0] * DEGREE, wide[1] * DEGREE, wide[2] * DEGREE, wide[3] * DEGREE
-
-
 def _start_of(months: NDArray[np.int64]) -> NDArray[np.int64]:
     return months.astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
-
-
-def _month(moment: int) -> tuple[int, int]:
-    """Return the first and last millisecond of the month of a moment, which may lie outside the calendar."""
-    if not EARLIEST <= moment <= LATEST:
-        return moment, moment
-    month = np.array([moment], np.int64).astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
-    return int(_start_of(month)[0]), int(_start_of(month + 1)[0]) - 1

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rsfed.errors import ConfigError
 from rsfed.privacy.counts import MOST_EPSILON
+from rsfed.privacy.detail import Detail
 
 ROWS_PER_QUERY = 16_384
 """Buckets, and items, that a node lists for all codes of one query together; at least k of each for every code."""
@@ -134,19 +135,21 @@ def policy(level: str) -> Policy:
     return POLICIES[level]
 
 
-def explain(level: str, unfilterable: Collection[str] = ()) -> str:
+def explain(level: str, detail: Detail) -> str:
     """Return in words what a level gives away.
 
     Args:
         level: The level.
-        unfilterable: Fields that no query may be filtered by.
+        detail: In how much detail where and when is told, and what no query may be filtered by.
 
     Raises:
         ConfigError: there is no such level.
     """
     chosen = policy(level)
-    kept = {*unfilterable, "label"} if chosen.by_cells else unfilterable
-    return chosen.explanation.format(filters=_filters(kept))
+    filters = _filters(detail.kept | {"label"} if chosen.by_cells else detail.kept)
+    if not chosen.by_cells:
+        filters += f"\n  Detail:      places are told {_PLACES[detail.places]}, times {_TIMES[detail.times]}."
+    return chosen.explanation.format(filters=filters)
 
 
 def _filters(unfilterable: Collection[str]) -> str:
@@ -184,6 +187,13 @@ def disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.
     )
 
 
+_PLACES = {
+    "exact": "exactly",
+    "10km": "in tenths of a degree",
+    "100km": "in whole degrees",
+    "none": "not at all",
+}
+_TIMES = {"exact": "exactly", "day": "as days", "month": "as months", "year": "as years", "none": "not at all"}
 _FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "class"}
 _PARTNER = """\
 Policy level: partner

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pystac
 import pytest
 from rich.console import Console
 
@@ -27,6 +28,18 @@ def test_json_is_as_documented(asked, answer):
 
 def test_geojson_is_as_documented(asked, answer):
     assert outputs.to_geojson(asked, [answer]) == (GOLDEN / "answer.geojson").read_text()
+
+
+def test_stac_is_a_valid_collection_of_the_hits_that_say_when(asked, answer):
+    told = json.loads(outputs.to_stac(asked, [answer]))
+    collection = pystac.ItemCollection.from_dict(told)
+    for item in collection:
+        item.validate()  # against the schema that pystac brings along
+    assert {item["stac_version"] for item in told["features"]} == {pystac.get_stac_version()}
+    assert [item.id for item in collection] == ["0a" * 16, "0c" * 16]
+    assert collection[0].common_metadata.start_datetime.isoformat() == "2024-05-01T10:30:00+00:00"
+    assert collection[1].datetime.isoformat() == "2024-05-01T10:30:00+00:00"
+    assert told["numberReturned"] == 2
 
 
 def test_csv_is_as_documented(answer):

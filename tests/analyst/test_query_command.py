@@ -161,6 +161,13 @@ def test_stdout_is_one_json_document_and_outcomes_are_on_stderr_too(session, ima
     assert "UNREACHABLE" in printed.err
 
 
+def test_a_stac_collection_says_how_many_hits_it_leaves_out(session, image, capsys):
+    assert run(["query", image, "--output", "stac"]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["numberReturned"] == 2
+    assert "1 hits say no time" in printed.err
+
+
 def test_csv_has_one_line_for_each_hit(session, image, capsys):
     assert run(["query", image, "--output", "csv"]) == ExitCode.DONE
     assert len(capsys.readouterr().out.splitlines()) == 4

@@ -1,6 +1,7 @@
 """What a node answers to a query with a filter: as if it held nothing but the items that pass."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from node.state import open_state
 from rsfed.errors import EnvelopeRefused, UsageError
 from rsfed.merging.queries import question_of
 from rsfed.merging.validate import validate
+from rsfed.privacy.detail import Detail
 from rsfed.trust.envelope import filtered_fields
 from rsfed.trust.manifest import FederationClass, Nomenclature
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryEnvelope, QueryFilter
@@ -119,13 +121,13 @@ def test_the_answer_is_that_of_an_archive_of_what_passes(mixed, wanted, seed, k,
         assert frozenset(mixed.open(page.item_handles)) in {members for _, members in expected}
 
 
-def strict(archive, *unfilterable):
+def strict(archive, detail):
     return Guard(
         archive.world.bundle,
         Ledger(open_state(archive.home)),
         node="berne",
         policies=PARTNER,
-        unfilterable=unfilterable,
+        detail=detail,
     )
 
 
@@ -142,7 +144,7 @@ def strict(archive, *unfilterable):
 def test_a_field_that_the_policy_keeps_is_no_filter_and_the_query_is_not_even_written_down(tmp_path, wanted, reason):
     archive = Archive(tmp_path, np.zeros((3, 4), np.uint8))
     field = reason.removeprefix("UNFILTERABLE_").lower()
-    archive.searcher = replace(archive.searcher, guard=strict(archive, field))
+    archive.searcher = replace(archive.searcher, guard=strict(archive, Detail(unfilterable=[field])))
     with pytest.raises(EnvelopeRefused, match=f"filtered by {field}; ask again without") as refused:
         archive.search(archive.codes[:1], filter=wanted)
     assert refused.value.reason == reason
@@ -155,10 +157,31 @@ def test_a_field_that_the_policy_keeps_is_no_filter_and_the_query_is_not_even_wr
 
 def test_all_fields_that_the_policy_keeps_are_told_at_once(tmp_path):
     archive = Archive(tmp_path, np.zeros((3, 4), np.uint8))
-    archive.searcher = replace(archive.searcher, guard=strict(archive, "label", "time", "bbox"))
+    archive.searcher = replace(archive.searcher, guard=strict(archive, Detail("none", unfilterable=["label", "time"])))
     with pytest.raises(EnvelopeRefused, match="filtered by time or label; ask again") as refused:
         archive.search(archive.codes[:1], filter=QueryFilter(after=1, modality="rgb", labels=[1]))
     assert (refused.value.reason, refused.value.fields) == ("UNFILTERABLE_TIME", ("time", "label"))
+    with pytest.raises(EnvelopeRefused, match="filtered by bbox; ask again") as refused:
+        archive.search(archive.codes[:1], filter=QueryFilter(bbox=BOX))
+
+
+def test_places_and_times_are_told_and_asked_as_coarsely_as_the_policy_says(tmp_path):
+    archive = Archive(tmp_path, np.zeros((0, 4), np.uint8))
+    archive.ids = np.array(add_patches(archive.home, 4, place=WEST, time=LATE))
+    serve(archive, 1)
+    archive.searcher = replace(archive.searcher, guard=strict(archive, Detail("100km", "year")))
+    beside = QueryFilter(bbox=BoundingBox(west=75_000_000, south=465_000_000, east=76_000_000, north=466_000_000))
+    beside.after = round(datetime(2024, 12, 1, tzinfo=UTC).timestamp() * 1000)
+    checked, _ = ask(archive, archive.codes[:1], beside, k=10)
+    assert np.unique(checked.columns[0].footprints, axis=0).tolist() == [
+        [70_000_000, 460_000_000, 80_000_000, 470_000_000]
+    ]
+    start, end = np.unique(checked.columns[0].acquired, axis=0)[0].tolist()
+    assert [datetime.fromtimestamp(each / 1000, UTC).isoformat() for each in (start, end + 1)] == [
+        "2024-01-01T00:00:00+00:00",
+        "2025-01-01T00:00:00+00:00",
+    ]
+    assert not ask(archive, archive.codes[:1], QueryFilter(bbox=BOX), k=10)[0].columns[0].footprints
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def _spoken_of(node, cell, wanted):
             wanted.before if wanted.HasField("before") else None,
             (box.west, box.south, box.east, box.north) if wanted.HasField("bbox") else None,
         )
-        good = grid.passes(grid.snapped(where), published.places, published.times, published.tiers)
+        good = grid.passes(grid.ASKED.filter(where), published.places, published.times, published.tiers)
         inside = inside[good[published.atoms[inside]]]
     return published.ids[inside].tolist()
 

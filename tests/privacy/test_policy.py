@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsfed.errors import ConfigError
+from rsfed.privacy.detail import Detail
 from rsfed.privacy.policy import ROWS_PER_QUERY, Ask, Withheld, disclose_exactly, explain, policy
 
 SIZES = st.lists(st.integers(1, 50), max_size=30).map(lambda sizes: np.array(sizes, np.int64))
@@ -67,7 +68,7 @@ FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "cla
 
 @pytest.mark.parametrize("kept", [set(each) for n in range(5) for each in combinations(FIELDS, n)])
 def test_the_operator_is_told_by_what_queries_may_be_filtered_and_by_what_not(kept):
-    text = " ".join(explain("partner", kept).split())
+    text = " ".join(explain("partner", Detail(unfilterable=kept)).split())
     may, _, not_by = text.partition("Filters: ")[2].partition("`policy.unfilterable`")[0].partition("None by ")
     assert {field for field, word in FIELDS.items() if word in may.partition(", so who")[0]} == FIELDS.keys() - kept
     if len(kept) < len(FIELDS):
@@ -76,6 +77,7 @@ def test_the_operator_is_told_by_what_queries_may_be_filtered_and_by_what_not(ke
 
 
 def test_the_operator_is_told_what_partner_gives_away():
-    text = explain("partner")
+    text = explain("partner", Detail("10km", "none"))
+    assert "places are told in tenths of a degree, times not at all" in text
     for gift in ("codes of this archive must be regarded as disclosed", "predicted class of every patch", "images"):
         assert gift in text
