@@ -13,7 +13,7 @@ from rsfed.raster.crop import crop, crop_bytes
 from rsfed.raster.digest import check_unchanged, content_digest
 from rsfed.raster.modality import modality
 from rsfed.raster.preview import preview
-from rsfed.raster.source import refusing
+from rsfed.raster.refusal import refusing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def size_of(item: Item, want: Want) -> int:
         RasterRejected: the file is gone or damaged.
     """
     with refusing(item.path):
-        if want is Want.FILE:
+        if want is Want.FILE and not item.path.is_dir():
             return item.path.stat().st_size
     return 3 * QUICKLOOK**2 if want is Want.QUICKLOOK else crop_bytes(item)
 
@@ -69,6 +69,9 @@ def quicklook(item: Item) -> tuple[str, bytes]:
 
 
 def _whole_file(item: Item) -> tuple[str, bytes]:
+    """Return the file of a patch; of a product, which is several files, all bands on one grid as one file."""
+    if item.path.is_dir():
+        return crop(item)
     with refusing(item.path):
         content = item.path.read_bytes()
         driver = limits.driver_for(content[: limits.MAGIC_BYTES])

@@ -40,7 +40,7 @@ from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import inspect
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.modality import Modality, modality
-from rsfed.raster.source import refusing
+from rsfed.raster.refusal import refusing
 from rsfed.trust.manifest import Nomenclature
 from rsfed.trust.release_store import ReleaseStore
 
@@ -208,8 +208,7 @@ class _Run:
                 self._good.add(known.id)  # a disk that fails just now is no reason to lose a patch
 
     def _take_up(self, candidate: Candidate, known: Known | None) -> None:
-        status = candidate.path.stat()
-        seen = Seen(candidate.name, status.st_size, status.st_mtime_ns, frozenset(candidate.own_labels))
+        seen = Seen(candidate.name, *candidate.stamp(), frozenset(candidate.own_labels))
         if known and _unchanged(known, seen, self._rules):
             self._keep(known, seen)
             return

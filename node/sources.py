@@ -35,12 +35,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was found, by which a later run knows it again without reading it.
+    """A file, or the folder of a product, as it was found, by which a later run knows it again without reading it.
 
     Attributes:
         path: Relative to the archive, with "/".
         size: Size in bytes.
-        mtime_ns: Time of the last modification.
+        mtime_ns: Time of the last modification; of a product a number that stands for size and time of all its files.
         labels: Its labels as the archive spells them.
     """
 

@@ -13,10 +13,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from rsfed.raster.digest import check_unchanged
+from rsfed.raster.image import Source
 from rsfed.raster.item import Item
 from rsfed.raster.modality import Modality, modality
 from rsfed.raster.pixels import strips
-from rsfed.raster.source import Source, opened
+from rsfed.raster.source import opened
 
 _PICTURE_BANDS = (1, 3)
 
@@ -28,8 +29,8 @@ def crop_bytes(item: Item) -> int:
         RasterRejected: the source is gone or damaged.
     """
     with opened(item.path, modality(item.modality)) as source:
-        sample: int = np.dtype(source.dataset.dtypes[0]).itemsize
-        return item.window.width * item.window.height * len(source.bands) * sample
+        sample: int = np.dtype(source.dtype).itemsize
+        return item.window.width * item.window.height * len(source.nodata) * sample
 
 
 def crop(item: Item) -> tuple[str, bytes]:
@@ -53,10 +54,10 @@ def crop(item: Item) -> tuple[str, bytes]:
 
 def _profile(source: Source, item: Item) -> dict[str, Any]:
     """Return where the pixels lie and which value means nothing, as far as the source says so."""
-    window, profile = item.window, {}
-    if source.location.crs is not None and source.dataset.crs:
-        corner = source.dataset.transform @ Affine.translation(window.col, window.row)
-        profile = {"crs": source.dataset.crs, "transform": corner}
+    window, location, profile = item.window, source.location, {}
+    if location.system is not None and not location.fitted:
+        corner = location.affine @ Affine.translation(window.col, window.row)
+        profile = {"crs": location.system, "transform": corner}
     if (nodata := source.nodata[0]) is not None:
         profile["nodata"] = nodata
     return profile

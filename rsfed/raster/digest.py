@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from functools import lru_cache
 from pathlib import Path
 
 from rsfed.errors import RasterRejected
 from rsfed.raster.item import Item, Window
+from rsfed.raster.layouts import product_at
 
 
 def content_digest(file_digest: bytes, window: Window, modality: str) -> str:
@@ -17,13 +19,24 @@ def content_digest(file_digest: bytes, window: Window, modality: str) -> str:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file, 32 bytes; computed again only after the file changed."""
+    """Return the SHA-256 of a source, 32 bytes; a file is hashed again only after it changed.
+
+    That of a product is over band name and SHA-256 of each band's file, in the order of its layout, so neither the
+    names of its files nor what accompanies them changes it.
+
+    Raises:
+        RasterRejected: a folder that is no product.
+        OSError: it cannot be read.
+    """
     status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        bands = product_at(path).bands.items()
+        return hashlib.sha256(b"".join(band.encode() + b"\0" + file_digest(file) for band, file in bands)).digest()
     return _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def check_unchanged(item: Item) -> None:
-    """Check that the file of a patch still is what was ingested.
+    """Check that the source of a patch still is what was ingested.
 
     Raises:
         RasterRejected: it is not.

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rsfed.raster import metadata
 from rsfed.raster.digest import content_digest, file_digest
 from rsfed.raster.geometry import cut, region
+from rsfed.raster.image import Source
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Footprint, Interval, Window
 from rsfed.raster.modality import Modality
 from rsfed.raster.pixels import Strip, strips
-from rsfed.raster.source import Source, opened
+from rsfed.raster.source import opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ def inspect(path: Path, *, root: Path | None, modality: Modality, spec: InputSpe
 
 def survey(source: Source, path: Path, modality: Modality, spec: InputSpec) -> SourceInfo:
     """Describe an open source; arguments and errors as for `inspect`."""
-    dataset, location, tags = source.dataset, source.location, _tags(source)
-    whole = Window(0, 0, dataset.width, dataset.height)
+    location, tags = source.location, source.tags()
+    whole = Window(0, 0, source.width, source.height)
     windows = cut(whole.width, whole.height, location.resolution, spec)
     taken = [region(each, spec.groups[0], location.resolution, spec.fit).within(each) for each in windows]
     shares = nodata_shares(strips(source, whole), taken)
@@ -98,8 +99,8 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec) -> S
     return SourceInfo(
         width=whole.width,
         height=whole.height,
-        bands=len(source.bands),
-        dtype=dataset.dtypes[0],
+        bands=len(source.nodata),
+        dtype=source.dtype,
         nodata=source.nodata,
         crs=location.crs,
         gsd=sqrt(location.resolution[0] * location.resolution[1]) if location.resolution else None,
@@ -112,13 +113,6 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec) -> S
             for window, share, where in zip(windows, shares, footprints, strict=True)
         ),
     )
-
-
-def _tags(source: Source) -> dict[str, str]:
-    try:
-        return dict(source.dataset.tags())
-    except UnicodeDecodeError:  # text in an old encoding is no reason to refuse the pixels
-        return {}
 
 
 def nodata_shares(parts: Iterable[Strip], windows: list[Window]) -> NDArray[np.float64]:

@@ -1,15 +1,17 @@
-"""Walking an archive's folder: which files are images, and what their owner calls them."""
+"""Walking an archive's folder: which files are images, which folders are products, and what their owner calls them."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsfed.errors import ArchiveError
+from rsfed.raster.layouts import product_of
 from rsfed.raster.limits import IMAGE_SUFFIXES
+from rsfed.raster.product import Product
 
 _SIDECARS = (
     *(".aux.xml", ".json", ".geojson", ".txt", ".xml", ".ovr", ".msk", ".prj", ".md"),
@@ -22,17 +24,32 @@ Labels = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that looks like an image.
+    """A file that looks like an image, or a folder that is a product.
 
     Attributes:
         path: Its absolute path.
         name: Its path relative to the archive, with forward slashes.
         own_labels: What its owner calls it; nothing where it is unlabelled.
+        product: What the folder is; None for a file.
     """
 
     path: Path
     name: str
     own_labels: tuple[str, ...]
+    product: Product | None = None
+
+    def stamp(self) -> tuple[int, int]:
+        """Return bytes and time of the last change in nanoseconds, by which a source is known again without reading it.
+
+        Of a product the second is a number that stands for sizes and times of all its files.
+
+        Raises:
+            OSError: it is gone or cannot be looked at.
+        """
+        if self.product is not None:
+            return self.product.stamp()
+        status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +102,9 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
 
 def _labelled(found: Candidate, labels: str, listed: Labels | None) -> Candidate:
     if listed is not None:
-        return Candidate(found.path, found.name, listed.get(found.name, ()))
+        return replace(found, own_labels=listed.get(found.name, ()))
     folder = found.name.split("/")[-2:-1]
-    return Candidate(found.path, found.name, tuple(folder) if labels == "folders" else ())
+    return replace(found, own_labels=tuple(folder) if labels == "folders" else ())
 
 
 def _files(folder: Path, root: Path, label_file: str | None, known: Collection[str]) -> Iterator[Candidate | Skipped]:
@@ -97,6 +114,9 @@ def _files(folder: Path, root: Path, label_file: str | None, known: Collection[s
         entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in known, entry.name))
     except OSError:
         yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
+        return
+    if inside and (product := product_of(folder, {entry.name for entry in entries})):
+        yield Candidate(folder, inside[:-1], (), product)
         return
     folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
     for entry in entries:

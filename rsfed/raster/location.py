@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.transform import from_gcps
 from rasterio.warp import transform
@@ -25,39 +26,47 @@ class Location:
     """Where the pixels of a source lie.
 
     Args:
-        dataset: An open rasterio dataset.
+        crs: The coordinate reference system, a rasterio CRS; None where there is none.
+        affine: From pixels to coordinates.
+        height: Height of the source in pixels.
+        fitted: Whether `affine` is a fit to ground control points.
 
     Attributes:
         crs: The coordinate reference system as text, for example "EPSG:32633"; None where the file has no sound one.
+        system: The same as a rasterio CRS.
+        affine: From pixels to coordinates.
+        fitted: Whether `affine` is a fit to ground control points.
         resolution: Ground sampling distance across and down in metres; None where it is not known.
     """
 
-    def __init__(self, dataset: Any) -> None:  # noqa: ANN401 - rasterio has no types
-        crs, self._affine = _georeference(dataset)
-        self.resolution = _resolution(crs, self._affine, dataset.height / 2) if crs else None
-        self._crs = crs if self.resolution else None
+    def __init__(self, crs: Any, affine: Affine, height: int, *, fitted: bool = False) -> None:  # noqa: ANN401 - no types
+        self.affine, self.fitted = affine, fitted
+        self.resolution = _resolution(crs, affine, height / 2) if crs else None
+        self.system = crs if self.resolution else None
         self.crs = _name(crs.wkt) if self.resolution else None
+
+    @classmethod
+    def of(cls, dataset: Any) -> Self:  # noqa: ANN401 - rasterio has no types
+        """Return where an open rasterio dataset lies; where it has only ground control points, by a fit to them."""
+        if dataset.crs:
+            return cls(dataset.crs, dataset.transform, dataset.height)
+        points, crs = dataset.gcps
+        if crs and len(points) >= 3:
+            return cls(crs, from_gcps(points), dataset.height, fitted=True)
+        return cls(None, dataset.transform, dataset.height)
 
     def footprints(self, windows: Sequence[Window]) -> list[Footprint | None]:
         """Return the bounding box of each window; None for all where the file does not say."""
-        if self._crs is None:
+        if self.system is None:
             return [None] * len(windows)
         cols, rows = _outline(windows)
-        a, b, c, d, e, f = self._affine[:6]
+        a, b, c, d, e, f = self.affine[:6]
         x, y = a * cols + b * rows + c, d * cols + e * rows + f
         try:
-            lon, lat = transform(self._crs, _wgs84(), x.ravel(), y.ravel())
+            lon, lat = transform(self.system, _wgs84(), x.ravel(), y.ravel())
         except Exception:  # noqa: BLE001 - rasterio's own errors are private; a corner may lie off the earth
             return [None] * len(windows)
         return _boxes(np.reshape(lon, x.shape), np.reshape(lat, x.shape))
-
-
-def _georeference(dataset: Any) -> tuple[Any, Any]:  # noqa: ANN401 - rasterio has no types
-    """Return the reference system and affine transform; where there are only ground control points, a fit to them."""
-    if dataset.crs:
-        return dataset.crs, dataset.transform
-    points, crs = dataset.gcps
-    return (crs, from_gcps(points)) if crs and len(points) >= 3 else (None, dataset.transform)
 
 
 def _resolution(crs: Any, affine: Any, middle_row: float) -> Resolution | None:  # noqa: ANN401 - no types

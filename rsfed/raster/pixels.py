@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window as RasterioWindow
 
 from rsfed.raster import limits
+from rsfed.raster.image import Source
 from rsfed.raster.item import Window
-from rsfed.raster.source import Source, block_rows, strip_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +91,9 @@ def _block_mean(strip: Strip, rows: int, factor: int, row: int) -> Strip:
 
 def _strip_rows(source: Source) -> int:
     """Return the height of a strip: as many whole blocks as fit into the byte limit, at least one."""
-    block = block_rows(source.dataset)
-    return block * max(1, limits.STRIP_BYTES // strip_bytes(source.dataset, block))
+    block = source.block_rows
+    return block * max(1, limits.STRIP_BYTES // (block * source.row_bytes))
 
 
 def _read(source: Source, window: Window, row: int, bands: Sequence[int] | None) -> Strip:
-    chosen = range(len(source.bands)) if bands is None else bands
-    area = RasterioWindow(window.col, window.row, window.width, window.height)
-    values = source.dataset.read([source.bands[place] for place in chosen], window=area)
-    return Strip(row, values, _valid(source, values, chosen, area))
-
-
-def _valid(source: Source, values: NDArray[Any], chosen: Sequence[int], area: object) -> NDArray[np.bool_] | None:
-    bad = np.zeros(values.shape[1:], bool)
-    if values.dtype == np.float32:
-        bad |= ~np.isfinite(values).all(axis=0)
-    for band, place in enumerate(chosen):
-        if (nodata := source.nodata[place]) is not None:
-            with np.errstate(over="ignore"):  # a nodata value beyond the type's range is stored as infinity
-                bad |= values[band] == values.dtype.type(nodata)
-    if source.alpha is not None:
-        bad |= source.dataset.read(source.alpha, window=area) == 0
-    if source.masked:
-        bad |= source.dataset.read_masks(1, window=area) == 0
-    return ~bad if bad.any() else None
+    return Strip(row, *source.read(range(len(source.nodata)) if bands is None else bands, window))

@@ -37,12 +37,12 @@ def preview(source: Item | Path, modality: Modality, size: int) -> NDArray[np.ui
     """
     path = source.path if isinstance(source, Item) else source
     with opened(path, modality) as image:
-        window = source.window if isinstance(source, Item) else Window(0, 0, image.dataset.width, image.dataset.height)
+        window = source.window if isinstance(source, Item) else Window(0, 0, image.width, image.height)
         span = max(window.width, window.height)
         across = taps(window.width, (window.width - span) // 2, span, size, "bilinear")
         down = taps(window.height, (window.height - span) // 2, span, size, "bilinear")
         values, valid = resample(strips(image, window, _shown(modality)), across, down)
-        eight_bit = image.dataset.dtypes[0] == "uint8"
+        eight_bit = image.dtype == "uint8"
     picture = np.full((size, size, 3), _PAPER, np.uint8)
     if valid.any():
         low, high = (0.0, 255.0) if eight_bit else np.percentile(values[:, valid], (_LOW, _HIGH))

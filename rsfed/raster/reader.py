@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from rsfed.errors import RasterRejected
 from rsfed.raster.digest import check_unchanged
 from rsfed.raster.geometry import region, shrunk
+from rsfed.raster.image import Source
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.inspect import SourceInfo, survey
 from rsfed.raster.item import Item, Window
 from rsfed.raster.modality import Modality, modality
 from rsfed.raster.pixels import Strip, reduced, strips
 from rsfed.raster.resample import resample, taps
-from rsfed.raster.source import Source, opened
+from rsfed.raster.source import opened
 
 Content = dict[str, NDArray[np.float32]]
 """Patch content: for each band group float32, shape (bands, size, size), normalised."""
@@ -89,8 +90,8 @@ def _strips(source: Source, small: Window, factor: int, places: list[int]) -> It
     if source.overview == factor:
         return strips(source, small, places)
     col, row = small.col * factor, small.row * factor
-    width = min(small.width * factor, source.dataset.width - col)
-    height = min(small.height * factor, source.dataset.height - row)
+    width = min(small.width * factor, source.width - col)
+    height = min(small.height * factor, source.height - row)
     return reduced(strips(source, Window(col, row, width, height), places), factor, height)
 
 

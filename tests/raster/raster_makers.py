@@ -112,3 +112,37 @@ def bomb(path: Path, *, size=11_000, **blocks) -> Path:
     with rasterio.open(path, "w", **profile, **UTM, tiled=True, compress="deflate", sparse_ok=True, **blocks):
         pass
     return path
+
+
+SENTINEL_2_GSD = dict(zip(modality("sentinel-2-l2a").bands, modality("sentinel-2-l2a").native_gsd, strict=True))
+PATCH = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
+RADAR_PATCH = "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57"
+
+
+def optical_patch(
+    parent: Path, name: str = PATCH, seed: int = 0, *, without=(), west=600_000.0, span=1200
+) -> dict[str, np.ndarray]:
+    """Write the folder of a BigEarthNet patch; returns the values of each band, shape (rows, columns)."""
+    random, bands = np.random.default_rng(seed), {}
+    for band, gsd in SENTINEL_2_GSD.items():
+        side = round(span / gsd)
+        bands[band] = random.integers(1, 4000, (side, side)).astype(np.uint16)
+        if band not in without:
+            write_band(parent / name / f"{name}_{band}.tif", bands[band], gsd=gsd, west=west)
+    return bands
+
+
+def radar_patch(parent: Path, name: str = RADAR_PATCH, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write the folder of a BigEarthNet patch of Sentinel-1; returns the values of each band."""
+    random, bands = np.random.default_rng(seed), {}
+    for band in ("VV", "VH"):
+        bands[band] = random.uniform(-25, -5, (120, 120)).astype(np.float32)
+        write_band(parent / name / f"{name}_{band}.tif", bands[band], gsd=10)
+    return bands
+
+
+def write_band(path: Path, values: np.ndarray, *, gsd: float, west=600_000.0, epsg=32633, **profile) -> Path:
+    """Write one band of a product whose upper left corner is fixed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    where = {"crs": f"EPSG:{epsg}" if epsg else None, "transform": Affine(gsd, 0, west, 0, -gsd, 5_400_000)}
+    return write_image(path, values[None], **where, **profile)

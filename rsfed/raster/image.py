@@ -1,0 +1,74 @@
+"""What every source is to those that read it, whether it lies in one file or in several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsfed.raster.item import Window
+from rsfed.raster.location import Location
+
+Pixels = tuple[NDArray[Any], NDArray[np.bool_] | None]
+"""Stored values, shape (bands, rows, columns), and where all have data, shape (rows, columns); None for everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source(ABC):
+    """An open source whose header was checked. All its bands are on one grid.
+
+    Attributes:
+        path: The file, or the folder of the product.
+        width: Width in pixels, of the overview where one is read.
+        height: Height in pixels, of the overview where one is read.
+        dtype: numpy name of the sample type.
+        nodata: Nodata value of each of the modality's bands; None where it has none that its sample type can hold.
+        location: Where the pixels lie, at full resolution.
+        block_rows: Height in pixels of the blocks that it is stored in.
+        row_bytes: Bytes that one row takes in memory, of all bands that are decoded with it.
+        overview: Factor by which it is reduced, 1 for full resolution.
+    """
+
+    path: Path
+    width: int
+    height: int
+    dtype: str
+    nodata: tuple[float | None, ...]
+    location: Location
+    block_rows: int
+    row_bytes: int
+    overview: int
+
+    @abstractmethod
+    def read(self, places: Sequence[int], window: Window) -> Pixels:
+        """Decode some bands, given by their places in the modality, in a window that lies inside."""
+
+    @abstractmethod
+    def tags(self) -> Mapping[str, str]:
+        """Return its metadata, as `rsfed.raster.metadata` reads them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close its files."""
+
+
+def without_data(values: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Return where any band has no data by its own values, shape (rows, columns).
+
+    Args:
+        values: Stored values, shape (bands, rows, columns).
+        nodata: Nodata value of each band.
+    """
+    bad = np.zeros(values.shape[1:], bool)
+    if values.dtype == np.float32:
+        bad |= ~np.isfinite(values).all(axis=0)
+    for band, value in zip(values, nodata, strict=True):
+        if value is not None:
+            with np.errstate(over="ignore"):  # a nodata value beyond the type's range is stored as infinity
+                bad |= band == values.dtype.type(value)
+    return bad

@@ -1,0 +1,40 @@
+"""Folders that are one source: products whose bands lie in files of their own.
+
+Which folders these are say the layouts (`rsfed.raster.layouts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A folder whose files are the bands of one source.
+
+    Attributes:
+        layout: Name of its layout.
+        folder: The folder.
+        bands: File of each band, in an order that is fixed for the layout.
+        tags: Returns its metadata, as `rsfed.raster.metadata` reads them.
+        companions: Files that say something of it and hold no pixels.
+    """
+
+    layout: str
+    folder: Path
+    bands: Mapping[str, Path]
+    tags: Callable[[], Mapping[str, str]]
+    companions: tuple[Path, ...] = ()
+
+    def stamp(self) -> tuple[int, int]:
+        """Return the bytes of all its files, and a number that changes with the size or time of any of them.
+
+        Raises:
+            OSError: one of them is gone or cannot be looked at.
+        """
+        states = [path.stat() for path in (*self.bands.values(), *self.companions)]
+        told = repr([(each.st_size, each.st_mtime_ns) for each in states])
+        return sum(each.st_size for each in states), int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])

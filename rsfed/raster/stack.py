@@ -1,0 +1,178 @@
+"""A source whose bands lie in files of their own, at one or several pixel sizes: all are brought to the finest grid.
+
+Every pixel of a coarser band is repeated, which changes no value. So pixel sizes must be whole multiples of the finest,
+and all files must show the same ground in the same projection; whatever else is refused, never resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio import Affine
+
+from rsfed.errors import RasterRejected
+from rsfed.raster import limits
+from rsfed.raster.image import Pixels, Source
+from rsfed.raster.image_file import check_size
+from rsfed.raster.item import Window
+from rsfed.raster.modality import Modality
+from rsfed.raster.product import Product
+from rsfed.raster.refusal import refusing
+
+_TOLERANCE = 0.01  # pixels of the finest grid by which corners may differ
+OpenBand = Callable[[Path, Modality], Source]
+"""Opens one file as a source of one band."""
+
+
+class Factor(NamedTuple):
+    """How many pixels of the finest grid a pixel of a band is wide and high."""
+
+    across: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(Source):
+    """The open bands of a product.
+
+    Attributes:
+        bands: Names of the modality's bands.
+        members: A source of one band for each of them.
+        factors: How much coarser each is than the grid of the stack.
+        product: What they belong to.
+    """
+
+    bands: tuple[str, ...]
+    members: tuple[Source, ...]
+    factors: tuple[Factor, ...]
+    product: Product
+
+    @classmethod
+    def open(cls, product: Product, modality: Modality, open_band: OpenBand) -> Self:
+        """Open those bands of a product that a modality has.
+
+        Raises:
+            RasterRejected: a band is missing or will not do, or they do not lie on one grid.
+        """
+        missing = [band for band in modality.bands if band not in product.bands]
+        if missing:
+            raise RasterRejected(_lacking(product, modality, missing))
+        with ExitStack() as opened:
+            members = []
+            for band in modality.bands:
+                with _naming(band), refusing(product.bands[band]):
+                    alone = replace(modality, bands=(band,), offset=(0.0,), scale=(1.0,), native_gsd=())
+                    members.append(open_band(product.bands[band], alone))
+                opened.callback(members[-1].close)
+            stack = cls._of(tuple(members), modality, product)
+            opened.pop_all()
+        return stack
+
+    @classmethod
+    def _of(cls, members: tuple[Source, ...], modality: Modality, product: Product) -> Self:
+        finest = max(members, key=lambda each: each.width * each.height)
+        factors = []
+        for band, member in zip(modality.bands, members, strict=True):
+            with _naming(band):
+                factors.append(_factor(member, finest))
+        row_bytes = finest.width * len(members) * np.dtype(finest.dtype).itemsize
+        check_size(finest.width, finest.height)
+        if row_bytes * finest.height > limits.MAX_BYTES:
+            raise RasterRejected(f"it is larger than {limits.MAX_BYTES >> 30} GiB; cut it into smaller files")
+        blocks = max(member.block_rows * factor.down for member, factor in zip(members, factors, strict=True))
+        return cls(
+            path=product.folder,
+            width=finest.width,
+            height=finest.height,
+            dtype=finest.dtype,
+            nodata=tuple(member.nodata[0] for member in members),
+            location=finest.location,
+            block_rows=min(blocks, finest.height),
+            row_bytes=row_bytes,
+            overview=1,
+            bands=modality.bands,
+            members=members,
+            factors=tuple(factors),
+            product=product,
+        )
+
+    def read(self, places: Sequence[int], window: Window) -> Pixels:
+        """Decode some bands in a window, coarser ones repeated."""
+        parts = [self._finer(place, window) for place in places]
+        masks = [valid for _, valid in parts if valid is not None]
+        return np.concatenate([values for values, _ in parts]), np.logical_and.reduce(masks) if masks else None
+
+    def _finer(self, place: int, window: Window) -> Pixels:
+        """Read a window of the finest grid from a band that may be coarser."""
+        member, factor = self.members[place], self.factors[place]
+        col, row = window.col // factor.across, window.row // factor.down
+        right = -(-(window.col + window.width) // factor.across)
+        bottom = -(-(window.row + window.height) // factor.down)
+        with _naming(self.bands[place]), refusing(member.path):
+            values, valid = member.read([0], Window(col, row, right - col, bottom - row))
+        if factor == (1, 1):
+            return values, valid
+        cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
+        rows = slice(window.row - row * factor.down, window.row - row * factor.down + window.height)
+
+        def repeated(coarse: NDArray[Any]) -> NDArray[Any]:
+            return coarse.repeat(factor.down, axis=-2)[..., rows, :].repeat(factor.across, axis=-1)[..., cols]
+
+        return repeated(values), None if valid is None else repeated(valid)
+
+    def tags(self) -> Mapping[str, str]:
+        """Return the metadata of the product."""
+        return self.product.tags()
+
+    def close(self) -> None:
+        """Close all bands."""
+        for member in self.members:
+            member.close()
+
+
+def _factor(member: Source, finest: Source) -> Factor:
+    """Return how much coarser a band is than the finest one.
+
+    Raises:
+        RasterRejected: they do not lie on one grid.
+    """
+    if member.dtype != finest.dtype:
+        raise RasterRejected(f"its samples are {member.dtype} and those of others {finest.dtype}; convert them to one")
+    here, there = member.location, finest.location
+    if here.crs is None or there.crs is None:
+        raise RasterRejected("it has no coordinate reference system, so nobody knows its ground; copy it again")
+    if here.crs != there.crs:
+        raise RasterRejected("it is in another projection than other bands; bring all to one")
+    between: Affine = ~there.affine @ here.affine
+    factor = Factor(round(between.a), round(between.e))
+    exact = Affine.scale(*factor)
+    reach = max(member.width, member.height)
+    drift = max(
+        abs(a - b) * (1 if place in (2, 5) else reach) for place, (a, b) in enumerate(zip(between, exact, strict=True))
+    )
+    size = (member.width * factor.across, member.height * factor.down)
+    if min(factor) < 1 or drift > _TOLERANCE or size != (finest.width, finest.height):
+        raise RasterRejected("it covers other ground than other bands, or its pixels do not fit theirs; cut all alike")
+    return factor
+
+
+def _lacking(product: Product, modality: Modality, missing: Sequence[str]) -> str:
+    if len(missing) == len(modality.bands):
+        return f"it holds {', '.join(product.bands)} and modality {modality.name} has none of these; take it out"
+    named = f"band {missing[0]} is" if len(missing) == 1 else f"bands {', '.join(missing)} are"
+    return f"{named} missing; copy it again from its origin"
+
+
+@contextmanager
+def _naming(band: str) -> Iterator[None]:
+    """Say in a refusal which band it is about."""
+    try:
+        yield
+    except RasterRejected as error:
+        raise RasterRejected(f"band {band}: {error.public}", reason=error.reason, detail=error.detail) from error
