@@ -29,6 +29,7 @@ Response = TypeVar(
     pb.ArchiveServiceRequestAccessResponse,
     pb.ArchiveServiceCollectAccessResponse,
     pb.ArchiveServiceGetCatalogueResponse,
+    pb.ArchiveServiceRefineResponse,
 )
 
 _CLOSING_S = 30.0  # for calls in progress on a channel that was replaced
@@ -65,6 +66,12 @@ class NodeLink(Protocol):
         self, request: pb.ArchiveServiceGetCatalogueRequest, deadline: Deadline
     ) -> pb.ArchiveServiceGetCatalogueResponse:
         """Ask for a chunk of what the node publishes."""
+        ...
+
+    async def refine(
+        self, request: pb.ArchiveServiceRefineRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceRefineResponse:
+        """Pass on a query for items of buckets."""
         ...
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
@@ -126,6 +133,12 @@ class GrpcLink:
     ) -> pb.ArchiveServiceGetCatalogueResponse:
         """Ask for a chunk of what the node publishes."""
         return self._without_head(await call(self._stub.GetCatalogue, request, deadline, what=self._what))
+
+    async def refine(
+        self, request: pb.ArchiveServiceRefineRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceRefineResponse:
+        """Pass on a query for items of buckets."""
+        return self._without_head(await call(self._stub.Refine, request, deadline, what=self._what))
 
     async def describe(self, deadline: Deadline) -> pb.ArchiveServiceDescribeResponse:
         """Ask what the node is, waiting for a connection."""

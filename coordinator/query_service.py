@@ -140,6 +140,12 @@ class QueryService(QueryServiceServicer):
             self._journal.note("catalogue.relayed", requester.uri, node=request.node, outcome=outcome)
         return pb.QueryServiceGetCatalogueResponse(response=response)
 
+    async def Refine(  # noqa: N802 - name of the wire
+        self, request: pb.QueryServiceRefineRequest, context: Context
+    ) -> pb.QueryServiceRefineResponse:
+        """Relay a query for items of buckets of a node's catalogue."""
+        return await self._relay.refine(request, self._due(context).less(_WAY_BACK_S))
+
     async def ListNodes(  # noqa: N802 - name of the wire
         self, request: pb.QueryServiceListNodesRequest, context: Context
     ) -> pb.QueryServiceListNodesResponse:

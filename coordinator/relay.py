@@ -1,5 +1,6 @@
-"""Calls about found items, passed on between an analyst and a node: sealed for each other, so nothing is read here.
+"""Calls about found items, and queries that refine, passed on between an analyst and a node.
 
+They are sealed for each other, so nothing is read here.
 Who may ask which node until when, and how often, is checked here too; nothing that passes through is kept.
 """
 
@@ -91,6 +92,21 @@ class AccessRelay:
             if not response.sealed_answer:
                 raise InvalidAnswer("the node's answer was dropped: it is not sealed")
         return pb.QueryServiceExpandBucketResponse(response=response)
+
+    async def refine(self, request: pb.QueryServiceRefineRequest, deadline: Deadline) -> pb.QueryServiceRefineResponse:
+        """Pass on a query for items of buckets, and its answer.
+
+        Raises:
+            RsfedError: the analyst may not ask this node, or the node refused the query.
+        """
+        inner = request.request
+        with self._noting("refine.relayed", request.node, inner.sealed_query):
+            link = await self._link(request.node, inner.sealed_query)
+            inner.remaining_ms = int(deadline.remaining() * 1000)
+            response = await link.refine(inner, deadline)
+            if len(response.sealed_answer) > SMALL_MESSAGE_BYTES:
+                raise InvalidAnswer("the node sent an answer that is larger than any")
+        return pb.QueryServiceRefineResponse(response=response)
 
     async def _link(self, node: str, sealed: bytes) -> NodeLink:
         """Return the link to the node, once it is sure that the analyst may ask it."""

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from node.state import audited_to, mark_audited
 from rsfed.clock import Deadline, Now
@@ -32,11 +33,12 @@ from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1.audit_pb2 import ConsistencyProof, SignedTreeHead
+from rsfed.v1.catalogue_pb2 import RefineAnswer
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 from rsfed.v1.outcome_pb2 import WITHHELD_REASON_NOTHING, WITHHELD_REASON_POLICY, WithheldReason
 
 MAX_SIZES = 1024  # of one request for proofs
-Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
+Answer = TypeVar("Answer", bound=Message)
 Response = TypeVar("Response", pb.ArchiveServiceSearchResponse, pb.ArchiveServiceExpandBucketResponse)
 
 
@@ -65,6 +67,10 @@ class Kind(StrEnum):
     ACCESS_RECALLED = "access.recalled"  # what had been approved
     CATALOGUE_ANSWERED = "catalogue.answered"
     COUNTS_CHARGED = "counts.charged"  # before they are drawn
+    REFINE_CHARGED = "refine.charged"  # before it is answered
+    REFINE_ANSWERED = "refine.answered"
+    REFINE_WITHHELD = "refine.withheld"  # of some bucket: too few items have something left
+    REFINE_REFUSED = "refine.refused"
 
 
 class Auditor:
@@ -103,7 +109,7 @@ class Auditor:
         Raises:
             RsfedError: the query is refused, or AUDIT_UNWRITABLE.
         """
-        response = self._tried(search, request, deadline, Kind.QUERY_REFUSED)
+        response = self._tried(partial(search, request, deadline), request.query, Kind.QUERY_REFUSED)
         withheld = max((_withheld(answer) for answer in response.answers), default=WITHHELD_REASON_NOTHING)
         whole = withheld == WITHHELD_REASON_NOTHING
         kind = Kind.QUERY_ANSWERED if whole else Kind.QUERY_WITHHELD
@@ -117,8 +123,19 @@ class Auditor:
         deadline: Deadline,
     ) -> pb.ArchiveServiceExpandBucketResponse:
         """Page through a bucket, as `searched` does."""
-        response = self._tried(expand, request, deadline, Kind.BUCKET_REFUSED)
+        response = self._tried(partial(expand, request, deadline), request.query, Kind.BUCKET_REFUSED)
         return self._answered(Kind.BUCKET_ANSWERED, request.query, response)
+
+    def refined(
+        self, refine: Callable[[SignedEnvelope, Deadline], RefineAnswer], query: SignedEnvelope, deadline: Deadline
+    ) -> RefineAnswer:
+        """Refine, as `searched` searches; the head of the log goes beside the answer, which is sealed."""
+        answer = self._tried(partial(refine, query, deadline), query, Kind.REFINE_REFUSED)
+        if answer.withheld == WITHHELD_REASON_NOTHING:
+            self._note_answer(Kind.REFINE_ANSWERED, query, answer)
+        else:
+            self._note_answer(Kind.REFINE_WITHHELD, query, answer, reason="REFINE_SPENT")
+        return answer
 
     def catalogue_given(self, response: pb.ArchiveServiceGetCatalogueResponse) -> pb.ArchiveServiceGetCatalogueResponse:
         """Return a chunk of the catalogue once it is noted.
@@ -167,22 +184,23 @@ class Auditor:
                 self._signed = position, identity, sign_head(position, identity, now=self._now())
             return self._signed[2]
 
-    def _tried(
-        self, answer: Callable[[Request, Deadline], Response], request: Request, deadline: Deadline, refused: Kind
-    ) -> Response:
+    def _tried(self, answer: Callable[[], Answer], query: SignedEnvelope, refused: Kind) -> Answer:
         try:
-            return answer(request, deadline)
+            return answer()
         except Exception as error:
             reason = error.reason if isinstance(error, RsfedError) else RsfedError.reason
-            self.note(refused, reason=reason, **_claimed(request.query))
+            self.note(refused, reason=reason, **_claimed(query))
             raise
 
     def _answered(self, kind: Kind, query: SignedEnvelope, response: Response, **data: object) -> Response:
+        self._note_answer(kind, query, response, **data)
+        response.audit_head.CopyFrom(self.head())
+        return response
+
+    def _note_answer(self, kind: Kind, query: SignedEnvelope, response: Message, **data: object) -> None:
         requester = QueryEnvelope.FromString(query.envelope).requester  # which the guard has proven
         answer = hashlib.sha256(response.SerializeToString(deterministic=True)).hexdigest()
         self.note(kind, requester=name_digest(requester), query=query_digest(query), answer=answer, **data)
-        response.audit_head.CopyFrom(self.head())
-        return response
 
 
 def _withheld(answer: pb.BucketAnswer) -> WithheldReason.ValueType:

@@ -11,17 +11,19 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.accounting import Accountant
+from node.bucketed import ROW, Bucketed, content_number
 from node.shaping import LEVELS
 from rsfed.codes import Codes, Ids
 from rsfed.errors import StateError, UnknownHandle
 from rsfed.home import transaction
 from rsfed.privacy.buckets import Places, buckets
+from rsfed.privacy.budgets import refinable
 from rsfed.privacy.cells import Cells
 from rsfed.privacy.counts import Charge, counted, noisy, spread
 from rsfed.privacy.publication import acquisition_numbers
@@ -101,8 +103,13 @@ class Cataloguer:
 
     def current(self, connection: sqlite3.Connection, release: Release) -> bytes:
         """Return the catalogue of a release as it is given away; b"" where there is none under the rules of now."""
-        row = self._row(connection, release, "signed")
-        return b"" if row is None else bytes(row)
+        found = self._row(connection, release, "signed")
+        return b"" if found is None else bytes(found[0])
+
+    def bucketed(self, connection: sqlite3.Connection, release: Release) -> Bucketed | None:
+        """Return the items behind its buckets that refine may list; None where there are none."""
+        found = self._row(connection, release, "epoch, items")
+        return Bucketed.read(found[0], self._policy.floor, _encoders(release), found[1]) if found else None
 
     def publish(self, connection: sqlite3.Connection, release: Release, items: Mapping[str, Items]) -> bool | None:
         """Publish, if it is time, enough has changed, and the budget allows it.
@@ -122,7 +129,8 @@ class Cataloguer:
         except StateError as error:
             log.error("catalogue.refused", reason=error.reason, what=error.public)
             return False
-        self._keep(connection, release, charge, held)
+        groups = {name: self._groups(release, each) for name, each in held.items()}
+        self._keep(connection, release, charge, held, groups)
         log.info("catalogue.made", epoch=charge.number, level=self._policy.level)
         return True
 
@@ -140,7 +148,10 @@ class Cataloguer:
             needed = self._policy.least_acquisitions
             log.warning("catalogue.unfit", level=self._policy.level, acquisitions=len(now), needed=needed)
             return None
-        if before is not None and len(np.setxor1d(now, np.frombuffer(before, "<u8"))) < self._policy.least_acquisitions:
+        if (
+            before is not None
+            and len(np.setxor1d(now, np.frombuffer(before[0], "<u8"))) < self._policy.least_acquisitions
+        ):
             return None
         return held
 
@@ -153,19 +164,51 @@ class Cataloguer:
         return _Held(ids, codes, acquisition_numbers(names), _cells(release).nearest(codes)[0])
 
     def _keep(
-        self, connection: sqlite3.Connection, release: Release, charge: Charge, held: Mapping[str, _Held]
+        self,
+        connection: sqlite3.Connection,
+        release: Release,
+        charge: Charge,
+        held: Mapping[str, _Held],
+        groups: Mapping[str, _Groups],
     ) -> None:
         """Draw, sign and keep the publication of an epoch that was charged."""
-        signed = sign_catalogue(self._catalogue(release, charge, held), self._identity())
+        signed = sign_catalogue(self._catalogue(release, charge, held, groups), self._identity())
         made = charge.at.astimezone(UTC).isoformat()
-        row = (release.digest, self._rules, made, _all_acquisitions(held).astype("<u8").tobytes(), signed)
+        items = self._items(connection, release, held, groups) if self._policy.refines else b""
+        acquisitions = _all_acquisitions(held).astype("<u8").tobytes()
+        row = (release.digest, self._rules, made, acquisitions, signed, charge.number, items)
         with transaction(connection):
             connection.execute("DELETE FROM catalogue")
-            connection.execute("INSERT INTO catalogue VALUES (?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO catalogue VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def _catalogue(self, release: Release, charge: Charge, held: Mapping[str, _Held]) -> Catalogue:
+    def _items(
+        self,
+        connection: sqlite3.Connection,
+        release: Release,
+        held: Mapping[str, _Held],
+        groups: Mapping[str, _Groups],
+    ) -> bytes:
+        """Return the items that refine may list, as they are kept."""
+        parts = []
+        for place, name in enumerate(_encoders(release)):
+            if name not in held:
+                continue
+            own, places = held[name], groups[name].places
+            chosen = refinable(places, own.acquisitions, own.ids, self._key)
+            rows = np.zeros(len(chosen), ROW)
+            rows["encoder"], rows["bucket"], rows["id"] = place, places[chosen], own.ids[chosen]
+            rows["acquisition"] = own.acquisitions[chosen]
+            query = "SELECT id, digest FROM item WHERE id IN (SELECT value FROM json_each(?))"
+            known = dict(connection.execute(query, (str(rows["id"].tolist()),)))
+            rows["content"] = [content_number(known[item]) for item in rows["id"].tolist()]
+            _, firsts = np.unique(rows[["bucket", "content"]], return_index=True)
+            parts.append(rows[np.sort(firsts)])
+        return np.concatenate(parts).tobytes()
+
+    def _catalogue(
+        self, release: Release, charge: Charge, held: Mapping[str, _Held], groups: Mapping[str, _Groups]
+    ) -> Catalogue:
         most = self._section.counted_patches
-        groups = {name: self._groups(release, each) for name, each in held.items()}
         catalogue = Catalogue(
             node=self._identity().member.uri,
             release_digest=release.digest,
@@ -204,12 +247,12 @@ class Cataloguer:
             counts.append(np.bincount(each.places[own & (each.places >= 0)], minlength=len(each)))
         return np.concatenate(counts).astype(np.int64)
 
-    def _row(self, connection: sqlite3.Connection, release: Release, column: str) -> bytes | None:
-        row = connection.execute(
-            f"SELECT {column} FROM catalogue WHERE release = ? AND rules = ?",  # noqa: S608 - one of two fixed names
+    def _row(self, connection: sqlite3.Connection, release: Release, columns: str) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = connection.execute(
+            f"SELECT {columns} FROM catalogue WHERE release = ? AND rules = ?",  # noqa: S608 - fixed names
             (release.digest, self._rules),
         ).fetchone()
-        return None if row is None else row[0]
+        return row
 
 
 def catalogue_chunk(signed: bytes, request: ArchiveServiceGetCatalogueRequest) -> ArchiveServiceGetCatalogueResponse:
@@ -225,6 +268,10 @@ def catalogue_chunk(signed: bytes, request: ArchiveServiceGetCatalogueRequest) -
         raise UnknownHandle("the catalogue was published anew; begin again", reason="CATALOGUE_CHANGED")
     chunk = signed[request.offset : request.offset + CHUNK_BYTES]
     return ArchiveServiceGetCatalogueResponse(digest=digest, size=len(signed), chunk=chunk)
+
+
+def _encoders(release: Release) -> tuple[str, ...]:
+    return tuple(sorted(release.manifest.encoders))
 
 
 def _cells(release: Release) -> Cells:

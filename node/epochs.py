@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
+from node.bucketed import Bucketed
 from node.cataloguing import Cataloguer
 from node.published import Published
 from node.publishing import Items, Publisher
@@ -30,10 +31,12 @@ class Epochs:
         """What answers by cells speak of, by encoder."""
         self.catalogue = b""
         """The signed catalogue; b"" where there is none."""
+        self.bucketed: Bucketed | None = None
+        """The items behind it that refine may list; None where there are none."""
 
     def take(self, release: Release) -> None:
         """Go on with what was published of a release."""
-        self.items, self.catalogue = {}, b""
+        self.items, self.catalogue, self.bucketed = {}, b"", None
         if self._publisher is not None:
             found = {
                 name: self._publisher.current(self._connection, release, name) for name in release.manifest.encoders
@@ -41,6 +44,7 @@ class Epochs:
             self.items = {name: each for name, each in found.items() if each is not None}
         if self._cataloguer is not None:
             self.catalogue = self._cataloguer.current(self._connection, release)
+            self.bucketed = self._cataloguer.bucketed(self._connection, release)
 
     def begin(self, release: Release, items: Mapping[str, Items]) -> tuple[bool, bool]:
         """Publish anew where it is time.

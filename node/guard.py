@@ -10,6 +10,8 @@ Checked in this order, each before the next:
 - level: it answers queries; where answers go by cells, something is published, and buckets are not paged further;
 - replay: written to the ledger before anything is searched.
 
+A query that refines is checked in the same order; then, before the ledger, whether its catalogue is the one of now.
+
 Whoever is answered by cells learns POLICY of what the policy refuses; the reasons here are for the audit log.
 """
 
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from node.bucketed import Rows
 from node.filtering import filter_of
 from node.ledger import Ledger
 from node.served import Served
@@ -31,7 +34,8 @@ from rsfed.privacy.detail import Detail
 from rsfed.privacy.grid import ASKED
 from rsfed.privacy.policy import Ask, Policies, Policy
 from rsfed.trust.bundle import Bundle
-from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, verify_envelope
+from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, refined_buckets, verify_envelope
+from rsfed.trust.release_store import Release
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 
 EXACT = Detail()
@@ -75,6 +79,27 @@ class Admitted:
     def snapshot(self) -> Snapshot:
         """The codes to search."""
         return self.served.snapshots[self.encoder]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedRefine:
+    """A query for items of buckets that may be answered, as far as budgets allow.
+
+    Attributes:
+        query: Who asks what.
+        release: Under which the items are spoken of.
+        salt: Salt of its handles, 8 bytes.
+        policy: At which level it is answered.
+        floor: Items that are listed of each bucket.
+        buckets: What may be listed of each bucket, in the order of the query.
+    """
+
+    query: VerifiedQuery
+    release: Release
+    salt: bytes
+    policy: Policy
+    floor: int
+    buckets: list[Rows]
 
 
 class Guard:
@@ -138,6 +163,33 @@ class Guard:
             raise EnvelopeRefused("this is not the query that was answered", reason="ENVELOPE_DIFFERS")
         return Admitted(query, served, entry.salt, codes, ask, policy, where, self._detail)
 
+    def admit_refine(self, signed: SignedEnvelope, served: Served | None, *, now: datetime) -> AdmittedRefine:
+        """Admit a new query that refines and write it into the ledger.
+
+        Raises:
+            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease: as for `admit`.
+            WithheldByPolicy: NOT_REFINED, the level lists no items of buckets.
+            UnknownHandle: NO_CATALOGUE, nothing is published; CATALOGUE_CHANGED, the buckets are of another epoch.
+        """
+        query = verify_envelope(signed, self._trust(), now=now)
+        envelope = query.envelope
+        if not envelope.HasField("refine"):
+            raise InvalidMessage("the query names no buckets")
+        served = _current(envelope, served, now)
+        policy = self._policies.for_analyst(query.requester.name)
+        self._check_scope(query, served, policy, now)
+        if not policy.refines:
+            raise WithheldByPolicy("no items of buckets are listed at this level", reason="NOT_REFINED")
+        if served.bucketed is None:
+            raise UnknownHandle("this archive publishes no catalogue, or none yet", reason="NO_CATALOGUE")
+        if envelope.refine.epoch != served.bucketed.epoch:
+            raise UnknownHandle("the catalogue was published anew; ask again", reason="CATALOGUE_CHANGED")
+        buckets = [served.bucketed.of(envelope.encoder, number) for number in refined_buckets(envelope)]
+        if not all(map(len, buckets)):
+            raise InvalidMessage("the catalogue has no bucket of this number")
+        salt = self._ledger.record(query, now=now).salt
+        return AdmittedRefine(query, served.release, salt, policy, served.bucketed.floor, buckets)
+
     def _checked(
         self, signed: SignedEnvelope, served: Served | None, now: datetime
     ) -> tuple[VerifiedQuery, Served, Codes, Ask, Policy, Filter | None]:
@@ -189,6 +241,16 @@ def _check_published(encoder: str, served: Served) -> None:
 def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Served, Codes, Ask]:
     """Check that a query fits what is served."""
     envelope = query.envelope
+    served = _current(envelope, served, now)
+    codes = from_bytes(envelope.codes, served.release.manifest.bits)
+    if not 1 <= len(codes) <= MAX_CODES:
+        raise InvalidMessage(f"a query has 1 to {MAX_CODES} codes")
+    radius = envelope.radius if envelope.HasField("radius") else None
+    return served, codes, Ask(envelope.k, radius, len(codes))
+
+
+def _current(envelope: QueryEnvelope, served: Served | None, now: datetime) -> Served:
+    """Return what is served if a query is of its release and of one of its encoders."""
     if served is None:
         raise StaleRelease("this node serves no release yet; try again later")
     if envelope.release_digest != served.release.digest:
@@ -199,8 +261,4 @@ def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Se
         )
     if envelope.encoder not in served.snapshots:
         raise InvalidMessage("the release has no encoder of this name", reason="ENCODER_UNKNOWN")
-    codes = from_bytes(envelope.codes, served.release.manifest.bits)
-    if len(codes) > MAX_CODES:
-        raise InvalidMessage(f"a query has 1 to {MAX_CODES} codes")
-    radius = envelope.radius if envelope.HasField("radius") else None
-    return served, codes, Ask(envelope.k, radius, len(codes))
+    return served

@@ -372,7 +372,16 @@ class _Work:
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
         self._owner.publish(
-            Served(active.release, snapshots, active.facts, held, lost, self._epochs.items, self._epochs.catalogue)
+            Served(
+                active.release,
+                snapshots,
+                active.facts,
+                held,
+                lost,
+                self._epochs.items,
+                self._epochs.catalogue,
+                self._epochs.bucketed,
+            )
         )
         if lost and lost != self._lost:
             log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")

@@ -20,10 +20,12 @@ from rsfed.trust.identity import Identity
 from rsfed.trust.names import MemberId
 from rsfed.trust.sealing import Purpose, padded, seal, unpadded, unwrap
 from rsfed.v1 import archive_pb2 as pb
+from rsfed.v1.catalogue_pb2 import RefineAnswer
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 
 Inner = TypeVar("Inner", bound=Message)
 Search = Callable[[pb.ArchiveServiceSearchRequest, Deadline], pb.ArchiveServiceSearchResponse]
+Refine = Callable[[SignedEnvelope, Deadline], RefineAnswer]
 Expand = Callable[[pb.ArchiveServiceExpandBucketRequest, Deadline], pb.ArchiveServiceExpandBucketResponse]
 
 
@@ -77,6 +79,15 @@ class SealedQueries:
         response.ClearField("audit_head")
         answer.sealed_answer = self._sealed(response, asked, Purpose.BUCKET_ANSWER, page_context(request))
         return answer
+
+    def refined(
+        self, refine: Refine, request: pb.ArchiveServiceRefineRequest, deadline: Deadline
+    ) -> pb.ArchiveServiceRefineResponse:
+        """Refine; query and answer are always sealed, and each is as long as any other."""
+        query = self._opened(request.sealed_query, Purpose.REFINE, SignedEnvelope(), Kind.REFINE_REFUSED)
+        answer, asked = refine(query, deadline), QueryEnvelope.FromString(query.envelope)
+        sealed = self._sealed(answer, asked, Purpose.REFINE_ANSWER, asked.query_id)
+        return pb.ArchiveServiceRefineResponse(sealed_answer=sealed, audit_head=self._auditor.head())
 
     def _opened(self, sealed: bytes, purpose: Purpose, into: Inner, refused: Kind) -> Inner:
         identity = self._identity()

@@ -13,7 +13,7 @@ from node.served import Shelf
 from node.shaping import LEVELS, bucket_answer, cell_answer, list_items
 from rsfed.clock import Deadline, Now
 from rsfed.codes import Codes
-from rsfed.errors import DeadlineExceeded, InvalidMessage, UnknownHandle
+from rsfed.errors import InvalidMessage, UnknownHandle
 from rsfed.index.hits import Hits
 from rsfed.index.order import Order, keyed
 from rsfed.trust.envelope import filter_values
@@ -48,7 +48,7 @@ class Searcher:
         Raises:
             RsfedError: the guard refuses the query, or the deadline is over.
         """
-        _check_time(deadline)
+        deadline.check()
         admitted = self.guard.admit(request.query, self.shelf.served, now=self.now())
         response = pb.ArchiveServiceSearchResponse(
             query_id=admitted.query.envelope.query_id,
@@ -59,7 +59,7 @@ class Searcher:
         if admitted.where is not None and not admitted.policy.by_cells:
             response.unknown = admitted.served.silent(admitted.encoder, admitted.filtered)
         for code in admitted.codes:
-            _check_time(deadline)
+            deadline.check()
             response.answers.append(self._answer(admitted, code))
         return response
 
@@ -74,7 +74,7 @@ class Searcher:
             UnknownHandle: the handle is not of a bucket in this query's answer; BUCKET_CHANGED, a patch came into the
                 bucket or left it since, so that its order is another one.
         """
-        _check_time(deadline)
+        deadline.check()
         if not 1 <= request.limit <= MAX_PAGE:
             raise InvalidMessage(f"a page has 1 to {MAX_PAGE} items")
         admitted = self.guard.admit_again(request.query, self.shelf.served, now=self.now())
@@ -112,8 +112,3 @@ class Searcher:
         if not len(found):
             raise UnknownHandle("the bucket changed since it was listed; search again", reason="BUCKET_CHANGED")
         return hits.take(found[:1])
-
-
-def _check_time(deadline: Deadline) -> None:
-    if deadline.remaining() <= 0:
-        raise DeadlineExceeded("there was no time left to answer")

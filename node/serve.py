@@ -16,6 +16,7 @@ from datetime import timedelta
 
 import rsfed
 from node.auditing import Auditor, Kind, open_log
+from node.budgets import Budgets
 from node.cataloguing import Cataloguer
 from node.control import ControlService
 from node.desk import AccessDesk
@@ -27,6 +28,7 @@ from node.keys import handle_key, tie_key
 from node.ledger import Ledger
 from node.membership import Membership
 from node.publishing import Publisher
+from node.refining import Refiner
 from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.served import Shelf
@@ -39,6 +41,7 @@ from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
 from rsfed.errors import StateError
 from rsfed.home import Home
+from rsfed.privacy.budgets import Budget
 from rsfed.privacy.policy import Policies
 from rsfed.telemetry import log
 from rsfed.transport.loop import Stop
@@ -119,8 +122,10 @@ class NodeServer:
             closing(self._audit_log),
             closing(Ledger(connection, restored_at=restored_at(connection), audited=audited)) as ledger,
             closing(self._access_desk(ledger)) as desk,
+            closing(self._budgets()) as budgets,
         ):
-            async with self._controlled(), self._listening(ledger, desk) as serving, self._indexing() as indexing:
+            listening = self._listening(ledger, desk, budgets)
+            async with self._controlled(), listening as serving, self._indexing() as indexing:
                 await _until(stop, [*self._loops(ledger, desk, serving), asyncio.shield(indexing)])
                 self._draining = True
                 log.info("node.draining")
@@ -140,6 +145,10 @@ class NodeServer:
             enabled=self._config.access.enabled,
             restored_at=restored_at(connection),
         )
+
+    def _budgets(self) -> Budgets:
+        budget = Budget(self._config.policy.refine_budget)
+        return Budgets(self._home, open_state(self._home), budget, note=self._auditor.note, now=self._now)
 
     def _loops(self, ledger: Ledger, desk: AccessDesk, serving: Serving) -> list[Awaitable[None]]:
         loops: list[Awaitable[None]] = [
@@ -176,7 +185,7 @@ class NodeServer:
         )
 
     @asynccontextmanager
-    async def _listening(self, ledger: Ledger, desk: AccessDesk) -> AsyncIterator[Serving]:
+    async def _listening(self, ledger: Ledger, desk: AccessDesk, budgets: Budgets) -> AsyncIterator[Serving]:
         """Listen for the coordinator; at the end let calls in progress finish."""
         identity = self._membership.identity
         searcher = Searcher(
@@ -192,8 +201,15 @@ class NodeServer:
             tie_key=tie_key(self._home),
             now=self._now,
         )
-        sealed, name = SealedQueries(identity, self._auditor), identity().member.name
-        service = ArchiveService(name, searcher, self._auditor, self._policies, desk=desk, sealed=sealed)
+        service = ArchiveService(
+            identity().member.name,
+            searcher,
+            self._auditor,
+            self._policies,
+            desk=desk,
+            sealed=SealedQueries(identity, self._auditor),
+            refiner=Refiner(self._shelf, searcher.guard, budgets, searcher.handles, self._now),
+        )
         limit = self._config.serve.max_concurrent
         server = make_server(
             Port.NODE,

@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+from node.bucketed import Bucketed
 from node.published import Published
 from rsfed.codes import Ids
 from rsfed.index.facets import Columns
@@ -107,6 +108,7 @@ class Served:
         unsearchable: Items of modalities that no encoder reads.
         published: What answers that go by cells speak of, by encoder; one that has published nothing is not there.
         catalogue: What is published at levels that answer no query, a serialized SignedCatalogue; b"" where nothing is.
+        bucketed: The items of the catalogue's buckets that refine may list; None where there are none.
     """
 
     release: Release
@@ -116,6 +118,7 @@ class Served:
     unsearchable: int = 0
     published: Mapping[str, Published] = field(default_factory=dict)
     catalogue: bytes = b""
+    bucketed: Bucketed | None = None
 
     @property
     def indexed(self) -> int:

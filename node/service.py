@@ -14,6 +14,7 @@ import rsfed
 from node.auditing import Auditor
 from node.cataloguing import catalogue_chunk
 from node.desk import AccessDesk
+from node.refining import Refiner
 from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.shaping import LEVELS
@@ -32,9 +33,14 @@ from rsfed.wire import PROTOCOL
 if TYPE_CHECKING:
     import grpc
 
-STEP_S = 0.02  # what answers by cells take, or a multiple of it
+STEP_S = 0.02  # what answers that a policy shapes take, or a multiple of it
 _THREADS = min(4, os.cpu_count() or 1)
-Request = TypeVar("Request", pb.ArchiveServiceSearchRequest, pb.ArchiveServiceExpandBucketRequest)
+Request = TypeVar(
+    "Request",
+    pb.ArchiveServiceSearchRequest,
+    pb.ArchiveServiceExpandBucketRequest,
+    pb.ArchiveServiceRefineRequest,
+)
 Response = TypeVar("Response")
 
 
@@ -48,6 +54,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         policies: Who is answered at which level.
         desk: Answers calls about found items.
         sealed: Opens queries that are sealed for this node, and seals answers.
+        refiner: Lists items of the catalogue's buckets.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a node that answer
@@ -59,6 +66,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         *,
         desk: AccessDesk,
         sealed: SealedQueries,
+        refiner: Refiner,
     ) -> None:
         self._name = name
         self._policies = policies
@@ -66,6 +74,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         self._auditor = auditor
         self._desk = desk
         self._sealed = sealed
+        self._refiner = refiner
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
 
     async def close(self) -> None:
@@ -141,6 +150,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         response = catalogue_chunk(served.catalogue if served else b"", request)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._auditor.catalogue_given, response)
 
+    async def Refine(  # noqa: N802 - named by the wire
+        self, request: pb.ArchiveServiceRefineRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ArchiveServiceRefineResponse:
+        """List items of buckets of the catalogue."""
+        refine = partial(self._sealed.refined, partial(self._auditor.refined, self._refiner.refine))
+        return await self._in_thread(refine, request, context)
+
     async def _in_thread(
         self,
         answer: Callable[[Request, Deadline], Response],
@@ -149,8 +165,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
     ) -> Response:
         """Answer in the thread pool, by the earlier of the call's deadline and the request's.
 
-        Where anybody is answered by cells, all answers and refusals leave in steps of time, and of what the policy
-        refuses only that it does.
+        Where anybody is answered by cells, or refines, all answers and refusals leave in steps of time, and of what the
+        policy refuses only that it does.
         """
         deadline = min(deadline_of(context), Deadline.after(request.remaining_ms / 1000), key=Deadline.remaining)
         started = time.monotonic()
@@ -159,5 +175,5 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         except WithheldByPolicy as error:
             raise WithheldByPolicy("this archive's policy does not let this be answered") from error
         finally:
-            if self._policies.by_cells is not None:
+            if self._policies.in_steps:
                 await asyncio.sleep(STEP_S - (time.monotonic() - started) % STEP_S)

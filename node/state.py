@@ -200,7 +200,37 @@ CREATE TABLE catalogue (           -- what is published of the archive at the le
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5, _SCHEMA_6, _SCHEMA_7)
+_SCHEMA_8 = """
+ALTER TABLE catalogue ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE catalogue ADD COLUMN items BLOB NOT NULL DEFAULT x'';  -- those that refine may list: rows of node.bucketed
+CREATE TABLE refine_charge (       -- queries that were refined; rows are never changed or deleted
+  release BLOB NOT NULL,           -- digest of the release, 32 bytes
+  number INTEGER NOT NULL,         -- of the charge, from 1
+  query BLOB NOT NULL,             -- digest of its envelope, 32 bytes
+  items INTEGER NOT NULL,          -- how many were charged, once each
+  at TEXT NOT NULL,                -- ISO 8601, UTC
+  PRIMARY KEY (release, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE refine_spent (        -- their sums, changed in the transaction of each charge
+  release BLOB NOT NULL,
+  content INTEGER NOT NULL,        -- of the item, 64 bits of its digest: it may come back under another id
+  requester INTEGER NOT NULL,      -- 64 bits of the digest of its SPIFFE id
+  own INTEGER NOT NULL,            -- spent of the requester's own share
+  common INTEGER NOT NULL,         -- spent of what is everybody's
+  PRIMARY KEY (release, content, requester)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    _SCHEMA_1,
+    _SCHEMA_2,
+    _SCHEMA_3,
+    _SCHEMA_4,
+    _SCHEMA_5,
+    _SCHEMA_6,
+    _SCHEMA_7,
+    _SCHEMA_8,
+)
 
 RELABELLED = "relabelled"
 """In meta, how often patches with codes may have got other classes; absent until then."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from rsfed.errors import DeadlineExceeded
+
 Now = Callable[[], datetime]
 MOMENT_FORMS = "2024-05-01 or 2024-05-01T10:30:00Z"
 """How users write a moment, for messages."""
@@ -58,6 +60,15 @@ class Deadline:
     def remaining(self) -> float:
         """Return the seconds that are left, never below 0."""
         return max(0.0, self.at - time.monotonic())
+
+    def check(self) -> None:
+        """Check that there is time left.
+
+        Raises:
+            DeadlineExceeded: there is none.
+        """
+        if self.remaining() <= 0:
+            raise DeadlineExceeded("there was no time left to answer")
 
     def less(self, seconds: float) -> Deadline:
         """Return a deadline that lies `seconds` earlier, to leave time for the way back."""

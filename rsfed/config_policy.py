@@ -38,6 +38,7 @@ class PolicySection(Section):
     catalogue_days: float = Field(default=30.0, ge=1, le=366)  # at catalogue, sealed and counts: between publications
     epsilon: float = Field(default=0.5, gt=0, le=0.5)  # there: what the counts of one publication cost of 2 a release
     counted_patches: int = Field(default=50, ge=1, le=50)  # there: of one acquisition; fewer need less noise
+    refine_budget: int = Field(default=500, ge=0)  # at catalogue: how often a patch may be listed under a release
     analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
 
     @property

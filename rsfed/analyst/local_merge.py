@@ -79,7 +79,9 @@ def close_query(envelope: QueryEnvelope, identity: Identity) -> ClosedQuery:
     )
     for node in _nodes(bundle, identity.member):
         with suppress(SealRefused):  # a key that is none keeps its node out, and no other
-            outer.sealed_for.append(SealedQuery(node=node.name, sealed=_sealed(content, Purpose.QUERY, bundle, node)))
+            outer.sealed_for.append(
+                SealedQuery(node=node.name, sealed=sealed_for(content, Purpose.QUERY, bundle, node))
+            )
     return ClosedQuery(envelope, inner, sign_envelope(outer, identity), key)
 
 
@@ -126,7 +128,7 @@ def close_page(request: ArchiveServiceExpandBucketRequest, node: str, bundle: Bu
         NotAdmitted: NO_SEALING_KEY, the node is no longer in the federation.
     """
     member = MemberId(bundle.federation, Role.NODE, node)
-    return _sealed(padded(request.SerializeToString(), QUERY_STEP), Purpose.BUCKET, bundle, member)
+    return sealed_for(padded(request.SerializeToString(), QUERY_STEP), Purpose.BUCKET, bundle, member)
 
 
 def open_page(  # noqa: PLR0913 - what a page is bound to
@@ -144,7 +146,7 @@ def open_page(  # noqa: PLR0913 - what a page is bound to
         SealRefused, NotAdmitted: it is not that node's answer to this request.
         InvalidAnswer: it cannot be read.
     """
-    return _opened(
+    return opened_from(
         sealed,
         Purpose.BUCKET_ANSWER,
         ArchiveServiceExpandBucketResponse(),
@@ -156,40 +158,17 @@ def open_page(  # noqa: PLR0913 - what a page is bound to
     )
 
 
-def _take(  # noqa: PLR0913, PLR0917 - all that judges an answer
-    node: str,
-    sealed: bytes,
-    query: ClosedQuery,
-    question: Question,
-    gathered: Gathered,
-    identity: Identity,
-    now: datetime,
-) -> NodeOutcome:
-    """Keep the answer of a node if it keeps the rules, and say how the node took part."""
-    into, context = ArchiveServiceSearchResponse(), query.envelope.query_id
-    try:
-        opened = _opened(
-            sealed, Purpose.QUERY_ANSWER, into, identity=identity, node=node, key=query.key, context=context, now=now
-        )
-        gathered.answers[node] = validate(opened, question)
-    except RsfedError as error:
-        return NodeOutcome(node=node, status=NODE_STATUS_INVALID, reason=error.reason)
-    return outcome_of(node, gathered.answers[node], question)
+def sealed_for(content: bytes, purpose: Purpose, bundle: Bundle, node: MemberId) -> bytes:
+    """Seal something signed for a node.
 
-
-def _nodes(bundle: Bundle, analyst: MemberId) -> Iterator[MemberId]:
-    scope = bundle.scope_of(analyst)
-    for uri, key in bundle.members.items():
-        member = MemberId.parse(uri)
-        if member.role is Role.NODE and key and (not scope.nodes or member.name in scope.nodes):
-            yield member
-
-
-def _sealed(content: bytes, purpose: Purpose, bundle: Bundle, node: MemberId) -> bytes:
+    Raises:
+        NotAdmitted: NO_SEALING_KEY, the node is no longer in the federation.
+        SealRefused: SEALING_KEY, its key is none.
+    """
     return wrap(content, purpose, recipient=node, key=sealing_key_of(bundle, node))
 
 
-def _opened(  # noqa: PLR0913 - what an answer is bound to
+def opened_from(  # noqa: PLR0913 - what an answer is bound to
     sealed: bytes,
     purpose: Purpose,
     into: Answer,
@@ -200,6 +179,12 @@ def _opened(  # noqa: PLR0913 - what an answer is bound to
     context: bytes,
     now: datetime,
 ) -> Answer:
+    """Open what a node sealed for the key of a query.
+
+    Raises:
+        SealRefused, NotAdmitted: it is not that node's, or belongs to something else.
+        InvalidAnswer: it cannot be read.
+    """
     opened = open_sealed(
         sealed,
         purpose,
@@ -215,3 +200,32 @@ def _opened(  # noqa: PLR0913 - what an answer is bound to
     except DecodeError as error:
         raise InvalidAnswer("what the node sent cannot be read") from error
     return into
+
+
+def _take(  # noqa: PLR0913, PLR0917 - all that judges an answer
+    node: str,
+    sealed: bytes,
+    query: ClosedQuery,
+    question: Question,
+    gathered: Gathered,
+    identity: Identity,
+    now: datetime,
+) -> NodeOutcome:
+    """Keep the answer of a node if it keeps the rules, and say how the node took part."""
+    into, context = ArchiveServiceSearchResponse(), query.envelope.query_id
+    try:
+        opened = opened_from(
+            sealed, Purpose.QUERY_ANSWER, into, identity=identity, node=node, key=query.key, context=context, now=now
+        )
+        gathered.answers[node] = validate(opened, question)
+    except RsfedError as error:
+        return NodeOutcome(node=node, status=NODE_STATUS_INVALID, reason=error.reason)
+    return outcome_of(node, gathered.answers[node], question)
+
+
+def _nodes(bundle: Bundle, analyst: MemberId) -> Iterator[MemberId]:
+    scope = bundle.scope_of(analyst)
+    for uri, key in bundle.members.items():
+        member = MemberId.parse(uri)
+        if member.role is Role.NODE and key and (not scope.nodes or member.name in scope.nodes):
+            yield member

@@ -16,15 +16,23 @@ from rsfed.analyst.outputs import moment_text
 if TYPE_CHECKING:
     from rsfed.analyst.catalogues import FoundBucket, Read
     from rsfed.analyst.outputs import Asked
+    from rsfed.analyst.refining import Refined
     from rsfed.trust.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class PrivateAnswer:
-    """The buckets nearest to one query picture, under the name that the user gave it."""
+    """The buckets nearest to one query picture, under the name that the user gave it.
+
+    Attributes:
+        query: The name.
+        buckets: Of all archives, the nearest first.
+        refined: What archives told of their own nearest ones; None where none was asked.
+    """
 
     query: str
     buckets: tuple[FoundBucket, ...]
+    refined: tuple[Refined, ...] | None = None
 
 
 def show(
@@ -37,9 +45,13 @@ def show(
     screen, beside = Console(), Console(stderr=True)
     for answer in () if as_json else answers:
         screen.print(bucket_table(answer))
+        if answer.refined is not None:
+            screen.print(item_table(answer.refined))
     if not as_json and (counts := count_table(reads, asked.encoder, manifest)) is not None:
         screen.print(counts)
     beside.print(catalogue_table(reads, asked.encoder))
+    for said in [said for answer in answers for each in answer.refined or () if (said := _withheld(answer, each))]:
+        beside.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def to_json(asked: Asked, answers: Sequence[PrivateAnswer], reads: Sequence[Read], manifest: Manifest) -> str:
@@ -51,7 +63,7 @@ def to_json(asked: Asked, answers: Sequence[PrivateAnswer], reads: Sequence[Read
         "bits": asked.bits,
         "k": asked.k,
         "radius": asked.radius,
-        "queries": [{"query": each.query, "buckets": [_bucket(found) for found in each.buckets]} for each in answers],
+        "queries": [_answer(each) for each in answers],
         "catalogues": [_catalogue(read, asked.encoder, manifest) for read in reads],
     }
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
@@ -65,6 +77,23 @@ def bucket_table(answer: PrivateAnswer) -> Table:
     table.add_column("bucket", overflow="fold")
     for found in answer.buckets:
         table.add_row(str(found.rank), str(found.distance), str(found.size), f"{found.node}/{found.number}")
+    return table
+
+
+def item_table(refined: Sequence[Refined]) -> Table:
+    """Return the items of buckets near one picture as a table that fits 80 columns."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("dist", justify="right", no_wrap=True)
+    table.add_column("bucket", overflow="fold")
+    table.add_column("handle", no_wrap=True)
+    rows = [
+        (bucket.distance, f"{each.node}/{bucket.number}", handle)
+        for each in refined
+        for bucket, handles in zip(each.buckets, each.handles, strict=False)
+        for handle in handles
+    ]
+    for distance, bucket, handle in sorted(rows, key=lambda row: row[0]):  # items of a bucket stay in their order
+        table.add_row(str(distance), bucket, handle)
     return table
 
 
@@ -96,6 +125,35 @@ def count_table(reads: Sequence[Read], encoder: str, manifest: Manifest) -> Tabl
     for node, name, count in rows:
         table.add_row(node, name, str(count))
     return table if rows else None
+
+
+def _answer(answer: PrivateAnswer) -> dict[str, Any]:
+    buckets = [_bucket(found) for found in answer.buckets]
+    refined = None if answer.refined is None else [_refined(each) for each in answer.refined]
+    return {"query": answer.query, "buckets": buckets, "refined": refined}
+
+
+def _refined(refined: Refined) -> dict[str, Any]:
+    told = refined.handles or ((),) * len(refined.buckets)
+    return {
+        "node": refined.node,
+        "reason": refined.reason or None,
+        "withheld": refined.withheld or None,
+        "buckets": [
+            {"bucket": bucket.number, "distance": bucket.distance, "size": bucket.size, "handles": list(handles)}
+            for bucket, handles in zip(refined.buckets, told, strict=True)
+        ],
+    }
+
+
+def _withheld(answer: PrivateAnswer, refined: Refined) -> str:
+    """Say which archive listed nothing, or not of all buckets; "" where it did."""
+    if refined.reason:
+        return f"{answer.query}: {refined.node} listed no items [{refined.reason}]"
+    kept = [
+        f"{refined.node}/{each.number}" for each, some in zip(refined.buckets, refined.handles, strict=True) if not some
+    ]
+    return f"{answer.query}: no items of {', '.join(kept)} [{refined.withheld}]" if kept else ""
 
 
 def _bucket(found: FoundBucket) -> dict[str, Any]:

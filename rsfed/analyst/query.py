@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rsfed.analyst.outputs import Answer, Asked
     from rsfed.analyst.results import Outcome, SearchResult
     from rsfed.analyst.session import AnalystSession, EncodedImages
+    from rsfed.analyst.state import Result
     from rsfed.codes import Codes
     from rsfed.home import Home
     from rsfed.raster.modality import Modality
@@ -139,6 +140,16 @@ def query(  # noqa: PLR0913 - the options of the command
             "their patches that are nearest to each image.",
         ),
     ] = False,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=16,
+            metavar="N",
+            help="With --private: also ask each archive at the level catalogue for items of its N nearest buckets, by "
+            "their numbers. How often an archive lists an item is bounded.",
+        ),
+    ] = None,
     require_all: Annotated[
         bool,
         typer.Option(
@@ -160,7 +171,9 @@ def query(  # noqa: PLR0913 - the options of the command
 
     With --private nobody learns what is searched, not even the code. Each line of the result is then a bucket of an
     archive: patches of at least ten of its acquisitions, about so many; --k counts buckets. Only archives at the levels
-    catalogue and sealed can be searched so. Of those at the level counts, the counts of their classes are shown.
+    catalogue and sealed can be searched so. Of those at the level counts, the counts of their classes are shown. With
+    --refine an archive at the level catalogue learns which of its buckets are nearest, and no more, and lists some of
+    their items, without a distance of their own. Their handles are good for `rsfed access request`.
 
     Needs `rsfed analyst init` and `rsfed analyst join TOKEN` first.
 
@@ -177,8 +190,11 @@ def query(  # noqa: PLR0913 - the options of the command
     filters = parse_filters(after=after, before=before, bbox=bbox, modality=modality, labels=label or ())
     nearest = k if k or radius is not None else _NEAREST
     wanted = _Wanted(images, nearest, radius, filters, merge is Merge.LOCAL)
+    if refine is not None and not private:
+        raise UsageError("--refine lists items of what --private ranks; say --private, too")
     if private:
-        return run(_ask_privately(analyst_home(home), wanted, output, sheet=sheet, require_all=require_all))
+        asking = _ask_privately(analyst_home(home), wanted, output, refine=refine, sheet=sheet, require_all=require_all)
+        return run(asking)
     asked, answers = run(_ask(analyst_home(home), wanted))
     _print(output, asked, answers)
     if sheet is not None:
@@ -208,8 +224,8 @@ async def _ask(home: Home, wanted: _Wanted) -> tuple[Asked, list[_Found]]:
     return _asked(session, wanted), answers
 
 
-async def _ask_privately(
-    home: Home, wanted: _Wanted, output: Output, *, sheet: Path | None, require_all: bool
+async def _ask_privately(  # noqa: PLR0913 - options of the command
+    home: Home, wanted: _Wanted, output: Output, *, refine: int | None, sheet: Path | None, require_all: bool
 ) -> ExitCode:
     """Rank what archives publish, print it, and return the exit code."""
     from rsfed.analyst.catalogues import nearest  # noqa: PLC0415 - loaded only when used
@@ -220,16 +236,23 @@ async def _ask_privately(
     async with _session(home) as session:
         encoded = _encode(session, wanted)
         reads = await session.catalogues()
-    answers = [
-        PrivateAnswer(name, tuple(nearest(code, session.encoder, reads, k=wanted.k, radius=wanted.radius)))
-        for name, code in zip(_names(wanted.images, encoded.images), encoded.codes, strict=True)
-    ]
+        answers = []
+        for name, code in zip(_names(wanted.images, encoded.images), encoded.codes, strict=True):
+            buckets = nearest(code, session.encoder, reads, k=wanted.k, radius=wanted.radius)
+            refined = None if refine is None else tuple(await session.refine(code, reads, count=refine))
+            answers.append(PrivateAnswer(name, tuple(buckets), refined))
+        if refine is not None:
+            _remember(session, [each for answer in answers for each in answer.refined or ()])
     show(_asked(session, wanted), answers, reads, session.release.manifest, as_json=output is Output.JSON)
     if all(read.catalogue is None for read in reads):
         raise NoNodeReachable("no archive of the federation publishes a catalogue that could be read")
     if set(encoded.images) != set(range(len(wanted.images))):
         return ExitCode.FAILURE
-    return ExitCode.PARTIAL if require_all and any(read.reason for read in reads) else ExitCode.DONE
+    told = [
+        *(not read.reason for read in reads),
+        *(each.withheld == "NOTHING" for a in answers for each in a.refined or ()),
+    ]
+    return ExitCode.PARTIAL if require_all and not all(told) else ExitCode.DONE
 
 
 @asynccontextmanager
@@ -263,7 +286,7 @@ def _asked(session: AnalystSession, wanted: _Wanted) -> Asked:
     return Asked(version, digest, session.encoder, session.bits, wanted.k, wanted.radius, wanted.filters)
 
 
-def _remember(session: AnalystSession, results: Sequence[SearchResult]) -> None:
+def _remember(session: AnalystSession, results: Sequence[Result]) -> None:
     """Keep where handles came from; what was found is worth showing all the same."""
     try:
         session.remember(results)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from rsfed.analyst.state import Found
+
 if TYPE_CHECKING:
     from rsfed.trust.manifest import Calibration
 
@@ -113,6 +115,10 @@ class SearchResult:
     def matched(self) -> int:
         """Items of all buckets as near as the answer reaches, listed one by one or not."""
         return sum(bucket.size for bucket in self.buckets)
+
+    def found(self) -> list[Found]:
+        """Return where the handles of the hits came from."""
+        return [Found(bytes.fromhex(hit.handle), hit.node, self.query_id) for hit in self.hits]
 
     def first(self, count: int) -> SearchResult:
         """Return the result with its first `count` hits."""

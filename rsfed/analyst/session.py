@@ -19,8 +19,9 @@ from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.local_merge import close_page, close_query, merge_locally, open_page
+from rsfed.analyst.refining import Refined, Refinement
 from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
-from rsfed.analyst.state import keep_found, open_state
+from rsfed.analyst.state import Result, keep_found, open_state
 from rsfed.clock import Now, utc_now
 from rsfed.codes import Codes
 from rsfed.errors import (
@@ -203,7 +204,7 @@ class AnalystSession:
         kept = [row for row, position in enumerate(origins) if position not in refused]
         return EncodedImages(codes[kept], tuple(origins[row] for row in kept))
 
-    def remember(self, results: Sequence[SearchResult]) -> None:
+    def remember(self, results: Sequence[Result]) -> None:
         """Keep in the home which node and query handles came from, so that their items can be asked for later.
 
         Raises:
@@ -220,6 +221,10 @@ class AnalystSession:
         """
         known = Catalogues(self._home.path / "catalogues", self.release, self._connection.identity.bundle, self._now)
         return await known.read(self._connection.stub, self._connection.deadline())
+
+    async def refine(self, code: Codes, reads: Sequence[Read], *, count: int) -> list[Refined]:
+        """Ask each archive for items of its `count` buckets nearest to a code, which stays here; each is charged."""
+        return await Refinement(self._connection, self.release, self.encoder).of(code, reads, count)
 
     async def search(
         self,

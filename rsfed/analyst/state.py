@@ -7,9 +7,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from rsfed.analyst.results import SearchResult
 from rsfed.errors import UnknownHandle, UsageError
 from rsfed.home import Home, open_database, transaction
 
@@ -46,6 +45,14 @@ class Found:
     handle: bytes
     node: str
     query_id: bytes
+
+
+class Result(Protocol):
+    """Something that a node found."""
+
+    def found(self) -> list[Found]:
+        """Return where its handles came from."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +96,9 @@ def open_state(home: Home) -> sqlite3.Connection:
     return open_database(home.database, (_SCHEMA_1,))
 
 
-def keep_found(connection: sqlite3.Connection, results: Iterable[SearchResult], *, now: datetime) -> None:
+def keep_found(connection: sqlite3.Connection, results: Iterable[Result], *, now: datetime) -> None:
     """Keep where the handles of results came from, and forget those that mean nothing any more."""
-    rows = [
-        (bytes.fromhex(hit.handle), hit.node, result.query_id, _text(now)) for result in results for hit in result.hits
-    ]
+    rows = [(each.handle, each.node, each.query_id, _text(now)) for result in results for each in result.found()]
     with transaction(connection):
         connection.execute("DELETE FROM found WHERE at < ?", (_text(now - KEPT),))
         connection.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)

@@ -60,7 +60,7 @@ def counted(
         most_patches: How many patches of an acquisition count.
         key: A secret of the node.
     """
-    order = np.lexsort((_draws(ids, key), acquisitions))
+    order = np.lexsort((draws(ids, key), acquisitions))
     sorted_acquisitions, sorted_classes = acquisitions[order], classes[order]
     of_class = _rank_of_class(sorted_acquisitions, sorted_classes)
     may = order[of_class < MOST_CLASSES]
@@ -136,7 +136,7 @@ def store_broken(what: str) -> StateError:
     )
 
 
-def _draws(ids: Ids, key: bytes) -> NDArray[np.uint64]:
+def draws(ids: Ids, key: bytes) -> NDArray[np.uint64]:
     """Return a number for each item that looks random to whoever has not the key."""
     digests = [hashlib.blake2b(item.to_bytes(8, "little"), key=key, digest_size=8).digest() for item in ids.tolist()]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)

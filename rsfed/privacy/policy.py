@@ -78,6 +78,7 @@ class Policy:
         by_cells: Whether a query stands for its cell, and answers speak of published atoms alone.
         explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away.
         publishes: Whether no query is answered, and a catalogue or counts are published instead.
+        refines: Whether items of buckets of the catalogue are listed, under a budget.
     """
 
     level: str
@@ -85,6 +86,7 @@ class Policy:
     by_cells: bool
     explanation: str
     publishes: bool = False
+    refines: bool = False
 
     @property
     def least_acquisitions(self) -> int:
@@ -121,6 +123,11 @@ class Policies:
     def by_cells(self) -> Policy | None:
         """The policy of those who are answered by cells; None where nobody is."""
         return next((each for each in (self.chosen, *self.analysts.values()) if each.by_cells), None)
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether answers and refusals leave in steps of time: where anybody is answered by cells, or refines."""
+        return self.by_cells is not None or any(each.refines for each in (self.chosen, *self.analysts.values()))
 
 
 def policy(level: str) -> Policy:
@@ -250,6 +257,9 @@ Policy level: {level}
 _BUCKETS = """\
 a signed list of codes, each in the middle of a bucket of patches of at least {floor} acquisitions, and how
                many patches a bucket has."""
+_REFINED = """
+               Who refines, and so tells this node which buckets, gets handles of {floor} patches of each, one an
+               acquisition, and no distance. A patch is listed at most `policy.refine_budget` times under a release."""
 _SEARCHED = """\
 which kinds of pictures the archive holds is told as finely as {floor} acquisitions share them. The codes in
                the middle have no noise: who knows all but one of the acquisitions may guess at that one from them."""
@@ -260,7 +270,7 @@ def _published(level: str, floor: int, given: str, means: str) -> str:
     return _PUBLISHED.format(given=given.format(**words), means=means.format(**words), **words)
 
 
-_CATALOGUE = _published("catalogue", 10, _BUCKETS, _SEARCHED)
+_CATALOGUE = _published("catalogue", 10, _BUCKETS + _REFINED, _SEARCHED)
 _SEALED = _published("sealed", 20, _BUCKETS, _SEARCHED)
 _COUNTS = _published(
     "counts",
@@ -274,7 +284,7 @@ POLICIES: Mapping[str, Policy] = {
     for each in (
         Policy(level="partner", floor=1, by_cells=False, explanation=_PARTNER),
         Policy(level="guarded", floor=5, by_cells=True, explanation=_GUARDED),
-        Policy(level="catalogue", floor=10, by_cells=False, explanation=_CATALOGUE, publishes=True),
+        Policy(level="catalogue", floor=10, by_cells=False, explanation=_CATALOGUE, publishes=True, refines=True),
         Policy(level="sealed", floor=20, by_cells=False, explanation=_SEALED, publishes=True),
         Policy(level="counts", floor=10, by_cells=False, explanation=_COUNTS, publishes=True),
     )

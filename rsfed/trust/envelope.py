@@ -7,7 +7,7 @@ Whether the same query came before is the node's to know.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -34,9 +34,11 @@ MAX_LIFETIME = timedelta(minutes=10)
 LIFETIME = timedelta(minutes=5)  # what an analyst gives a query: clocks may differ by a minute either way
 MAX_SEALED_BYTES = 1 << 20  # of a query that is sealed for each node
 QUERY_STEP, ANSWER_STEP = 1 << 10, 4 << 10  # bytes, to multiples of which sealed queries and answers are filled up
+REFINE_SLOTS = 16  # buckets of a query that refines, at most
 _MAX_ENVELOPE_BYTES = 16 << 10
 _MAX_CHAIN_BYTES = 16 << 10
 _KEY_BYTES = 32
+_NO_BUCKET = b"\xff" * 4
 _FILTER_FIELD = "FILTER_FIELD_"
 
 
@@ -92,7 +94,8 @@ def verify_envelope(signed: SignedEnvelope, bundle: Bundle, *, now: datetime) ->
     if envelope.federation != bundle.federation:
         raise EnvelopeRefused("the query is for another federation", reason="WRONG_FEDERATION")
     check_freshness(envelope, now, what="query")
-    (_check_sealed if envelope.sealed_for else _check_limits)(envelope)
+    check = _check_sealed if envelope.sealed_for else _check_refine if envelope.HasField("refine") else _check_limits
+    check(envelope)
     return VerifiedQuery(envelope, requester, hashlib.sha256(signed.envelope).digest())
 
 
@@ -143,6 +146,19 @@ def filter_values(names: Iterable[str]) -> list[FilterField.ValueType]:
     return [FilterField.Value(_FILTER_FIELD + name.upper()) for name in names]
 
 
+def refine_slots(buckets: Sequence[int]) -> bytes:
+    """Return the slots of a query that refines, equally long however many buckets it names, at most `REFINE_SLOTS`."""
+    used = b"".join(bucket.to_bytes(4, "little") for bucket in buckets)
+    return used + _NO_BUCKET * (REFINE_SLOTS - len(buckets))
+
+
+def refined_buckets(envelope: QueryEnvelope) -> list[int]:
+    """Return the buckets that a query refines, in the order of their slots."""
+    slots = envelope.refine.buckets
+    parts = (slots[start : start + 4] for start in range(0, len(slots), 4))
+    return [int.from_bytes(part, "little") for part in parts if part != _NO_BUCKET]
+
+
 def page_context(request: ArchiveServiceExpandBucketRequest) -> bytes:
     """Return what the sealed page of a bucket belongs to, so that no other page takes its place."""
     place = ArchiveServiceExpandBucketRequest(
@@ -180,12 +196,23 @@ def _check_limits(envelope: QueryEnvelope) -> None:
         raise InvalidMessage(f"a key for answers has {_KEY_BYTES} bytes")
 
 
+def _check_refine(envelope: QueryEnvelope) -> None:
+    """Check a query that refines: nothing tells one from another before it is opened."""
+    if len(envelope.query_id) != 16 or len(envelope.release_digest) != 32 or len(envelope.answer_key) != _KEY_BYTES:
+        raise InvalidMessage("a query has an id of 16 bytes, a release digest and a key for answers of 32")
+    if envelope.codes or envelope.k or envelope.HasField("radius") or envelope.HasField("filter"):
+        raise InvalidMessage("a query that refines has neither codes nor a filter")
+    buckets = refined_buckets(envelope)
+    if len(envelope.refine.buckets) != len(_NO_BUCKET) * REFINE_SLOTS or len(set(buckets)) != len(buckets):
+        raise InvalidMessage(f"a query that refines has {REFINE_SLOTS} slots, and no bucket twice")
+
+
 def _check_sealed(envelope: QueryEnvelope) -> None:
     """Check a query that is sealed for nodes: nothing of what it asks is outside of that."""
     if len(envelope.query_id) != 16 or len(envelope.release_digest) != 32:
         raise InvalidMessage("a query has an id of 16 bytes and a release digest of 32")
     asked = (envelope.encoder, envelope.codes, envelope.k, envelope.answer_key)
-    if any(asked) or envelope.HasField("radius") or envelope.HasField("filter"):
+    if any(asked) or any(envelope.HasField(field) for field in ("radius", "filter", "refine")):
         raise InvalidMessage("a query that is sealed for nodes has what it asks in there only")
     if len({part.node for part in envelope.sealed_for}) != len(envelope.sealed_for):
         raise InvalidMessage("a query is sealed for each node once")

@@ -45,6 +45,8 @@ class Purpose(StrEnum):
     QUERY_ANSWER = "query-answer"
     BUCKET = "bucket"
     BUCKET_ANSWER = "bucket-answer"
+    REFINE = "refine"
+    REFINE_ANSWER = "refine-answer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -576,3 +576,59 @@ class ArchiveServiceGetCatalogueResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArchiveServiceGetCatalogueResponse: _TypeAlias = ArchiveServiceGetCatalogueResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceRefineRequest(_message.Message):
+    """ArchiveServiceRefineRequest carries a query that the coordinator cannot read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_QUERY_FIELD_NUMBER: _builtins.int
+    REMAINING_MS_FIELD_NUMBER: _builtins.int
+    sealed_query: _builtins.bytes
+    """A SignedEnvelope that refines, after its length (4 bytes, big-endian) and filled up with zeros to a multiple of 4 KiB,
+    sealed for the node with HPKE as in SignedContent.
+    """
+    remaining_ms: _builtins.int
+    """Milliseconds that the node has left to answer."""
+    def __init__(
+        self,
+        *,
+        sealed_query: _builtins.bytes = ...,
+        remaining_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining_ms", b"remaining_ms", "sealed_query", b"sealed_query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceRefineRequest: _TypeAlias = ArchiveServiceRefineRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveServiceRefineResponse(_message.Message):
+    """ArchiveServiceRefineResponse carries the node's answer, which the coordinator cannot read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_ANSWER_FIELD_NUMBER: _builtins.int
+    AUDIT_HEAD_FIELD_NUMBER: _builtins.int
+    sealed_answer: _builtins.bytes
+    """A RefineAnswer, filled up as the query, signed by the node and sealed with the query's answer_key."""
+    @_builtins.property
+    def audit_head(self) -> _audit_pb2.SignedTreeHead:
+        """Head of the node's audit log, which notes this answer. The coordinator keeps it and does not pass it on."""
+
+    def __init__(
+        self,
+        *,
+        sealed_answer: _builtins.bytes = ...,
+        audit_head: _audit_pb2.SignedTreeHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_head", b"audit_head", "sealed_answer", b"sealed_answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveServiceRefineResponse: _TypeAlias = ArchiveServiceRefineResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class ArchiveServiceStub:
                 request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.FromString,
                 _registered_method=True)
+        self.Refine = channel.unary_unary(
+                '/rsfed.v1.ArchiveService/Refine',
+                request_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineResponse.FromString,
+                _registered_method=True)
 
 
 class ArchiveServiceServicer:
@@ -125,6 +130,13 @@ class ArchiveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refine(self, request, context):
+        """Refine lists items of buckets of the catalogue. A query id is answered once, and what is listed is charged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchiveServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.GetCatalogue,
                     request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.SerializeToString,
+            ),
+            'Refine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refine,
+                    request_deserializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class ArchiveService:
             '/rsfed.v1.ArchiveService/GetCatalogue',
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueRequest.SerializeToString,
             rsfed_dot_v1_dot_archive__pb2.ArchiveServiceGetCatalogueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.ArchiveService/Refine',
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineRequest.SerializeToString,
+            rsfed_dot_v1_dot_archive__pb2.ArchiveServiceRefineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class ArchiveServiceStub:
     """CollectAccess streams what was approved, sealed for its requester."""
     GetCatalogue: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceGetCatalogueRequest, _archive_pb2.ArchiveServiceGetCatalogueResponse]
     """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
+    Refine: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceRefineRequest, _archive_pb2.ArchiveServiceRefineResponse]
+    """Refine lists items of buckets of the catalogue. A query id is answered once, and what is listed is charged."""
 
 @_typing.type_check_only
 class ArchiveServiceAsyncStub(ArchiveServiceStub):
@@ -67,6 +69,8 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """CollectAccess streams what was approved, sealed for its requester."""
     GetCatalogue: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceGetCatalogueRequest, _archive_pb2.ArchiveServiceGetCatalogueResponse]  # type: ignore[assignment]
     """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
+    Refine: _aio.UnaryUnaryMultiCallable[_archive_pb2.ArchiveServiceRefineRequest, _archive_pb2.ArchiveServiceRefineResponse]  # type: ignore[assignment]
+    """Refine lists items of buckets of the catalogue. A query id is answered once, and what is listed is charged."""
 
 class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     """ArchiveService is served by every node to the coordinator of its federation."""
@@ -126,5 +130,13 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_pb2.ArchiveServiceGetCatalogueResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceGetCatalogueResponse]]:
         """GetCatalogue gives a chunk of the catalogue that the node publishes. What is asked depends on no query."""
+
+    @_abc_1.abstractmethod
+    def Refine(
+        self,
+        request: _archive_pb2.ArchiveServiceRefineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.ArchiveServiceRefineResponse, _abc.Awaitable[_archive_pb2.ArchiveServiceRefineResponse]]:
+        """Refine lists items of buckets of the catalogue. A query id is answered once, and what is listed is charged."""
 
 def add_ArchiveServiceServicer_to_server(servicer: ArchiveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -155,3 +155,43 @@ class SignedCatalogue(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignedCatalogue: _TypeAlias = SignedCatalogue  # noqa: Y015
+
+@_typing.final
+class RefineAnswer(_message.Message):
+    """RefineAnswer lists items of buckets that a query of Refine named; sealed for the analyst with the query's id as context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    ITEM_HANDLES_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    query_id: _builtins.bytes
+    """The query that is answered, 16 bytes."""
+    level: _outcome_pb2.PolicyLevel.ValueType
+    """Policy level of the answer."""
+    counts: _builtins.bytes
+    """Number of items listed of each bucket that was named, in the order of the slots that are used, uint32,
+    little-endian: the catalogue's floor, each of another acquisition, or 0 where the policy withholds them.
+    """
+    item_handles: _builtins.bytes
+    """Handles of those items one after the other, 16 bytes each."""
+    withheld: _outcome_pb2.WithheldReason.ValueType
+    """Whether buckets were withheld, and why."""
+    def __init__(
+        self,
+        *,
+        query_id: _builtins.bytes = ...,
+        level: _outcome_pb2.PolicyLevel.ValueType = ...,
+        counts: _builtins.bytes = ...,
+        item_handles: _builtins.bytes = ...,
+        withheld: _outcome_pb2.WithheldReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "item_handles", b"item_handles", "level", b"level", "query_id", b"query_id", "withheld", b"withheld"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefineAnswer: _TypeAlias = RefineAnswer  # noqa: Y015

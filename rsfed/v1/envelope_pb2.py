@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rsfed/v1/envelope.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x02\n\rQueryEnvelope\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12\x11\n\trequester\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x16\n\x0erelease_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07\x65ncoder\x18\x05 \x01(\t\x12\r\n\x05\x63odes\x18\x06 \x01(\x0c\x12\t\n\x01k\x18\x07 \x01(\r\x12\x13\n\x06radius\x18\x08 \x01(\rH\x00\x88\x01\x01\x12+\n\x07\x63reated\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06\x66ilter\x18\x0b \x01(\x0b\x32\x15.rsfed.v1.QueryFilter\x12\x12\n\nanswer_key\x18\x0c \x01(\x0c\x12)\n\nsealed_for\x18\r \x03(\x0b\x32\x15.rsfed.v1.SealedQueryB\t\n\x07_radius\"+\n\x0bSealedQuery\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"\xa4\x01\n\x0bQueryFilter\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12#\n\x04\x62\x62ox\x18\x03 \x01(\x0b\x32\x15.rsfed.v1.BoundingBox\x12\x15\n\x08modality\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x0e\n\x06labels\x18\x05 \x03(\rB\x08\n\x06_afterB\t\n\x07_beforeB\x0b\n\t_modality\"G\n\x0b\x42oundingBox\x12\x0c\n\x04west\x18\x01 \x01(\x11\x12\r\n\x05south\x18\x02 \x01(\x11\x12\x0c\n\x04\x65\x61st\x18\x03 \x01(\x11\x12\r\n\x05north\x18\x04 \x01(\x11\"P\n\x0eSignedEnvelope\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x02 \x03(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17rsfed/v1/envelope.proto\x12\x08rsfed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x03\n\rQueryEnvelope\x12\x10\n\x08query_id\x18\x01 \x01(\x0c\x12\x11\n\trequester\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x16\n\x0erelease_digest\x18\x04 \x01(\x0c\x12\x0f\n\x07\x65ncoder\x18\x05 \x01(\t\x12\r\n\x05\x63odes\x18\x06 \x01(\x0c\x12\t\n\x01k\x18\x07 \x01(\r\x12\x13\n\x06radius\x18\x08 \x01(\rH\x00\x88\x01\x01\x12+\n\x07\x63reated\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06\x66ilter\x18\x0b \x01(\x0b\x32\x15.rsfed.v1.QueryFilter\x12\x12\n\nanswer_key\x18\x0c \x01(\x0c\x12)\n\nsealed_for\x18\r \x03(\x0b\x32\x15.rsfed.v1.SealedQuery\x12\'\n\x06refine\x18\x0e \x01(\x0b\x32\x17.rsfed.v1.RefineBucketsB\t\n\x07_radius\"/\n\rRefineBuckets\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x0f\n\x07\x62uckets\x18\x02 \x01(\x0c\"+\n\x0bSealedQuery\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"\xa4\x01\n\x0bQueryFilter\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06\x62\x65\x66ore\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12#\n\x04\x62\x62ox\x18\x03 \x01(\x0b\x32\x15.rsfed.v1.BoundingBox\x12\x15\n\x08modality\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x0e\n\x06labels\x18\x05 \x03(\rB\x08\n\x06_afterB\t\n\x07_beforeB\x0b\n\t_modality\"G\n\x0b\x42oundingBox\x12\x0c\n\x04west\x18\x01 \x01(\x11\x12\r\n\x05south\x18\x02 \x01(\x11\x12\x0c\n\x04\x65\x61st\x18\x03 \x01(\x11\x12\r\n\x05north\x18\x04 \x01(\x11\"P\n\x0eSignedEnvelope\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x02 \x03(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rsfed.v1.envelope_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUERYENVELOPE']._serialized_start=71
-  _globals['_QUERYENVELOPE']._serialized_end=434
-  _globals['_SEALEDQUERY']._serialized_start=436
-  _globals['_SEALEDQUERY']._serialized_end=479
-  _globals['_QUERYFILTER']._serialized_start=482
-  _globals['_QUERYFILTER']._serialized_end=646
-  _globals['_BOUNDINGBOX']._serialized_start=648
-  _globals['_BOUNDINGBOX']._serialized_end=719
-  _globals['_SIGNEDENVELOPE']._serialized_start=721
-  _globals['_SIGNEDENVELOPE']._serialized_end=801
+  _globals['_QUERYENVELOPE']._serialized_end=475
+  _globals['_REFINEBUCKETS']._serialized_start=477
+  _globals['_REFINEBUCKETS']._serialized_end=524
+  _globals['_SEALEDQUERY']._serialized_start=526
+  _globals['_SEALEDQUERY']._serialized_end=569
+  _globals['_QUERYFILTER']._serialized_start=572
+  _globals['_QUERYFILTER']._serialized_end=736
+  _globals['_BOUNDINGBOX']._serialized_start=738
+  _globals['_BOUNDINGBOX']._serialized_end=809
+  _globals['_SIGNEDENVELOPE']._serialized_start=811
+  _globals['_SIGNEDENVELOPE']._serialized_end=891
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,7 @@ class QueryEnvelope(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ANSWER_KEY_FIELD_NUMBER: _builtins.int
     SEALED_FOR_FIELD_NUMBER: _builtins.int
+    REFINE_FIELD_NUMBER: _builtins.int
     query_id: _builtins.bytes
     """Random name of this query, 16 bytes, never used twice."""
     requester: _builtins.str
@@ -76,6 +77,10 @@ class QueryEnvelope(_message.Message):
         the parts on cannot read what is asked.
         """
 
+    @_builtins.property
+    def refine(self) -> Global___RefineBuckets:
+        """Asks for items of some buckets of one node's catalogue; then codes, k, radius and filter are empty. Only in Refine."""
+
     def __init__(
         self,
         *,
@@ -92,16 +97,45 @@ class QueryEnvelope(_message.Message):
         filter: Global___QueryFilter | None = ...,
         answer_key: _builtins.bytes = ...,
         sealed_for: _abc.Iterable[Global___SealedQuery] | None = ...,
+        refine: Global___RefineBuckets | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "created", b"created", "expires", b"expires", "filter", b"filter", "radius", b"radius"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "created", b"created", "expires", b"expires", "filter", b"filter", "radius", b"radius", "refine", b"refine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "answer_key", b"answer_key", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "filter", b"filter", "k", b"k", "query_id", b"query_id", "radius", b"radius", "release_digest", b"release_digest", "requester", b"requester", "sealed_for", b"sealed_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_radius", b"_radius", "answer_key", b"answer_key", "codes", b"codes", "created", b"created", "encoder", b"encoder", "expires", b"expires", "federation", b"federation", "filter", b"filter", "k", b"k", "query_id", b"query_id", "radius", b"radius", "refine", b"refine", "release_digest", b"release_digest", "requester", b"requester", "sealed_for", b"sealed_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__radius: _TypeAlias = _typing.Literal["radius"]  # noqa: Y015
     _WhichOneofArgType__radius: _TypeAlias = _typing.Literal["_radius", b"_radius"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__radius) -> _WhichOneofReturnType__radius | None: ...
 
 Global___QueryEnvelope: _TypeAlias = QueryEnvelope  # noqa: Y015
+
+@_typing.final
+class RefineBuckets(_message.Message):
+    """RefineBuckets names buckets of a node's catalogue. It is equally long whatever it asks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Number of the publication, as in Catalogue."""
+    buckets: _builtins.bytes
+    """Places of the buckets in the catalogue's part of the encoder, from 0, in 16 slots, uint32, little-endian, none twice;
+    2^32 - 1 in a slot that is not used.
+    """
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        buckets: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefineBuckets: _TypeAlias = RefineBuckets  # noqa: Y015
 
 @_typing.final
 class SealedQuery(_message.Message):

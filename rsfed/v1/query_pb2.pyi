@@ -336,6 +336,58 @@ class QueryServiceGetCatalogueResponse(_message.Message):
 Global___QueryServiceGetCatalogueResponse: _TypeAlias = QueryServiceGetCatalogueResponse  # noqa: Y015
 
 @_typing.final
+class QueryServiceRefineRequest(_message.Message):
+    """QueryServiceRefineRequest names the node that a sealed query is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Name of the node."""
+    @_builtins.property
+    def request(self) -> _archive_pb2.ArchiveServiceRefineRequest:
+        """The query as the node gets it; remaining_ms is set by the coordinator."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        request: _archive_pb2.ArchiveServiceRefineRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceRefineRequest: _TypeAlias = QueryServiceRefineRequest  # noqa: Y015
+
+@_typing.final
+class QueryServiceRefineResponse(_message.Message):
+    """QueryServiceRefineResponse is the node's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _archive_pb2.ArchiveServiceRefineResponse:
+        """The answer, passed on without its audit head."""
+
+    def __init__(
+        self,
+        *,
+        response: _archive_pb2.ArchiveServiceRefineResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryServiceRefineResponse: _TypeAlias = QueryServiceRefineResponse  # noqa: Y015
+
+@_typing.final
 class QueryServiceListNodesRequest(_message.Message):
     """QueryServiceListNodesRequest asks for the nodes of the federation."""
 

@@ -55,6 +55,11 @@ class QueryServiceStub:
                 request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.SerializeToString,
                 response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.FromString,
                 _registered_method=True)
+        self.Refine = channel.unary_unary(
+                '/rsfed.v1.QueryService/Refine',
+                request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRefineRequest.SerializeToString,
+                response_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRefineResponse.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/rsfed.v1.QueryService/ListNodes',
                 request_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceListNodesRequest.SerializeToString,
@@ -104,6 +109,13 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refine(self, request, context):
+        """Refine relays a sealed query for items of buckets of a node's catalogue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodes(self, request, context):
         """ListNodes lists the nodes of the federation.
         """
@@ -147,6 +159,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetCatalogue,
                     request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.FromString,
                     response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.SerializeToString,
+            ),
+            'Refine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refine,
+                    request_deserializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRefineRequest.FromString,
+                    response_serializer=rsfed_dot_v1_dot_query__pb2.QueryServiceRefineResponse.SerializeToString,
             ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
@@ -273,6 +290,33 @@ class QueryService:
             '/rsfed.v1.QueryService/GetCatalogue',
             rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueRequest.SerializeToString,
             rsfed_dot_v1_dot_query__pb2.QueryServiceGetCatalogueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rsfed.v1.QueryService/Refine',
+            rsfed_dot_v1_dot_query__pb2.QueryServiceRefineRequest.SerializeToString,
+            rsfed_dot_v1_dot_query__pb2.QueryServiceRefineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class QueryServiceStub:
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
     GetCatalogue: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceGetCatalogueRequest, _query_pb2.QueryServiceGetCatalogueResponse]
     """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
+    Refine: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRefineRequest, _query_pb2.QueryServiceRefineResponse]
+    """Refine relays a sealed query for items of buckets of a node's catalogue."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]
     """ListNodes lists the nodes of the federation."""
     RequestAccess: _grpc.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]
@@ -61,6 +63,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """ExpandBucket relays a request for more items of one bucket to the node that holds it."""
     GetCatalogue: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceGetCatalogueRequest, _query_pb2.QueryServiceGetCatalogueResponse]  # type: ignore[assignment]
     """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
+    Refine: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRefineRequest, _query_pb2.QueryServiceRefineResponse]  # type: ignore[assignment]
+    """Refine relays a sealed query for items of buckets of a node's catalogue."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceListNodesRequest, _query_pb2.QueryServiceListNodesResponse]  # type: ignore[assignment]
     """ListNodes lists the nodes of the federation."""
     RequestAccess: _aio.UnaryUnaryMultiCallable[_query_pb2.QueryServiceRequestAccessRequest, _query_pb2.QueryServiceRequestAccessResponse]  # type: ignore[assignment]
@@ -102,6 +106,14 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_pb2.QueryServiceGetCatalogueResponse, _abc.Awaitable[_query_pb2.QueryServiceGetCatalogueResponse]]:
         """GetCatalogue relays a request for a chunk of a node's catalogue. What is asked depends on no query."""
+
+    @_abc_1.abstractmethod
+    def Refine(
+        self,
+        request: _query_pb2.QueryServiceRefineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_pb2.QueryServiceRefineResponse, _abc.Awaitable[_query_pb2.QueryServiceRefineResponse]]:
+        """Refine relays a sealed query for items of buckets of a node's catalogue."""
 
     @_abc_1.abstractmethod
     def ListNodes(

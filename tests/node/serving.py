@@ -12,12 +12,14 @@ import numpy as np
 from members import World
 
 from node.auditing import Auditor, open_log
+from node.budgets import Budgets
 from node.catalogue import Catalogue
 from node.desk import AccessDesk
 from node.guard import Guard
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.ledger import Ledger
+from node.refining import Refiner
 from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.served import Facts, Served, Shelf
@@ -28,6 +30,7 @@ from rsfed.home import Home, transaction
 from rsfed.index.order import keyed
 from rsfed.index.search import Snapshot, View
 from rsfed.index.segment import NONE_GONE, Part, Segment
+from rsfed.privacy.budgets import Budget
 from rsfed.privacy.policy import Policies
 from rsfed.transport.server import bind, server_credentials
 from rsfed.trust.certificates import issue_leaf, make_csr
@@ -191,8 +194,13 @@ def make_desk(home: Home, world: World, auditor: Auditor, identity, **how) -> Ac
     )
 
 
-def make_service(home: Home, world: World, searcher: Searcher, auditor: Auditor, policies, node: Identity):
+def make_budgets(home: Home, world: World, note, *, answers: int = 500) -> Budgets:
+    return Budgets(home, open_state(home), Budget(answers), note=note, now=world.clock)
+
+
+def make_service(home: Home, world: World, searcher: Searcher, auditor: Auditor, policies, node: Identity, **how):
     """All that a node answers, as its server has it."""
+    budgets = make_budgets(home, world, auditor.note, **how)
     return ArchiveService(
         node.member.name,
         searcher,
@@ -200,6 +208,7 @@ def make_service(home: Home, world: World, searcher: Searcher, auditor: Auditor,
         policies,
         desk=make_desk(home, world, auditor, lambda: node),
         sealed=SealedQueries(lambda: node, auditor),
+        refiner=Refiner(searcher.shelf, searcher.guard, budgets, searcher.handles, world.clock),
     )
 
 

@@ -1,94 +1,18 @@
 """Catalogues and counts as a node publishes them: from whom, when, and what two of them tell."""
 
-from contextlib import closing
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
-from members import World
-from serving import add_patches, make_auditor, make_home, publish
+from publications import CLASSES, Publishing
 
-from node.accounting import Accountant
-from node.cataloguing import Cataloguer, catalogue_chunk
-from node.state import open_state
+from node.cataloguing import catalogue_chunk
 from rsfed.codes import hamming
-from rsfed.config_policy import PolicySection
 from rsfed.errors import InvalidAnswer, StateError, UnknownHandle
-from rsfed.home import transaction
-from rsfed.index.facets import Columns
 from rsfed.privacy.counts import STEP
-from rsfed.privacy.policy import policy
 from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.trust.catalogue import open_catalogue, sign_catalogue
-from rsfed.trust.manifest import CodebookEntry, FederationClass, Nomenclature
 from rsfed.trust.names import Role
 from rsfed.v1.archive_pb2 import ArchiveServiceGetCatalogueRequest
 from rsfed.v1.catalogue_pb2 import Catalogue, SignedCatalogue
-
-CLASSES = np.random.default_rng(0).integers(0, 256, (3, 4), dtype=np.uint8)
-PER_ACQUISITION = 4
-
-
-@dataclass
-class Publishing:
-    """A node at a level, and its archive."""
-
-    folder: object
-    level: str = "catalogue"
-    changes: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.world = World()
-        self.home = make_home(self.folder / "node")
-        self.identity = self.world.identity(Role.NODE, "berne")
-        self.release = self.new_release(1)
-        self.auditor = make_auditor(self.home, self.world, identity=self.identity)
-        self.ids, self.codes = np.empty(0, np.int64), np.empty((0, 4), np.uint8)
-        self.rng = np.random.default_rng(0)
-
-    def new_release(self, version):
-        codebook = [CodebookEntry(class_id=number, code=code.tobytes().hex()) for number, code in enumerate(CLASSES)]
-        classes = tuple(FederationClass(id=number, name=f"class {number}") for number in range(len(CLASSES)))
-        fields = {"codebook": codebook, "codebook_reach": 6, "nomenclature": Nomenclature(classes=classes)}
-        return publish(self.home, self.world, version, **fields)
-
-    def add(self, acquisitions, *, start=0):
-        count = acquisitions * PER_ACQUISITION
-        ids = add_patches(self.home, count)
-        codes = CLASSES[self.rng.integers(0, len(CLASSES), count)]
-        codes[:, 3] ^= self.rng.integers(0, 16, count, dtype=np.uint8)
-        with closing(open_state(self.home)) as connection, transaction(connection):
-            names = [(f"overpass-{start + place // PER_ACQUISITION}", item) for place, item in enumerate(ids)]
-            connection.executemany("UPDATE item SET acquisition = ? WHERE id = ?", names)
-        self.ids, self.codes = np.concatenate([self.ids, ids]), np.concatenate([self.codes, codes])
-
-    def cataloguer(self):
-        return Cataloguer(
-            self.home,
-            policy(self.level),
-            PolicySection(level=self.level, **self.changes),
-            identity=lambda: self.identity,
-            note=self.auditor.note,
-            key=b"k" * 32,
-            now=self.world.clock,
-        )
-
-    def publish(self):
-        items = {"rgb": lambda: (self.ids, self.codes, Columns.unknown(len(self.ids)))}
-        with closing(open_state(self.home)) as connection:
-            return self.cataloguer().publish(connection, self.release, items)
-
-    def signed(self):
-        with closing(open_state(self.home)) as connection:
-            return self.cataloguer().current(connection, self.release)
-
-    def opened(self, signed=None):
-        signed = self.signed() if signed is None else signed
-        return open_catalogue(signed, "berne", self.release.manifest, self.world.bundle(), now=self.world.clock())
-
-    def charges(self):
-        with closing(open_state(self.home)) as connection:
-            return Accountant(self.home, connection, self.auditor.note).charges(self.release)
 
 
 @pytest.fixture
