@@ -106,7 +106,7 @@ class Refinement:
         envelope = self._envelope(refine, key)
         try:
             answer = await self._answer(envelope, catalogue.node, key)
-            handles = _handles(answer, len(buckets), catalogue.floor)
+            handles = handles_of(answer, len(buckets), catalogue.floor)
         except RsfedError as error:
             return Refined(catalogue.node, envelope.query_id, buckets, reason=error.reason)
         withheld = WithheldReason.Name(answer.withheld).removeprefix("WITHHELD_REASON_")
@@ -150,7 +150,7 @@ class Refinement:
         return answer
 
 
-def _handles(answer: RefineAnswer, buckets: int, floor: int) -> tuple[tuple[str, ...], ...]:
+def handles_of(answer: RefineAnswer, buckets: int, floor: int) -> tuple[tuple[str, ...], ...]:
     """Return the handles of each bucket, if the answer keeps the rules.
 
     Raises:

@@ -9,13 +9,14 @@ from fake_coordinator import FakeCoordinator, serving
 from members import World
 
 from rsfed.analyst.catalogues import Read, nearest
+from rsfed.analyst.refining import handles_of
 from rsfed.analyst.session import AnalystSession
 from rsfed.codes import hamming
-from rsfed.errors import UnknownHandle
+from rsfed.errors import InvalidAnswer, UnknownHandle
 from rsfed.trust.catalogue import Opened, Part, digest_of, part_of, sign_catalogue
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2, outcome_pb2, query_pb2
-from rsfed.v1.catalogue_pb2 import Catalogue
+from rsfed.v1.catalogue_pb2 import Catalogue, RefineAnswer
 
 LEVELS = {
     "alps": outcome_pb2.POLICY_LEVEL_CATALOGUE,
@@ -172,3 +173,38 @@ def test_the_ranking_is_that_of_all_buckets_by_distance(k, radius):
 def test_nodes_without_buckets_do_no_harm():
     nothing = replace(catalogue("a", np.empty((0, 4), np.uint8)))
     assert nearest(np.zeros(4, np.uint8), "rgb", [nothing, Read("b", "partner", None)], k=3, radius=None) == []
+
+
+def told(counts, handles, *, level=outcome_pb2.POLICY_LEVEL_CATALOGUE, withheld=outcome_pb2.WITHHELD_REASON_NOTHING):
+    column = np.array(counts, "<u4").tobytes()
+    return RefineAnswer(counts=column, item_handles=handles, level=level, withheld=withheld)
+
+
+HANDLES = b"".join(bytes([number]) * 16 for number in range(20))
+POLICY = outcome_pb2.WITHHELD_REASON_POLICY
+
+
+def test_an_answer_that_refines_has_the_floor_of_each_bucket_or_none():
+    listed = handles_of(told([10, 10], HANDLES), 2, 10)
+    assert [[each[:2] for each in some] for some in listed] == [
+        [f"{number:02x}" for number in range(10)],
+        [f"{number:02x}" for number in range(10, 20)],
+    ]
+    assert [len(some) for some in handles_of(told([0, 10], HANDLES[:160], withheld=POLICY), 2, 10)] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        told([10], HANDLES),  # another number of buckets
+        told([10, 9], HANDLES[:-16]),  # fewer than the floor
+        told([10, 10], HANDLES[:-1]),
+        told([10, 10], HANDLES[:160] * 2),  # an item twice
+        told([10, 0], HANDLES[:160]),  # withheld, and not said
+        told([10, 10], HANDLES, withheld=POLICY),
+        told([10, 10], HANDLES, level=outcome_pb2.POLICY_LEVEL_SEALED),
+    ],
+)
+def test_an_answer_that_breaks_a_rule_is_dropped(answer):
+    with pytest.raises(InvalidAnswer):
+        handles_of(answer, 2, 10)

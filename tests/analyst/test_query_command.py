@@ -13,7 +13,8 @@ from members import World
 from PIL import Image
 
 from coordinator.fanout import _failure
-from rsfed.analyst.catalogues import Read
+from rsfed.analyst.catalogues import Read, nearest
+from rsfed.analyst.refining import Refined
 from rsfed.analyst.results import Outcome
 from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
@@ -70,6 +71,14 @@ class ScriptedSession:
     async def catalogues(self):
         return self.catalogue_reads
 
+    async def refine(self, code, reads, *, count):
+        refined = []
+        for read in reads:
+            if read.level == "catalogue":
+                buckets = tuple(nearest(code, "rgb", [read], k=count, radius=None))
+                refined.append(Refined(read.node, b"q" * 16, buckets, **self.told[read.node]))
+        return refined
+
     async def search_radius(self, codes, *, radius, limit, filters, on_outcome):
         self.asked.append(("radius", radius, limit))
         return [self.result] * len(codes)
@@ -125,6 +134,42 @@ def test_a_private_query_lists_buckets_and_counts_and_searches_nothing(session, 
     printed = capsys.readouterr()
     assert "alps/0" in printed.out
     assert "NO_CATALOGUE" in printed.err
+
+
+def test_refine_lists_items_of_buckets_and_says_what_is_withheld(session, image, capsys, monkeypatch):
+    reads = [published(name, "catalogue", middles=40) for name in ("alps", "danube")]
+    reads.append(published("elbe", "sealed", middles=40))
+    told = {
+        "alps": {"handles": (("ab" * 16, "cd" * 16), ()), "withheld": "POLICY"},
+        "danube": {"reason": "CATALOGUE_CHANGED"},
+    }
+    monkeypatch.setattr(session, "catalogue_reads", reads)
+    monkeypatch.setattr(session, "told", told, raising=False)
+    arguments = ["query", image, "--private", "--refine", "2"]
+    assert run([*arguments, "--output", "json"]) == ExitCode.DONE
+    found = json.loads(capsys.readouterr().out)["queries"][0]["refined"]
+    first, second = found[0]["buckets"]
+    assert [row["node"] for row in found] == ["alps", "danube"]
+    assert (first["bucket"], first["distance"], first["handles"]) == (0, 4, ["ab" * 16, "cd" * 16])
+    assert second["handles"] == []
+    assert (found[0]["withheld"], found[0]["reason"]) == ("POLICY", None)
+    assert (found[1]["withheld"], found[1]["reason"]) == (None, "CATALOGUE_CHANGED")
+    assert [len(each.found()) for each in session.remembered] == [2, 0]
+    assert run([*arguments, "--require-all"]) == ExitCode.PARTIAL
+    printed = capsys.readouterr()
+    assert "ab" * 16 in printed.out
+    assert f"no items of alps/{second['bucket']} [POLICY]" in printed.err
+    assert "danube listed no items [CATALOGUE_CHANGED]" in printed.err
+
+
+def test_without_refine_nothing_is_asked_and_without_private_there_is_nothing_to_refine(
+    session, image, capsys, monkeypatch
+):
+    monkeypatch.setattr(session, "catalogue_reads", [published("alps", "catalogue", middles=40)])
+    assert run(["query", image, "--private", "--output", "json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["queries"][0]["refined"] is None
+    assert session.remembered == []
+    assert run(["query", image, "--refine", "2"]) == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("more", [["--sheet", "x.png"], ["--output", "csv"], ["--after", "2024-01-01"]])

@@ -82,6 +82,10 @@ class Publishing:
         with closing(open_state(self.home)) as connection:
             return self.cataloguer().current(connection, self.release)
 
+    def bucketed(self):
+        with closing(open_state(self.home)) as connection:
+            return self.cataloguer().bucketed(connection, self.release)
+
     def opened(self, signed=None):
         signed = self.signed() if signed is None else signed
         return open_catalogue(signed, "berne", self.release.manifest, self.world.bundle(), now=self.world.clock())

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import Message
 from members import World
 
 from node.auditing import Auditor, open_log
@@ -46,7 +47,7 @@ from rsfed.trust.identity import (
 )
 from rsfed.trust.names import Role
 from rsfed.trust.release_store import Release, ReleaseStore
-from rsfed.v1.envelope_pb2 import QueryEnvelope, QueryFilter
+from rsfed.v1.envelope_pb2 import QueryEnvelope
 
 PARTNER = Policies.of("partner", {})
 PLACE = (7.0, 46.0, 7.1, 46.1)
@@ -151,8 +152,8 @@ class Asker:
         for key, value in changes.items():
             if isinstance(value, datetime):
                 getattr(envelope, key).FromDatetime(value)
-            elif isinstance(value, QueryFilter):
-                envelope.filter.CopyFrom(value)
+            elif isinstance(value, Message):
+                getattr(envelope, key).CopyFrom(value)
             else:
                 setattr(envelope, key, value)
         return sign_envelope(envelope, self.identity)

@@ -1,10 +1,13 @@
 """Catalogues and counts as a node publishes them: from whom, when, and what two of them tell."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from publications import CLASSES, Publishing
 
 from node.cataloguing import catalogue_chunk
+from node.state import open_state
 from rsfed.codes import hamming
 from rsfed.errors import InvalidAnswer, StateError, UnknownHandle
 from rsfed.privacy.counts import STEP
@@ -95,6 +98,30 @@ def test_a_crash_after_the_charge_publishes_nothing_and_costs_the_epoch(node, mo
     node.world.clock.move(days=1)
     assert node.publish() is True
     assert node.opened().epoch == 2
+
+
+def test_the_items_behind_the_buckets_are_kept_with_the_publication_and_only_where_they_may_be_listed(node, tmp_path):
+    node.add(60)
+    node.publish()
+    kept = node.bucketed()
+    rows = [kept.of("rgb", number) for number in range(len(node.opened().parts["rgb"].middles))]
+    assert kept.epoch == 1
+    assert all(len(np.unique(each["acquisition"])) >= kept.floor == 10 for each in rows)
+    assert set(np.concatenate(rows)["id"].tolist()) <= set(node.ids.tolist())
+    assert len(np.unique(np.concatenate(rows)["content"])) == sum(map(len, rows)) <= len(node.ids)
+    sealed = Publishing(tmp_path / "sealed", "sealed")
+    sealed.add(60)
+    sealed.publish()
+    assert sealed.bucketed() is None
+
+
+def test_of_patches_with_the_same_content_one_is_kept(node):
+    node.add(60)
+    with closing(open_state(node.home)) as connection:
+        connection.execute("UPDATE item SET digest = ? WHERE id % 2", ("ab" * 32,))
+    node.publish()
+    contents = node.bucketed().rows[["bucket", "content"]]
+    assert len(np.unique(contents)) == len(contents)
 
 
 def test_what_another_level_published_is_not_given_away(node):
