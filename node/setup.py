@@ -50,6 +50,8 @@ independent_files = false
 # "none". Without a line exactly, but at "guarded", which never says more than degrees and months.
 # footprints = "10km"
 # dates = "month"
+# How often a patch may be listed to those who refine, at "catalogue", under a release; 0: never.
+# refine_budget = 500
 # What single analysts are answered at; loosen = true has to be said where that discloses more.
 # analysts.ada = {{ level = "partner", loosen = true }}
 
