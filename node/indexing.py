@@ -371,18 +371,8 @@ class _Work:
         snapshots = {name: index.snapshot() for name, index in active.indexes.items()}
         held = {name: self._held(active.modality(name), index) for name, index in active.indexes.items()}
         lost = unsearchable(self._catalogue.modalities(), active.release.manifest)
-        self._owner.publish(
-            Served(
-                active.release,
-                snapshots,
-                active.facts,
-                held,
-                lost,
-                self._epochs.items,
-                self._epochs.catalogue,
-                self._epochs.bucketed,
-            )
-        )
+        published = self._epochs.items, self._epochs.catalogue, self._epochs.bucketed
+        self._owner.publish(Served(active.release, snapshots, active.facts, held, lost, *published))
         if lost and lost != self._lost:
             log.error("archive.unsearchable", count=lost, remedy=f"no encoder reads this modality: {REMEDY}")
         self._lost = lost
