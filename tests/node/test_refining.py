@@ -88,7 +88,7 @@ def scene_at(tmp_path, monkeypatch):
 
     @asynccontextmanager
     async def opened(level="catalogue", analysts=None, answers=500):
-        archive = Publishing(tmp_path, "catalogue" if level == "partner" else level, {"catalogue_days": 1})
+        archive = Publishing(tmp_path, "catalogue" if level in {"partner", "guarded"} else level, {"catalogue_days": 1})
         world = archive.world
         world.knows(archive.identity)
         policies = Policies.of(level, analysts or {})
@@ -194,7 +194,8 @@ async def test_a_withdrawn_patch_stays_behind_its_bucket_until_the_next_publicat
 
 
 @pytest.mark.parametrize(
-    ("level", "analysts"), [("sealed", {}), ("counts", {}), ("partner", {}), ("catalogue", {"ada": "sealed"})]
+    ("level", "analysts"),
+    [("sealed", {}), ("counts", {}), ("partner", {}), ("guarded", {}), ("catalogue", {"ada": "sealed"})],
 )
 async def test_at_every_other_level_it_is_refused_with_nothing_but_that(scene_at, level, analysts):
     async with scene_at(level, analysts) as scene:
