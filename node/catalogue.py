@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rsfed.codes import Codes
 
 State = Literal["present", "recorded", "withdrawn"]
-"""`present` is searched; `recorded` has too much nodata for that; `withdrawn` is gone from the archive."""
+"""`present` is searched; `recorded` has too much nodata for that or lies under clouds; `withdrawn` is gone."""
 
 _PAGE = 1000  # rows read or deleted at a time, so that nothing long holds up the write-ahead log or other writers
 _OF_ENCODER = "code_set = (SELECT id FROM code_set WHERE release = ? AND encoder = ?)"

@@ -68,6 +68,9 @@ class Reading:
     nomenclature: Nomenclature | None
 
 
+Entries = tuple[list[Candidate], list[Skipped]]
+
+
 @dataclass(slots=True)
 class Report:
     """What a run did.
@@ -150,7 +153,7 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
     )
     with _alone(home), closing(open_state(home)) as connection:
         held = present_sources(connection)
-        entries = list(walk(reading.root, config.archive.labels, {path for _, path in held}))
+        entries = fitting(walk(reading.root, config.archive.labels, {path for _, path in held}), reading.modality)
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
         run = _Run(connection, reading, rules, listener)
@@ -158,6 +161,29 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
         run.report.labels = _settle(connection, config, reading)
     run.report.seconds = time.monotonic() - start
     return run.report
+
+
+def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Entries:
+    """Return what of an archive may be of its modality, and what is not taken up.
+
+    All products of other bands are one entry: in a data set of pairs they are as many as the others.
+    """
+    candidates: list[Candidate] = []
+    problems: list[Skipped] = []
+    foreign: list[str] = []
+    for entry in entries:
+        if isinstance(entry, Skipped):
+            problems.append(entry)
+        elif entry.product is None or any(band in entry.product.bands for band in kind.bands):
+            candidates.append(entry)
+        else:
+            foreign.append(entry.name)
+    if foreign:
+        which = f"it and {len(foreign) - 1:,} more products have" if len(foreign) > 1 else "it has"
+        problems.append(
+            Skipped(foreign[0], f"{which} no band of modality {kind.name}; search such products by a node of their own")
+        )
+    return candidates, problems
 
 
 class _Run:
@@ -174,10 +200,9 @@ class _Run:
         self._acknowledged = time.monotonic()
         self._good: set[int] = set()  # sources that stay in the catalogue
 
-    def take(self, entries: list[Candidate | Skipped], held: list[tuple[int, str]], *, accept_empty: bool) -> None:
+    def take(self, entries: Entries, held: list[tuple[int, str]], *, accept_empty: bool) -> None:
         """Take up what is new, then withdraw what is gone of the sources that were held before."""
-        candidates = [entry for entry in entries if isinstance(entry, Candidate)]
-        problems = [entry for entry in entries if isinstance(entry, Skipped)]
+        candidates, problems = entries
         if held and not candidates and not accept_empty:
             raise ArchiveError(
                 "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",
@@ -218,7 +243,9 @@ class _Run:
             modality=self._reading.modality,
             spec=self._reading.spec,
         )
-        self._pending.append(Read(seen, file_digest(candidate.path), info))
+        if candidate.stamp() != (seen.size, seen.mtime_ns):
+            raise RasterRejected("it was changed while it was read; run the ingest again", reason="UNREADABLE")
+        self._pending.append(Read(seen, file_digest(candidate.path), info, candidate.covered))
 
     def _keep(self, known: Known, seen: Seen) -> None:
         self._good.add(known.id)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
 
+from node.catalogue import State
 from node.state import RELABELLED, get_meta, set_meta, take_item_ids
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 
@@ -67,11 +68,17 @@ class Read:
         seen: As it was found before.
         digest: SHA-256 of its bytes.
         info: What it is and which patches it gives.
+        covered: Clouds, shadow or snow cover it, so its patches are not searched.
     """
 
     seen: Seen
     digest: bytes
     info: SourceInfo
+    covered: bool = False
+
+    def state(self, window: SourceWindow, rules: Rules) -> State:
+        """Return the state of one of its patches."""
+        return "recorded" if self.covered or window.nodata > rules.max_nodata else "present"
 
 
 def find_source(connection: sqlite3.Connection, path: str) -> Known | None:
@@ -122,7 +129,7 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     _retire(connection, held.values(), "withdrawn")
     for item, window in kept:
         connection.execute("UPDATE item SET nodata = ?, state = 'present' WHERE id = ?", (window.nodata, item))
-    _retire(connection, [item for item, window in kept if window.nodata > rules.max_nodata], "recorded")
+    _retire(connection, [item for item, window in kept if read.state(window, rules) == "recorded"], "recorded")
     _insert(connection, source, fresh, read, rules)
     set_labels(connection, source, seen.labels)
     return int(source)
@@ -223,7 +230,7 @@ def _insert(
                 **dict(zip(_EDGES, window.footprint or (None,) * 4, strict=True)),
                 "id": item,
                 "digest": window.digest,
-                "state": "recorded" if window.nodata > rules.max_nodata else "present",
+                "state": read.state(window, rules),
                 "nodata": window.nodata,
             }
             for item, window in zip(take_item_ids(connection, len(windows)), windows, strict=True)

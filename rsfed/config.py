@@ -72,7 +72,8 @@ class ArchiveSection(Section):
 
     path: str = "archive"  # relative to the home
     modality: ModalityName = "rgb"
-    labels: str = "folders"  # "folders", "none", or the name of a CSV file with the columns path,label
+    # "folders", "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with the columns path,label
+    labels: str = "folders"
     independent_files: bool = False  # every file without metadata is an acquisition of its own
 
 

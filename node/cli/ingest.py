@@ -27,6 +27,9 @@ def ingest(
     accept_empty: Annotated[
         bool, typer.Option("--accept-empty", help="The archive is empty on purpose: withdraw all its patches.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what is recognised; read no pixel and write nothing.")
+    ] = False,
 ) -> None:
     """Bring the catalogue in line with the archive: new files come, changed ones are read again, vanished ones go.
 
@@ -38,7 +41,14 @@ def ingest(
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
-    reading = reading_of(place, load_config(NodeConfig, place.path))
+    config = load_config(NodeConfig, place.path)
+    reading = reading_of(place, config)
+    if dry_run:
+        from node.cli.dry_run import shown  # noqa: PLC0415 - loaded only when used
+        from node.recognition import recognise  # noqa: PLC0415 - loaded only when used
+
+        typer.echo(shown(reading, recognise(reading, config), output))
+        return
     with progress("ingest") as (progressed, say):
         told = Listener(progressed, lambda problem: say(f"skipped {problem.name}: {problem.reason}"))
         report = bring_in_line(place, told, accept_empty=accept_empty)

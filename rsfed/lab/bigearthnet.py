@@ -6,19 +6,17 @@ and `<root>/metadata.parquet` or `<root>/metadata.csv` with the columns patch_id
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rsfed.errors import ConfigError, RasterRejected, UsageError
+from rsfed.errors import ArchiveError, RasterRejected, UsageError
 from rsfed.hashing.dataset import Patch
-from rsfed.raster.input_spec import BandGroup, InputSpec, branched_spec
+from rsfed.raster.bigearthnet_records import read_rows, split_labels
+from rsfed.raster.input_spec import InputSpec, branched_spec
 from rsfed.raster.modality import MODALITIES
 from rsfed.raster.reader import read_image
 
@@ -27,7 +25,6 @@ SIZE = 120  # pixels of a band at 10 m
 SENTINEL_2 = MODALITIES["sentinel-2-l2a"]
 SPEC: InputSpec = branched_spec(SENTINEL_2, SIZE)
 _COLUMNS = ("patch_id", "labels", "split")
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +66,13 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
     """
     if not root.is_dir():
         raise UsageError("there is no such folder; give the one that holds BigEarthNet-S2", detail=str(root))
-    table, parquet = root / "metadata.csv", root / "metadata.parquet"
-    if table.exists():
-        rows = _read_csv(table)
-    elif parquet.exists():
-        rows = _read_parquet(parquet)
-    else:
+    try:
+        told = read_rows(root, "metadata", _COLUMNS)
+    except ArchiveError as error:
+        raise UsageError(error.public, detail=error.detail) from error
+    if told is None:
         raise UsageError("the folder holds neither metadata.parquet nor metadata.csv", detail=str(root))
+    rows = list(told)
     if not rows or not set(_COLUMNS) <= rows[0].keys():
         raise UsageError(f"the metadata need rows with the columns {', '.join(_COLUMNS)}", detail=str(root))
     found: dict[str, list[Record]] = defaultdict(list)
@@ -92,15 +89,6 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
     if short := [split for split in SPLITS if not found[split]]:
         raise UsageError(f"the metadata have no labelled patch of the split {short[0]}", detail=str(root))
     return found
-
-
-def split_labels(told: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return the labels of a patch; a text has them separated by ; or |, or is a list as Python or numpy prints it."""
-    if not isinstance(told, str):
-        return tuple(told or ())
-    if told.startswith("["):
-        return tuple(one or other for one, other in _QUOTED.findall(told))
-    return tuple(filter(None, map(str.strip, re.split(r"[;|]", told))))
 
 
 def read_part(root: Path, records: Iterable[Record], limit: int, seed: int = 0) -> Part:
@@ -152,43 +140,6 @@ def read_patch(folder: Path) -> Patch:
     Raises:
         RasterRejected: a band is missing or cannot be read, or the files are no bands of Sentinel-2.
     """
-    return tuple(
-        np.concatenate([_band(folder, group, place) for place in range(len(group.bands))]).astype(np.float16)
-        for group in SPEC.groups
-    )
-
-
-def _band(folder: Path, group: BandGroup, place: int) -> Any:  # noqa: ANN401 - float32, shape (1, size, size)
-    name = group.bands[place]
-    kind = replace(SENTINEL_2, name=f"{SENTINEL_2.name} {name}", bands=(name,), native_gsd=())
-    alone = group.model_copy(
-        update={"bands": (name,), "offset": (group.offset[place],), "scale": (group.scale[place],)}
-    )
-    _, contents = read_image(folder / f"{folder.name}_{name}.tif", kind, SPEC.model_copy(update={"groups": (alone,)}))
-    return next(contents)[group.name]
-
-
-def _read_csv(path: Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError("the metadata cannot be read; they must be a CSV file in UTF-8", detail=str(path)) from error
-    return rows
-
-
-def _read_parquet(path: Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        from pyarrow import parquet  # noqa: PLC0415 - not needed where the metadata are a CSV file
-    except ImportError as error:
-        raise ConfigError(
-            "metadata.parquet needs pyarrow, which is not installed: install it, or write the columns "
-            f"{', '.join(_COLUMNS)} to metadata.csv beside it, labels separated by semicolons",
-            reason="EXTRA_MISSING",
-            detail=str(path),
-        ) from error
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path, columns=list(_COLUMNS)).to_pylist()
-    except (OSError, ValueError, KeyError) as error:  # what pyarrow raises is a ValueError, KeyError or OSError
-        raise UsageError("the metadata cannot be read; download metadata.parquet again", detail=str(path)) from error
-    return rows
+    _, contents = read_image(folder, SENTINEL_2, SPEC)
+    content = next(contents)
+    return tuple(content[group.name].astype(np.float16) for group in SPEC.groups)

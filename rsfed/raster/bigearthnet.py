@@ -1,25 +1,124 @@
-"""BigEarthNet on disk: one folder for each patch, with a file for each band."""
+"""BigEarthNet on disk, both versions: one folder for each patch, with a file for each band.
+
+| patch | folder and files | acquisition | time | place |
+|---|---|---|---|---|
+| Sentinel-2 | `<name>/<name>_B02.tif` and 11 more | platform and sensing start of the datatake, in the name | of the label file, else of the name | tile of the grid and patch number |
+| Sentinel-1 | `<name>/<name>_VV.tif`, `_VH.tif` | of the product that the label file names, else mission and absolute orbit, worked out from the time in the name | as above | as above |
+
+Version 1 has labels beside the bands (`<name>_labels_metadata.json`) and names without tile, in whose times a leading zero
+is missing; version 2 has one table for all patches (`rsfed.raster.bigearthnet_records`).
+"""  # noqa: E501 - a table
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from rsfed.errors import RasterRejected
+from rsfed.raster import metadata
 from rsfed.raster.product import Product
 
-_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-_PATCH = re.compile(r"S2[AB]_MSIL2A_\d{8}T\d{5,6}(?:_N\d{4}_R\d{3}_T\d\d[A-Z]{3})?_\d{1,2}_\d{1,2}")
-_RADAR = re.compile(r"S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6}_\d\d[A-Z]{3}_\d{1,2}_\d{1,2}")
+LAYOUT = "bigearthnet"
+OPTICAL_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+RADAR_BANDS = ("VV", "VH")
+_OPTICAL = re.compile(r"(S2[A-D])_MSIL2A_(\d{8})T(\d{5,6})(?:_N\d{4}_R\d{3}_T(\d\d[A-Z]{3}))?_(\d{1,3})_(\d{1,3})")
+_RADAR = re.compile(r"(S1[A-D])_IW_GRDH_1SDV_(\d{8})T(\d{6})_(\d\d[A-Z]{3})_(\d{1,3})_(\d{1,3})")
+_BAND_FILE = re.compile(r"(S[12][A-D]_.*)_(B\d[\dA]|VV|VH|reference_map)\.tif")
+_SOURCE_TILE = re.compile(r"_T(\d\d[A-Z]{3})_")
+_MOST_BYTES = 1 << 16  # of a label file
+
+_ORBIT_SECONDS = 12 * 86_400 / 175  # Sentinel-1 is over the same ground after 175 orbits, 12 days
+_FIRST_SECONDS = {  # an orbit of each mission, and when it began at the equator
+    "S1A": (17_018, datetime(2017, 6, 13, 16, 37, 20, tzinfo=UTC)),
+    "S1B": (6_122, datetime(2017, 6, 19, 16, 36, 40, tzinfo=UTC)),
+}
 
 
 def product(folder: Path, names: Collection[str]) -> Product | None:
-    """Return the patch that a folder is; None for any other folder."""
-    name = folder.name
-    bands = _BANDS if _PATCH.fullmatch(name) else ("VV", "VH") if _RADAR.fullmatch(name) else ()
-    files = {band: folder / file for band in bands if (file := f"{name}_{band}.tif") in names}
-    return Product("bigearthnet", folder, files, _tags) if files else None
+    """Return the patch that a folder is, without bands where it holds a reference map alone; None for other folders."""
+    held = [match for name in names if (match := _BAND_FILE.fullmatch(name))]
+    if not held or len({match[1] for match in held}) > 1:
+        return None
+    patch = held[0][1]
+    if not (_OPTICAL.fullmatch(patch) or _RADAR.fullmatch(patch)):
+        return None
+    problem = None
+    if folder.name != patch:
+        if len(held) == 1:
+            return None
+        problem = "its folder has another name than its files; give it theirs again"
+    found = {match[2]: folder / match[0] for match in held}
+    label_file = folder / f"{patch}_labels_metadata.json"
+    return Product(
+        layout=LAYOUT,
+        folder=folder,
+        bands={band: found[band] for band in (*OPTICAL_BANDS, *RADAR_BANDS) if band in found},
+        tags=lambda: _tags(patch, read_label_file(label_file)),
+        companions=(label_file,) if label_file.name in names else (),
+        problem=problem,
+    )
 
 
-def _tags() -> Mapping[str, str]:
-    return {}
+def read_label_file(path: Path) -> Mapping[str, Any]:
+    """Return what the label file of a patch of version 1 says; nothing where there is none.
+
+    Raises:
+        RasterRejected: it is damaged, or a link.
+        OSError: it cannot be read.
+    """
+    if path.is_symlink():
+        raise RasterRejected("its label file is a link; put the file itself there")
+    try:
+        with path.open("rb") as file:
+            told = json.loads(file.read(_MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RasterRejected("its label file is damaged; copy it again from its origin") from error
+    if not isinstance(told, dict):
+        raise RasterRejected("its label file is not that of a patch; copy it again from its origin")
+    return told
+
+
+def _tags(patch: str, told: Mapping[str, Any]) -> dict[str, str]:
+    """Return acquisition, time and place of a patch by its name and its label file."""
+    if match := _OPTICAL.fullmatch(patch):
+        platform, day, time, tile, col, row = match.groups()
+        moment = f"{day}T{time:0>6}"
+        acquisition = f"{platform}:{moment}"
+        tile = tile or _found(_SOURCE_TILE, told.get("tile_source"))
+    elif match := _RADAR.fullmatch(patch):
+        mission, day, time, tile, col, row = match.groups()
+        moment = f"{day}T{time}"
+        acquisition = metadata.acquisition({}, _text(told.get("scene_source"))) or _orbit(mission, moment)
+    else:
+        raise RasterRejected("its name is not that of a patch; give it its name again")
+    acquired = _text(told.get("acquisition_date")) or _text(told.get("acquisition_time")) or moment
+    tags = {"ACQUISITION": acquisition, "ACQUIRED": acquired}
+    return tags | ({"PLACE": f"{tile}_{int(col)}_{int(row)}"} if tile else {})
+
+
+def _orbit(mission: str, moment: str) -> str:
+    """Return the overpass of a Sentinel-1 image whose orbit nobody tells: the same for all slices of it.
+
+    The beginning of an orbit at the equator is known to about a minute.
+    """
+    try:
+        number, first = _FIRST_SECONDS[mission]
+        passed = (datetime.fromisoformat(moment).replace(tzinfo=UTC) - first).total_seconds()
+    except (KeyError, ValueError):
+        return f"{mission}:{moment}"
+    return f"{mission}:{number + int(passed // _ORBIT_SECONDS):06}"
+
+
+def _found(pattern: re.Pattern[str], value: object) -> str | None:
+    match = pattern.search(_text(value))
+    return match[1] if match else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsfed.errors import ArchiveError
+from rsfed.raster.bigearthnet_records import FILES as METADATA_FILES
+from rsfed.raster.bigearthnet_records import NOMENCLATURES, Records
 from rsfed.raster.layouts import product_of
 from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.product import Product
@@ -17,6 +19,7 @@ _SIDECARS = (
     *(".aux.xml", ".json", ".geojson", ".txt", ".xml", ".ovr", ".msk", ".prj", ".md"),
     *(".wld", ".tfw", ".tifw", ".jgw", ".pgw", ".j2w", ".sha256"),
 )
+_WORDS = frozenset({"folders", "none", *NOMENCLATURES})  # whatever else is the name of a label file
 NOT_THERE = "the label file names it and it is not there; correct the label file"
 _MAX_DEPTH = 32  # folders below the archive
 Labels = Mapping[str, tuple[str, ...]]
@@ -31,23 +34,26 @@ class Candidate:
         name: Its path relative to the archive, with forward slashes.
         own_labels: What its owner calls it; nothing where it is unlabelled.
         product: What the folder is; None for a file.
+        covered: Its data set says that clouds, shadow or snow cover it.
     """
 
     path: Path
     name: str
     own_labels: tuple[str, ...]
     product: Product | None = None
+    covered: bool = False
 
     def stamp(self) -> tuple[int, int]:
         """Return bytes and time of the last change in nanoseconds, by which a source is known again without reading it.
 
-        Of a product the second is a number that stands for sizes and times of all its files.
+        Of a product the second is a number that stands for sizes and times of all its files, and for `covered`.
 
         Raises:
             OSError: it is gone or cannot be looked at.
         """
         if self.product is not None:
-            return self.product.stamp()
+            size, number = self.product.stamp()
+            return size, number ^ self.covered
         status = self.path.stat()
         return status.st_size, status.st_mtime_ns
 
@@ -72,14 +78,17 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
 
     Args:
         root: The archive.
-        labels: `folders` takes the name of the folder that a file lies in, `none` gives no labels; anything else is
-            the name of a CSV file in the archive with the columns `path` and `label`, where a file may have
-            several labels, separated by semicolons or in several rows.
+        labels: `folders` takes the name of the folder that a file lies in, of a product what was published with it;
+            `bigearthnet-19` and `bigearthnet-43` take what was published in this nomenclature; `none` gives no labels;
+            anything else is the name of a CSV file in the archive with the columns `path` and `label`, where a file
+            may have several labels, separated by semicolons or in several rows.
         known: Names, as those of candidates, that were taken up before; of two files whose names differ only in case
             the known one stays.
 
     Raises:
-        ArchiveError: there is no such folder, it cannot be listed, or the label file cannot be read.
+        ArchiveError: there is no such folder, it cannot be listed, or the label file or metadata of products cannot be
+            read.
+        ConfigError: EXTRA_MISSING, metadata need a package that is not installed.
     """
     try:
         os.scandir(root).close()
@@ -89,25 +98,66 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
         raise ArchiveError("the archive folder cannot be listed; let this user read it", detail=str(root)) from error
     root = root.resolve()
     listed: Labels | None = None
-    if labels not in {"folders", "none"}:
+    if labels not in _WORDS:
         listed, problems = _read_labels(root, labels)
         yield from problems
     seen: set[str] = set()
-    for entry in _files(root, root, None if listed is None else labels, known):
+    once = _Once(root, known)
+    records = Records(root, labels)
+    for entry in _files(root, root, {labels, *METADATA_FILES} if listed is not None else METADATA_FILES, known):
         seen.add(entry.name)
-        yield _labelled(entry, labels, listed) if isinstance(entry, Candidate) else entry
+        if isinstance(entry, Skipped):
+            yield entry
+        elif reason := once.refused(entry):
+            yield Skipped(entry.name, reason)
+        else:
+            yield _labelled(entry, labels, listed, records)
     for name in sorted(set(listed or ()) - seen):
         yield Skipped(_printable(name), NOT_THERE)
 
 
-def _labelled(found: Candidate, labels: str, listed: Labels | None) -> Candidate:
+def _labelled(found: Candidate, labels: str, listed: Labels | None, records: Records) -> Candidate:
+    if found.product is not None:
+        found = replace(found, covered=records.covered(found.product))
     if listed is not None:
         return replace(found, own_labels=listed.get(found.name, ()))
-    folder = found.name.split("/")[-2:-1]
-    return replace(found, own_labels=tuple(folder) if labels == "folders" else ())
+    if labels == "none":
+        return found
+    if found.product is not None:
+        return replace(found, own_labels=records.labels(found.product))
+    return replace(found, own_labels=tuple(found.name.split("/")[-2:-1]) if labels == "folders" else ())
 
 
-def _files(folder: Path, root: Path, label_file: str | None, known: Collection[str]) -> Iterator[Candidate | Skipped]:
+class _Once:
+    """Sees to it that no product is taken up twice: products have names of their own wherever they lie.
+
+    Args:
+        root: The archive.
+        known: Names that were taken up before; where such a folder still is there, it is the one that stays.
+    """
+
+    def __init__(self, root: Path, known: Collection[str]) -> None:
+        self._root = root
+        self._known = {name.rsplit("/", 1)[-1]: name for name in known}
+        self._taken: dict[str, str] = {}
+
+    def refused(self, found: Candidate) -> str | None:
+        """Return why a product is not taken up, None for the first of its name and for files."""
+        if found.product is None:
+            return None
+        if found.product.problem:
+            return found.product.problem
+        name = found.path.name
+        first = self._known.get(name)
+        if first is None or not (self._root / first).is_dir():
+            first = found.name
+        taken = self._taken.setdefault(name, first)
+        return None if taken == found.name else f"it is a copy of {taken}; take one of them out"
+
+
+def _files(
+    folder: Path, root: Path, passed_over: Collection[str], known: Collection[str]
+) -> Iterator[Candidate | Skipped]:
     """Yield what lies in a folder and below, known files first; labels are not looked up yet."""
     inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     try:
@@ -116,18 +166,18 @@ def _files(folder: Path, root: Path, label_file: str | None, known: Collection[s
         yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
         return
     if inside and (product := product_of(folder, {entry.name for entry in entries})):
-        yield Candidate(folder, inside[:-1], (), product)
+        yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands)
         return
     folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
     for entry in entries:
         path = Path(entry.path)
         name = inside + entry.name
-        if entry.name.startswith(".") or name == label_file:
+        if entry.name.startswith(".") or name in passed_over:
             continue
         if reason := _refused(entry, name, root):
             yield Skipped(_printable(name), reason)
         elif entry.is_dir():
-            yield from _files(path, root, label_file, known)
+            yield from _files(path, root, passed_over, known)
         elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
             yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
         elif path.suffix.lower() in IMAGE_SUFFIXES:

@@ -35,4 +35,6 @@ def product_at(folder: Path) -> Product:
     """
     if (found := product_of(folder, {each.name for each in folder.iterdir()})) is None:
         raise RasterRejected("it is not a regular file but a folder of no known layout; give the images in it")
+    if found.problem:
+        raise RasterRejected(found.problem)
     return found

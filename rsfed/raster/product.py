@@ -18,9 +18,10 @@ class Product:
     Attributes:
         layout: Name of its layout.
         folder: The folder.
-        bands: File of each band, in an order that is fixed for the layout.
+        bands: File of each band, in an order that is fixed for the layout; none where it is nothing to search.
         tags: Returns its metadata, as `rsfed.raster.metadata` reads them.
         companions: Files that say something of it and hold no pixels.
+        problem: Why it is none after all and what to do; None where it is one.
     """
 
     layout: str
@@ -28,6 +29,7 @@ class Product:
     bands: Mapping[str, Path]
     tags: Callable[[], Mapping[str, str]]
     companions: tuple[Path, ...] = ()
+    problem: str | None = None
 
     def stamp(self) -> tuple[int, int]:
         """Return the bytes of all its files, and a number that changes with the size or time of any of them.
