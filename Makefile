@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-index bench-memory soak-training soak-index soak-budgets clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-index bench-memory soak-training soak-index soak-budgets bench-ingest clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -68,6 +68,9 @@ bench-query: $(READY) ## Time a warm query through the coordinator to three node
 
 bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes (6 GiB); OPTIONS='--largest 100000000' for 100 million
 	$(BIN)/python -m rsfed.lab.bench_index $(OPTIONS)
+
+bench-ingest: $(READY) ## Time how archives are read
+	$(BIN)/python -m rsfed.lab.bench_ingest $(OPTIONS)
 
 bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
 	PYTHONPATH=tests/training $(BIN)/python tests/training/memory_of_a_round.py

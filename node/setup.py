@@ -27,7 +27,8 @@ path = {path}
 # What the images are: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.
 modality = {modality}
 # Where labels come from: "folders" (the folder an image lies in; of a product, what was published with it), "none",
-# "bigearthnet-19" or "bigearthnet-43" (what was published, in this nomenclature), or a CSV file with columns path,label.
+# "bigearthnet-19" or "bigearthnet-43" (what was published, in this nomenclature), or a CSV file with columns path and
+# label.
 labels = "folders"
 # Files that do not say when they were taken count as one acquisition for the floors of privacy, all together; true
 # declares that each of them was taken on its own.

@@ -160,7 +160,7 @@ def read_rows(folder: Path, table: str, columns: Collection[str]) -> Iterator[Ma
         if path.exists():
             held = read(path, columns)
             if needed not in held:
-                raise ArchiveError(f"the metadata need the column {needed}", detail=str(path))
+                raise ArchiveError(f"the metadata need the columns {', '.join(columns)}; add them", detail=str(path))
             return (dict(zip(held, row, strict=True)) for row in zip(*held.values(), strict=True))
     return None
 

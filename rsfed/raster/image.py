@@ -57,18 +57,19 @@ class Source(ABC):
         """Close its files."""
 
 
-def without_data(values: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
-    """Return where any band has no data by its own values, shape (rows, columns).
+def without_data(values: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
+    """Return where any band has no data by its own values, shape (rows, columns); None where no value can say so.
 
     Args:
         values: Stored values, shape (bands, rows, columns).
         nodata: Nodata value of each band.
     """
-    bad = np.zeros(values.shape[1:], bool)
+    bad = None
     if values.dtype == np.float32:
-        bad |= ~np.isfinite(values).all(axis=0)
+        bad = ~np.isfinite(values).all(axis=0)
     for band, value in zip(values, nodata, strict=True):
         if value is not None:
             with np.errstate(over="ignore"):  # a nodata value beyond the type's range is stored as infinity
-                bad |= band == values.dtype.type(value)
+                equal = band == values.dtype.type(value)
+            bad = equal if bad is None else bad | equal
     return bad

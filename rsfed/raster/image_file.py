@@ -90,11 +90,12 @@ class ImageFile(Source):
         """Decode some bands in a window."""
         area = RasterioWindow(window.col, window.row, window.width, window.height)
         values: NDArray[Any] = self.dataset.read([place + 1 for place in places], window=area)
-        bad = without_data(values, [self.nodata[place] for place in places])
+        masks = [without_data(values, [self.nodata[place] for place in places])]
         if self.alpha is not None:
-            bad |= self.dataset.read(self.alpha, window=area) == 0
+            masks.append(self.dataset.read(self.alpha, window=area) == 0)
         if self.masked:
-            bad |= self.dataset.read_masks(1, window=area) == 0
+            masks.append(self.dataset.read_masks(1, window=area) == 0)
+        bad = np.logical_or.reduce([mask for mask in masks if mask is not None])
         return values, ~bad if bad.any() else None
 
     def tags(self) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ from rsfed.raster.item import Footprint, Window
 _METRES_PER_DEGREE = 111_320.0  # along a meridian and the equator, to 0.6 %
 _FINEST, _COARSEST = 1e-4, 1e6  # metres; a pixel beyond is a mistake of the file
 _EDGE_POINTS = 5  # points along each edge of a window: its edges are curves in degrees
+
+
+class _Facts(NamedTuple):
+    """Name of a reference system, whether it is in degrees, and its unit in metres; None where it is not projected."""
+
+    name: str
+    geographic: bool
+    metres: float | None
 
 
 class Location:
@@ -41,9 +49,15 @@ class Location:
 
     def __init__(self, crs: Any, affine: Affine, height: int, *, fitted: bool = False) -> None:  # noqa: ANN401 - no types
         self.affine, self.fitted = affine, fitted
-        self.resolution = _resolution(crs, affine, height / 2) if crs else None
+        facts = _facts(crs.wkt) if crs else None
+        self.resolution = _resolution(facts, affine, height / 2) if facts else None
         self.system = crs if self.resolution else None
-        self.crs = _name(crs.wkt) if self.resolution else None
+        self.crs = facts.name if facts and self.resolution else None
+
+    @classmethod
+    def of_epsg(cls, code: int | None, affine: Affine, height: int) -> Self:
+        """Return where pixels lie in a reference system of this code, None for none."""
+        return cls(None if code is None else _of_code(code), affine, height)
 
     @classmethod
     def of(cls, dataset: Any) -> Self:  # noqa: ANN401 - rasterio has no types
@@ -69,17 +83,16 @@ class Location:
         return _boxes(np.reshape(lon, x.shape), np.reshape(lat, x.shape))
 
 
-def _resolution(crs: Any, affine: Any, middle_row: float) -> Resolution | None:  # noqa: ANN401 - no types
+def _resolution(facts: _Facts, affine: Affine, middle_row: float) -> Resolution | None:
     if not all(math.isfinite(value) for value in affine[:6]) or affine.is_identity:
         return None
     across, down = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
-    if crs.is_geographic:
+    if facts.geographic:
         latitude = affine.f + affine.e * middle_row
         across *= _METRES_PER_DEGREE * math.cos(math.radians(min(abs(latitude), 89.0)))
         down *= _METRES_PER_DEGREE
-    elif crs.is_projected:
-        metres = crs.linear_units_factor[1]
-        across, down = across * metres, down * metres
+    elif facts.metres is not None:
+        across, down = across * facts.metres, down * facts.metres
     else:
         return None
     return (across, down) if all(_FINEST < side < _COARSEST for side in (across, down)) else None
@@ -98,7 +111,8 @@ def _boxes(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Footprint
     """Return the bounding boxes of outlines in degrees, both of shape (windows, points)."""
     known = np.asarray((np.isfinite(lon) & np.isfinite(lat) & (abs(lon) <= 180) & (abs(lat) <= 90)).all(axis=1))
     west, south, east, north = lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)
-    crossing = known & (east - west > 180)  # no patch spans half the earth: it crosses the antimeridian
+    with np.errstate(invalid="ignore"):  # of those off the earth
+        crossing = known & (east - west > 180)  # no patch spans half the earth: it crosses the antimeridian
     west[crossing] = np.where(lon >= 0, lon, 180).min(axis=1)[crossing]
     east[crossing] = np.where(lon < 0, lon, -180).max(axis=1)[crossing]
     boxes = zip(west.tolist(), south.tolist(), east.tolist(), north.tolist(), strict=True)
@@ -106,8 +120,15 @@ def _boxes(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Footprint
 
 
 @lru_cache(maxsize=64)
-def _name(wkt: str) -> str:
-    return str(CRS.from_wkt(wkt).to_string())
+def _facts(wkt: str) -> _Facts:
+    crs = CRS.from_wkt(wkt)
+    metres = crs.linear_units_factor[1] if crs.is_projected else None
+    return _Facts(str(crs.to_string()), bool(crs.is_geographic), metres)
+
+
+@lru_cache(maxsize=256)
+def _of_code(code: int) -> Any:  # noqa: ANN401 - rasterio has no types
+    return CRS.from_epsg(code)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rsfed.raster.image import Source
 from rsfed.raster.image_file import ImageFile
 from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import Modality
+from rsfed.raster.plain_tiff import PlainTiff
 from rsfed.raster.refusal import refusing
 from rsfed.raster.stack import Stack
 
@@ -53,26 +54,50 @@ def opened(path: Path, modality: Modality, *, root: Path | None = None, reductio
     Raises:
         RasterRejected: with what is wrong and its remedy; also for anything that fails while it is open.
     """
-    with refusing(path):
-        remedy = _remedy(modality, root)
-        with rasterio.Env(**_OPTIONS):
-            source = _source(path, modality, remedy, root, reduction)
-            try:
-                yield source
-            finally:
-                source.close()
+    with refusing(path), ExitStack() as held:
+        real = _contained(path, root)
+        door = _Door(real, root, _remedy(modality, root), held)
+        if stat.S_ISDIR(real.stat().st_mode):
+            source: Source = Stack.open(product_at(real), modality, door.band)
+        else:
+            source = door.image(real, modality, reduction)
+        held.callback(source.close)
+        yield source
 
 
-def _source(path: Path, modality: Modality, remedy: str, root: Path | None, reduction: int) -> Source:
-    real = _contained(path, root)
-    if real.is_dir():
-        return Stack.open(product_at(real), modality, lambda band, alone: _image(band, alone, remedy, root))
-    return _image(real, modality, remedy, root, reduction)
+class _Door:
+    """Opens the files of one source.
 
+    Args:
+        real: Its real path.
+        root: As for `opened`.
+        remedy: What to do about an image of another kind.
+        held: What is left when the source is.
+    """
 
-def _image(path: Path, modality: Modality, remedy: str, root: Path | None, reduction: int = 1) -> Source:
-    real = _contained(path, root)
-    return ImageFile.open(real, _driver(real, root), modality, remedy, reduction)
+    def __init__(self, real: Path, root: Path | None, remedy: str, held: ExitStack) -> None:
+        self._real = real
+        self._root = root
+        self._remedy = remedy
+        self._held = held
+        self._prepared = False
+
+    def band(self, path: Path, modality: Modality) -> Source:
+        """Open one file of a product."""
+        if path.parent != self._real:
+            return self.image(_contained(path, self._root), modality)
+        plain = PlainTiff.open(path, modality)  # which follows no link
+        return plain or self._any_image(_contained(path, self._root), modality, 1)
+
+    def image(self, real: Path, modality: Modality, reduction: int = 1) -> Source:
+        """Open a file by its real path."""
+        return PlainTiff.open(real, modality) or self._any_image(real, modality, reduction)
+
+    def _any_image(self, real: Path, modality: Modality, reduction: int) -> Source:
+        if not self._prepared:
+            self._held.enter_context(rasterio.Env(**_OPTIONS))
+            self._prepared = True
+        return ImageFile.open(real, _driver(real, self._root), modality, self._remedy, reduction)
 
 
 def _contained(path: Path, root: Path | None) -> Path:

@@ -6,9 +6,11 @@ and all files must show the same ground in the same projection; whatever else is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -67,8 +69,7 @@ class Stack(Source):
             members = []
             for band in modality.bands:
                 with _naming(band), refusing(product.bands[band]):
-                    alone = replace(modality, bands=(band,), offset=(0.0,), scale=(1.0,), native_gsd=())
-                    members.append(open_band(product.bands[band], alone))
+                    members.append(open_band(product.bands[band], _alone(modality, band)))
                 opened.callback(members[-1].close)
             stack = cls._of(tuple(members), modality, product)
             opened.pop_all()
@@ -120,11 +121,8 @@ class Stack(Source):
             return values, valid
         cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
         rows = slice(window.row - row * factor.down, window.row - row * factor.down + window.height)
-
-        def repeated(coarse: NDArray[Any]) -> NDArray[Any]:
-            return coarse.repeat(factor.down, axis=-2)[..., rows, :].repeat(factor.across, axis=-1)[..., cols]
-
-        return repeated(values), None if valid is None else repeated(valid)
+        finer = _repeated(values[0], factor)[None, rows, cols]
+        return finer, None if valid is None else _repeated(valid, factor)[rows, cols]
 
     def tags(self) -> Mapping[str, str]:
         """Return the metadata of the product."""
@@ -134,6 +132,36 @@ class Stack(Source):
         """Close all bands."""
         for member in self.members:
             member.close()
+
+
+def _repeated(coarse: NDArray[Any], factor: Factor) -> NDArray[Any]:
+    """Repeat every pixel, shape (rows, columns)."""
+    rows, cols = coarse.shape
+    each = np.broadcast_to(coarse[:, None, :, None], (rows, factor.down, cols, factor.across))
+    return each.reshape(rows * factor.down, cols * factor.across)
+
+
+@lru_cache(maxsize=256)
+def _alone(modality: Modality, band: str) -> Modality:
+    return replace(modality, bands=(band,), offset=(0.0,), scale=(1.0,), native_gsd=())
+
+
+def _scale(finest: Affine, band: Affine, reach: int) -> tuple[int, int, float]:
+    """Return by what whole numbers a band is coarser, and how many pixels of the finest grid it misses that by."""
+    turn = finest.a * finest.e - finest.b * finest.d
+    if not turn:
+        return 0, 0, math.inf
+    east, south = band.c - finest.c, band.f - finest.f
+    ratios = (  # of the columns of both in terms of the finest one
+        (band.a * finest.e - band.d * finest.b) / turn,
+        (band.d * finest.a - band.a * finest.d) / turn,
+        (band.b * finest.e - band.e * finest.b) / turn,
+        (band.e * finest.a - band.b * finest.d) / turn,
+    )
+    shift = ((east * finest.e - south * finest.b) / turn, (south * finest.a - east * finest.d) / turn)
+    across, down = round(ratios[0]), round(ratios[3])
+    skew = max(abs(ratios[0] - across), abs(ratios[1]), abs(ratios[2]), abs(ratios[3] - down))
+    return across, down, max(skew * reach, *map(abs, shift))
 
 
 def _factor(member: Source, finest: Source) -> Factor:
@@ -149,13 +177,8 @@ def _factor(member: Source, finest: Source) -> Factor:
         raise RasterRejected("it has no coordinate reference system, so nobody knows its ground; copy it again")
     if here.crs != there.crs:
         raise RasterRejected("it is in another projection than other bands; bring all to one")
-    between: Affine = ~there.affine @ here.affine
-    factor = Factor(round(between.a), round(between.e))
-    exact = Affine.scale(*factor)
-    reach = max(member.width, member.height)
-    drift = max(
-        abs(a - b) * (1 if place in (2, 5) else reach) for place, (a, b) in enumerate(zip(between, exact, strict=True))
-    )
+    across, down, drift = _scale(there.affine, here.affine, max(member.width, member.height))
+    factor = Factor(across, down)
     size = (member.width * factor.across, member.height * factor.down)
     if min(factor) < 1 or drift > _TOLERANCE or size != (finest.width, finest.height):
         raise RasterRejected("it covers other ground than other bands, or its pixels do not fit theirs; cut all alike")

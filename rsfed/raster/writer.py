@@ -1,4 +1,4 @@
-"""Writing GeoTIFFs: for data that rsfed itself makes."""
+"""Writing GeoTIFFs, for data that rsfed itself makes, and reading them with nothing but rasterio, to compare with."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[st
     with rasterio.Env(GDAL_PAM_ENABLED=False), rasterio.open(path, "w", **profile, **where) as dataset:
         dataset.write(values)
         dataset.update_tags(**tags)
+
+
+def read_plainly(path: Path) -> NDArray[Any]:
+    """Return all samples of a file, shape (bands, height, width), as rasterio alone reads them."""
+    with rasterio.open(path) as dataset:
+        values: NDArray[Any] = dataset.read()
+    return values
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,97 @@
+"""How fast archives are read: `make bench-ingest`. Ends with one line of JSON; docs/output.md tells what is in it.
+
+`ben12`: patches of BigEarthNet, 12 files each, written as the real ones are (uncompressed, in strips of 8 KiB), read
+into one array on the 10 m grid; against opening the same files one by one by rasterio and reading their pixels, which
+brings them to no grid. Both in turn on one thread, with the files in the page cache; the ratio is the median of rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rsfed.lab.bench_command import exit_code
+from rsfed.lab.narrator import Narrator
+from rsfed.raster.item import Window
+from rsfed.raster.modality import MODALITIES
+from rsfed.raster.source import opened
+from rsfed.raster.writer import Grid, read_plainly, write_geotiff
+
+_SENTINEL_2 = MODALITIES["sentinel-2-l2a"]
+_SIDE = 1200  # metres
+_ROUNDS = 7
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark, print its figures and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rsfed.lab.bench_ingest", description=__doc__.split("\n")[0])
+    parser.add_argument("--patches", type=int, default=200, help="patches of 12 files (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    return exit_code("bench_ingest", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    narrator = Narrator()
+    with tempfile.TemporaryDirectory() as folder:
+        with narrator.phase(f"write {options.patches:,} patches"):
+            patches = write_patches(Path(folder), options.patches)
+        with narrator.phase("read them"):
+            figures = ben12(patches)
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def write_patches(parent: Path, count: int) -> list[Path]:
+    """Write the folders of patches of BigEarthNet; returns them."""
+    random = np.random.default_rng(0)
+    folders = []
+    for number in range(count):
+        folder = parent / f"S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_{number // 100}_{number % 100}"
+        folder.mkdir()
+        for band, gsd in zip(_SENTINEL_2.bands, _SENTINEL_2.native_gsd, strict=True):
+            side = round(_SIDE / gsd)
+            values = random.integers(1, 4000, (1, side, side)).astype(np.uint16)
+            grid = Grid(32633, 300_000.0 + _SIDE * number, 5_400_000.0, gsd)
+            write_geotiff(folder / f"{folder.name}_{band}.tif", values, grid, {})
+        folders.append(folder)
+    return folders
+
+
+def ben12(patches: Sequence[Path]) -> dict[str, float]:
+    """Return the figures of reading patches of 12 files."""
+    for warm_up in (_read, _read_plainly):
+        warm_up(patches)
+    rounds = [(_seconds(_read, patches), _seconds(_read_plainly, patches)) for _ in range(_ROUNDS)]
+    fast = statistics.median(ours for ours, _ in rounds)
+    ratio = statistics.median(theirs / ours for ours, theirs in rounds)
+    return {"ben12_patches_per_s": round(len(patches) / fast), "ben12_vs_rasterio": round(ratio, 1)}
+
+
+def _read(patches: Sequence[Path]) -> None:
+    places = range(len(_SENTINEL_2.bands))
+    for folder in patches:
+        with opened(folder, _SENTINEL_2) as source:
+            source.read(places, Window(0, 0, source.width, source.height))
+
+
+def _read_plainly(patches: Sequence[Path]) -> None:
+    for folder in patches:
+        for band in _SENTINEL_2.bands:
+            read_plainly(folder / f"{folder.name}_{band}.tif")
+
+
+def _seconds(work: Callable[[Sequence[Path]], None], patches: Sequence[Path]) -> float:
+    start = time.perf_counter()
+    work(patches)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
