@@ -55,9 +55,16 @@ class Location:
         self.crs = facts.name if facts and self.resolution else None
 
     @classmethod
-    def of_epsg(cls, code: int | None, affine: Affine, height: int) -> Self:
-        """Return where pixels lie in a reference system of this code, None for none."""
-        return cls(None if code is None else _of_code(code), affine, height)
+    def in_metres(cls, code: int, affine: Affine) -> Self:
+        """Return where pixels lie in a projected reference system of this code that is known to be in metres.
+
+        `affine` is finite and not rotated, and its pixels are as `is_sound` says.
+        """
+        place = cls.__new__(cls)
+        place.affine, place.fitted = affine, False
+        place.resolution = (affine.a, -affine.e)
+        place.system, place.crs = _of_code(code), f"EPSG:{code}"
+        return place
 
     @classmethod
     def of(cls, dataset: Any) -> Self:  # noqa: ANN401 - rasterio has no types
@@ -95,7 +102,12 @@ def _resolution(facts: _Facts, affine: Affine, middle_row: float) -> Resolution 
         across, down = across * facts.metres, down * facts.metres
     else:
         return None
-    return (across, down) if all(_FINEST < side < _COARSEST for side in (across, down)) else None
+    return (across, down) if is_sound(across, down) else None
+
+
+def is_sound(across: float, down: float) -> bool:
+    """Return whether a pixel of this width and height in metres may be meant so."""
+    return _FINEST < across < _COARSEST and _FINEST < down < _COARSEST
 
 
 def _outline(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

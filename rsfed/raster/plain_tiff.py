@@ -15,7 +15,6 @@ import stat
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -25,13 +24,14 @@ from rasterio import Affine
 
 from rsfed.raster.image import Pixels, Source, without_data
 from rsfed.raster.item import Window
-from rsfed.raster.location import Location
+from rsfed.raster.location import Location, is_sound
 from rsfed.raster.modality import Modality
 
 _MOST_BYTES = 4 << 20  # of a file; what is larger gains nothing
 _HEADER = 8  # bytes before anything that it points to
-_NOWHERE = bytes(48)  # for the corner of a file that says none
+_CORNER = 48  # bytes that say the corner
 _MOST_TAGS = 32
+_INLINE = 4  # bytes of values that lie in the tag itself
 _MOST_VALUES = 1 << 16  # of a tag
 _SHORT, _LONG, _ASCII, _DOUBLE = 3, 4, 2, 12
 _FORMS = {_ASCII: "B", _SHORT: "H", _LONG: "I", _DOUBLE: "d"}
@@ -67,6 +67,16 @@ class _Tag(NamedTuple):
     length: int
     place: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return struct.calcsize(_FORMS[self.kind]) * self.length
+
+    @property
+    def end(self) -> int:
+        """Where the values end; 0 where they lie in the tag."""
+        return self.place + self.size if self.size > _INLINE else 0
+
 
 class _Plan(NamedTuple):
     """What a header says, without where the pixels lie.
@@ -79,6 +89,7 @@ class _Plan(NamedTuple):
         size: Bytes of all pixels.
         epsg: Code of the reference system; None without one.
         gsd: Pixel size across and down in metres.
+        corner: Where the corner is said; None without a reference system.
         nodata: Nodata value; None without one.
     """
 
@@ -89,6 +100,7 @@ class _Plan(NamedTuple):
     size: int
     epsg: int | None
     gsd: tuple[float, float]
+    corner: int | None
     nodata: float | None
 
 
@@ -119,14 +131,13 @@ class PlainTiff(Source):
             return None
         plan, west, north = found
         values = np.frombuffer(content, np.dtype(plan.dtype).newbyteorder("<"), plan.width * plan.height, plan.start)
-        affine = Affine(plan.gsd[0], 0.0, west, 0.0, -plan.gsd[1], north) if plan.epsg else Affine.identity()
         return cls(
             path=path,
             width=plan.width,
             height=plan.height,
             dtype=plan.dtype,
             nodata=(plan.nodata,),
-            location=Location.of_epsg(plan.epsg, affine, plan.height),
+            location=_location(plan, west, north),
             block_rows=plan.height,
             row_bytes=values.itemsize * plan.width,
             overview=1,
@@ -165,18 +176,65 @@ def _content(path: Path) -> bytes | None:
         os.close(handle)
 
 
+def _location(plan: _Plan, west: float, north: float) -> Location:
+    if plan.epsg is None:
+        return Location(None, Affine.identity(), plan.height)
+    return Location.in_metres(plan.epsg, Affine(plan.gsd[0], 0.0, west, 0.0, -plan.gsd[1], north))
+
+
 def _read_header(content: bytes) -> tuple[_Plan, float, float] | None:
     """Return what the header says, and easting and northing of the upper left corner."""
-    tags = _directory(content)
-    if tags is None:
+    plan = _known(content) or _worked_out(content)
+    if plan is None or plan.start + plan.size > len(content):
         return None
-    values = tuple(_bytes(content, tag) for number, tag in tags if number != _TIE)
-    corner = next((_bytes(content, tag) for number, tag in tags if number == _TIE), _NOWHERE)
-    plan = None if None in values or corner is None else _plan(tags, values)
-    if plan is None or corner is None or plan.start + plan.size > len(content):
-        return None
-    col, row, _, west, north, _ = struct.unpack("<6d", corner)
+    if plan.corner is None:
+        return plan, 0.0, 0.0
+    col, row, _, west, north, _ = struct.unpack_from("<6d", content, plan.corner)
     return None if col or row or not (math.isfinite(west) and math.isfinite(north)) else (plan, west, north)
+
+
+# Files of an archive differ by pixels and corner alone. So a header is worked out once for many: another file as long,
+# whose other bytes are the same, says the same, unless a tag has its values among the pixels.
+_LAST: dict[int, _Plan] = {}  # by length of the file
+_PLANS: dict[bytes, _Plan] = {}  # by all bytes but pixels and corner
+_MOST_PLANS = 256
+_MOST_KEPT = 4096  # bytes of a header
+
+
+def _known(content: bytes) -> _Plan | None:
+    last = _LAST.get(len(content))
+    return None if last is None else _PLANS.get(_key(content, last))
+
+
+def _key(content: bytes, plan: _Plan) -> bytes:
+    """Return what is neither pixels nor corner, and where these lie."""
+    holes = [(plan.start, plan.start + plan.size)]
+    if plan.corner is not None:
+        holes.append((plan.corner, plan.corner + _CORNER))
+    holes.sort()
+    edges = [0, *(edge for hole in holes for edge in hole), len(content)]
+    told = [content[edges[place] : edges[place + 1]] for place in range(0, len(edges), 2)]
+    return b"%d,%d,%d," % (plan.start, plan.size, plan.corner or 0) + b"".join(told)
+
+
+def _worked_out(content: bytes) -> _Plan | None:
+    tags = _directory(content)
+    values = {number: _bytes(content, tag) for number, tag in tags or ()}
+    if tags is None or None in values.values():
+        return None
+    plan = _plan(dict(tags), {number: value for number, value in values.items() if value is not None})
+    if plan is None:
+        return None
+    (first,) = struct.unpack_from("<I", content, 4)
+    told = [(first, first + 2 + 12 * len(tags) + 4), *((tag.place, tag.end) for _, tag in tags if tag.end)]
+    apart = all(end <= plan.start or begin >= plan.start + plan.size for begin, end in told)
+    if apart and len(key := _key(content, plan)) <= _MOST_KEPT:
+        if len(_PLANS) >= _MOST_PLANS or len(_LAST) >= _MOST_PLANS:
+            _PLANS.clear()
+            _LAST.clear()
+        _LAST[len(content)] = plan
+        _PLANS[key] = plan
+    return plan
 
 
 def _directory(content: bytes) -> tuple[tuple[int, _Tag], ...] | None:
@@ -192,8 +250,6 @@ def _directory(content: bytes) -> tuple[tuple[int, _Tag], ...] | None:
     return _tags(content[start + 2 : end - 4]) if alone else None
 
 
-# Files of an archive differ by their corner alone, so a header is worked out once for many.
-@lru_cache(maxsize=256)
 def _tags(directory: bytes) -> tuple[tuple[int, _Tag], ...] | None:
     """Return the tags of a directory, None if one is unknown, of another type than usual, or out of order."""
     entries = [
@@ -216,22 +272,19 @@ def _usual(number: int, tag: _Tag) -> bool:
 
 def _bytes(content: bytes, tag: _Tag) -> bytes | None:
     """Return the values of a tag as bytes, None where the file ends before."""
-    size = struct.calcsize(_FORMS[tag.kind]) * tag.length
-    if size <= 4:
-        return struct.pack("<I", tag.place)[:size]
-    return content[tag.place : tag.place + size] if tag.place >= _HEADER and tag.place + size <= len(content) else None
+    if not tag.end:
+        return struct.pack("<I", tag.place)[: tag.size]
+    return content[tag.place : tag.end] if tag.place >= _HEADER and tag.end <= len(content) else None
 
 
-@lru_cache(maxsize=256)
-def _plan(tags: tuple[tuple[int, _Tag], ...], values: tuple[bytes, ...]) -> _Plan | None:
+def _plan(tags: Mapping[int, _Tag], values: Mapping[int, bytes]) -> _Plan | None:
     """Return what the values of all tags but the corner say; None unless everything is as it should be."""
-    named = [(number, tag) for number, tag in tags if number != _TIE]
+    texts = {number: value for number, value in values.items() if tags[number].kind == _ASCII}
     told = {
-        number: struct.unpack(f"<{tag.length}{_FORMS[tag.kind]}", value)
-        for (number, tag), value in zip(named, values, strict=True)
-        if tag.kind != _ASCII
+        number: struct.unpack(f"<{tags[number].length}{_FORMS[tags[number].kind]}", value)
+        for number, value in values.items()
+        if number not in texts
     }
-    texts = {number: value for (number, tag), value in zip(named, values, strict=True) if tag.kind == _ASCII}
     (width,), (height,), (rows,) = told[_WIDTH], told[_HEIGHT], told[_ROWS]
     dtype = _TYPES.get((told[_BITS][0], told[_FORMAT][0]))
     if dtype is None or any(told[number] != (1,) for number in _ONES) or not width or not height or not rows:
@@ -240,11 +293,12 @@ def _plan(tags: tuple[tuple[int, _Tag], ...], values: tuple[bytes, ...]) -> _Pla
     nodata = _nodata(texts.get(_NODATA), dtype)
     epsg = _epsg(told[_KEYS], texts.get(_KEY_TEXT, b"")) if _KEYS in told else None
     across, down, _ = told.get(_SCALE, (1.0, 1.0, 0.0))
-    sound = all(math.isfinite(side) and side > 0 for side in (across, down))
-    if start is None or nodata is False or (epsg is None and _KEYS in told) or not sound:
+    if start is None or nodata is False or (epsg is None and _KEYS in told) or not is_sound(across, down):
         return None
     size = width * height * np.dtype(dtype).itemsize
-    return _Plan(width, height, dtype, start, size, epsg, (across, down), None if nodata is None else float(nodata))
+    corner = tags[_TIE].place if _TIE in tags else None
+    value = None if nodata is None else float(nodata)
+    return _Plan(width, height, dtype, start, size, epsg, (across, down), corner, value)
 
 
 def _one_piece(offsets: Sequence[int], counts: Sequence[int], row: int, height: int, rows: int) -> int | None:

@@ -23,15 +23,20 @@ def refusing(path: Path) -> Iterator[None]:
     except RasterRejected as error:
         if error.detail:
             raise
-        raise RasterRejected(error.public, reason=error.reason, detail=str(path)) from error
-    except MemoryError as error:
-        raise RasterRejected(
-            "it takes more memory than there is; cut it into smaller files", detail=str(path)
-        ) from error
+        raise refused(error, path) from error
     except Exception as error:  # decoders raise what they like; nothing of it may stop an ingest
-        if isinstance(error, OSError) and not isinstance(error, RasterioIOError):
-            raise unreadable(error, path) from error
-        raise _undecodable(path) from error
+        raise refused(error, path) from error
+
+
+def refused(error: Exception, path: Path) -> RasterRejected:
+    """Return the refusal that an error comes to, with the path as its detail unless it has one."""
+    if isinstance(error, RasterRejected):
+        return RasterRejected(error.public, reason=error.reason, detail=error.detail or str(path))
+    if isinstance(error, MemoryError):
+        return RasterRejected("it takes more memory than there is; cut it into smaller files", detail=str(path))
+    if isinstance(error, OSError) and not isinstance(error, RasterioIOError):
+        return unreadable(error, path)
+    return _undecodable(path)
 
 
 def unreadable(error: OSError, path: Path) -> RasterRejected:

@@ -7,8 +7,8 @@ and all files must show the same ground in the same projection; whatever else is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from rsfed.raster.image_file import check_size
 from rsfed.raster.item import Window
 from rsfed.raster.modality import Modality
 from rsfed.raster.product import Product
-from rsfed.raster.refusal import refusing
+from rsfed.raster.refusal import refused
 
 _TOLERANCE = 0.01  # pixels of the finest grid by which corners may differ
 OpenBand = Callable[[Path, Modality], Source]
@@ -68,8 +68,10 @@ class Stack(Source):
         with ExitStack() as opened:
             members = []
             for band in modality.bands:
-                with _naming(band), refusing(product.bands[band]):
+                try:
                     members.append(open_band(product.bands[band], _alone(modality, band)))
+                except Exception as error:
+                    raise _of_band(band, error, product.bands[band]) from error
                 opened.callback(members[-1].close)
             stack = cls._of(tuple(members), modality, product)
             opened.pop_all()
@@ -80,8 +82,10 @@ class Stack(Source):
         finest = max(members, key=lambda each: each.width * each.height)
         factors = []
         for band, member in zip(modality.bands, members, strict=True):
-            with _naming(band):
+            try:
                 factors.append(_factor(member, finest))
+            except RasterRejected as error:
+                raise _of_band(band, error, member.path) from error
         row_bytes = finest.width * len(members) * np.dtype(finest.dtype).itemsize
         check_size(finest.width, finest.height)
         if row_bytes * finest.height > limits.MAX_BYTES:
@@ -115,8 +119,10 @@ class Stack(Source):
         col, row = window.col // factor.across, window.row // factor.down
         right = -(-(window.col + window.width) // factor.across)
         bottom = -(-(window.row + window.height) // factor.down)
-        with _naming(self.bands[place]), refusing(member.path):
+        try:
             values, valid = member.read([0], Window(col, row, right - col, bottom - row))
+        except Exception as error:
+            raise _of_band(self.bands[place], error, member.path) from error
         if factor == (1, 1):
             return values, valid
         cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
@@ -136,9 +142,7 @@ class Stack(Source):
 
 def _repeated(coarse: NDArray[Any], factor: Factor) -> NDArray[Any]:
     """Repeat every pixel, shape (rows, columns)."""
-    rows, cols = coarse.shape
-    each = np.broadcast_to(coarse[:, None, :, None], (rows, factor.down, cols, factor.across))
-    return each.reshape(rows * factor.down, cols * factor.across)
+    return coarse.repeat(factor.across, axis=1).repeat(factor.down, axis=0)
 
 
 @lru_cache(maxsize=256)
@@ -192,10 +196,7 @@ def _lacking(product: Product, modality: Modality, missing: Sequence[str]) -> st
     return f"{named} missing; copy it again from its origin"
 
 
-@contextmanager
-def _naming(band: str) -> Iterator[None]:
-    """Say in a refusal which band it is about."""
-    try:
-        yield
-    except RasterRejected as error:
-        raise RasterRejected(f"band {band}: {error.public}", reason=error.reason, detail=error.detail) from error
+def _of_band(band: str, error: Exception, path: Path) -> RasterRejected:
+    """Return the refusal of a product for what went wrong with one band."""
+    found = refused(error, path)
+    return RasterRejected(f"band {band}: {found.public}", reason=found.reason, detail=found.detail)

@@ -43,7 +43,8 @@ def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[st
     where = {"crs": _crs(grid.epsg), "transform": Affine(grid.gsd, 0, grid.west, 0, -grid.gsd, grid.north)}
     with rasterio.Env(GDAL_PAM_ENABLED=False), rasterio.open(path, "w", **profile, **where) as dataset:
         dataset.write(values)
-        dataset.update_tags(**tags)
+        if tags:
+            dataset.update_tags(**tags)
 
 
 def read_plainly(path: Path) -> NDArray[Any]:
