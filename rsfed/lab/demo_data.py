@@ -61,7 +61,7 @@ def find_images(root: Path) -> Images:
         ArchiveError: there is no such folder.
         UsageError: it has no class folders, or its images are of no kind that the demo knows.
     """
-    found = [entry for entry in walk(root) if isinstance(entry, Candidate) and entry.own_labels]
+    found = [each for each in walk(root) if isinstance(each, Candidate) and each.own_labels and not each.product]
     if len({entry.own_labels[0] for entry in found}) < 2:
         raise UsageError("--data needs a folder with at least two class sub-folders of images", detail=str(root))
     kind, info = kind_of(found)

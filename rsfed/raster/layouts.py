@@ -6,6 +6,7 @@ patch and hashing it all ask here, so they agree on what belongs to it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def product_at(folder: Path) -> Product:
         RasterRejected: it is none.
         OSError: it cannot be listed.
     """
-    if (found := product_of(folder, {each.name for each in folder.iterdir()})) is None:
+    with os.scandir(folder) as entries:
+        found = product_of(folder, {entry.name for entry in entries})
+    if found is None:
         raise RasterRejected("it is not a regular file but a folder of no known layout; give the images in it")
     if found.problem:
         raise RasterRejected(found.problem)

@@ -15,6 +15,7 @@ import stat
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -54,6 +55,7 @@ _USUAL = {  # types, and number of values where it is fixed; of all others one w
 _ONES = (_COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR)  # no compression, black is zero, one band
 _TYPES = {(8, 1): "uint8", (16, 1): "uint16", (16, 2): "int16", (32, 3): "float32"}
 
+_STORED = {name: np.dtype(name).newbyteorder("<") for name in _TYPES.values()}
 _UTM, _SOUTH = {*range(32601, 32661), *range(32701, 32761)}, 32700
 _CODE_AT = 27  # place of the code in the keys
 _NUMBER = re.compile(rb"-?\d{1,15}(?:\.\d{1,15})?")
@@ -130,7 +132,7 @@ class PlainTiff(Source):
         if content is None or found is None or found[0].dtype not in modality.dtypes:
             return None
         plan, west, north = found
-        values = np.frombuffer(content, np.dtype(plan.dtype).newbyteorder("<"), plan.width * plan.height, plan.start)
+        values = np.frombuffer(content, _STORED[plan.dtype], plan.width * plan.height, plan.start)
         return cls(
             path=path,
             width=plan.width,
@@ -176,6 +178,7 @@ def _content(path: Path) -> bytes | None:
         os.close(handle)
 
 
+@lru_cache(maxsize=64)  # bands of one patch share it
 def _location(plan: _Plan, west: float, north: float) -> Location:
     if plan.epsg is None:
         return Location(None, Affine.identity(), plan.height)

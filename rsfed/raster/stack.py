@@ -39,6 +39,9 @@ class Factor(NamedTuple):
     down: int
 
 
+_SAME = Factor(1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Stack(Source):
     """The open bands of a product.
@@ -123,7 +126,7 @@ class Stack(Source):
             values, valid = member.read([0], Window(col, row, right - col, bottom - row))
         except Exception as error:
             raise _of_band(self.bands[place], error, member.path) from error
-        if factor == (1, 1):
+        if factor == _SAME:
             return values, valid
         cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
         rows = slice(window.row - row * factor.down, window.row - row * factor.down + window.height)
@@ -177,14 +180,17 @@ def _factor(member: Source, finest: Source) -> Factor:
     if member.dtype != finest.dtype:
         raise RasterRejected(f"its samples are {member.dtype} and those of others {finest.dtype}; convert them to one")
     here, there = member.location, finest.location
+    size = member.width, member.height
+    if here is there and here.crs is not None and size == (finest.width, finest.height):
+        return _SAME
     if here.crs is None or there.crs is None:
         raise RasterRejected("it has no coordinate reference system, so nobody knows its ground; copy it again")
     if here.crs != there.crs:
         raise RasterRejected("it is in another projection than other bands; bring all to one")
     across, down, drift = _scale(there.affine, here.affine, max(member.width, member.height))
     factor = Factor(across, down)
-    size = (member.width * factor.across, member.height * factor.down)
-    if min(factor) < 1 or drift > _TOLERANCE or size != (finest.width, finest.height):
+    covered = size[0] * across, size[1] * down
+    if min(factor) < 1 or drift > _TOLERANCE or covered != (finest.width, finest.height):
         raise RasterRejected("it covers other ground than other bands, or its pixels do not fit theirs; cut all alike")
     return factor
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from raster_makers import write_image
+from raster_makers import optical_patch, write_image
 
 from rsfed.errors import ArchiveError, UsageError
 from rsfed.lab import demo_data
@@ -36,6 +36,11 @@ def test_photographs_are_rgb_and_each_stands_alone(tmp_path):
     images = find_images(photographs(tmp_path))
     assert (images.modality.name, images.size, len(images.samples)) == ("rgb", 24, 36)
     assert {sample.acquisition for sample in images.samples} == {None}
+
+
+def test_products_are_no_images_of_a_demo(tmp_path):
+    optical_patch(photographs(tmp_path) / "class0")
+    assert len(find_images(tmp_path).samples) == 36
 
 
 @pytest.mark.parametrize(
