@@ -140,7 +140,7 @@ def test_every_byte_of_a_header_is_checked(whole):
     assert 0 < taken < HEADER  # the corner and the pixel size may be any
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_mutated_files_are_read_equally_or_refused(whole, data):
     content, path = whole

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raster_makers import (
     PATCH,
     SENTINEL_2_GSD,
@@ -27,7 +30,7 @@ from rsfed.raster.layout import Candidate, walk
 from rsfed.raster.modality import modality
 from rsfed.raster.pixels import strips
 from rsfed.raster.preview import preview
-from rsfed.raster.reader import read
+from rsfed.raster.reader import read, read_image
 from rsfed.raster.source import opened
 
 KIND = "sentinel-2-l2a"
@@ -183,3 +186,21 @@ def test_a_folder_that_is_no_product_any_more_is_refused(copy):
         each.unlink()
     with pytest.raises(RasterRejected, match="folder of no known layout"):
         read(item, WHOLE)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_a_product_with_a_mutated_file_is_read_or_refused(made, data):
+    folder, _ = made
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    whole = path.read_bytes()
+    mutated = bytearray(whole)
+    place = data.draw(st.integers(0, 500))
+    mutated[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    try:
+        path.write_bytes(mutated[: data.draw(st.integers(0, len(mutated)))] if data.draw(st.booleans()) else mutated)
+        with contextlib.suppress(RasterRejected):
+            info, contents = read_image(folder, OPTICAL, WHOLE)
+            assert (info.width, next(contents)["all"].shape) == (120, (12, 120, 120))
+    finally:
+        path.write_bytes(whole)
