@@ -110,7 +110,10 @@ def _table(result: dict[str, Any]) -> str:
     files, patches = result["files"], result["patches"]
     rows = [
         ("files", f"{files['seen']} seen, {files['read']} read, {files['withdrawn']} withdrawn"),
-        ("patches", f"{patches['present']} present, {patches['recorded']} recorded (too much nodata to be searched)"),
+        (
+            "patches",
+            f"{patches['present']} present, {patches['recorded']} recorded (too much nodata, or covered)",
+        ),
         ("input", _input(result)),
         ("acquisitions", str(result["acquisitions"])),
         ("crs", ", ".join(f"{each['crs'] or 'none'} ({each['files']})" for each in result["crs"]) or "none"),
