@@ -21,7 +21,9 @@ from node_archives import bad_files, configure, give_release, make_node, png, ru
 import node.ingest
 from node.catalogue import Catalogue
 from node.ingest import Listener, ingest
+from node.state import MIGRATIONS
 from rsfed.errors import ArchiveError, ConfigError, ExitCode, StateError
+from rsfed.home import open_database
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
 from rsfed.raster.reader import read
@@ -294,20 +296,24 @@ def test_place_time_and_acquisition_come_from_the_file(tmp_path):
     assert 46 < south < north < 48
 
 
+def as_of_schema(home, version):
+    """Write the node's database again as a version of the schema held it."""
+    now = home.database.rename(home.database.with_suffix(".now"))
+    with closing(open_database(home.database, MIGRATIONS[:version])) as old:
+        old.execute("PRAGMA foreign_keys = OFF")
+        old.execute("ATTACH ? AS now", (str(now),))
+        for (table,) in old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            columns = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+            old.execute(f"INSERT OR REPLACE INTO main.{table} ({columns}) SELECT {columns} FROM now.{table}")
+
+
 def test_reference_systems_are_kept_also_of_files_that_an_older_version_took_up(tmp_path):
     home, archive = make_node(tmp_path, kind="rgbn-reflectance")
     scene(archive / "a.tif", 1)
     scene(archive / "b.tif", 2)
     run(home)
     before = items(home, kind="rgbn-reflectance")
-    with closing(sqlite3.connect(home.database)) as connection:  # as schema 2 left it
-        connection.executescript(
-            "DROP TABLE publication; DROP TABLE access_request; DROP TABLE access_call;"
-            "DROP TABLE count_charge; DROP TABLE catalogue;"
-            "ALTER TABLE source DROP COLUMN crs; ALTER TABLE training_log DROP COLUMN objective;"
-            "ALTER TABLE training_log DROP COLUMN steps; ALTER TABLE training_log DROP COLUMN sent_digest;"
-            "PRAGMA user_version = 2;"
-        )
+    as_of_schema(home, 2)
     run(home)
     with Catalogue(home) as catalogue:
         assert catalogue.reference_systems() == {"EPSG:32632": 2}
