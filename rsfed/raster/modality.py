@@ -23,6 +23,7 @@ class Modality:
         dtypes: numpy names of the sample types that files of this modality may have.
         native_gsd: Ground sampling distance in metres at which the sensor sees each band; files may hold all bands at
             one. Empty where all bands are seen at `gsd`.
+        decibel: Values are decibels, so pixels are averaged in linear power.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Modality:
     scale: tuple[float, ...]
     dtypes: tuple[str, ...]
     native_gsd: tuple[float, ...] = ()
+    decibel: bool = False
 
 
 def _uniform(  # noqa: PLR0913 - one for each attribute
@@ -42,13 +44,16 @@ def _uniform(  # noqa: PLR0913 - one for each attribute
     scale: float,
     *dtypes: str,
     native_gsd: tuple[float, ...] = (),
+    decibel: bool = False,
 ) -> Modality:
     names = tuple(bands.split())
-    return Modality(name, names, gsd, (offset,) * len(names), (scale,) * len(names), dtypes, native_gsd)
+    return Modality(name, names, gsd, (offset,) * len(names), (scale,) * len(names), dtypes, native_gsd, decibel)
 
 
 _SENTINEL_2 = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12"
 _SENTINEL_2_GSD = (60.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, 10.0, 20.0, 60.0, 20.0, 20.0)
+_L1C = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12"
+_L1C_GSD = (*_SENTINEL_2_GSD[:10], 60.0, *_SENTINEL_2_GSD[10:])
 
 MODALITIES = {
     m.name: m
@@ -60,7 +65,10 @@ MODALITIES = {
             *("sentinel-2-l2a", _SENTINEL_2, 10.0, 1500.0, 1500.0, "uint16", "int16", "float32"),
             native_gsd=_SENTINEL_2_GSD,
         ),
+        _uniform("sentinel-2-l1c", _L1C, 10.0, 1500.0, 1500.0, "uint16", "int16", "float32", native_gsd=_L1C_GSD),
         _uniform("sentinel-1-grd", "VV VH", 10.0, -15.0, 10.0, "float32"),
+        _uniform("sentinel-1-rtc-db", "VV VH", 10.0, -15.0, 10.0, "float32", decibel=True),
+        _uniform("sentinel-1-grd-db", "VV VH", 10.0, -15.0, 10.0, "float32", decibel=True),
     )
 }
 

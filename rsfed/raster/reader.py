@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.errors import RasterRejected
+from rsfed.raster.backscatter import to_decibels, to_power
 from rsfed.raster.digest import check_unchanged
 from rsfed.raster.geometry import region, shrunk
 from rsfed.raster.image import Source
@@ -34,7 +35,7 @@ def read(item: Item, spec: InputSpec) -> Content:
         RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
     """
     known = modality(item.modality)
-    with opened(item.path, known, reduction=spec.reduction) as source:
+    with opened(item.path, known, reduction=_own_reduction(known, spec)) as source:
         check_unchanged(item)
         return _content(source, item.window, known, spec)
 
@@ -59,7 +60,7 @@ def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceI
 
 
 def _contents(path: Path, windows: Sequence[Window], known: Modality, spec: InputSpec) -> Iterator[Content]:
-    with opened(path, known, reduction=spec.reduction) as source:
+    with opened(path, known, reduction=_own_reduction(known, spec)) as source:
         for window in windows:
             yield _content(source, window, known, spec)
 
@@ -73,10 +74,12 @@ def _group(source: Source, window: Window, known: Modality, spec: InputSpec, gro
     wanted = region(window, group, source.location.resolution, spec.fit)
     factor = spec.reduction
     small = shrunk(wanted.within(window), factor)
-    parts = _strips(source, small, factor, _places(group, known))
+    parts = _strips(source, small, factor, _places(group, known), known)
     across = taps(small.width, wanted.col / factor - small.col, wanted.width / factor, group.size, spec.resampling)
     down = taps(small.height, wanted.row / factor - small.row, wanted.height / factor, group.size, spec.resampling)
     values, valid = resample(parts, across, down)
+    if known.decibel:
+        values = to_decibels(values)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows has no meaning and is filled
         values -= np.asarray(group.offset, np.float32)[:, None, None]
         values /= np.asarray(group.scale, np.float32)[:, None, None]
@@ -85,14 +88,26 @@ def _group(source: Source, window: Window, known: Modality, spec: InputSpec, gro
     return values
 
 
-def _strips(source: Source, small: Window, factor: int, places: list[int]) -> Iterator[Strip]:
-    """Decode a window given in pixels of the reduced source, from the file's own overview where it has one."""
+def _own_reduction(known: Modality, spec: InputSpec) -> int:
+    """Return the reduction that a file may have done itself: overviews of decibels are no averages of power."""
+    return 1 if known.decibel else spec.reduction
+
+
+def _strips(source: Source, small: Window, factor: int, places: list[int], known: Modality) -> Iterator[Strip]:
+    """Decode a window given in pixels of the reduced source, from the file's own overview where it has one.
+
+    Decibels come as linear power, in which they may be averaged.
+    """
     if source.overview == factor:
-        return strips(source, small, places)
+        return _linear(strips(source, small, places), known)
     col, row = small.col * factor, small.row * factor
     width = min(small.width * factor, source.width - col)
     height = min(small.height * factor, source.height - row)
-    return reduced(strips(source, Window(col, row, width, height), places), factor, height)
+    return reduced(_linear(strips(source, Window(col, row, width, height), places), known), factor, height)
+
+
+def _linear(parts: Iterator[Strip], known: Modality) -> Iterator[Strip]:
+    return (replace(part, values=to_power(part.values)) for part in parts) if known.decibel else parts
 
 
 def _places(group: BandGroup, known: Modality) -> list[int]:
