@@ -48,7 +48,9 @@ class Catalogue:
     """
 
     def __init__(self, home: Home) -> None:
-        self.root = archive_root(home, load_config(NodeConfig, home.path))
+        config = load_config(NodeConfig, home.path)
+        self.root = archive_root(home, config)
+        self._radiometry = config.archive.radiometry
         self.connection = open_state(home)
 
     def __enter__(self) -> Self:
@@ -230,4 +232,5 @@ class Catalogue:
             acquired=(datetime.fromisoformat(start), datetime.fromisoformat(end)) if start else None,
             footprint=None if west is None else (west, south, east, north),
             place=place,
+            radiometry=self._radiometry,
         )

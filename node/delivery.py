@@ -77,7 +77,8 @@ def _whole_file(item: Item) -> tuple[str, bytes]:
         driver = limits.driver_for(content[: limits.MAGIC_BYTES])
         if (
             driver is None
-            or content_digest(hashlib.sha256(content).digest(), item.window, item.modality) != item.digest
+            or content_digest(hashlib.sha256(content).digest(), item.window, item.modality, item.radiometry)
+            != item.digest
         ):
             raise RasterRejected("it changed since it was ingested; run the ingest again")
     return driver, content

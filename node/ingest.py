@@ -38,6 +38,7 @@ from rsfed.home import Home, transaction
 from rsfed.raster.digest import file_digest
 from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import inspect
+from rsfed.raster.item import Declared
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.modality import Modality, modality
 from rsfed.raster.refusal import refusing
@@ -59,6 +60,7 @@ class Reading:
         spec: How the encoder of this modality takes its input.
         release: Version of the release that says so; None while the node has none, and defaults are used.
         nomenclature: The federation's classes; None as above.
+        radiometry: What the operator declared of the archive's values.
     """
 
     root: Path
@@ -66,6 +68,7 @@ class Reading:
     spec: InputSpec
     release: int | None
     nomenclature: Nomenclature | None
+    radiometry: Declared = None
 
 
 Entries = tuple[list[Candidate], list[Skipped]]
@@ -112,6 +115,7 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
         StateError: RELEASE_DAMAGED, there is a release, and it cannot be read.
     """
     root, kind = archive_root(home, config).resolve(), modality(config.archive.modality)
+    said = config.archive.radiometry
     store = ReleaseStore(home.releases)
     release = store.current()
     if release is None and store.history().highest:
@@ -120,12 +124,11 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
             "the release on disk is damaged; `rsfed node serve` fetches it again", reason="RELEASE_DAMAGED"
         )
     if release is None:
-        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None)
+        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None, said)
     manifest = release.manifest
     fitting = (encoder.input for _, encoder in sorted(manifest.encoders.items()) if encoder.modality == kind.name)
-    return Reading(
-        root, kind, next(fitting, default_spec(kind, _DEFAULT_SIZE)), manifest.version, manifest.nomenclature
-    )
+    spec = next(fitting, default_spec(kind, _DEFAULT_SIZE))
+    return Reading(root, kind, spec, manifest.version, manifest.nomenclature, said)
 
 
 def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Report:
@@ -242,6 +245,7 @@ class _Run:
             root=self._reading.root,
             modality=self._reading.modality,
             spec=self._reading.spec,
+            radiometry=self._reading.radiometry,
         )
         if candidate.stamp() != (seen.size, seen.mtime_ns):
             raise RasterRejected("it was changed while it was read; run the ingest again", reason="UNREADABLE")
@@ -288,7 +292,8 @@ def _recipe(reading: Reading) -> str:
     geometry = reading.spec.model_dump_json(
         exclude={"resampling": True, "fill": True, "groups": {"__all__": {"offset", "scale"}}}
     )
-    return hashlib.sha256(f"{reading.modality.name} {geometry}".encode()).hexdigest()[:16]
+    said = "" if reading.radiometry is None else f" {reading.radiometry}"
+    return hashlib.sha256(f"{reading.modality.name} {geometry}{said}".encode()).hexdigest()[:16]
 
 
 def _settle(connection: sqlite3.Connection, config: NodeConfig, reading: Reading) -> LabelMapping:

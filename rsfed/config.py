@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, ValidationError, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection
@@ -25,7 +25,7 @@ from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
-from rsfed.raster.modality import modality
+from rsfed.raster.modality import modality, radiometry_fault
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -75,6 +75,13 @@ class ArchiveSection(Section):
     # "folders", "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with the columns path,label
     labels: str = "folders"
     independent_files: bool = False  # every file without metadata is an acquisition of its own
+    radiometry: StrictInt | str | None = None  # what stored values are that do not say it: see docs/radiometry.md
+
+    @model_validator(mode="after")
+    def _declares_what_its_images_have(self) -> Self:
+        if fault := radiometry_fault(self.radiometry, self.modality):
+            raise ValueError(fault)
+        return self
 
 
 class LabelsSection(Section):

@@ -28,7 +28,7 @@ def crop_bytes(item: Item) -> int:
     Raises:
         RasterRejected: the source is gone or damaged.
     """
-    with opened(item.path, modality(item.modality)) as source:
+    with opened(item.path, modality(item.modality), radiometry=item.radiometry) as source:
         sample: int = np.dtype(source.dtype).itemsize
         return item.window.width * item.window.height * len(source.nodata) * sample
 
@@ -43,7 +43,7 @@ def crop(item: Item) -> tuple[str, bytes]:
         RasterRejected: the source is gone, damaged, or changed since it was ingested.
     """
     known = modality(item.modality)
-    with opened(item.path, known) as source:
+    with opened(item.path, known, radiometry=item.radiometry) as source:
         check_unchanged(item)
         values = np.concatenate([part.values for part in strips(source, item.window)], axis=1)
         profile = _profile(source, item)

@@ -8,21 +8,29 @@ from functools import lru_cache
 from pathlib import Path
 
 from rsfed.errors import RasterRejected
-from rsfed.raster.item import Item, Window
+from rsfed.raster.item import Declared, Item, Window
 from rsfed.raster.layouts import product_at
 
 
-def content_digest(file_digest: bytes, window: Window, modality: str) -> str:
-    """Return the digest of a patch: SHA-256 over the file's own SHA-256, the window and the modality, hexadecimal."""
-    place = f"{window.col},{window.row},{window.width},{window.height},{modality}"
+def content_digest(file_digest: bytes, window: Window, modality: str, radiometry: Declared = None) -> str:
+    """Return the digest of a patch: SHA-256 over all that makes its values, hexadecimal.
+
+    Args:
+        file_digest: The source's own SHA-256.
+        window: Its pixels of the source.
+        modality: Name of the modality.
+        radiometry: What the operator declared.
+    """
+    said = "" if radiometry is None else f",{radiometry}"
+    place = f"{window.col},{window.row},{window.width},{window.height},{modality}{said}"
     return hashlib.sha256(file_digest + place.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> bytes:
     """Return the SHA-256 of a source, 32 bytes; a file is hashed again only after it changed.
 
-    That of a product is over band name and SHA-256 of each band's file, in the order of its layout, so neither the
-    names of its files nor what accompanies them changes it.
+    That of a product is over band name and SHA-256 of each band's file, in the order of its layout, and over the files
+    that decide what they mean, so neither the names of its files nor what else accompanies them changes it.
 
     Raises:
         RasterRejected: a folder that is no product.
@@ -30,8 +38,10 @@ def file_digest(path: Path) -> bytes:
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        bands = product_at(path).bands.items()
-        return hashlib.sha256(b"".join(band.encode() + b"\0" + file_digest(file) for band, file in bands)).digest()
+        product = product_at(path)
+        parts = [band.encode() + b"\0" + file_digest(file) for band, file in product.bands.items()]
+        parts += [file_digest(file) for file in product.decides]
+        return hashlib.sha256(b"".join(parts)).digest()
     return _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -42,7 +52,7 @@ def check_unchanged(item: Item) -> None:
         RasterRejected: it is not.
         OSError: it cannot be read.
     """
-    if content_digest(file_digest(item.path), item.window, item.modality) != item.digest:
+    if content_digest(file_digest(item.path), item.window, item.modality, item.radiometry) != item.digest:
         raise RasterRejected("it changed since it was ingested; run the ingest again")
 
 

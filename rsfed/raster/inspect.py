@@ -15,7 +15,7 @@ from rsfed.raster.digest import content_digest, file_digest
 from rsfed.raster.geometry import cut, region
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import InputSpec
-from rsfed.raster.item import Footprint, Interval, Window
+from rsfed.raster.item import Declared, Footprint, Interval, Window
 from rsfed.raster.modality import Modality
 from rsfed.raster.pixels import Strip, strips
 from rsfed.raster.source import opened
@@ -71,7 +71,9 @@ class SourceInfo:
     windows: tuple[SourceWindow, ...]
 
 
-def inspect(path: Path, *, root: Path | None, modality: Modality, spec: InputSpec) -> SourceInfo:
+def inspect(
+    path: Path, *, root: Path | None, modality: Modality, spec: InputSpec, radiometry: Declared = None
+) -> SourceInfo:
     """Check a source and cut it into patches; every pixel is decoded once.
 
     Args:
@@ -79,15 +81,16 @@ def inspect(path: Path, *, root: Path | None, modality: Modality, spec: InputSpe
         root: The archive that it must lie in; None for an image that the user named.
         modality: What the archive holds.
         spec: How the encoder of this modality takes its input.
+        radiometry: What the operator declared of the archive's values.
 
     Raises:
         RasterRejected: with what is wrong and its remedy; nothing else is ever raised.
     """
-    with opened(path, modality, root=root) as source:
-        return survey(source, path, modality, spec)
+    with opened(path, modality, root=root, radiometry=radiometry) as source:
+        return survey(source, path, modality, spec, radiometry)
 
 
-def survey(source: Source, path: Path, modality: Modality, spec: InputSpec) -> SourceInfo:
+def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, radiometry: Declared = None) -> SourceInfo:
     """Describe an open source; arguments and errors as for `inspect`."""
     location, tags = source.location, source.tags()
     whole = Window(0, 0, source.width, source.height)
@@ -109,7 +112,7 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec) -> S
         acquisition=metadata.acquisition(tags, path.stem),
         place=metadata.place(tags) if len(windows) == 1 else None,
         windows=tuple(
-            SourceWindow(window, float(share), content_digest(digest, window, modality.name), where)
+            SourceWindow(window, float(share), content_digest(digest, window, modality.name, radiometry), where)
             for window, share, where in zip(windows, shares, footprints, strict=True)
         ),
     )

@@ -12,6 +12,9 @@ Footprint = tuple[float, float, float, float]
 Interval = tuple[datetime, datetime]
 """First and last moment of an acquisition, both with a time zone; equal where the file gives one moment."""
 
+Declared = int | str | None
+"""What the operator says of stored values that do not say it themselves, see `rsfed.raster.declared`; None: nothing."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
@@ -45,6 +48,7 @@ class Item:
         acquired: When it was taken, where known.
         footprint: Where it lies, where known.
         place: Id that several modalities of one place share.
+        radiometry: What the operator declared of the archive's values.
     """
 
     id: int
@@ -57,3 +61,4 @@ class Item:
     acquired: Interval | None = None
     footprint: Footprint | None = None
     place: str | None = None
+    radiometry: Declared = None

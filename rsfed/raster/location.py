@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_gcps
 from rasterio.warp import transform
 
+from rsfed.raster.control_points import Grid
 from rsfed.raster.geometry import Resolution
 from rsfed.raster.item import Footprint, Window
 
@@ -38,6 +40,7 @@ class Location:
         affine: From pixels to coordinates.
         height: Height of the source in pixels.
         fitted: Whether `affine` is a fit to ground control points.
+        grid: These points, where they are a grid; footprints are then exact between them.
 
     Attributes:
         crs: The coordinate reference system as text, for example "EPSG:32633"; None where the file has no sound one.
@@ -47,8 +50,17 @@ class Location:
         resolution: Ground sampling distance across and down in metres; None where it is not known.
     """
 
-    def __init__(self, crs: Any, affine: Affine, height: int, *, fitted: bool = False) -> None:  # noqa: ANN401 - no types
+    def __init__(
+        self,
+        crs: Any,  # noqa: ANN401 - rasterio has no types
+        affine: Affine,
+        height: int,
+        *,
+        fitted: bool = False,
+        grid: Grid | None = None,
+    ) -> None:
         self.affine, self.fitted = affine, fitted
+        self._grid = grid
         facts = _facts(crs.wkt) if crs else None
         self.resolution = _resolution(facts, affine, height / 2) if facts else None
         self.system = crs if self.resolution else None
@@ -73,33 +85,49 @@ class Location:
             return cls(dataset.crs, dataset.transform, dataset.height)
         points, crs = dataset.gcps
         if crs and len(points) >= 3:
-            return cls(crs, from_gcps(points), dataset.height, fitted=True)
+            grid = Grid.of([(point.col, point.row, point.x, point.y) for point in points], around=crs.is_geographic)
+            return cls(crs, from_gcps(points), dataset.height, fitted=True, grid=grid)
         return cls(None, dataset.transform, dataset.height)
+
+    def with_resolution(self, resolution: Resolution) -> Self:
+        """Return the same location with the pixel size that is known otherwise."""
+        known = copy(self)
+        known.resolution = resolution
+        return known
 
     def footprints(self, windows: Sequence[Window]) -> list[Footprint | None]:
         """Return the bounding box of each window; None for all where the file does not say."""
         if self.system is None:
             return [None] * len(windows)
         cols, rows = _outline(windows)
-        a, b, c, d, e, f = self.affine[:6]
-        x, y = a * cols + b * rows + c, d * cols + e * rows + f
+        if self._grid is not None:
+            x, y = self._grid.at(cols, rows)
+        else:
+            a, b, c, d, e, f = self.affine[:6]
+            x, y = a * cols + b * rows + c, d * cols + e * rows + f
         try:
             lon, lat = transform(self.system, _wgs84(), x.ravel(), y.ravel())
         except Exception:  # noqa: BLE001 - rasterio's own errors are private; a corner may lie off the earth
             return [None] * len(windows)
-        return _boxes(np.reshape(lon, x.shape), np.reshape(lat, x.shape))
+        lon = np.reshape(lon, x.shape)
+        if self._grid is not None:
+            lon = (lon + 180) % 360 - 180  # a grid that crosses the antimeridian goes on beyond 180
+        return _boxes(lon, np.reshape(lat, x.shape))
 
 
 def _resolution(facts: _Facts, affine: Affine, middle_row: float) -> Resolution | None:
     if not all(math.isfinite(value) for value in affine[:6]) or affine.is_identity:
         return None
-    across, down = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
     if facts.geographic:
         latitude = affine.f + affine.e * middle_row
-        across *= _METRES_PER_DEGREE * math.cos(math.radians(min(abs(latitude), 89.0)))
-        down *= _METRES_PER_DEGREE
+        parallel = math.cos(math.radians(min(abs(latitude), 89.0)))
+        across, down = (
+            math.hypot(east * parallel, north) * _METRES_PER_DEGREE
+            for east, north in ((affine.a, affine.d), (affine.b, affine.e))
+        )
     elif facts.metres is not None:
-        across, down = across * facts.metres, down * facts.metres
+        metres = facts.metres
+        across, down = (math.hypot(*side) * metres for side in ((affine.a, affine.d), (affine.b, affine.e)))
     else:
         return None
     return (across, down) if is_sound(across, down) else None

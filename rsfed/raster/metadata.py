@@ -42,7 +42,7 @@ def acquisition(tags: Mapping[str, str], stem: str) -> str | None:
 def acquired(tags: Mapping[str, str], stem: str) -> Interval | None:
     """Return the first and last moment of a source; arguments as for `acquisition`."""
     return (
-        iso_interval(tags.get("ACQUIRED", ""))
+        _iso_interval(tags.get("ACQUIRED", ""))
         or _moment(tags.get("EXIF_DateTimeOriginal", "") + tags.get("EXIF_OffsetTimeOriginal", "").strip())
         or _moment(tags.get("TIFFTAG_DATETIME", ""))
         or _from_name(stem)
@@ -59,8 +59,7 @@ def _text(value: str | None) -> str | None:
     return value if value and len(value) <= _MAX_TEXT and value.isprintable() else None
 
 
-def iso_interval(value: str) -> Interval | None:
-    """Read one moment or `start/end`, ISO 8601, in UTC where no zone is given."""
+def _iso_interval(value: str) -> Interval | None:
     first, _, last = value.partition("/")
     try:
         start = _with_zone(datetime.fromisoformat(first.strip()))
@@ -84,9 +83,9 @@ def _moment(value: str) -> Interval | None:
 
 def _from_name(stem: str) -> Interval | None:
     if match := _SENTINEL_2.match(stem):
-        return iso_interval(match[2])
+        return _iso_interval(match[2])
     if match := _SENTINEL_1.match(stem):
-        return iso_interval(match[2] + (f"/{match[3]}" if match[3] else ""))
+        return _iso_interval(match[2] + (f"/{match[3]}" if match[3] else ""))
     return None
 
 

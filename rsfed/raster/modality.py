@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rsfed.errors import UsageError
 
 MAX_BANDS = 16
+REFLECTANCES = ("sentinel-2-l1c", "sentinel-2-l2a", "rgbn-reflectance")
+LINEAR, LINEAR_MODALITY = "linear", "sentinel-1-rtc-db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +92,14 @@ def modality(name: str) -> Modality:
         return _uniform(name, " ".join(f"band{i + 1}" for i in range(count)), None, offset, scale, dtype)
     known = ", ".join(MODALITIES)
     raise UsageError(f"unknown modality {name!r}; use one of {known}, or <type>-<bands> such as uint16-7")
+
+
+def radiometry_fault(declared: int | str | None, name: str) -> str | None:
+    """Return what is wrong with what an operator declares of values of a modality; None where nothing is."""
+    if declared is None or (declared == LINEAR and name == LINEAR_MODALITY):
+        return None
+    if isinstance(declared, bool) or not isinstance(declared, int):
+        return f'radiometry is a whole number, or "{LINEAR}" where the modality is {LINEAR_MODALITY}'
+    if name not in REFLECTANCES:
+        return f"radiometry says nothing of modality {name}; take it out"
+    return None if -10_000 <= declared <= 0 else "radiometry is what is added to stored values, -10000 to 0"

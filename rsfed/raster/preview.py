@@ -35,8 +35,8 @@ def preview(source: Item | Path, modality: Modality, size: int) -> NDArray[np.ui
     Raises:
         RasterRejected: the image cannot be read.
     """
-    path = source.path if isinstance(source, Item) else source
-    with opened(path, modality) as image:
+    path, said = (source.path, source.radiometry) if isinstance(source, Item) else (source, None)
+    with opened(path, modality, radiometry=said) as image:
         window = source.window if isinstance(source, Item) else Window(0, 0, image.width, image.height)
         span = max(window.width, window.height)
         across = taps(window.width, (window.width - span) // 2, span, size, "bilinear")

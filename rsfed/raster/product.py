@@ -22,6 +22,8 @@ class Product:
         tags: Returns its metadata, as `rsfed.raster.metadata` reads them.
         companions: Files that say something of it and hold no pixels.
         problem: Why it is none after all and what to do; None where it is one.
+        decides: Files that decide what its pixels mean, so that it is another product where one of them is another.
+        classes: File that says what each pixel shows, clouds and shadows included; None where there is none.
     """
 
     layout: str
@@ -30,6 +32,8 @@ class Product:
     tags: Callable[[], Mapping[str, str]]
     companions: tuple[Path, ...] = ()
     problem: str | None = None
+    decides: tuple[Path, ...] = ()
+    classes: Path | None = None
 
     def stamp(self) -> tuple[int, int]:
         """Return the bytes of all its files, and a number that changes with the size or time of any of them.
@@ -37,6 +41,6 @@ class Product:
         Raises:
             OSError: one of them is gone or cannot be looked at.
         """
-        states = [path.stat() for path in (*self.bands.values(), *self.companions)]
+        states = [path.stat() for path in (*self.bands.values(), *self.companions, *self.decides)]
         told = repr([(each.st_size, each.st_mtime_ns) for each in states])
         return sum(each.st_size for each in states), int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])

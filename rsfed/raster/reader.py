@@ -35,7 +35,7 @@ def read(item: Item, spec: InputSpec) -> Content:
         RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
     """
     known = modality(item.modality)
-    with opened(item.path, known, reduction=_own_reduction(known, spec)) as source:
+    with opened(item.path, known, reduction=_own_reduction(known, spec), radiometry=item.radiometry) as source:
         check_unchanged(item)
         return _content(source, item.window, known, spec)
 

@@ -8,7 +8,7 @@ that says it, and never guessed from a date or a name:
 | product XML | `BOA_ADD_OFFSET` (L2A) or `RADIO_ADD_OFFSET` (L1C) of each band; without any, 0 for a baseline that the XML itself names below 04.00 |
 | STAC item | 0 where a flag says that the offset is applied already; else `raster:offset / raster:scale` of each band |
 | the operator | `archive.radiometry` in node.toml: what is to be added, 0 or -1000 |
-| published with a data set | 0 for BigEarthNet v1 and v2 |
+| published with a data set | 0 for BigEarthNet: v1 is older than baseline 04.00; of v2 the authors publish the products (N0205, N0206) and means of stored values (B02 438, B03 614, B04 588) that leave no room for 1,000 |
 
 Nodata is told apart first, by stored values; then the offset is added; then what is below 0 becomes 0.
 """  # noqa: E501 - a table
@@ -57,6 +57,11 @@ class Radiometry:
     offset: tuple[float, ...]
     gain: float = 1.0
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether stored values are reflectance already."""
+        return not any(self.offset) and self.gain == 1
+
     def apply(self, values: NDArray[Any], bands: Sequence[int]) -> NDArray[Any]:
         """Return values as reflectance, those below 0 as 0; what has no data is to be told apart before.
 
@@ -67,9 +72,9 @@ class Radiometry:
         Returns:
             The same array where there is nothing to do, else float32.
         """
-        offset = np.array([self.offset[band] for band in bands], np.float32)
-        if not offset.any() and self.gain == 1:
+        if self.changes_nothing:
             return values
+        offset = np.array([self.offset[band] for band in bands], np.float32)
         result = (values.astype(np.float32) + offset[:, None, None]) * np.float32(self.gain)
         np.maximum(result, 0, out=result)
         return result
@@ -125,15 +130,6 @@ def of_stac(
     if known and len(known) == len(offsets):
         return Radiometry(tuple(known), gain)
     return Radiometry(declared_offsets(declared, len(assets)).offset, gain)
-
-
-def published(bands: int) -> Radiometry:
-    """Return the radiometry of BigEarthNet, v1 and v2: made of products of baselines 02.0x, nothing was added.
-
-    v1 is older than baseline 04.00. Of v2, whose names all have N9999, the authors publish the products (N0205 and
-    N0206) and the means of the stored values (B02 438, B03 614, B04 588): no 1,000 is in them.
-    """
-    return Radiometry((0.0,) * bands)
 
 
 def declared_offsets(declared: int | None, bands: int) -> Radiometry:

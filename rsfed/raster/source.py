@@ -18,12 +18,15 @@ from typing import Any
 import rasterio
 
 from rsfed.errors import RasterRejected
-from rsfed.raster import limits
+from rsfed.raster import limits, sentinel1, sentinel2
+from rsfed.raster.declared import as_declared
 from rsfed.raster.image import Source
 from rsfed.raster.image_file import ImageFile
+from rsfed.raster.item import Declared
 from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import Modality
 from rsfed.raster.plain_tiff import PlainTiff
+from rsfed.raster.product import Product
 from rsfed.raster.refusal import refusing
 from rsfed.raster.stack import Stack
 
@@ -39,7 +42,14 @@ _NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image"
 
 
 @contextmanager
-def opened(path: Path, modality: Modality, *, root: Path | None = None, reduction: int = 1) -> Iterator[Source]:
+def opened(
+    path: Path,
+    modality: Modality,
+    *,
+    root: Path | None = None,
+    reduction: int = 1,
+    radiometry: Declared = None,
+) -> Iterator[Source]:
     """Open an image and check its header.
 
     Args:
@@ -47,6 +57,7 @@ def opened(path: Path, modality: Modality, *, root: Path | None = None, reductio
         modality: What the image must be.
         root: Archive that the real path must lie in; None for an image that the user named.
         reduction: Use the file's own overview of this factor where it has one.
+        radiometry: What the operator declared of values that do not say it themselves.
 
     Yields:
         The source, closed on leaving.
@@ -58,9 +69,9 @@ def opened(path: Path, modality: Modality, *, root: Path | None = None, reductio
         real = _contained(path, root)
         door = _Door(real, root, _remedy(modality, root), held)
         if stat.S_ISDIR(real.stat().st_mode):
-            source: Source = Stack.open(product_at(real), modality, door.band)
+            source = door.product(product_at(real), modality, radiometry)
         else:
-            source = door.image(real, modality, reduction)
+            source = as_declared(door.image(real, modality, reduction), modality, radiometry)
         held.callback(source.close)
         yield source
 
@@ -81,6 +92,16 @@ class _Door:
         self._remedy = remedy
         self._held = held
         self._prepared = False
+
+    def product(self, product: Product, modality: Modality, radiometry: Declared) -> Source:
+        """Open a product as its layout says."""
+        for each in product.decides:
+            _contained(each, self._root)
+        if product.layout == sentinel2.LAYOUT:
+            return sentinel2.open_product(product, modality, self.band, radiometry)
+        if product.layout == sentinel1.LAYOUT:
+            return sentinel1.open_product(product, modality, self.band)
+        return as_declared(Stack.open(product, modality, self.band), modality, radiometry)
 
     def band(self, path: Path, modality: Modality) -> Source:
         """Open one file of a product."""

@@ -7,7 +7,7 @@ import pytest
 from safe_makers import offset_list, product_xml
 
 from rsfed.errors import RasterRejected
-from rsfed.raster.reflectance import Radiometry, of_product, of_stac, published
+from rsfed.raster.reflectance import Radiometry, of_product, of_stac
 from rsfed.raster.xml_document import read_document
 
 PAIR = ("B02", "B8A")
@@ -72,7 +72,7 @@ def test_the_offset_is_added_and_what_is_below_0_is_0():
     known = Radiometry((-1000, 0))
     values = np.array([[[999, 1000, 1001, 65535]]], np.uint16)
     assert known.apply(values, [0]).tolist() == [[[0, 0, 1, 64535]]]
-    assert known.apply(values, [1]) is values, "each band has its own"
+    assert known.apply(values, [1]).tolist() == values.tolist(), "each band has its own"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,3 @@ def test_a_stac_item_that_says_nothing_needs_the_operators_word():
 def test_a_stac_item_whose_numbers_make_no_sense_is_refused(asset):
     with pytest.raises(RasterRejected, match="correct"):
         of_stac({}, [asset], declared=0)
-
-
-def test_bigearthnet_has_no_offset_as_published():
-    assert published(12) == Radiometry((0,) * 12)

@@ -1,0 +1,150 @@
+"""Sentinel-2 products in the SAFE layout, L1C and L2A: which files their bands are, when, and with which radiometry.
+
+| what | where it is |
+|---|---|
+| bands | `GRANULE/*/IMG_DATA`, also in `R10m`, `R20m`, `R60m`: files whose names end on `_B02.jp2` or `_B02_10m.jp2`, at the band's native pixel size |
+| acquisition | `SPACECRAFT_NAME` and `DATATAKE_SENSING_START`, else the first two parts of the datatake's identifier |
+| time | `PRODUCT_START_TIME` and `PRODUCT_STOP_TIME` |
+| radiometry | `rsfed.raster.reflectance` |
+| classes | `SCL` of L2A, at 20 m, else at 60 m |
+
+Folder and files may have been renamed: the XML is found by its own name, and bands by the end of theirs.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from rsfed.errors import RasterRejected
+from rsfed.raster.declared import Reflectance
+from rsfed.raster.image import Source
+from rsfed.raster.item import Declared
+from rsfed.raster.modality import Modality
+from rsfed.raster.product import Product
+from rsfed.raster.reflectance import of_product
+from rsfed.raster.stack import OpenBand, Stack
+from rsfed.raster.xml_document import Document, read_document
+
+LAYOUT = "sentinel-2"
+_XML = {"L1C": "MTD_MSIL1C.xml", "L2A": "MTD_MSIL2A.xml"}
+_LEVELS = {"sentinel-2-l1c": "L1C", "sentinel-2-l2a": "L2A", "rgbn-reflectance": "L2A"}
+_COLOURS = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
+_NATIVE = {
+    **dict.fromkeys(("B01", "B09", "B10"), 60),
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
+    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", "SCL"), 20),
+}
+_FILE = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_([126]0)m)?\.jp2", re.IGNORECASE)
+_DATATAKE = re.compile(r"G?(S2[A-Z])_(\d{8}T\d{6})_")
+_SPACECRAFT = re.compile(r"Sentinel-2([A-Z])")
+
+
+def product(folder: Path, names: Collection[str]) -> Product | None:
+    """Return the product that a folder is, as far as its names tell; None for any other folder."""
+    documents = tuple(folder / name for name in _XML.values() if name in names)
+    if "GRANULE" not in names or not (documents or "manifest.safe" in names or folder.suffix.lower() == ".safe"):
+        return None
+    found = _files(folder)
+    native = {band: _at_native_size(found[band], size) for band, size in _NATIVE.items() if band in found}
+    classes = native.pop("SCL", None)
+    return Product(
+        layout=LAYOUT,
+        folder=folder,
+        bands={band: native[band] for band in sorted(native)},
+        tags=partial(_tags, folder),
+        decides=(*documents, *((classes,) if classes else ())),
+        classes=classes,
+    )
+
+
+def open_product(product: Product, modality: Modality, open_band: OpenBand, declared: Declared) -> Source:
+    """Open a product.
+
+    Args:
+        product: The product.
+        modality: What its archive holds.
+        open_band: Opens one of its files.
+        declared: What the operator says of values whose product does not say it.
+
+    Raises:
+        RasterRejected: it is of another level, lacks a band, has two files for one, or its XML will not do.
+    """
+    level = _level(product.folder)
+    if _LEVELS.get(modality.name) != level:
+        raise RasterRejected(
+            f"it is a Sentinel-2 product of level {level[1:]} and the archive holds {modality.name}; "
+            f"move it to an archive of modality sentinel-2-{level.lower()}"
+        )
+    _check_files(product.folder)
+    names = {band: _COLOURS.get(band, band) for band in modality.bands}
+    document = _document(product.folder)
+    radiometry = of_product(document, level, list(names.values()), declared if isinstance(declared, int) else None)
+    files = {band: product.bands[name] for band, name in names.items() if name in product.bands}
+    return Reflectance.with_radiometry(Stack.open(replace(product, bands=files), modality, open_band), radiometry)
+
+
+def acquisition(document: Document) -> str | None:
+    """Return the id of the overpass by the product XML: the same across tiles, levels and baselines."""
+    satellite = _SPACECRAFT.fullmatch(document.text("SPACECRAFT_NAME") or "")
+    start = _compact(document.text("DATATAKE_SENSING_START"))
+    if satellite and start:
+        return f"S2{satellite[1]}:{start}"
+    takes = (element.get("datatakeIdentifier", "") for element in document.elements("Datatake"))
+    match = next((found for take in takes if (found := _DATATAKE.match(take))), None)
+    return f"{match[1]}:{match[2]}" if match else None
+
+
+def _level(folder: Path) -> str:
+    level = next((level for level, name in _XML.items() if (folder / name).is_file()), None)
+    if level is None:
+        raise RasterRejected("its product XML is missing; copy the product again from its origin")
+    return level
+
+
+def _document(folder: Path) -> Document:
+    return read_document(folder / _XML[_level(folder)], "product XML")
+
+
+def _tags(folder: Path) -> Mapping[str, str]:
+    document = _document(folder)
+    start, stop = (document.text(f"PRODUCT_{edge}_TIME") for edge in ("START", "STOP"))
+    told = {"ACQUISITION": acquisition(document), "ACQUIRED": f"{start}/{stop or start}" if start else None}
+    return {key: value for key, value in told.items() if value}
+
+
+def _compact(text: str | None) -> str | None:
+    """Return a moment as names have it, `20240531T103021`."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y%m%dT%H%M%S") if text else None
+    except ValueError:
+        return None
+
+
+def _files(folder: Path) -> dict[str, dict[int, list[Path]]]:
+    """Return the image files by band and by pixel size in metres, 0 where their names do not say it."""
+    found: dict[str, dict[int, list[Path]]] = {}
+    for pattern in ("*/IMG_DATA/*", "*/IMG_DATA/R[126]0m/*"):
+        for path in sorted((folder / "GRANULE").glob(pattern)):
+            if (match := _FILE.search(path.name)) and match.end() == len(path.name):
+                found.setdefault(match[1].upper(), {}).setdefault(int(match[2] or 0), []).append(path)
+    return found
+
+
+def _check_files(folder: Path) -> None:
+    tiles = len(list((folder / "GRANULE").glob("*/IMG_DATA")))
+    if tiles > 1:
+        raise RasterRejected(f"it holds {tiles} tiles, not one; get it in the format of one tile for each product")
+    for band, sizes in _files(folder).items():
+        if any(len(paths) > 1 for paths in sizes.values()):
+            raise RasterRejected(f"it has two files of band {band}; remove the one that is not of the product")
+
+
+def _at_native_size(sizes: Mapping[int, list[Path]], native: int) -> Path:
+    """Return a band's file at its native pixel size, else at the next coarser one, else at the coarsest."""
+    best = min(sizes, key=lambda size: (size not in (native, 0), size < native, size if size > native else -size))
+    return sizes[best][0]

@@ -1,0 +1,73 @@
+"""Archives of products as agencies ship them: what goes in, what the operator has to say, and what that changes."""
+
+from __future__ import annotations
+
+import pytest
+from node_archives import configure, make_node, run
+from safe_makers import GRD, amplitudes, offset_list, product_xml, scene, write_s1, write_s2
+
+from node.catalogue import Catalogue
+from rsfed.errors import ConfigError
+from rsfed.raster.input_spec import default_spec
+from rsfed.raster.modality import modality
+from rsfed.raster.reader import read
+
+KIND = "sentinel-2-l2a"
+
+
+def present(home, kind=KIND):
+    with Catalogue(home) as catalogue:
+        return {item.path.name: item for item in catalogue.items(kind)}
+
+
+def test_products_go_in_and_one_that_says_nothing_waits_for_the_operators_word(tmp_path):
+    home, archive = make_node(tmp_path, kind=KIND)
+    values = scene()
+    raised = {name: band + 1000 for name, band in values.items()}
+    write_s2(archive / "old.SAFE", values)
+    write_s2(archive / "new.SAFE", raised, xml=product_xml(offsets=offset_list("L2A", -1000)))
+    write_s2(archive / "unsaid.SAFE", raised, xml=product_xml(baseline="99.99"))
+    report, skipped = run(home)
+    first = present(home)
+    assert set(first) == {"old.SAFE", "new.SAFE"}
+    assert "archive.radiometry" in skipped["unsaid.SAFE"]
+    assert {item.acquisition for item in first.values()} == {"S2A:20240531T103021"}
+
+    configure(home, "[archive]", "[archive]\nradiometry = -1000")
+    report, skipped = run(home)
+    after = present(home)
+    assert (report.read, skipped) == (3, {})
+    spec = default_spec(modality(KIND), 64)
+    old, new, unsaid = (read(after[f"{name}.SAFE"], spec)["all"] for name in ("old", "new", "unsaid"))
+    assert (old == new).all()
+    assert (old == unsaid).all()
+    assert {item.id for item in after.values()}.isdisjoint(item.id for item in first.values()), "codes are made anew"
+    assert run(home)[0].read == 0
+
+
+def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
+    home, archive = make_node(tmp_path, kind="sentinel-1-grd-db")
+    write_s1(archive / GRD, amplitudes())
+    write_s1(archive / "half.SAFE", {"VV": amplitudes()["VV"]})
+    _, skipped = run(home)
+    assert set(skipped) == {"half.SAFE"}
+    (item,) = present(home, "sentinel-1-grd-db").values()
+    assert item.acquisition == "S1A:054117:069480"
+    assert item.footprint is not None
+
+
+@pytest.mark.parametrize(
+    ("archive", "problem"),
+    [
+        ('modality = "sentinel-2-l2a"\nradiometry = "none"', "a whole number"),
+        ('modality = "sentinel-2-l2a"\nradiometry = true', "a whole number"),
+        ('modality = "sentinel-2-l2a"\nradiometry = 1000', "-10000 to 0"),
+        ('modality = "rgb"\nradiometry = 0', "says nothing of modality rgb"),
+        ('modality = "sentinel-1-grd-db"\nradiometry = "linear"', "where the modality is sentinel-1-rtc-db"),
+    ],
+)
+def test_a_declaration_that_means_nothing_is_refused(tmp_path, archive, problem):
+    home, _ = make_node(tmp_path)
+    configure(home, 'modality = "rgb"', archive)
+    with pytest.raises(ConfigError, match=problem):
+        run(home)
