@@ -25,7 +25,7 @@ from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
-from rsfed.raster.modality import modality, radiometry_fault
+from rsfed.raster.modality import check_radiometry, modality
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -79,8 +79,7 @@ class ArchiveSection(Section):
 
     @model_validator(mode="after")
     def _declares_what_its_images_have(self) -> Self:
-        if fault := radiometry_fault(self.radiometry, self.modality):
-            raise ValueError(fault)
+        check_radiometry(self.radiometry, self.modality)
         return self
 
 

@@ -94,12 +94,17 @@ def modality(name: str) -> Modality:
     raise UsageError(f"unknown modality {name!r}; use one of {known}, or <type>-<bands> such as uint16-7")
 
 
-def radiometry_fault(declared: int | str | None, name: str) -> str | None:
-    """Return what is wrong with what an operator declares of values of a modality; None where nothing is."""
+def check_radiometry(declared: int | str | None, name: str) -> None:
+    """Check what an operator declares of the values of a modality.
+
+    Raises:
+        ValueError: it says nothing of this modality, or nothing at all.
+    """
     if declared is None or (declared == LINEAR and name == LINEAR_MODALITY):
-        return None
-    if isinstance(declared, bool) or not isinstance(declared, int):
-        return f'radiometry is a whole number, or "{LINEAR}" where the modality is {LINEAR_MODALITY}'
+        return
+    if isinstance(declared, str):
+        raise ValueError(f'radiometry is a whole number, or "{LINEAR}" where the modality is {LINEAR_MODALITY}')
     if name not in REFLECTANCES:
-        return f"radiometry says nothing of modality {name}; take it out"
-    return None if -10_000 <= declared <= 0 else "radiometry is what is added to stored values, -10000 to 0"
+        raise ValueError(f"radiometry says nothing of modality {name}; take it out")
+    if not -10_000 <= declared <= 0:
+        raise ValueError("radiometry is what is added to stored values, -10000 to 0")

@@ -60,7 +60,7 @@ def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
     ("archive", "problem"),
     [
         ('modality = "sentinel-2-l2a"\nradiometry = "none"', "a whole number"),
-        ('modality = "sentinel-2-l2a"\nradiometry = true', "a whole number"),
+        ('modality = "sentinel-2-l2a"\nradiometry = true', "a valid integer"),
         ('modality = "sentinel-2-l2a"\nradiometry = 1000', "-10000 to 0"),
         ('modality = "rgb"\nradiometry = 0', "says nothing of modality rgb"),
         ('modality = "sentinel-1-grd-db"\nradiometry = "linear"', "where the modality is sentinel-1-rtc-db"),
