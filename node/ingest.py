@@ -177,7 +177,7 @@ def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Entries:
     for entry in entries:
         if isinstance(entry, Skipped):
             problems.append(entry)
-        elif entry.product is None or any(band in entry.product.bands for band in kind.bands):
+        elif _may_be(entry, kind):
             candidates.append(entry)
         else:
             foreign.append(entry.name)
@@ -187,6 +187,11 @@ def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Entries:
             Skipped(foreign[0], f"{which} no band of modality {kind.name}; search such products by a node of their own")
         )
     return candidates, problems
+
+
+def _may_be(candidate: Candidate, kind: Modality) -> bool:
+    product = candidate.product
+    return product is None or not product.bands_told or any(band in product.bands for band in kind.bands)
 
 
 class _Run:

@@ -99,7 +99,7 @@ def _layout(sources: Sequence[Candidate], reading: Reading, found: Recognition) 
     for candidate in sources[:: max(1, len(sources) // HEADERS)][:HEADERS]:
         layout.headers += 1
         try:
-            with opened(candidate.path, reading.modality, root=reading.root) as source:
+            with opened(candidate.path, reading.modality, root=reading.root, radiometry=reading.radiometry) as source:
                 where = source.location
                 gsd = None if where.resolution is None else max(where.resolution)
                 layout.grids[Grid(source.width, source.height, gsd, where.crs)] += 1

@@ -145,7 +145,7 @@ class _Once:
         """Return why a product is not taken up, None for the first of its name and for files."""
         if found.product is None:
             return None
-        if found.product.problem:
+        if found.product.problem or not found.product.named:
             return found.product.problem
         name = found.path.name
         first = self._known.get(name)
@@ -166,7 +166,7 @@ def _files(
         yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
         return
     if inside and (product := product_of(folder, {entry.name for entry in entries})):
-        yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands)
+        yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands or product.problem)
         return
     folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
     for entry in entries:

@@ -103,7 +103,8 @@ def check_radiometry(declared: int | str | None, name: str) -> None:
     if declared is None or (declared == LINEAR and name == LINEAR_MODALITY):
         return
     if isinstance(declared, str):
-        raise ValueError(f'radiometry is a whole number, or "{LINEAR}" where the modality is {LINEAR_MODALITY}')
+        words = f'radiometry is a whole number, or "{LINEAR}" where the modality is {LINEAR_MODALITY}'
+        raise ValueError(words)  # noqa: TRY004 - what pydantic takes
     if name not in REFLECTANCES:
         raise ValueError(f"radiometry says nothing of modality {name}; take it out")
     if not -10_000 <= declared <= 0:

@@ -23,6 +23,8 @@ class Product:
         companions: Files that say something of it and hold no pixels.
         problem: Why it is none after all and what to do; None where it is one.
         decides: Files that decide what its pixels mean, so that it is another product where one of them is another.
+        bands_told: Whether its names tell which bands the files are; else that is known when it is opened.
+        named: Whether the folder has the product's own name, so that another of that name is a copy.
         classes: File that says what each pixel shows, clouds and shadows included; None where there is none.
     """
 
@@ -33,6 +35,8 @@ class Product:
     companions: tuple[Path, ...] = ()
     problem: str | None = None
     decides: tuple[Path, ...] = ()
+    bands_told: bool = True
+    named: bool = True
     classes: Path | None = None
 
     def stamp(self) -> tuple[int, int]:

@@ -109,6 +109,9 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         bands={str(number): path for number, path in enumerate(samples, 1)},
         tags=partial(_tags, folder),
         decides=tuple(annotations),
+        bands_told=False,
+        named=folder.suffix.lower() == ".safe",
+        problem=None if samples else "its measurement files are missing; copy the product again from its origin",
     )
 
 

@@ -31,6 +31,7 @@ from rsfed.raster.stack import OpenBand, Stack
 from rsfed.raster.xml_document import Document, read_document
 
 LAYOUT = "sentinel-2"
+_SAFE = ".safe"
 _XML = {"L1C": "MTD_MSIL1C.xml", "L2A": "MTD_MSIL2A.xml"}
 _LEVELS = {"sentinel-2-l1c": "L1C", "sentinel-2-l2a": "L2A", "rgbn-reflectance": "L2A"}
 _COLOURS = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
@@ -47,7 +48,7 @@ _SPACECRAFT = re.compile(r"Sentinel-2([A-Z])")
 def product(folder: Path, names: Collection[str]) -> Product | None:
     """Return the product that a folder is, as far as its names tell; None for any other folder."""
     documents = tuple(folder / name for name in _XML.values() if name in names)
-    if "GRANULE" not in names or not (documents or "manifest.safe" in names or folder.suffix.lower() == ".safe"):
+    if "GRANULE" not in names or not (documents or "manifest.safe" in names or folder.suffix.lower() == _SAFE):
         return None
     found = _files(folder)
     native = {band: _at_native_size(found[band], size) for band, size in _NATIVE.items() if band in found}
@@ -58,7 +59,10 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         bands={band: native[band] for band in sorted(native)},
         tags=partial(_tags, folder),
         decides=(*documents, *((classes,) if classes else ())),
+        bands_told=False,
+        named=folder.suffix.lower() == _SAFE,
         classes=classes,
+        problem=_problem(folder, found) if documents else "its product XML is missing; copy the product again",
     )
 
 
@@ -80,7 +84,6 @@ def open_product(product: Product, modality: Modality, open_band: OpenBand, decl
             f"it is a Sentinel-2 product of level {level[1:]} and the archive holds {modality.name}; "
             f"move it to an archive of modality sentinel-2-{level.lower()}"
         )
-    _check_files(product.folder)
     names = {band: _COLOURS.get(band, band) for band in modality.bands}
     document = _document(product.folder)
     radiometry = of_product(document, level, list(names.values()), declared if isinstance(declared, int) else None)
@@ -100,10 +103,7 @@ def acquisition(document: Document) -> str | None:
 
 
 def _level(folder: Path) -> str:
-    level = next((level for level, name in _XML.items() if (folder / name).is_file()), None)
-    if level is None:
-        raise RasterRejected("its product XML is missing; copy the product again from its origin")
-    return level
+    return next(level for level, name in _XML.items() if (folder / name).is_file())
 
 
 def _document(folder: Path) -> Document:
@@ -135,13 +135,15 @@ def _files(folder: Path) -> dict[str, dict[int, list[Path]]]:
     return found
 
 
-def _check_files(folder: Path) -> None:
+def _problem(folder: Path, found: Mapping[str, Mapping[int, list[Path]]]) -> str | None:
+    """Return what is wrong with the files of a product; None where nothing is."""
     tiles = len(list((folder / "GRANULE").glob("*/IMG_DATA")))
     if tiles > 1:
-        raise RasterRejected(f"it holds {tiles} tiles, not one; get it in the format of one tile for each product")
-    for band, sizes in _files(folder).items():
-        if any(len(paths) > 1 for paths in sizes.values()):
-            raise RasterRejected(f"it has two files of band {band}; remove the one that is not of the product")
+        return f"it holds {tiles} tiles, not one; get it in the format of one tile for each product"
+    twice = (band for band, sizes in found.items() if any(len(paths) > 1 for paths in sizes.values()))
+    if band := next(twice, None):
+        return f"it has two files of band {band}; remove the one that is not of the product"
+    return None if found else "it has no image files; copy the product again from its origin"
 
 
 def _at_native_size(sizes: Mapping[int, list[Path]], native: int) -> Path:

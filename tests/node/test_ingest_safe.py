@@ -7,6 +7,9 @@ from node_archives import configure, make_node, run
 from safe_makers import GRD, amplitudes, offset_list, product_xml, scene, write_s1, write_s2
 
 from node.catalogue import Catalogue
+from node.ingest import reading_of
+from node.recognition import Grid, recognise
+from rsfed.config import NodeConfig, load_config
 from rsfed.errors import ConfigError
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
@@ -71,3 +74,19 @@ def test_a_declaration_that_means_nothing_is_refused(tmp_path, archive, problem)
     configure(home, 'modality = "rgb"', archive)
     with pytest.raises(ConfigError, match=problem):
         run(home)
+
+
+def test_a_dry_run_recognises_products_and_tells_what_will_not_do(tmp_path):
+    home, archive = make_node(tmp_path, kind=KIND)
+    write_s2(archive / "a.SAFE", scene())
+    write_s2(archive / "b" / "a.SAFE", scene())
+    write_s2(archive / "top.SAFE", scene(1), level="L1C")
+    broken = write_s2(archive / "broken.SAFE", scene(2))
+    (broken / "MTD_MSIL2A.xml").unlink()
+    config = load_config(NodeConfig, home.path)
+    found = recognise(reading_of(home, config), config)
+    layout = found.layouts["sentinel-2"]
+    assert (layout.sources, layout.bands[:2]) == (2, ("B01", "B02"))
+    assert list(layout.grids) == [Grid(96, 96, 10, "EPSG:32633")]
+    assert len(found.problems) == 3
+    assert all(any(words in each for each in found.problems) for words in ("level 1C", "XML is missing", "a copy of"))
