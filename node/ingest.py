@@ -26,6 +26,7 @@ from node.sources import (
     find_source,
     own_labels,
     present_sources,
+    radar_direction,
     set_classes,
     set_labels,
     set_unknown_acquisitions,
@@ -207,6 +208,7 @@ class _Run:
         self._relabelled: list[tuple[int, frozenset[str]]] = []
         self._acknowledged = time.monotonic()
         self._good: set[int] = set()  # sources that stay in the catalogue
+        self._direction = radar_direction(connection)
 
     def take(self, entries: Entries, held: list[tuple[int, str]], *, accept_empty: bool) -> None:
         """Take up what is new, then withdraw what is gone of the sources that were held before."""
@@ -252,9 +254,19 @@ class _Run:
             spec=self._reading.spec,
             radiometry=self._reading.radiometry,
         )
+        self._check_direction(info.direction)
         if candidate.stamp() != (seen.size, seen.mtime_ns):
             raise RasterRejected("it was changed while it was read; run the ingest again", reason="UNREADABLE")
         self._pending.append(Read(seen, file_digest(candidate.path), info, candidate.covered))
+
+    def _check_direction(self, direction: str | None) -> None:
+        """Refuse a radar image of another pass than those before: it sees slopes and edges from the other side."""
+        self._direction = self._direction or direction
+        if direction not in (None, self._direction):
+            raise RasterRejected(
+                f"it is of the {direction} pass and the archive holds the {self._direction} one; "
+                "search it by a node of its own"
+            )
 
     def _keep(self, known: Known, seen: Seen) -> None:
         self._good.add(known.id)

@@ -100,6 +100,12 @@ def present_sources(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     return connection.execute("SELECT id, path FROM source WHERE present").fetchall()
 
 
+def radar_direction(connection: sqlite3.Connection) -> str | None:
+    """Return the pass in which the archive's radar images were taken; None where it has none that say it."""
+    row = connection.execute("SELECT direction FROM source WHERE present AND direction IS NOT NULL LIMIT 1").fetchone()
+    return None if row is None else row[0]
+
+
 def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int:
     """Take up what a file holds: new patches come, those that it no longer holds are withdrawn.
 
@@ -111,13 +117,17 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     seen, info = read.seen, read.info
     (source,) = connection.execute(
         """
-        INSERT INTO source (path, size, mtime_ns, digest, recipe, present, acquisition, crs)
-        VALUES (?, ?, ?, ?, ?, 1, ?, ?)
+        INSERT INTO source (path, size, mtime_ns, digest, recipe, present, acquisition, crs, direction)
+        VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)
         ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
-          recipe = excluded.recipe, present = 1, acquisition = excluded.acquisition, crs = excluded.crs
+          recipe = excluded.recipe, present = 1, acquisition = excluded.acquisition, crs = excluded.crs,
+          direction = excluded.direction
         RETURNING id
         """,
-        (seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe, info.acquisition, info.crs),
+        (
+            *(seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe),
+            *(info.acquisition, info.crs, info.direction),
+        ),
     ).fetchone()
     held = dict(
         connection.execute(

@@ -221,6 +221,10 @@ CREATE TABLE refine_spent (        -- their sums, changed in the transaction of 
 ) STRICT, WITHOUT ROWID;
 """
 
+_SCHEMA_9 = """
+ALTER TABLE source ADD COLUMN direction TEXT;  -- pass of a radar, ascending or descending; NULL where unknown
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_1,
     _SCHEMA_2,
@@ -230,6 +234,7 @@ MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_6,
     _SCHEMA_7,
     _SCHEMA_8,
+    _SCHEMA_9,
 )
 
 RELABELLED = "relabelled"

@@ -54,6 +54,7 @@ class SourceInfo:
         acquired: When it was taken, None where unknown.
         acquisition: The overpass that it was taken in, None where unknown.
         place: Id that several modalities of one place share; None where unknown, or where there are several patches.
+        direction: Pass in which a radar took it, None where unknown.
         windows: Its patches, row by row.
     """
 
@@ -68,6 +69,7 @@ class SourceInfo:
     acquired: Interval | None
     acquisition: str | None
     place: str | None
+    direction: str | None
     windows: tuple[SourceWindow, ...]
 
 
@@ -111,6 +113,7 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, radi
         acquired=metadata.acquired(tags, path.stem),
         acquisition=metadata.acquisition(tags, path.stem),
         place=metadata.place(tags) if len(windows) == 1 else None,
+        direction=metadata.direction(tags),
         windows=tuple(
             SourceWindow(window, float(share), content_digest(digest, window, modality.name, radiometry), where)
             for window, share, where in zip(windows, shares, footprints, strict=True)

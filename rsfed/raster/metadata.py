@@ -5,6 +5,7 @@
 | acquisition | tag `ACQUISITION`; the name of a Sentinel-2 product (platform and sensing start of the datatake); the name of a Sentinel-1 product (mission, absolute orbit and datatake) |
 | time | tag `ACQUIRED`, ISO 8601, one moment or `start/end`; EXIF `DateTimeOriginal` with `OffsetTimeOriginal`; `TIFFTAG_DATETIME`; the sensing start in a Sentinel product's name |
 | place | tag `PLACE` |
+| pass of a radar | tag `PASS`, `ascending` or `descending` |
 
 Times without a zone are taken as UTC. A value that cannot be read counts as absent.
 """  # noqa: E501 - a table
@@ -52,6 +53,12 @@ def acquired(tags: Mapping[str, str], stem: str) -> Interval | None:
 def place(tags: Mapping[str, str]) -> str | None:
     """Return the id that several modalities of one place share."""
     return _text(tags.get("PLACE"))
+
+
+def direction(tags: Mapping[str, str]) -> str | None:
+    """Return the pass in which a radar looked: "ascending" or "descending"."""
+    told = tags.get("PASS", "").strip().lower()
+    return told if told in {"ascending", "descending"} else None
 
 
 def _text(value: str | None) -> str | None:

@@ -48,6 +48,20 @@ def test_products_go_in_and_one_that_says_nothing_waits_for_the_operators_word(t
     assert run(home)[0].read == 0
 
 
+def test_an_archive_of_radar_scenes_is_of_one_pass(tmp_path):
+    home, archive = make_node(tmp_path, kind="sentinel-1-grd-db")
+    write_s1(archive / "b.SAFE", amplitudes())
+    run(home)
+    write_s1(archive / "a.SAFE", amplitudes(1), direction=dict.fromkeys(("VV", "VH"), "Ascending"))
+    write_s1(archive / "c.SAFE", amplitudes(2))
+    _, skipped = run(home)
+    assert list(skipped) == ["a.SAFE"]
+    assert (
+        "ascending pass and the archive holds the descending one; search it by a node of its own" in skipped["a.SAFE"]
+    )
+    assert set(present(home, "sentinel-1-grd-db")) == {"b.SAFE", "c.SAFE"}
+
+
 def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
     home, archive = make_node(tmp_path, kind="sentinel-1-grd-db")
     write_s1(archive / GRD, amplitudes())
