@@ -40,6 +40,9 @@ def test_overlap_is_that_of_the_footprints():
     assert iou(BOX, moved(BOX, east=1.1)) == 0
     across = (179.99, 10.0, -179.99, 10.02)
     assert iou(across, moved(across, east=0.05)) == pytest.approx(0.95 / 1.05)
+    beside = (-180.0, 10.0, -179.98, 10.02)
+    assert iou((179.999, 10.0, -179.981, 10.02), beside) == pytest.approx(0.019 / 0.021)
+    assert len(pairs([look("r", (179.999, 10.0, -179.981, 10.02))], [look("o", beside)])) == 2
     assert iou((179.98, 10.0, 179.99, 10.02), (-180.0, 10.0, -179.98, 10.02)) == 0
 
 
@@ -66,7 +69,9 @@ def test_the_end_of_one_and_the_start_of_the_other_count():
 
 
 POSITIONS = st.tuples(
-    st.sampled_from([(12.992, 47.9945, 13.008, 48.0055), (179.995, -10.0, -179.989, -9.99), (20.0, 79.0, 20.08, 79.011)]),
+    st.sampled_from(
+        [(12.992, 47.9945, 13.008, 48.0055), (179.9995, -10.0, -179.9845, -9.99), (20.0, 79.0, 20.08, 79.011)]
+    ),
     st.floats(-0.15, 0.15),
     st.floats(-0.15, 0.15),
     st.floats(0.9, 1.1),
