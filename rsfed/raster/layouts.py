@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rsfed.errors import RasterRejected
-from rsfed.raster import bigearthnet, sentinel1, sentinel2
+from rsfed.raster import bigearthnet, sentinel1, sentinel2, stac
 from rsfed.raster.product import Product
 
 _LAYOUTS: tuple[Callable[[Path, Collection[str]], Product | None], ...] = (
     bigearthnet.product,
     sentinel2.product,
     sentinel1.product,
+    stac.product,
 )
 
 

@@ -47,6 +47,7 @@ class Location:
         system: The same as a rasterio CRS.
         affine: From pixels to coordinates.
         fitted: Whether `affine` is a fit to ground control points.
+        grid: These points, where they are a grid.
         resolution: Ground sampling distance across and down in metres; None where it is not known.
     """
 
@@ -60,7 +61,7 @@ class Location:
         grid: Grid | None = None,
     ) -> None:
         self.affine, self.fitted = affine, fitted
-        self._grid = grid
+        self.grid = grid
         facts = _facts(crs.wkt) if crs else None
         self.resolution = _resolution(facts, affine, height / 2) if facts else None
         self.system = crs if self.resolution else None
@@ -73,7 +74,7 @@ class Location:
         `affine` is finite and not rotated, and its pixels are as `is_sound` says.
         """
         place = cls.__new__(cls)
-        place.affine, place.fitted = affine, False
+        place.affine, place.fitted, place.grid = affine, False, None
         place.resolution = (affine.a, -affine.e)
         place.system, place.crs = _of_code(code), f"EPSG:{code}"
         return place
@@ -100,8 +101,8 @@ class Location:
         if self.system is None:
             return [None] * len(windows)
         cols, rows = _outline(windows)
-        if self._grid is not None:
-            x, y = self._grid.at(cols, rows)
+        if self.grid is not None:
+            x, y = self.grid.at(cols, rows)
         else:
             a, b, c, d, e, f = self.affine[:6]
             x, y = a * cols + b * rows + c, d * cols + e * rows + f
@@ -110,7 +111,7 @@ class Location:
         except Exception:  # noqa: BLE001 - rasterio's own errors are private; a corner may lie off the earth
             return [None] * len(windows)
         lon = np.reshape(lon, x.shape)
-        if self._grid is not None:
+        if self.grid is not None:
             lon = (lon + 180) % 360 - 180  # a grid that crosses the antimeridian goes on beyond 180
         return _boxes(lon, np.reshape(lat, x.shape))
 

@@ -18,7 +18,7 @@ from typing import Any
 import rasterio
 
 from rsfed.errors import RasterRejected
-from rsfed.raster import limits, sentinel1, sentinel2
+from rsfed.raster import limits, sentinel1, sentinel2, stac
 from rsfed.raster.declared import as_declared
 from rsfed.raster.image import Source
 from rsfed.raster.image_file import ImageFile
@@ -101,6 +101,8 @@ class _Door:
             return sentinel2.open_product(product, modality, self.band, radiometry)
         if product.layout == sentinel1.LAYOUT:
             return sentinel1.open_product(product, modality, self.band)
+        if product.layout == stac.LAYOUT:
+            return stac.open_product(product, modality, self.band, radiometry)
         return as_declared(Stack.open(product, modality, self.band), modality, radiometry)
 
     def band(self, path: Path, modality: Modality) -> Source:

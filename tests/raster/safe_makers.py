@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from raster_makers import write_image
+from raster_makers import UTM, write_image
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 
+COMMON = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
+RASTER = [{"scale": 0.0001, "offset": -0.1, "nodata": 0}]
 GRANULE = "L2A_T33UUP_A046705_20240531T103021"
 BANDS = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
@@ -184,3 +187,28 @@ def write_measurement(path: Path, values: np.ndarray) -> Path:
 def amplitudes(seed=0, width=200, height=160) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {name: rng.integers(60, 900, (height, width)).astype(np.uint16) for name in ("VV", "VH")}
+
+
+def stac_item(assets, **properties):
+    told = {"datetime": "2024-05-31T10:30:23Z", "s2:datatake_id": "GS2A_20240531T103021_046705_N05.10"}
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "S2A_33UUP_20240531_0_L2A",
+        "collection": "sentinel-2-l2a",
+        "geometry": None,
+        "properties": told | properties,
+        "assets": assets,
+    }
+
+
+def write_item(folder, values, *, name=None, href="./{}.tif", raster=RASTER, **properties):
+    """Write an item and its assets; keys are common names where a band has one."""
+    folder.mkdir(parents=True)
+    assets = {}
+    for band, stored in values.items():
+        where = UTM | {"transform": UTM["transform"] @ Affine.scale(BANDS[band] / 10)}
+        write_image(folder / f"{band}.tif", stored[None], **where)
+        assets[COMMON.get(band, band)] = {"href": href.format(band), "raster:bands": raster}
+    (folder / f"{name or folder.name}.json").write_text(json.dumps(stac_item(assets, **properties)))
+    return folder
