@@ -132,6 +132,11 @@ def of_stac(
     return Radiometry(declared_offsets(declared, len(assets)).offset, gain)
 
 
+def has_scale(asset: Mapping[str, object]) -> bool:
+    """Return whether a STAC asset says the scale of its one band."""
+    return _band_of(asset)[0] is not None
+
+
 def declared_offsets(declared: int | None, bands: int) -> Radiometry:
     """Return the radiometry that the operator declared.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ from rsfed.raster.item import Declared
 from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.modality import REFLECTANCES, Modality
 from rsfed.raster.product import Product
-from rsfed.raster.reflectance import of_stac
+from rsfed.raster.reflectance import Radiometry, has_scale, of_stac
 from rsfed.raster.stack import OpenBand, Stack
 
 LAYOUT = "stac"
@@ -54,9 +54,15 @@ _NAMES = {
     "vh": "VH",
     "scl": "SCL",
 }
-_COLOURS = ("red", "green", "blue", "nir")
+_COLOURS = {
+    "red": ("B04",),
+    "green": ("B03",),
+    "blue": ("B02",),
+    "nir": ("B08", "B8A"),
+}  # Landsat's is as narrow as B8A
 _SIZE = re.compile(r"_[126]0m$")
 _DATATAKE = re.compile(r"G?(S2[A-Z])_(\d{8}T\d{6})_")
+_SENTINEL_2 = re.compile(r"sentinel-?2|\bS2[A-Z]_", re.IGNORECASE)
 _LEVEL = re.compile(r"(?:S2MSI|MSIL|L|sentinel-2-l)(1C|2A)\b", re.IGNORECASE)
 
 
@@ -103,19 +109,29 @@ def open_product(product: Product, modality: Modality, open_band: OpenBand, decl
     level = _level(item)
     if level and modality.name.startswith("sentinel-2-l") and modality.name != f"sentinel-2-l{level}":
         raise RasterRejected(f"it is of level {level.upper()} and the archive holds {modality.name}; take it out")
-    names = {band: _NAMES[band] if band in _COLOURS else band for band in modality.bands}
-    assets = _assets(item, product.folder)
-    files = {band: assets[name][1] for band, name in names.items() if name in assets}
-    stack = Stack.open(replace(product, bands=files), modality, open_band)
+    found = _assets(item, product.folder)
+    assets = {
+        band: found[name]
+        for band in modality.bands
+        if (name := next((each for each in _COLOURS.get(band, (band,)) if each in found), None))
+    }
+    stack = Stack.open(replace(product, bands={band: file for band, (_, file) in assets.items()}), modality, open_band)
     if modality.name not in REFLECTANCES:
         return as_declared(stack, modality, declared)
     try:
-        said = [assets[name][0] for name in names.values()]
-        radiometry = of_stac(_properties(item), said, declared if isinstance(declared, int) else None)
+        radiometry = _radiometry(item, [assets[band][0] for band in modality.bands], declared)
     except RasterRejected:
         stack.close()
         raise
     return Reflectance.with_radiometry(stack, radiometry)
+
+
+def _radiometry(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]], declared: Declared) -> Radiometry:
+    """Return how stored values become reflectance; of other satellites only where the item has their scale."""
+    told = " ".join(str(each) for each in (item.get("collection"), item.get("id"), _properties(item).get("platform")))
+    if not _SENTINEL_2.search(told) and not all(has_scale(asset) for asset in assets):
+        raise RasterRejected("it does not say the scale of its values; add raster:scale and raster:offset to its bands")
+    return of_stac(_properties(item), assets, declared if isinstance(declared, int) else None)
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
@@ -138,24 +154,27 @@ def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
 def _assets(item: Mapping[str, Any], folder: Path) -> dict[str, tuple[Mapping[str, Any], Path]]:
     """Return asset and file of each band that has one; the first asset of a band counts."""
     found: dict[str, tuple[Mapping[str, Any], Path]] = {}
+    numbered = _properties(item).get("eo:bands")
     for key, asset in item["assets"].items():
         if not isinstance(asset, dict) or (path := _file(asset.get("href"), folder)) is None:
             continue
-        known = (each for each in _called(key, asset) if each in _NAMES.values())
+        known = (each for each in _called(key, asset, numbered) if each in _NAMES.values())
         if band := next(known, None):
             found.setdefault(band, (asset, path))
     return found
 
 
-def _called(key: str, asset: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what an asset may be called, as Sentinel's bands are."""
+def _called(key: str, asset: Mapping[str, Any], numbered: object) -> Iterator[str]:
+    """Yield what an asset may be called, as Sentinel's bands are; before STAC 0.9 it gave a number in `numbered`."""
     yield _canonical(_SIZE.sub("", key))
     for listed in ("eo:bands", "bands"):
         bands = asset.get(listed)
-        if isinstance(bands, list) and len(bands) == 1 and isinstance(bands[0], dict):
-            for name in ("name", "common_name", "eo:common_name"):
-                if isinstance(told := bands[0].get(name), str):
-                    yield _canonical(told)
+        band = bands[0] if isinstance(bands, list) and len(bands) == 1 else None
+        if isinstance(band, int) and isinstance(numbered, list) and 0 <= band < len(numbered):
+            band = numbered[band]
+        if isinstance(band, dict):
+            told = (band.get(name) for name in ("name", "common_name", "eo:common_name"))
+            yield from (_canonical(each) for each in told if isinstance(each, str))
 
 
 def _canonical(name: str) -> str:

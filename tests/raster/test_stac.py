@@ -142,3 +142,19 @@ def test_names_of_bands_are_those_of_common_catalogues(tmp_path, small):
     }
     path.write_text(json.dumps(item))
     assert list(product_at(folder).bands) == ["B02", "B03", "B04", "B08"]
+
+
+def test_other_satellites_are_read_where_their_item_says_the_scale(tmp_path, small):
+    landsat = [{"scale": 0.0000275, "offset": -0.2}]
+    folder = write_item(tmp_path / "a", raised(small), raster=landsat, platform="landsat-8")
+    path = folder / "a.json"
+    item = json.loads(path.read_text()) | {"collection": "landsat-c2-l2", "id": "LC08_L2SP_001062_20201031_02_T1"}
+    item["assets"]["nir08"] = item["assets"].pop("nir")
+    path.write_text(json.dumps(item))
+    wanted = (small["B08"][0, 0] + 1000) * 0.275 - 2000
+    assert content(folder, REFLECTANCE, COLOURS)[3, 0, 0] == pytest.approx(max(0, wanted), abs=0.01)
+    for asset in item["assets"].values():
+        del asset["raster:bands"]
+    path.write_text(json.dumps(item))
+    with pytest.raises(RasterRejected, match="does not say the scale of its values; add raster:scale"):
+        look(folder, REFLECTANCE, COLOURS)
