@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safe_makers import AZIMUTH, NOISE, SIGMA, annotation_xml, offset_list, product_xml, swath
 
 from rsfed.errors import RasterRejected
 from rsfed.raster import xml_document
+from rsfed.raster.item import Window
+from rsfed.raster.reflectance import of_product
+from rsfed.raster.sentinel1 import calibration_of
 from rsfed.raster.xml_document import read_document
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><a>&y;</a>'
@@ -57,3 +66,25 @@ def test_large_and_missing_documents_are_refused(document, tmp_path, monkeypatch
         document("<a>" + "<b/>" * 100 + "</a>")
     with pytest.raises(RasterRejected, match="its calibration annotation is missing"):
         read_document(tmp_path / "b.xml", "calibration annotation")
+
+
+DOCUMENTS = [product_xml(offsets=offset_list("L2A", -1000)).encode(), annotation_xml(swaths=swath(0, 0, 9, 9)).encode()]
+TABLES = [f"<calibration>{SIGMA}</calibration>".encode(), f"<noise>{NOISE}{AZIMUTH}</noise>".encode()]
+
+
+@given(st.data())
+def test_documents_with_changed_bytes_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "mutated.xml"
+
+    def mutated(content):
+        content = bytearray(content)
+        for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+            content[place] = data.draw(st.sampled_from(b'0<>/"&-9a\x00\xff'))
+        path.write_bytes(content[: data.draw(st.sampled_from([None, None, len(content) // 2]))])
+        return read_document(path, "XML")
+
+    with suppress(RasterRejected):
+        of_product(mutated(DOCUMENTS[0]), "L2A", ["B02"], None)
+    with suppress(RasterRejected):
+        calibration = calibration_of(mutated(DOCUMENTS[1]), *map(mutated, TABLES))
+        calibration.decibels(np.ones((4, 4)), Window(2, 2, 4, 4))
