@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from node.auditing import handle_digest, name_digest
+from node.auditing import Kind, handle_digest, name_digest
 from node.ledger import Ledger
 from node.state import audited_to
 from rsfed.errors import StateError, UsageError
@@ -29,6 +29,7 @@ from rsfed.trust.preflight import check_identity
 _WHO = ("requester", "caller", "claims")  # fields that name a member by a digest
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST = 10_000  # entries of one export
+_OF_LEVEL = {"NOT_SEARCHED", "NOT_PUBLISHED", "NO_CODEBOOK", "NOT_PAGED"}  # refusals that another level may not make
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,58 @@ def lines(home: Home, connection: sqlite3.Connection, *, last: int) -> list[Line
     entries = [(number, json.loads(entry)) for number, entry in _last(read_entries(home.audit), last)]
     known = _Known(home, connection, [fields for _, fields in entries])
     return [known.line(number, fields) for number, fields in entries]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What was asked of the node, as far as its log says: when and how often, but neither codes nor k nor filters.
+
+    Attributes:
+        queries: Queries that were answered, or refused for the level of that time alone.
+        pages: The same of further pages of a bucket.
+        refused: Queries and pages that were refused for another reason, as any level would.
+        requesters: How many analysts were answered.
+        first: When the first of them was asked; None without any.
+        last: The last.
+    """
+
+    queries: int
+    pages: int
+    refused: int
+    requesters: int
+    first: datetime | None
+    last: datetime | None
+
+
+def load(home: Home, connection: sqlite3.Connection) -> Load:
+    """Count the queries of the whole log.
+
+    Raises:
+        StateError: AUDIT_MISSING, where there was a log, or AUDIT_DAMAGED.
+    """
+    if audited_to(connection) is None and not home.audit.exists():
+        return Load(0, 0, 0, 0, None, None)
+    counts: Counter[str] = Counter()
+    requesters: set[str] = set()
+    times: list[int] = []
+    for entry in map(json.loads, read_entries(home.audit)):
+        if (what := _asked(entry)) is None:
+            continue
+        counts[what] += 1
+        times = [*times[:1], entry["at"]]
+        requesters |= {entry["requester"]} if "requester" in entry else set()
+    first, last = (datetime.fromtimestamp(at / 1000, UTC) for at in (times[0], times[-1])) if times else (None, None)
+    return Load(counts["query"], counts["page"], counts["refused"], len(requesters), first, last)
+
+
+def _asked(entry: dict[str, Any]) -> str | None:
+    """Return what an entry counts as; None where it is of no query."""
+    kind = entry["kind"]
+    if kind in {Kind.QUERY_REFUSED, Kind.BUCKET_REFUSED} and entry["reason"] not in _OF_LEVEL:
+        return "refused"
+    if kind in {Kind.QUERY_ANSWERED, Kind.QUERY_WITHHELD, Kind.QUERY_REFUSED}:
+        return "query"
+    return "page" if kind in {Kind.BUCKET_ANSWERED, Kind.BUCKET_REFUSED} else None
 
 
 def check(home: Home, connection: sqlite3.Connection, *, older: Position | None = None) -> Position:

@@ -78,7 +78,7 @@ class Publisher:
         if not release.manifest.codebook:
             log.warning("publication.no_codebook", release=release.manifest.version)
             return False
-        present = self._present(connection, release, items)
+        present = present_items(connection, self._cells(release), items())
         acquisitions = len(np.unique(present.acquisitions))
         if kept is None and acquisitions < self._policy.least_acquisitions:
             needed = self._policy.least_acquisitions
@@ -95,20 +95,6 @@ class Publisher:
     def _cells(self, release: Release) -> Cells:
         manifest = release.manifest
         return Cells.of(manifest.codebook, manifest.codebook_reach, per_class=self._per_class)
-
-    def _present(self, connection: sqlite3.Connection, release: Release, items: Items) -> Present:
-        ids, codes, known = items()
-        query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
-        names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
-        distinct, places = np.unique(np.array(names, str), return_inverse=True)
-        tiers = range(grid.TIERS)
-        return Present(
-            ids,
-            acquisition_numbers(distinct.tolist())[places],
-            self._cells(release).nearest(codes)[0],
-            tuple(grid.tiles(known.boxes, tier) for tier in tiers),
-            tuple(grid.periods(known.times, tier) for tier in tiers),
-        )
 
     def _made(self, connection: sqlite3.Connection, release: Release, encoder: str) -> datetime | None:
         """Return when something was published last under the policy of now."""
@@ -134,3 +120,25 @@ class Publisher:
         with transaction(connection):
             connection.execute("DELETE FROM publication WHERE release != ?", (release.digest,))
             connection.execute("INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def present_items(connection: sqlite3.Connection, cells: Cells, items: tuple[Ids, Codes, Columns]) -> Present:
+    """Return what may be published of items.
+
+    Args:
+        connection: The node's database.
+        cells: The cells that they lie in.
+        items: Item ids by rising id, their codes, and what is known of them.
+    """
+    ids, codes, known = items
+    query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+    names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
+    distinct, places = np.unique(np.array(names, str), return_inverse=True)
+    tiers = range(grid.TIERS)
+    return Present(
+        ids,
+        acquisition_numbers(distinct.tolist())[places],
+        cells.nearest(codes)[0],
+        tuple(grid.tiles(known.boxes, tier) for tier in tiers),
+        tuple(grid.periods(known.times, tier) for tier in tiers),
+    )

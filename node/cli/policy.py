@@ -1,18 +1,33 @@
-"""`rsfed node policy`: what the node gives away, in words."""
+"""`rsfed node policy`: what the node gives away, in words, and what another level would have cost."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import DEFAULT_HOME, HomeOption, node_home
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from node.simulating import Level, Simulation
     from rsfed.config_policy import PolicySection
     from rsfed.home import Home
+
+
+class LevelOption(StrEnum):
+    """Levels that may be asked for."""
+
+    PARTNER = "partner"
+    GUARDED = "guarded"
+    CATALOGUE = "catalogue"
+    SEALED = "sealed"
+    COUNTS = "counts"
+
 
 _GAINS = {1: ("0", "0"), 2: ("14", "1.5"), 4: ("27", "3.0"), 8: ("41", "4.1")}
 """Points gained by who knows every item's cell, by cells of a class: exact codes, bits off the class code; at most."""
@@ -23,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What the node gives away.", invoke_without_command=True)
     group.callback()(policy)
     group.command("explain")(explain)
+    group.command("simulate")(simulate)
     app.add_typer(group, name="policy")
 
 
@@ -37,6 +53,133 @@ def explain(home: HomeOption = DEFAULT_HOME) -> None:
     place = node_home(home)
     section = _section(place)
     typer.echo("\n".join([*_words(section), "", *_of_this_archive(place), *_measured(section)]))
+
+
+def simulate(
+    level: Annotated[
+        list[LevelOption] | None,
+        typer.Option(help="Level to try; several by repeating it.", show_default="all of them"),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            metavar="INTEGER",
+            help="How many queries to replay.",
+            show_default="as many as the audit log has, up to 2,000; 2,000 where it has none",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which patches ask; the same seed, the same figures.")] = 0,
+    output: OutputOption = Output.TABLE,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Replay the queries of the audit log against other levels, on this archive; nothing leaves this machine.
+
+    The log tells when and how often was asked, but holds no codes, no k and no filters. So patches of this archive ask,
+    each of which is left out of the archive for its own query, for 20 items without a filter. How popular pictures are
+    is not in the log either: the second asks half as often as the first, the third a third as often (Zipf).
+
+    What `guarded` and `catalogue` publish is made anew here, as if nothing had been published before; nothing is
+    written. `serve` may run meanwhile.
+    """  # fmt: skip
+    from node import simulating  # noqa: PLC0415 - loaded only when used
+    from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+
+    place = node_home(home)
+    section = _section(place)
+    names = list(dict.fromkeys(each.value for each in (level or LevelOption)))
+    with Catalogue(place) as catalogue:
+        found = simulating.simulate(place, catalogue, section, names, queries=queries, seed=seed)
+    if output is Output.JSON:
+        typer.echo(json.dumps(_as_json(found, section), indent=1))
+    else:
+        _print_simulation(found, section)
+
+
+def _as_json(found: Simulation, section: PolicySection) -> dict[str, Any]:
+    load = found.load
+    return {
+        "level": section.level,
+        "audit": {
+            "queries": load.queries,
+            "pages": load.pages,
+            "refused": load.refused,
+            "requesters": load.requesters,
+            "first": load.first and load.first.isoformat(timespec="milliseconds"),
+            "last": load.last and load.last.isoformat(timespec="milliseconds"),
+        },
+        "replayed": {"queries": found.queries, "patches": found.asking, "popularity": "zipf", "seed": found.seed},
+        "archive": {"patches": found.patches, "acquisitions": found.acquisitions, "classes": found.by},
+        "levels": [_figures(each, found) for each in found.levels],
+    }
+
+
+def _figures(each: Level, found: Simulation) -> dict[str, Any]:
+    """Return the figures of one level; None where there are none."""
+    row: dict[str, Any] = {
+        "level": each.policy.level,
+        "needs": each.policy.least_acquisitions,
+        "starts": each.replayed is not None,
+    }
+    got = each.replayed
+    if got is None:
+        return row | dict.fromkeys(("pages_withheld", "withheld", "told", "hits", "quality", "ndcg", "overlap"))
+    answers = not each.policy.publishes
+    exact = answers and not each.policy.by_cells
+    return row | {
+        "pages_withheld": 0 if exact else found.load.pages,
+        "withheld": _known(got.withheld if answers else 1.0),
+        "told": _known(each.told),
+        "hits": _known(float(got.hits.mean())),
+        **{name: _known(value) for name, value in got.figures().items()},
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _print_simulation(found: Simulation, section: PolicySection) -> None:
+    load = found.load
+    if load.first and load.last:
+        typer.echo(
+            f"audit log: {load.queries:,} queries and {load.pages:,} pages of {load.requesters} analysts from "
+            f"{load.first:%Y-%m-%d} to {load.last:%Y-%m-%d}\n"
+            f"           ({load.refused:,} more were refused, as at any level)"
+        )
+    else:
+        typer.echo("audit log: nobody asked yet")
+    typer.echo(
+        f"replayed:  {found.queries:,} queries for 20 items by {found.asking:,} of {found.patches:,} patches, by "
+        f"Zipf's law; seed {found.seed}\n"
+        f"archive:   {found.acquisitions:,} acquisitions; classes by {found.by}"
+    )
+    rows = [_row(_figures(each, found), section) for each in found.levels]
+    print_table(("level", "starts", "withheld", "hits", "told", "by class", "near codes"), rows)
+    typer.echo(
+        "withheld: answers with nothing in them. hits: of the 20 wanted. told: patches that are spoken of.\n"
+        "by class: NDCG@20 as a share of that of exact answers. near codes: share of the exact 20 nearest.\n"
+        "At catalogue and sealed no query is answered: hits and quality are of `rsfed query --private`,\n"
+        "which ranks buckets, of the patches in them."
+    )
+
+
+def _row(figures: dict[str, Any], section: PolicySection) -> list[str]:
+    name = figures["level"] + (" (now)" if figures["level"] == section.level else "")
+    if not figures["starts"]:
+        return [name, f"needs {figures['needs']} acquisitions", *["-"] * 5]
+    shares = [_share(figures[key]) for key in ("withheld", "told")]
+    hits, quality, overlap = (figures[key] for key in ("hits", "quality", "overlap"))
+    return [name, "yes", shares[0], f"{hits:.1f}", shares[1], _three(quality), _three(overlap)]
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _section(home: Home) -> PolicySection:
