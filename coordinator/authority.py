@@ -186,7 +186,7 @@ class Authority:
             The analyst, and whether it is a member now.
 
         Raises:
-            UsageError: the name will not do or is that of a node, or there is no node of a name in the scope.
+            UsageError: the name will not do or is that of a node, or a node of the scope is not known or revoked.
         """
         now = self._now()
         member = self._member(name, Role.ANALYST)
@@ -199,8 +199,11 @@ class Authority:
                 )
             for node in sorted(allowed.scope.nodes):
                 uri = self._member(node, Role.NODE).uri
-                if connection.execute("SELECT 1 FROM member WHERE uri = ?", (uri,)).fetchone() is None:
-                    raise UsageError(f"the federation has no node {node!r}; see `rsfed coordinator members`")
+                known = "SELECT 1 FROM member WHERE uri = ? AND revoked IS NULL"
+                if connection.execute(known, (uri,)).fetchone() is None:
+                    raise UsageError(
+                        f"the federation has no node {node!r}, or it was revoked; see `rsfed coordinator members`"
+                    )
             allow(connection, member, allowed)
             publish_bundle(connection, self._keyring, self.coordinator, now)
             audit.record(connection, now, "scope.set", member.uri, **allowed.as_json())

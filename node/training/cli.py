@@ -167,19 +167,17 @@ def _print_tasks(entries: Sequence[Entry]) -> None:
     if not entries:
         typer.echo("nothing was asked of it yet")
         return
-    print_table(
-        ("UTC", "run", "round", "task", "objective", "steps", "MiB in", "MiB out", "sent", "seconds", "loss", "state"),
+    print_table(  # what does not fit into 100 columns is in JSON: objective and digest of what was sent
+        ("UTC", "run", "round", "task", "steps", "MiB in", "MiB out", "seconds", "loss", "state"),
         [
             (
-                f"{entry.time:%m-%d %H:%M:%S}",
+                f"{entry.time:%m-%d %H:%M}",
                 str(entry.run),
                 str(entry.round),
                 entry.kind,
-                entry.objective or "",
                 "" if entry.steps is None else str(entry.steps),
                 f"{entry.received_bytes / _MIB:.2f}",
                 f"{entry.sent_bytes / _MIB:.2f}",
-                (entry.sent_digest or "")[:12],
                 f"{entry.seconds:.1f}",
                 "" if entry.loss is None else f"{entry.loss:.4f}",
                 entry.state,

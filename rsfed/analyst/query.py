@@ -18,10 +18,11 @@ from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
 from rsfed.errors import ExitCode, NoNodeReachable, RasterRejected, RsfedError, Unreachable, UsageError
 
 if TYPE_CHECKING:
+    from rsfed.analyst.encoding import EncodedImages
     from rsfed.analyst.filters import Filters
     from rsfed.analyst.outputs import Answer, Asked
     from rsfed.analyst.results import Outcome, SearchResult
-    from rsfed.analyst.session import AnalystSession, EncodedImages
+    from rsfed.analyst.session import AnalystSession
     from rsfed.analyst.state import Result
     from rsfed.codes import Codes
     from rsfed.home import Home
@@ -233,6 +234,8 @@ async def _ask_privately(  # noqa: PLR0913 - options of the command
 
     if sheet is not None or output not in {Output.TABLE, Output.JSON} or wanted.filters.as_json() is not None:
         raise UsageError("--private lists buckets, as a table or as JSON: leave out --sheet, filters and other forms")
+    if wanted.sealed:
+        raise UsageError("--private is merged on this machine anyway, and sends no code: leave out --merge local")
     async with _session(home) as session:
         encoded = _encode(session, wanted)
         reads = await session.catalogues()

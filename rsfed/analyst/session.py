@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +17,7 @@ from rsfed.analyst.advice import SHOWN, was_read
 from rsfed.analyst.catalogues import Catalogues, Read
 from rsfed.analyst.connection import COORDINATOR, Connection
 from rsfed.analyst.decode import decode_outcome, decode_page, decode_response
+from rsfed.analyst.encoding import EncodedImages, OnRefused, encode_images
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.local_merge import close_page, close_query, merge_locally, open_page
 from rsfed.analyst.refining import Refined, Refinement
@@ -29,7 +30,6 @@ from rsfed.errors import (
     EnvelopeRefused,
     InvalidAnswer,
     InvalidMessage,
-    RasterRejected,
     RsfedError,
     StaleRelease,
     TrustError,
@@ -55,25 +55,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     from rsfed.hashing.encoder import Encoder
-    from rsfed.raster.reader import Content
 
 OnOutcome = Callable[[Outcome], None]
 PAGE = 1000  # items of one call that expands a bucket; a node lists no more
 SEALED_CODES = 8  # of one query whose answers are passed on unmerged
 EVERYTHING = Filters()
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImages:
-    """Codes of query images.
-
-    Attributes:
-        codes: Packed codes, uint8, shape (n, bits // 8).
-        images: Position of the image that each code was made from; an image that is cut into tiles has several.
-    """
-
-    codes: Codes
-    images: tuple[int, ...]
 
 
 def make_query(  # noqa: PLR0913 - the fields of the envelope
@@ -166,10 +152,8 @@ class AnalystSession:
         self.release = release
         self.encoder = min(release.manifest.encoders)
 
-    def encode(
-        self, images: Sequence[Path], *, on_refused: Callable[[Path, RasterRejected], None] | None = None
-    ) -> EncodedImages:
-        """Make the codes of images, on this machine; few of their patches are in memory at once.
+    def encode(self, images: Sequence[Path], *, on_refused: OnRefused | None = None) -> EncodedImages:
+        """Make the codes of images, on this machine.
 
         Args:
             images: The images.
@@ -179,30 +163,7 @@ class AnalystSession:
         Raises:
             RasterRejected: an image will not do, and `on_refused` was not given.
         """
-        from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
-        from rsfed.raster.reader import read_image  # noqa: PLC0415 - loaded only when used
-
-        entry = self.release.manifest.encoders[self.encoder]
-        kind = modality(entry.modality)
-        origins: list[int] = []
-        refused: set[int] = set()
-
-        def contents() -> Iterator[Content]:
-            for position, image in enumerate(images):
-                try:
-                    for content in read_image(image, kind, entry.input)[1]:
-                        origins.append(position)
-                        yield content
-                except RasterRejected as error:
-                    if on_refused is None:
-                        raise
-                    refused.add(position)
-                    on_refused(image, error)
-
-        codes = self._load_encoder().encode(contents())
-        # A scene may be refused after some of its tiles were hashed: all of it is left out.
-        kept = [row for row, position in enumerate(origins) if position not in refused]
-        return EncodedImages(codes[kept], tuple(origins[row] for row in kept))
+        return encode_images(images, self.release.manifest.encoders[self.encoder], self._load_encoder(), on_refused)
 
     def remember(self, results: Sequence[Result]) -> None:
         """Keep in the home which node and query handles came from, so that their items can be asked for later.

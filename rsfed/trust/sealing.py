@@ -71,13 +71,14 @@ def sealing_key_of(bundle: Bundle, member: MemberId) -> bytes:
         NotAdmitted: NO_SEALING_KEY, the federation knows none of this member, or the member is no longer in it.
     """
     key = bundle.members.get(member.uri, b"")
-    if len(key) != _KEY_BYTES or member.uri in bundle.revoked_names:
-        raise NotAdmitted(
-            f"the federation has no sealing key of the {member.role}; is it still a member? Else it has to join again",
-            reason="NO_SEALING_KEY",
-            detail=member.name,
-        )
-    return key
+    if len(key) == _KEY_BYTES and member.uri not in bundle.revoked_names:
+        return key
+    raise NotAdmitted(
+        f"no sealing key of the {member.role} is known here: whoever joined just now has to wait up to 30 seconds, "
+        "until the trust bundle is renewed here; else it is no longer a member, or has to join again",
+        reason="NO_SEALING_KEY",
+        detail=member.name,
+    )
 
 
 def seal(  # noqa: PLR0913 - all that a seal is bound to

@@ -14,9 +14,9 @@ from PIL import Image
 
 from coordinator.fanout import _failure
 from rsfed.analyst.catalogues import Read, nearest
+from rsfed.analyst.encoding import EncodedImages
 from rsfed.analyst.refining import Refined
 from rsfed.analyst.results import Outcome
-from rsfed.analyst.session import EncodedImages
 from rsfed.cli import run
 from rsfed.errors import ExitCode, NoNodeReachable, NotAdmitted, RasterRejected, Unreachable, error_classes
 from rsfed.trust.catalogue import Opened, Part
@@ -172,7 +172,9 @@ def test_without_refine_nothing_is_asked_and_without_private_there_is_nothing_to
     assert run(["query", image, "--refine", "2"]) == ExitCode.USAGE
 
 
-@pytest.mark.parametrize("more", [["--sheet", "x.png"], ["--output", "csv"], ["--after", "2024-01-01"]])
+@pytest.mark.parametrize(
+    "more", [["--sheet", "x.png"], ["--output", "csv"], ["--after", "2024-01-01"], ["--merge", "local"]]
+)
 def test_what_a_private_query_cannot_give_is_a_wrong_call(session, image, more):
     assert run(["query", image, "--private", *more]) == ExitCode.USAGE
 

@@ -357,6 +357,16 @@ def test_a_node_is_not_allowed_anything_and_an_analyst_of_its_name_is(federation
     command(federation, "allow", "bern", "--per-day", "5")
 
 
+def test_a_node_that_was_revoked_is_no_node_that_may_be_asked(federation, capsys):
+    federation.enroll("bern")
+    command(federation, "allow", "ada", "--node", "bern")
+    federation.authority.revoke("bern")
+    version = federation.bundle().version
+    command(federation, "allow", "ada", "--node", "bern", code=2)
+    assert "no node 'bern', or it was revoked" in capsys.readouterr().err
+    assert federation.bundle().version == version
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -20,11 +20,11 @@ from coordinator.training.rounds import Rules
 from coordinator.training.service import TrainingServicer
 from node.serve import NodeServer
 from node.state import open_state
-from node.training import consent, puller
+from node.training import consent, journal, puller
 from rsfed.cli import run
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import TrainingError
-from rsfed.home import Home
+from rsfed.home import Home, transaction
 from rsfed.transport.server import make_server
 from rsfed.trust.access import Port
 from rsfed.trust.audit_log import read_entries
@@ -257,6 +257,20 @@ def test_the_commands_hold_without_serve_and_may_be_repeated(tmp_path, capsys):
     table = node_train(capsys, home, "status")[1]
     assert "takes part in training" in table
     assert "paused" not in table
+
+
+def test_the_table_of_tasks_fits_100_columns_and_json_has_what_it_leaves_out(tmp_path, capsys):
+    home, tasks = make_home(tmp_path / "node"), ("train", "evaluate", "query.preflight")
+    with closing(open_state(home)) as connection, transaction(connection):
+        for number, kind in enumerate(tasks):
+            row = journal.begin(connection, 1234, 100, kind, 99 << 20, objective="milan_batchall", steps=1000)
+            state = ("done", "TRAINING_PAUSED", "TRAINING_FAILED")[number]
+            journal.end(connection, row, state=state, sent=99 << 20, seconds=12345, loss=0.12345, sent_digest="ab" * 32)
+    lines = node_train(capsys, home, "status")[1].splitlines()
+    assert max(map(len, lines)) <= 100
+    assert {line.split()[4] for line in lines[-3:]} == set(tasks)
+    told = json.loads(node_train(capsys, home, "status", "--output", "json")[1])["tasks"]
+    assert {(each["objective"], each["sent_digest"]) for each in told} == {("milan_batchall", "ab" * 32)}
 
 
 @pytest.mark.parametrize("command", [["pause"], ["resume"], ["refuse", "1"]])

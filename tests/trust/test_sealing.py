@@ -152,6 +152,7 @@ def test_a_member_without_a_sealing_key_cannot_be_sealed_for():
         with pytest.raises(NotAdmitted) as caught:
             sealing_key_of(known, member)
         assert caught.value.reason == "NO_SEALING_KEY"
+        assert "joined just now has to wait up to 30 seconds" in caught.value.public
     gone = replace(known, revoked_names=frozenset({ADA.member.uri}))
     assert reason(sealing_key_of, gone, ADA.member) == "NO_SEALING_KEY"
 
