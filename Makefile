@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-index bench-memory soak-training soak-index soak-budgets bench-ingest clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -65,6 +65,9 @@ bench-precision: $(DEV_READY) ## Count the bits that flip between precisions, ru
 
 bench-query: $(READY) ## Time a warm query through the coordinator to three nodes
 	$(BIN)/python -m rsfed.lab.bench_query
+
+bench-defaults: $(READY) ## Try policy levels on archives of many kinds, and time private ranking; needs RSFED_TEST_DATA
+	$(BIN)/python -m rsfed.lab.bench_defaults
 
 bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million codes (6 GiB); OPTIONS='--largest 100000000' for 100 million
 	$(BIN)/python -m rsfed.lab.bench_index $(OPTIONS)

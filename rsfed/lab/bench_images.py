@@ -15,7 +15,7 @@ from rsfed.lab.evaluate.data import ImageSet, Listing, read
 CACHE = Path(os.environ.get("RSFED_BENCH_CACHE", "bench"))  # where images are unpacked and features kept
 TRUNK = "mobilenet_v2_imagenet_features.onnx"
 UCM, EUROSAT = "ucmerced_jpeg", "eurosat_rgb"
-_TEXTS = "labels_captions_splits.zip"
+TEXTS = "labels_captions_splits.zip"
 _MULTI_LABELS = "ucm_multilabel/LandUse_Multilabeled.txt"
 
 
@@ -26,9 +26,9 @@ def data_folder() -> Path:
         UsageError: it is not there.
     """
     data = Path(os.environ.get("RSFED_TEST_DATA", "../shared/data"))
-    if not (data / _TEXTS).exists():
+    if not (data / TEXTS).exists():
         raise UsageError(
-            f"the benchmark needs real images; set RSFED_TEST_DATA to the folder with {_TEXTS}, {UCM}*.zip, "
+            f"the benchmark needs real images; set RSFED_TEST_DATA to the folder with {TEXTS}, {UCM}*.zip, "
             f"{EUROSAT}*.zip and {TRUNK}",
             detail=f"not in {data.absolute()}",
         )
@@ -54,7 +54,7 @@ def unpacked(data: Path, name: str) -> Path:
 
 def official_splits(data: Path, name: str) -> Path:
     """Return the split file of a data set."""
-    with zipfile.ZipFile(data / _TEXTS) as file:
+    with zipfile.ZipFile(data / TEXTS) as file:
         return Path(file.extract(f"splits/{_archive(data, name).stem}.csv", CACHE))
 
 
@@ -69,7 +69,7 @@ def multi_labels(data: Path, folder: Path) -> str:
     Returns:
         Its name, as `rsfed.lab.evaluate.data.find` takes it.
     """
-    with zipfile.ZipFile(data / _TEXTS) as file:
+    with zipfile.ZipFile(data / TEXTS) as file:
         table = file.read(_MULTI_LABELS).decode()
     images = [path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.suffix != ".csv"]
     name = "multilabels.csv"

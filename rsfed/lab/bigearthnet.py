@@ -7,9 +7,10 @@ and `<root>/metadata.parquet` or `<root>/metadata.csv` with the columns patch_id
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,15 +67,7 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
     """
     if not root.is_dir():
         raise UsageError("there is no such folder; give the one that holds BigEarthNet-S2", detail=str(root))
-    try:
-        told = read_rows(root, "metadata", _COLUMNS)
-    except ArchiveError as error:
-        raise UsageError(error.public, detail=error.detail) from error
-    if told is None:
-        raise UsageError("the folder holds neither metadata.parquet nor metadata.csv", detail=str(root))
-    rows = list(told)
-    if not rows or not set(_COLUMNS) <= rows[0].keys():
-        raise UsageError(f"the metadata need rows with the columns {', '.join(_COLUMNS)}", detail=str(root))
+    rows = read_table(root, _COLUMNS)
     found: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
         name, split, labels = str(row["patch_id"]), row["split"], split_labels(row["labels"])
@@ -89,6 +82,25 @@ def read_metadata(root: Path) -> dict[str, list[Record]]:
     if short := [split for split in SPLITS if not found[split]]:
         raise UsageError(f"the metadata have no labelled patch of the split {short[0]}", detail=str(root))
     return found
+
+
+def read_table(root: Path, columns: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    """Return columns of the metadata in a folder, `metadata.csv` or `metadata.parquet`.
+
+    Raises:
+        UsageError: there are none, or they will not do.
+        ConfigError: EXTRA_MISSING, they are in Parquet alone and pyarrow is not installed.
+    """
+    try:
+        told = read_rows(root, "metadata", columns)
+    except ArchiveError as error:
+        raise UsageError(error.public, detail=error.detail) from error
+    if told is None:
+        raise UsageError("the folder holds neither metadata.parquet nor metadata.csv", detail=str(root))
+    rows = list(told)
+    if not rows or not set(columns) <= rows[0].keys():
+        raise UsageError(f"the metadata need rows with the columns {', '.join(columns)}", detail=str(root))
+    return rows
 
 
 def read_part(root: Path, records: Iterable[Record], limit: int, seed: int = 0) -> Part:

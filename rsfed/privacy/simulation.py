@@ -186,12 +186,11 @@ def listing(seen: Seen, code: Codes, own: int | None = None) -> Listing:
         code: The query code, uint8, shape (bits // 8,).
         own: The patch that the code is of, which stands out.
     """
-    of_items = np.append(seen.ranks(code), _FAR)[seen.groups]  # group -1 is the last one
+    ranks, dense = np.unique(seen.ranks(code), return_inverse=True)
+    known = int(np.searchsorted(ranks, _FAR))
+    levels = np.append(np.where(dense < known, dense, -1), -1)[seen.groups]  # group -1 is the last one
     if own is not None:
-        of_items[own] = _FAR
-    ranks, levels = np.unique(of_items, return_inverse=True)
-    known = len(ranks) - int(len(ranks) > 0 and ranks[-1] == _FAR)
-    levels = np.where(levels < known, levels, -1)
+        levels[own] = -1
     items = np.bincount(levels[levels >= 0], minlength=known)
     room = np.array([size_class(size) for size in items.tolist()], np.int64) if seen.rounded else items
     return Listing(levels, items, room)

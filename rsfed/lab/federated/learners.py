@@ -18,7 +18,7 @@ from rsfed.config import SHORT_ROUNDS, Coding, CoordinatorTraining
 from rsfed.config_objectives import CentresSection, ClosedFormSection, ObjectiveSection
 from rsfed.config_strategies import FedAvgSection, StrategySection, default_strategy
 from rsfed.errors import ConfigError
-from rsfed.hashing.centres import hash_centres
+from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.closed_form import LEAST_PATCHES
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
@@ -76,9 +76,9 @@ def network(task: Task) -> Hasher:
     return HASHES[OBJECTIVE.name](task)
 
 
-def closed_form(task: Task, parts: Sequence[Positions]) -> Hasher:
-    """Fit the closed form on the features of each part, with centres of all bits."""
-    centres = hash_centres(range(len(task.images.classes)), task.bits, task.seed)
+def closed_form(task: Task, parts: Sequence[Positions], free: float = 0.0) -> Hasher:
+    """Fit the closed form on the features of each part, with centres of all bits but a share that is free."""
+    centres = centres_beside_free(range(len(task.images.classes)), task.bits, free, task.seed)
     head = build_fourier_head(task.features.shape[1], task.bits, seed=task.seed)
 
     def rows(positions: Positions) -> PatchSet:
