@@ -72,8 +72,7 @@ class ArchiveSection(Section):
 
     path: str = "archive"  # relative to the home
     modality: ModalityName = "rgb"
-    # "folders", "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with the columns path,label
-    labels: str = "folders"
+    labels: str = "folders"  # or "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with path,label
     independent_files: bool = False  # every file without metadata is an acquisition of its own
     radiometry: StrictInt | str | None = None  # what stored values are that do not say it: see docs/radiometry.md
 

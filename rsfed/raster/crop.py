@@ -1,4 +1,4 @@
-"""One patch as a file of its own: all its bands as they are stored, and where they lie. Nothing else of its source."""
+"""One patch as a file of its own: its bands in the units of its modality, and where they lie. Nothing else of it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from raster_makers import REFLECTANCE, UTM, look, spec, write_image
 from safe_makers import BANDS, SIZE, offset_list, product_xml, scene, write_item, write_s2
 
 from rsfed.errors import RasterRejected
+from rsfed.raster.crop import crop
 from rsfed.raster.digest import file_digest
 from rsfed.raster.inspect import inspect
 from rsfed.raster.item import Item
@@ -105,6 +106,16 @@ def test_overpass_is_the_same_across_tiles_levels_and_baselines(tmp_path):
     plain = product_xml().replace("DATATAKE_SENSING_START", "OTHER")
     (other / "MTD_MSIL2A.xml").write_text(plain)
     assert product_at(other).tags()["ACQUISITION"] == info.acquisition, "else by the datatake's identifier"
+
+
+def test_a_patch_that_is_given_away_has_the_values_that_were_encoded(made, tmp_path):
+    values, _ = made
+    folder = write_s2(tmp_path / "a.SAFE", stored_with(values, 1000), xml=NEWER)
+    (window,) = look(folder, KIND, WHOLE).windows
+    driver, crop_bytes = crop(Item(1, folder, window.window, KIND, window.digest))
+    (tmp_path / "given.tif").write_bytes(crop_bytes)
+    assert driver == "GTiff"
+    np.testing.assert_array_equal(content(tmp_path / "given.tif"), content(folder))
 
 
 def test_four_bands_are_read_as_colours(made):
