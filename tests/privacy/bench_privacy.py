@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import structlog
-from attacks.archive import real
+from attacks.real import real
 from attacks.suite import run
 
 from rsfed.errors import RsfedError

@@ -8,7 +8,6 @@ from attacks import beside, catalogues, codes_attacked, lying, sets, suite, tran
 from attacks.archive import made
 from attacks.guessing import Truth
 from attacks.lines import Line
-from attacks.target import CONTROL
 
 KEYS = ["attack", "control", "level", "measured", "limit", "held"]
 
@@ -29,8 +28,7 @@ def told(lines):
 
 def test_attacks_by_asking_recover_codes_without_protection_and_nothing_beyond_the_cell_with_it(archive, tmp_path):
     size = codes_attacked.Size(4, 2, held=50, queries=1, lonely=1, random=32, repeats=3, epochs=2)
-    found = codes_attacked.attacked(tmp_path, archive, size, (CONTROL, "guarded"))
-    lines = told(codes_attacked.lines({"made": found}))
+    lines = told(codes_attacked.by_asking(tmp_path, [archive], size, ("guarded",)))
     exact = {line.attack: line for line in lines if line.attack.endswith(".exact")}
     assert set(codes_attacked.queries.SINGLE) < {name.removesuffix(".exact") for name in exact}
     assert next(line for line in lines if line.attack == "repeated query.differ").held
@@ -38,7 +36,8 @@ def test_attacks_by_asking_recover_codes_without_protection_and_nothing_beyond_t
 
 
 def test_what_is_published_is_told_apart_and_inverted_without_floors(archive, tmp_path):
-    told(catalogues.differencing(tmp_path, archive, trials=8, control_trials=4, per=3, base=10, levels=("counts",)))
+    varied = made(2000, 3, noise=0.05)
+    told(catalogues.differencing(tmp_path, varied, trials=8, control_trials=4, per=6, base=10, levels=("counts",)))
     assert all(line.held for line in told(catalogues.floors(tmp_path, [archive], ("catalogue",))))
     assert all(line.held for line in told(catalogues.inversion(tmp_path, [archive], ("catalogue",))))
     told(beside.rare_items(tmp_path, [archive], 8, ("counts",)))

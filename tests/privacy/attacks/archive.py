@@ -1,7 +1,6 @@
 """What is attacked: the codes of an archive under a release, and what everybody knows of it.
 
-Real ones come from EuroSAT and UC Merced through the closed form that federations on a frozen trunk learn by, over the
-apps of both sides; each file is an acquisition of its own. Made ones are for tests.
+Real ones are of `real`; made ones are for tests.
 """
 
 from __future__ import annotations
@@ -11,17 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rsfed.codes import hamming, unpack
-from rsfed.config_objectives import ClosedFormSection
-from rsfed.hashing.centres import centres_beside_free
 from rsfed.hashing.codebook import count_codes, make_codebook
-from rsfed.lab.bench_images import data_folder, featured, official_splits, unpacked
-from rsfed.lab.evaluate.data import find
-from rsfed.lab.evaluate.methods import Task, describe
-from rsfed.lab.federated.learners import default, federated
 from rsfed.trust.manifest import CodebookEntry
 
-BITS, SEED = 32, 0
-_LEAST = 5  # acquisitions of a class of the codebook
+BITS = 32
+_FREE = 3  # bits of made codes
+LEAST = 5  # acquisitions of a class of the codebook
 
 
 @dataclass(frozen=True)
@@ -77,40 +71,20 @@ class Archive:
         return replace(self, codes=self.codes[places], labels=self.labels[places], features=self.features[places])
 
 
-def real(name: str) -> Archive:
-    """Train a release on the training part of a public data set and hash all of it."""
-    data = data_folder()
-    images = featured(data, find(unpacked(data, name), splits=official_splits(data, name)))
-    roles = np.array([entry.role or "" for entry in images.entries])
-    train, val, query = (np.flatnonzero(roles == role) for role in ("train", "val", "query"))
-    described = describe(images, train)
-    task = Task(images, described, train, BITS, SEED, 1)
-    codes = federated(task, [train], default(images))(np.arange(len(images)))
-    labels = images.labels.argmax(axis=1)
-    centres = centres_beside_free(range(len(images.classes)), BITS, ClosedFormSection().free, SEED)
-    names = [f"file {place}" for place in train]
-    counts = count_codes(codes[train], images.labels[train], names, codes[val][:, None], least=_LEAST)
-    codebook, reach = make_codebook(counts, range(len(images.classes)), centres)
-    return Archive(
-        name.split("_", maxsplit=1)[0], codes[train], labels[train], described[train],
-        codes[query], labels[query], described[query], codebook, reach,
-    )  # fmt: skip
-
-
-def made(patches: int = 400, classes: int = 4, seed: int = 0) -> Archive:
+def made(patches: int, classes: int, *, noise: float = 0.004, seed: int = 0) -> Archive:
     """Make an archive up: most codes of a class are its own, some a few bits away, and a few are mistaken."""
     rng = np.random.default_rng(seed)
     whole = patches + patches // 4
     labels = rng.integers(0, classes, whole)
     centres = rng.integers(0, 2, (classes, BITS)).astype(bool)
     seen = np.where(rng.random(whole) < 0.05, rng.integers(0, classes, whole), labels)
-    free = np.arange(BITS) >= BITS - 4
-    bits = centres[seen] ^ (rng.random((whole, BITS)) < np.where(free, 0.4, 0.02))
+    free = np.arange(BITS) >= BITS - _FREE
+    bits = centres[seen] ^ (rng.random((whole, BITS)) < np.where(free, 0.45, noise))
     codes, described = np.packbits(bits, axis=1), (bits - 0.5 + rng.normal(0, 0.3, bits.shape)).astype(np.float32)
     told = np.eye(classes, dtype=bool)[labels]
     names = [f"file {place}" for place in range(whole)]
-    counts = count_codes(codes, told, names, codes[:50, None], least=_LEAST)
-    codebook, reach = make_codebook(counts, range(classes), centres[:, : BITS - 4])
+    counts = count_codes(codes, told, names, codes[:50, None], least=LEAST)
+    codebook, reach = make_codebook(counts, range(classes), centres[:, : BITS - _FREE])
     here = slice(0, patches)
     rest = slice(patches, whole)
     return Archive(

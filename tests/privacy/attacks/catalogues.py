@@ -88,7 +88,7 @@ def advantage(figures, member):
     def of(said):
         return float(said[member[asked]].mean() - said[~member[asked]].mean())
 
-    forest = RandomForestClassifier(200, min_samples_leaf=max(1, half // 30), random_state=0, n_jobs=1)
+    forest = RandomForestClassifier(100, min_samples_leaf=max(1, half // 30), random_state=0, n_jobs=1)
     found = [of(forest.fit(figures[learnt], member[learnt]).predict(figures[asked]))]
     choices = []
     for column in np.concatenate([figures, -figures], axis=1).T:
@@ -209,15 +209,14 @@ def _identified(archive, middles, places):
     """The share of entries, in points, whose scene is named rightly; the better of the two ways to name."""
     decoder = _decoder(archive)
     features = archive.features - archive.features.mean(axis=0)
-    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     named = {"hashed": [], "decoded": []}
     for number, middle in enumerate(middles):
         members = np.flatnonzero(places == number)
         far = hamming(middle[None], archive.codes)[0]
         nearest = np.flatnonzero(far == far.min())
-        scores = features @ decoder(middle)
         named["hashed"].append(np.isin(nearest, members).sum() / len(nearest) / len(members))
-        best = nearest[scores[nearest].argmax()]
+        best = nearest[(features[nearest] @ decoder(middle)).argmax()]
         named["decoded"].append(float(best in members) / len(members))
     return POINTS * max(float(np.mean(each)) for each in named.values())
 

@@ -16,7 +16,9 @@ from rsfed.privacy.policy import policy
 
 BAND = 4  # bits, of the control of the walk to a band's edge
 WINS = 95.0  # points of codes that an attack has to recover from the control
-_EXACT, _BITS, _SILENCE = 1.0, 2.0, 4.0  # limits in points
+LINKED = 10.0  # points of codes that distances from all class codes have to give away of the control
+_EXACT, _BITS, _SILENCE, _REFUSED = 1.0, 2.0, 4.0, 99.0  # limits in points
+_PREDICTED = "answers tell the predicted class of a patch; who knows that already gains `beyond_cell`"
 
 
 @dataclass(frozen=True)
@@ -112,46 +114,38 @@ def all_told(target):
     return [tuple(each.get(mark, -1) for each in told) for mark in marks.tolist()]
 
 
-def attacked(folder, archive, size=Size(), levels=LEVELS):
-    """Run all attacks by asking against an archive.
-
-    Returns:
-        For each attack and level its figures.
-    """
-    found, whole = {}, archive
+def by_asking(folder, archives, size=Size(), levels=LEVELS[1:]):
+    """Lines of all attacks by asking, level after level."""
+    control = {each.name: attacked(folder, each.part(_drawn(each, size.held)), CONTROL, size) for each in archives}
     for level in levels:
-        archive = whole if level != CONTROL else whole.part(_drawn(whole, size.held))
-        count = size.targets if policy(level).by_cells else size.control
-        places = _drawn(archive, count)
-        target = Target(folder / f"{archive.name}-{level}", archive, level)
-        judge = Judge(target, places)
-        marks = _marked(target, places)
-        for name, attack in queries.SINGLE.items():
-            own = marks
-            if level == CONTROL and attack is queries.band_edge:
-                banded = Target(folder / f"{archive.name}-banded", archive, level, bands=BAND)
-                own = _marked(banded, places)
-            before = target.asked
-            each = [attack(mark) for mark in own]
-            asked = (target.asked - before) / len(own)
-            found[name, level] = _figures(judge, each) | {"queries": asked}
-        known, bits, empty = queries.random_queries(target, target.marks(places))
-        found["random queries", level] = _judged(judge, (known, bits)) | {
-            "refused": POINTS * empty,
-            "random": POINTS * queries.refused_share(target, _random(size.random if policy(level).by_cells else 320)),
-            "legitimate": POINTS * queries.refused_share(target, archive.queries),
-        }
-        found["all cells asked", level] = _judged(Judge(target, np.arange(len(archive))), None)
-        found["harvest", level] = _harvested(target, size)
-        found["repeated query", level] = _repeated(target, marks, size.repeats)
-        found["planted lonely item", level] = {"exact": _planted(folder, archive, level, size)}
-        found["roll-over", level] = _rolled_over(folder, archive, level, size)
-        target.close()
+        yield from lines(level, {each.name: attacked(folder, each, level, size) for each in archives}, control)
+
+
+def attacked(folder, archive, level, size):
+    """Run all attacks by asking against an archive, and return for each attack its figures."""
+    count, random = (size.targets, size.random) if policy(level).by_cells else (size.control, size.control)
+    places = _drawn(archive, count)
+    target = Target(folder / f"{archive.name}-{level}", archive, level)
+    judge, marks, found = Judge(target, places), _marked(target, places), {}
+    for name, attack in queries.SINGLE.items():
+        own = marks
+        if level == CONTROL and attack is queries.band_edge:
+            own = _marked(Target(folder / f"{archive.name}-banded", archive, level, bands=BAND), places)
+        before = target.asked
+        each = [attack(mark) for mark in own]
+        asked = (target.asked - before) / len(own)
+        found[name] = _judged(judge, tuple(map(np.array, zip(*each, strict=True)))) | {"asked": asked}
+    found["random queries"] = _judged(judge, queries.random_queries(target, target.marks(places))) | {
+        "random": POINTS * queries.refused_share(target, _random(random)),
+        "legitimate": POINTS * queries.refused_share(target, archive.queries),
+    }
+    found["all cells asked"] = _judged(Judge(target, np.arange(len(archive))), None)
+    found["harvest"] = _harvested(target, size)
+    found["repeated query"] = _repeated(target, marks, size.repeats)
+    found["planted lonely item"] = {"exact": _planted(folder, archive, level, size)}
+    found["roll-over"] = _rolled_over(folder, archive, level, size)
+    target.close()
     return found
-
-
-def _figures(judge, each):
-    return _judged(judge, tuple(np.array(part) for part in zip(*each, strict=True)))
 
 
 def _judged(judge, found):
@@ -198,7 +192,7 @@ def _harvested(target, size):
         known.append(found[0])
         bits.append(found[1])
     if not places:
-        return {"exact": 0.0, "bits": 0.0, "right": 0.0}
+        return dict.fromkeys(("exact", "bits", "exact_beyond_cell", "bits_beyond_cell", "right"), 0.0)
     return _judged(Judge(target, np.array(places)), (np.concatenate(known), np.concatenate(bits)))
 
 
@@ -263,49 +257,43 @@ def _rolled_over(folder, archive, level, size):
     return judged
 
 
-def lines(found):
-    """Lines of the attacks by asking.
+def lines(level, found, control):
+    """Lines of the attacks by asking against a level.
 
     Args:
-        found: By archive what `attacked` gave.
+        level: The level.
+        found: By archive what `attacked` gave for it.
+        control: The same without protection.
     """
-    levels = [level for level in LEVELS if level != CONTROL and ("bit flips", level) in next(iter(found.values()))]
-    for level in levels:
-        for name in (*queries.SINGLE, "random queries", "all cells asked", "harvest", "roll-over"):
-            control = min(each[name, CONTROL].get("right", 0.0) for each in found.values())
-            won = control >= WINS or name == "all cells asked"
-            figures = {archive: each[name, level] for archive, each in found.items()}
-            limits = {"exact": _EXACT, "bits": _SILENCE if name.startswith("silence") else _BITS}
-            for figure, limit in limits.items():
-                archives = {archive: each[figure] for archive, each in figures.items()}
-                beyond = {archive: each.get(f"{figure}_beyond_cell", 0.0) for archive, each in figures.items()}
-                why = ""
-                if worst(archives) > limit >= worst(beyond):
-                    why = "answers tell the predicted class of a patch; who knows that already gains `beyond_cell`"
-                more = {"beyond_cell": beyond}
-                if name in queries.SINGLE:
-                    more["queries_of_control"] = next(iter(found.values()))[name, CONTROL]["queries"]
-                yield Line(f"{name}.{figure}", level, control, won, worst(archives), limit, archives, more, why=why)
-        yield from _others(found, level)
-
-
-def _others(found, level):
-    def of(name, figure, which=level):
-        return {archive: float(each[name, which][figure]) for archive, each in found.items()}
-
-    answered = of("random queries", "random", CONTROL)
-    refused = of("random queries", "random")
-    why = "" if worst(refused, least=True) >= 99 else "that many random codes lie within the reach of some class code"
-    yield Line(
-        "random queries.refused", level, worst(answered), worst(answered) == 0, worst(refused, least=True), 99.0,
-        refused, least=True, why=why,
-    )  # fmt: skip
+    for name in (*queries.SINGLE, "random queries", "all cells asked", "harvest", "roll-over"):
+        alone, least = ("exact", LINKED) if name == "all cells asked" else ("right", WINS)
+        won = worst(_of(control, name, alone), least=True)
+        limits = {"exact": _EXACT, "bits": _SILENCE if name.startswith("silence") else _BITS}
+        for figure, limit in limits.items():
+            archives, beyond = _of(found, name, figure), _of(found, name, f"{figure}_beyond_cell")
+            more = {"beyond_cell": beyond}
+            if name in queries.SINGLE:
+                more["queries_of_control"] = worst(_of(control, name, "asked"))
+            explained = worst(archives) > limit >= worst(beyond)
+            why = _PREDICTED if explained else ""
+            yield Line(f"{name}.{figure}", level, won, won >= least, worst(archives), limit, archives, more, why=why)
+    refused, answered = _of(found, "random queries", "random"), worst(_of(control, "random queries", "random"))
+    share = worst(refused, least=True)
+    why = "" if share >= _REFUSED else "that many random codes lie within the reach of some class code"
+    yield Line("random queries.refused", level, answered, answered == 0, share, _REFUSED, refused, least=True, why=why)
     if policy(level).by_cells:
-        usual = of("random queries", "legitimate")
-        yield Line("random queries.legitimate", level, 0.0, True, worst(usual), 2.0, usual)
-    lonely, control = of("planted lonely item", "exact"), of("planted lonely item", "exact", CONTROL)
-    least = worst(control, least=True)
-    yield Line("planted lonely item.exact", level, least, least >= WINS, worst(lonely), 1.0, lonely)
-    differ, control = of("repeated query", "differ"), of("repeated query", "right", CONTROL)
-    more, least = {"distance_told": of("repeated query", "right")}, worst(control, least=True)
+        usual = _of(found, "random queries", "legitimate")
+        yield Line("random queries.legitimate", level, 0.0, True, worst(usual), _BITS, usual)
+    lonely, least = (
+        _of(found, "planted lonely item", "exact"),
+        worst(_of(control, "planted lonely item", "exact"), least=True),
+    )
+    yield Line("planted lonely item.exact", level, least, least >= WINS, worst(lonely), _EXACT, lonely)
+    differ, least = _of(found, "repeated query", "differ"), worst(_of(control, "repeated query", "right"), least=True)
+    more = {"distance_told": _of(found, "repeated query", "right")}
     yield Line("repeated query.differ", level, least, least >= WINS, worst(differ), 0.0, differ, more)
+
+
+def _of(found, name, figure):
+    """One figure of an attack by archive."""
+    return {archive: float(each[name][figure]) for archive, each in found.items()}

@@ -38,12 +38,13 @@ class Line:
     why: str = ""
 
     @property
-    def held(self) -> bool:
+    def held(self) -> bool | None:
+        """Whether the limit is held; None where none is set, and neither where the attack shows nothing."""
+        if not (self.won and self.built):
+            return False
         if self.limit is None:
-            within = True
-        else:
-            within = self.measured >= self.limit if self.least else self.measured <= self.limit
-        return bool(self.won and self.built and within)
+            return None
+        return bool(self.measured >= self.limit if self.least else self.measured <= self.limit)
 
     def to_json(self) -> str:
         told = {
@@ -63,7 +64,7 @@ class Line:
     def show(self) -> None:
         """Print it for people, on standard error."""
         limit = "" if self.limit is None else f"{'>=' if self.least else '<='} {self.limit:g}"
-        word = "held" if self.held else ("CONTROL NOT WON" if not self.won else "NOT HELD")
+        word = {True: "held", False: "NOT HELD", None: "told"}[self.held] if self.won else "CONTROL NOT WON"
         parts = " ".join(f"{name} {rounded(each)}" for name, each in self.archives.items())
         figures = f"{rounded(self.control)!s:>9}{rounded(self.measured)!s:>10}{limit:>9}"
         sys.stderr.write(f"{self.attack:<42}{self.level:<10}{figures}  {word:<9} {parts}\n")

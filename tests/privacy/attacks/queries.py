@@ -154,15 +154,13 @@ def random_queries(target, marks, seed=0):
     """Ask for random codes, and solve for the codes that told distances fit best.
 
     Returns:
-        As `flips`, for each mark; and the share of codes that got an empty answer or none.
+        As `flips`, for each mark.
     """
     rows = np.random.default_rng(seed).integers(0, 2, (_RANDOM, BITS)).astype(bool)
     told = np.full((len(marks), len(rows)), np.nan)
-    empty = np.ones(len(rows), bool)
     for start in range(0, len(rows), _AT_ONCE):
         answers = target.ask(pack(rows[start : start + _AT_ONCE]), who=start // _AT_ONCE)
         for place, seen in enumerate(answers or (), start):
-            empty[place] = not len(seen.marks)
             uppers = dict(zip(seen.marks.tolist(), seen.uppers.tolist(), strict=True))
             told[:, place] = [uppers.get(mark, np.nan) for mark in marks.tolist()]
     known, bits = np.zeros((len(marks), BITS), bool), np.zeros((len(marks), BITS), bool)
@@ -172,7 +170,7 @@ def random_queries(target, marks, seed=0):
         if heard.sum() >= BITS:
             solved = np.linalg.lstsq(signs[heard], BITS - 2 * found[heard], rcond=None)[0]
             known[place], bits[place] = True, solved > 0
-    return known, bits, float(empty.mean())
+    return known, bits
 
 
 def refused_share(target, codes):
@@ -180,7 +178,7 @@ def refused_share(target, codes):
     empty = []
     for start in range(0, len(codes), 32):
         part = codes[start : start + 32]
-        answers = target.ask(part, who=start // 32)
+        answers = target.ask(part, radius=None, who=start // 32)
         empty += [True] * len(part) if answers is None else [not len(seen.marks) for seen in answers]
     return float(np.mean(empty))
 

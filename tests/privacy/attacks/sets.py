@@ -35,7 +35,7 @@ def filters(folder, archives, count=FILTERS):
         target.close()
         few = archive.part(np.arange(min(HELD, len(archive))))
         open_node = Target(folder / f"{archive.name}-sets-control", few, CONTROL, names=names[: len(few)])
-        own = dict(zip(open_node.ids.tolist(), names.tolist(), strict=True))
+        own = dict(zip(open_node.ids.tolist(), names[: len(few)].tolist(), strict=True))
         controls[archive.name] = _least(_listed(open_node, count // 3), own)
         open_node.close()
     floor = policy(LEVEL).floor

@@ -19,7 +19,7 @@ Attack = Callable[[Path, Sequence[Archive]], Iterator[Line]]
 
 def codes_by_asking(folder, archives):
     """Attacks on single codes by asking."""
-    return codes_attacked.lines({each.name: codes_attacked.attacked(folder, each) for each in archives})
+    return codes_attacked.by_asking(folder, archives)
 
 
 def two_catalogues(folder, archives):

@@ -87,10 +87,10 @@ class Target:
         self.connection = _fast(self.home)
         key, clock = tie_key(self.home), self.world.clock
         self.publisher = Publisher(policy("guarded"), 1, EPOCH, tie_key=key, now=clock)
+        self.searcher = make_searcher(self.home, self.world, None, policies=self.policies, connection=_fast(self.home))
         self.wait()
         self.auditor = make_auditor(self.home, self.world, identity=self.identity)
         self.cataloguer = self.make_cataloguer() if policy(level).publishes else None
-        self.searcher = make_searcher(self.home, self.world, None, policies=self.policies, connection=_fast(self.home))
         self.asked = self.refused = 0
         self.ids = np.array(add_patches(self.home, len(archive)), np.int64)
         self.names = np.array(names if names is not None else [f"file {each}" for each in self.ids], str)
@@ -107,6 +107,8 @@ class Target:
         """Let time pass; node and analysts have fresh certificates afterwards."""
         self.world.clock.move(**by)
         self.identity = self.world.identity(Role.NODE, "berne")
+        bundle = self.world.bundle()
+        self.searcher.guard._trust = lambda: bundle  # as a node keeps it, and not made anew for every query
         self.analysts = [Asker(self.world, f"analyst-{number}") for number in range(IDENTITIES)]
 
     def make_cataloguer(self, **section):
