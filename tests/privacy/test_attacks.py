@@ -36,8 +36,8 @@ def test_attacks_by_asking_recover_codes_without_protection_and_nothing_beyond_t
 
 
 def test_what_is_published_is_told_apart_and_inverted_without_floors(archive, tmp_path):
-    varied = made(2000, 3, noise=0.05)
-    told(catalogues.differencing(tmp_path, varied, trials=8, control_trials=4, per=6, base=10, levels=("counts",)))
+    varied = made(600, 3, noise=0.05)
+    told(catalogues.differencing(tmp_path, varied, trials=4, control_trials=2, per=6, base=4, levels=("counts",)))
     assert all(line.held for line in told(catalogues.floors(tmp_path, [archive], ("catalogue",))))
     assert all(line.held for line in told(catalogues.inversion(tmp_path, [archive], ("catalogue",))))
     told(beside.rare_items(tmp_path, [archive], 8, ("counts",)))
