@@ -48,7 +48,7 @@ def _told_of(target, code, held):
     """Figures of what is told of a code by a node that holds these patches and has published nothing before."""
     if policy(target.level).publishes:
         middles, told = publication(target, target.cataloguer, target.archive.codes[held], held)
-        if not len(middles):
+        if target.level == "counts":
             return [float(told[target.cells.nearest(code[None])[0][0]]), float(told.sum())]
         far = hamming(code[None], middles)[0]
         return [float(far.min()), float(told[far.argmin()]), float(np.minimum(far, 6).mean()), float(len(middles))]

@@ -10,7 +10,7 @@ from attacks.lines import Line, worst
 from attacks.target import CONTROL, Target
 from node.cataloguing import _Held
 from rsfed.codes import hamming, unpack
-from rsfed.privacy.counts import Charge
+from rsfed.privacy.counts import MOST_EPSILON, noisy
 from rsfed.privacy.policy import policy
 from rsfed.privacy.publication import acquisition_numbers
 
@@ -20,16 +20,14 @@ TRIALS = 600  # half of them choose how to tell, the other half are counted
 CONTROL_TRIALS = 40
 LEVELS = ("catalogue", "sealed", "counts")
 _LIMITS = {"catalogue": 0.25, "sealed": 0.15, "counts": 0.15}
-_EPSILON = 0.5
 
 
 def publication(target, cataloguer, codes, acquisitions):
     """What a node at a level publishes of these patches: middles of buckets (none at counts), and told counts."""
-    held = held_of(target, codes, acquisitions)
-    charge = Charge(1, _EPSILON, target.world.clock())
-    (part,) = cataloguer._catalogue(target.release, charge, {"rgb": held}).parts
-    middles = np.frombuffer(part.middles, np.uint8).reshape(-1, codes.shape[1])
-    return middles, np.frombuffer(part.sizes, "<u4").astype(np.int64)
+    held, most = held_of(target, codes, acquisitions), cataloguer._section.counted_patches
+    groups = cataloguer._groups(target.release, held)
+    counts = cataloguer._true_counts({"rgb": held}, {"rgb": groups}, most)
+    return groups.middles, noisy(counts, most_patches=most, epsilon=MOST_EPSILON)
 
 
 def held_of(target, codes, acquisitions):
@@ -67,8 +65,6 @@ def told_of_member(one, other, own):
     """Figures of two publications that may tell whether certain patches came between them."""
     figures = []
     for middles, told in (one, other):
-        if not len(middles):
-            return []
         far = hamming(own, middles)
         near = far.argmin(axis=1)
         figures.append([far.min(axis=1).mean(), told[near].sum() / len(own), (far.min(axis=1) == 0).mean()])

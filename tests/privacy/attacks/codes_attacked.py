@@ -60,10 +60,10 @@ class Judge:
         self.linked = {each: truth.learned(all_told(target)) for each, truth in self.truth.items()}
 
     def best(self, found=None):
-        """What the best guess gains: from what all cells tell, from the attack, or from what is published.
+        """What the best guess gains: from what all cells tell, and from the attack or else from what is published.
 
         Args:
-            found: For each place which bits the attack knows, and the bits.
+            found: For each place which bits the attack knows, and the bits; None where there is no attack beside.
 
         Returns:
             For each of `label` and `cell` (who is it that is gained over) points of codes and of bits; and the points
@@ -74,7 +74,8 @@ class Judge:
             guesses = [self.linked[known]]
             if found is not None:
                 guesses.append(self._with(truth, self.linked[known], found))
-            guesses += [self._of_catalogue(truth)] if self.target.level in {"catalogue", "sealed"} else []
+            elif self.target.level in {"catalogue", "sealed"}:
+                guesses.append(self._of_catalogue(truth))
             scores = np.array([truth.score(guess, self.places) for guess in guesses])
             gains[known] = scores.max(axis=0) - self.base[known]
         right = 0.0
@@ -252,7 +253,9 @@ def _rolled_over(folder, archive, level, size):
             known[number, chosen], bits[number, chosen] = change != 0, mark.start[chosen] ^ (change < 0)
         target.wait(days=1 if policy(level).publishes else 1 / 24)
         target.serve(np.arange(start + (len(archive) - start) * (epoch + 1) // size.epochs))
-    judged = _judged(Judge(target, places), (known, bits))
+    everything = policy(level).publishes  # no answer tells anything, so all patches are looked at
+    judge = Judge(target, np.arange(start) if everything else places)
+    judged = _judged(judge, None if everything else (known, bits))
     target.close()
     return judged
 

@@ -76,7 +76,7 @@ def _spoken_of(target, count):
             message, where = _drawn(rng)
             code = target.archive.cells[rng.integers(0, len(target.archive.cells))]
             (seen,) = target.ask(code[None], filter=message)
-            inside = _inside(target.published, grid.snapped(where))
+            inside = _inside(target.published, grid.ASKED.filter(where))
             told = dict(zip(seen.marks.tolist(), seen.sizes.tolist(), strict=True))
             reached = {
                 -1 - cell for cell in target.published.cells.around(int(target.cells.of_query(code)))[0].tolist()
