@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest bench-privacy clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -77,6 +77,9 @@ bench-ingest: $(READY) ## Time how archives are read
 
 bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
 	PYTHONPATH=tests/training $(BIN)/python tests/training/memory_of_a_round.py
+
+bench-privacy: $(DEV_READY) ## Attack nodes at every policy level on real codes; needs RSFED_TEST_DATA
+	PYTHONPATH=tests:tests/node:tests/privacy $(BIN)/python tests/privacy/bench_privacy.py
 
 soak-training: $(READY) ## Train while nodes and the coordinator are killed at random, 20 times each; KILLS=1 for a look
 	$(BIN)/python -m rsfed.lab.soak_training --kills $(or $(KILLS),20)

@@ -18,6 +18,7 @@ BAND = 4  # bits, of the control of the walk to a band's edge
 WINS = 95.0  # points of codes that an attack has to recover from the control
 LINKED = 10.0  # points of codes that distances from all class codes have to give away of the control
 _EXACT, _BITS, _SILENCE, _REFUSED = 1.0, 2.0, 4.0, 99.0  # limits in points
+_PUBLISHED = "the largest bucket of a class tells its commonest code better than half of the archive does"
 _PREDICTED = "answers tell the predicted class of a patch; who knows that already gains `beyond_cell`"
 
 
@@ -132,9 +133,9 @@ def attacked(folder, archive, level, size):
         own = marks
         if level == CONTROL and attack is queries.band_edge:
             own = _marked(Target(folder / f"{archive.name}-banded", archive, level, bands=BAND), places)
-        before = target.asked
+        before = own[0].target.asked
         each = [attack(mark) for mark in own]
-        asked = (target.asked - before) / len(own)
+        asked = (own[0].target.asked - before) / len(own)
         found[name] = _judged(judge, tuple(map(np.array, zip(*each, strict=True)))) | {"asked": asked}
     found["random queries"] = _judged(judge, queries.random_queries(target, target.marks(places))) | {
         "random": POINTS * queries.refused_share(target, _random(random)),
@@ -276,9 +277,9 @@ def lines(level, found, control):
             archives, beyond = _of(found, name, figure), _of(found, name, f"{figure}_beyond_cell")
             more = {"beyond_cell": beyond}
             if name in queries.SINGLE:
-                more["queries_of_control"] = worst(_of(control, name, "asked"))
-            explained = worst(archives) > limit >= worst(beyond)
-            why = _PREDICTED if explained else ""
+                more["codes_asked_of_control"] = worst(_of(control, name, "asked"))
+            explained = _PREDICTED if worst(beyond) <= limit else _PUBLISHED
+            why = explained if worst(archives) > limit else ""
             yield Line(f"{name}.{figure}", level, won, won >= least, worst(archives), limit, archives, more, why=why)
     refused, answered = _of(found, "random queries", "random"), worst(_of(control, "random queries", "random"))
     share = worst(refused, least=True)

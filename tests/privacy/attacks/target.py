@@ -91,7 +91,7 @@ class Target:
         self.wait()
         self.auditor = make_auditor(self.home, self.world, identity=self.identity)
         self.cataloguer = self.make_cataloguer() if policy(level).publishes else None
-        self.asked = self.refused = 0
+        self.asked = 0
         self.ids = np.array(add_patches(self.home, len(archive)), np.int64)
         self.names = np.array(names if names is not None else [f"file {each}" for each in self.ids], str)
         self._place()
@@ -161,11 +161,10 @@ class Target:
             What the answer to each tells; None where the query is refused.
         """
         signed = self.analysts[who % IDENTITIES].ask(self.release, codes, k=k, radius=radius, **how)
-        self.asked += 1
+        self.asked += len(codes)
         try:
             response = self.searcher.search(pb.ArchiveServiceSearchRequest(query=signed), Deadline.after(_SOON))
         except WithheldByPolicy:
-            self.refused += 1
             return None
         return [self._seen(answer) for answer in response.answers]
 
