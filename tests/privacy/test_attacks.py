@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from attacks import beside, catalogues, codes_attacked, lying, sets, suite, transcripts
+from attacks import beside, catalogues, codes_attacked, lying, refining, sets, suite, transcripts
 from attacks.archive import made
 from attacks.guessing import Truth
 from attacks.lines import Line
@@ -40,6 +40,7 @@ def test_what_is_published_is_told_apart_and_inverted_without_floors(archive, tm
     told(catalogues.differencing(tmp_path, varied, trials=4, control_trials=2, per=6, base=4, levels=("counts",)))
     assert all(line.held for line in told(catalogues.floors(tmp_path, [archive], ("catalogue",))))
     assert all(line.held for line in told(catalogues.inversion(tmp_path, [archive], ("catalogue",))))
+    told(refining.refine_linked(tmp_path, [archive]))
     told(beside.rare_items(tmp_path, [archive], 8, ("counts",)))
     told(beside.public_scenes(tmp_path, [archive], ("guarded",)))
     told(beside.class_mix(tmp_path, [archive], ("counts",)))

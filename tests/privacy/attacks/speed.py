@@ -27,18 +27,22 @@ _FLOOR = 5
 
 
 class _Clocked:
-    """Adds up the time that calls of one method take."""
+    """Adds up the time that calls of one method take: wall time, and that of the thread itself."""
 
     def __init__(self, call):
         self._call = call
-        self.seconds = 0.0
+        self.seconds = np.zeros(2)
 
     def __call__(self, *args, **kwargs):
-        started = time.perf_counter()
+        started = _clocks()
         try:
             return self._call(*args, **kwargs)
         finally:
-            self.seconds += time.perf_counter() - started
+            self.seconds = self.seconds + _clocks() - started
+
+
+def _clocks():
+    return np.array([time.perf_counter(), time.thread_time()])
 
 
 def guard_and_audit(folder, items=tuple(LIMITS), queries=QUERIES):
@@ -46,19 +50,22 @@ def guard_and_audit(folder, items=tuple(LIMITS), queries=QUERIES):
     told, held = {}, True
     for count in items:
         times = np.array(_times(folder / f"speed-{count}", count, queries))
-        median, late = (float(np.percentile(times, each)) for each in (50, 99))
+        median, late = (float(np.percentile(times[:, 0], each)) for each in (50, 99))
         most, most_late = LIMITS.get(count, (None, None))
         fits = (most is None or median <= most) and (most_late is None or late <= most_late)
         told[str(count)] = {
             "p50_ms": round(median, 3), "p99_ms": round(late, 3), "limit_p50_ms": most, "limit_p99_ms": most_late,
-            "held": bool(fits),
+            "held": bool(fits), "p50_own_ms": round(float(np.median(times[:, 1])), 3),
         }  # fmt: skip
         held = held and fits
     return {"figure": "guard and audit", "queries": queries, "items": told, "held": bool(held)}
 
 
 def _times(folder, count, queries):
-    """Milliseconds of guard and audit of each query: all that the node does but search and shape the answer."""
+    """Milliseconds of guard and audit of each query, float64, shape (queries, 2): wall time and the thread's own.
+
+    That is all that the node does but search, and shape the answer.
+    """
     target = Target(folder, made(100, 4), "guarded")
     target.close()
     searcher = make_searcher(target.home, target.world, _served(target, count), policies=target.policies)
@@ -71,10 +78,10 @@ def _times(folder, count, queries):
     for number in range(WARM + queries):
         code = target.archive.cells[number % len(target.archive.cells)]
         request = pb.ArchiveServiceSearchRequest(query=asker.ask(target.release, code[None], k=20))
-        guarding.seconds = search.seconds = 0.0
-        started = time.perf_counter()
+        guarding.seconds = search.seconds = np.zeros(2)
+        started = _clocks()
         answer = target.auditor.searched(search, request, Deadline.after(60.0))
-        took = time.perf_counter() - started
+        took = _clocks() - started
         assert answer.answers[0].bucket_handles
         found.append(1000 * (took - search.seconds + guarding.seconds))
     searcher.guard._ledger.close()

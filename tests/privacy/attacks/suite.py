@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from attacks import beside, catalogues, codes_attacked, lying, sets, speed, transcripts
+from attacks import beside, catalogues, codes_attacked, lying, refining, sets, speed, transcripts
 from attacks.archive import Archive
 from attacks.lines import Line
 
@@ -40,6 +40,7 @@ def lying_node(folder, archives):
 
 ATTACKS: tuple[Attack, ...] = (
     codes_by_asking,
+    refining.refine_linked,
     two_catalogues,
     catalogues.floors,
     sets.filters,
