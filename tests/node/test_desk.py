@@ -342,7 +342,7 @@ def test_everything_is_noted_and_nothing_private_is(scene):
     kinds = [kind for kind, _ in scene.audit()]
     assert kinds == ["asked", "looked", "approved", "collected", "recalled", "asked", "denied", "asked", "withdrawn"]
     text = json.dumps([entry for _, entry in scene.audit()])
-    for private in ("secret", "private", "/ada", "olga", request_id.hex(), scene.handles[0].hex()):
+    for private in ("secret", "private", "/ada", '"ada"', "olga", request_id.hex(), scene.handles[0].hex()):
         assert private not in text
     named = {hashlib.sha256(request_id).hexdigest()}
     assert {entry["request"] for _, entry in scene.audit()[:5]} == named
