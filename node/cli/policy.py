@@ -35,18 +35,19 @@ over who knows the predicted class of each patch; bits over who knows its label 
 _TOLD = {
     "partner": "exact answers give a code away in 20 to 65 queries; 65 around one query most of its top 20.",
     "catalogue": (
-        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .07 (limit "
-        ".25); the scene of a bucket in 4.5 % (limit 15 %); whether the archive holds a rare code with one of .13. Codes "
-        "gain 0 and 1.3 points (limit 1). Who recognised the patches that refine lists would have 61 points more."
+        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .07 "
+        "(limit .25); the scene of a bucket in 4.5 % (limit 15 %); whether the archive holds a rare code with one "
+        "of .13. Codes gain 0 and 1.3 points (limit 1). Who recognised the patches that refine lists would have "
+        "61 points more."
     ),
     "sealed": (
-        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .09 (limit "
-        ".15); the scene of a bucket in 2.8 % (limit 10 %); whether the archive holds a rare code with one of .20. Codes "
-        "gain nothing."
+        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .09 "
+        "(limit .15); the scene of a bucket in 2.8 % (limit 10 %); whether the archive holds a rare code with one "
+        "of .20. Codes gain nothing."
     ),
     "counts": (
-        "whether an acquisition of 50 patches came between two publications is told with an advantage of .10; whether "
-        "the archive holds a rare code with one of .13. Codes gain nothing."
+        "whether an acquisition of 50 patches came between two publications is told with an advantage of .10; "
+        "whether the archive holds a rare code with one of .13. Codes gain nothing."
     ),
 }
 
