@@ -83,9 +83,10 @@ def resample(parts: Iterable[Strip], across: Taps, down: Taps) -> tuple[NDArray[
     share = np.zeros((len(down.index), 1), np.float32)  # one column as long as every pixel has data
     masked = False
     for part in parts:
-        stored = part.values.astype(np.float32)
+        stored = part.values
         if part.valid is not None:
             masked = True
+            stored = stored.astype(np.float32)
             stored[:, ~part.valid] = 0
             share = np.array(np.broadcast_to(share, (len(share), stored.shape[2])))
         if not values.size:
@@ -105,6 +106,15 @@ def _add_rows(values: NDArray[np.float32], share: NDArray[np.float32], part: Str
     stored, valid = part.values, part.valid
     rows = down.index - part.row
     here = (rows >= 0) & (rows < stored.shape[1])
+    if _copies(down):
+        reached = np.flatnonzero(here[:, 0])
+        if reached.size:
+            first, last = reached[0], reached[-1] + 1
+            same = slice(rows[first, 0], rows[first, 0] + last - first)
+            values[:, first:last] += stored[:, same]
+            share[first:last] += 1 if valid is None else valid[same]
+        return
+    stored = stored.astype(np.float32, copy=False)
     for tap in range(rows.shape[1]):
         touched = np.flatnonzero(here[:, tap])
         if not touched.size:
@@ -117,7 +127,18 @@ def _add_rows(values: NDArray[np.float32], share: NDArray[np.float32], part: Str
 
 def _columns(values: NDArray[np.float32], across: Taps) -> NDArray[np.float32]:
     """Resample the last axis: shape (..., width) becomes (..., outputs)."""
+    if _copies(across):
+        first = across.index[0, 0]
+        return np.ascontiguousarray(values[..., first : first + len(across.index)])
     result = np.take(values, across.index[:, 0], axis=-1) * across.weight[:, 0]
     for tap in range(1, across.index.shape[1]):
         result += np.take(values, across.index[:, tap], axis=-1) * across.weight[:, tap]
     return result
+
+
+def _copies(axis: Taps) -> bool:
+    """Return whether every output is one input, side by side: most patches have the pixel size that is wanted.
+
+    The results are those of the general way to the last bit, at a fraction of its time.
+    """
+    return axis.index.shape[1] == 1 and bool((axis.weight == 1).all() and (np.diff(axis.index[:, 0]) == 1).all())

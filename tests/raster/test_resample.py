@@ -123,3 +123,27 @@ def test_reduction_is_the_mean_of_the_valid_pixels_of_each_block(height, width, 
                 np.testing.assert_allclose(
                     got[:, row, col], values[:, block[0], block[1]][:, known].mean(axis=1), atol=1e-5
                 )
+
+
+@given(
+    st.integers(8, 40),
+    st.integers(-6, 30),
+    st.integers(8, 30),
+    st.integers(1, 9),
+    st.sampled_from(["uint8", "int16", "uint16", "float32"]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+@settings(max_examples=60)
+def test_the_short_way_for_pixels_of_the_wanted_size_gives_the_same_bits(side, start, size, rows, dtype, empty):
+    random = np.random.default_rng(side)
+    values = (random.normal(0, 60, (3, side, side)).round()).astype(dtype)
+    valid = random.random((side, side)) >= empty
+    parts = [Strip(top, values[:, top : top + rows], valid[top : top + rows]) for top in range(0, side, rows)]
+    parts = [part if not part.valid.all() else Strip(part.row, part.values, None) for part in parts]
+    axis = taps(side, min(start, side - 1), size, size, "bilinear")
+    short = resample(parts, axis, axis)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rsfed.raster.resample._copies", lambda axis: False)
+        long = resample(parts, axis, axis)
+    assert short[0].tobytes() == long[0].tobytes()
+    assert (short[1] == long[1]).all()
