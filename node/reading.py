@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from node.features import FeatureCache, FeatureKey
-from rsfed.errors import ArchiveError, TrainingError
+from rsfed.errors import RasterRejected, TrainingError
 from rsfed.trust.manifest import Architecture, FrozenTrunk
 
 if TYPE_CHECKING:
@@ -53,15 +54,14 @@ class BandReader:
 
     def contents(self, items: Sequence[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
         """Yield each patch that can be read, in order."""
-        from rsfed.raster.reader import read  # noqa: PLC0415 - a node whose codes are complete never needs it
+        from rsfed.raster import reader  # noqa: PLC0415 - a node whose codes are complete never needs it
 
-        for item in items:
-            try:
-                content = read(item, self.spec)
-            except (ArchiveError, OSError):
-                failed(item)
-            else:
-                yield item, content
+        for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)):
+            for item, content in reader.read_many(list(group), self.spec):
+                if isinstance(content, RasterRejected):
+                    failed(item)
+                else:
+                    yield item, content
 
 
 class FeatureReader:

@@ -37,7 +37,7 @@ def strips(source: Source, window: Window, bands: Sequence[int] | None = None) -
         window: Pixels of the source, inside of it.
         bands: Places of the wanted bands in the modality, from 0; None for all of them.
     """
-    height = _strip_rows(source)
+    height = strip_rows(source)
     top = window.row
     bottom = window.row + window.height
     while top < bottom:
@@ -89,7 +89,7 @@ def _block_mean(strip: Strip, rows: int, factor: int, row: int) -> Strip:
     return Strip(row, total / np.maximum(count, 1), valid)
 
 
-def _strip_rows(source: Source) -> int:
+def strip_rows(source: Source) -> int:
     """Return the height of a strip: as many whole blocks as fit into the byte limit, at least one."""
     block = source.block_rows
     return block * max(1, limits.STRIP_BYTES // (block * source.row_bytes))

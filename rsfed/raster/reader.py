@@ -19,7 +19,9 @@ from rsfed.raster.inspect import SourceInfo, survey
 from rsfed.raster.item import Item, Window
 from rsfed.raster.modality import Modality, modality
 from rsfed.raster.pixels import Strip, reduced, strips
+from rsfed.raster.refusal import refusing
 from rsfed.raster.resample import resample, taps
+from rsfed.raster.rows import by_rows
 from rsfed.raster.source import opened
 
 Content = dict[str, NDArray[np.float32]]
@@ -38,6 +40,40 @@ def read(item: Item, spec: InputSpec) -> Content:
     with opened(item.path, known, reduction=_own_reduction(known, spec), radiometry=item.radiometry) as source:
         check_unchanged(item)
         return _content(source, item.window, known, spec)
+
+
+def read_many(items: Sequence[Item], spec: InputSpec) -> Iterator[tuple[Item, Content | RasterRejected]]:
+    """Read patches of one source, which is opened once; in the order of their rows every block is decoded once.
+
+    Args:
+        items: The patches, at least one.
+        spec: How the encoder takes its input.
+
+    Yields:
+        Each patch in its turn with what `read` gives, or with what `read` raises.
+    """
+    first = items[0]
+    known, done = modality(first.modality), 0
+    try:
+        with opened(first.path, known, reduction=_own_reduction(known, spec), radiometry=first.radiometry) as source:
+            held = by_rows(source, [item.window for item in items])
+            for item in items:
+                content = _tried(held, item, known, spec)
+                done += 1
+                yield item, content
+    except RasterRejected as error:
+        for item in items[done:]:
+            yield item, error
+
+
+def _tried(source: Source, item: Item, known: Modality, spec: InputSpec) -> Content | RasterRejected:
+    try:
+        with refusing(item.path):
+            content = _content(source, item.window, known, spec)
+            check_unchanged(item)  # also since the block was decoded that it comes from
+            return content
+    except RasterRejected as error:
+        return error
 
 
 def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceInfo, Iterator[Content]]:
@@ -60,7 +96,8 @@ def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceI
 
 
 def _contents(path: Path, windows: Sequence[Window], known: Modality, spec: InputSpec) -> Iterator[Content]:
-    with opened(path, known, reduction=_own_reduction(known, spec)) as source:
+    with opened(path, known, reduction=_own_reduction(known, spec)) as whole:
+        source = by_rows(whole, windows)
         for window in windows:
             yield _content(source, window, known, spec)
 

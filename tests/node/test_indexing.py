@@ -115,12 +115,10 @@ def unreadable(monkeypatch):
     """Items whose files cannot be read; all others hold their id as their only pixel value."""
     broken = set()
 
-    def read(item, spec):
-        if item.id in broken:
-            raise RasterRejected("it is gone")
-        return {"all": np.full((1, 1, 1), item.id, np.float32)}
+    def read(item):
+        return RasterRejected("it is gone") if item.id in broken else {"all": np.full((1, 1, 1), item.id, np.float32)}
 
-    monkeypatch.setattr("rsfed.raster.reader.read", read)
+    monkeypatch.setattr("rsfed.raster.reader.read_many", lambda items, spec: ((item, read(item)) for item in items))
     return broken
 
 

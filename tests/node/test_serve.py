@@ -163,7 +163,7 @@ def fast(monkeypatch):
         monkeypatch.setattr(node.uplink, name, 0.05)
     monkeypatch.setattr(node.membership, "POLL_S", 0.05)
     monkeypatch.setattr(node.membership, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr("rsfed.raster.reader.read", lambda item, spec: {})
+    monkeypatch.setattr("rsfed.raster.reader.read_many", lambda items, spec: ((item, {}) for item in items))
 
 
 @pytest.fixture
