@@ -33,7 +33,7 @@ from node.sources import (
     withdraw,
 )
 from node.state import open_state
-from rsfed.config import NodeConfig, load_config
+from rsfed.config import ArchiveSection, NodeConfig, load_config
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
 from rsfed.raster.digest import file_digest
@@ -62,6 +62,8 @@ class Reading:
         release: Version of the release that says so; None while the node has none, and defaults are used.
         nomenclature: The federation's classes; None as above.
         radiometry: What the operator declared of the archive's values.
+        stride: Step in metres of the grid that scenes are cut along; None where the encoder alone decides.
+        max_cloud: Largest share of clouds and shadows that a searched patch may have, where something tells it.
     """
 
     root: Path
@@ -70,6 +72,8 @@ class Reading:
     release: int | None
     nomenclature: Nomenclature | None
     radiometry: Declared = None
+    stride: float | None = None
+    max_cloud: float = ArchiveSection().max_cloud
 
 
 Entries = tuple[list[Candidate], list[Skipped]]
@@ -116,7 +120,7 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
         StateError: RELEASE_DAMAGED, there is a release, and it cannot be read.
     """
     root, kind = archive_root(home, config).resolve(), modality(config.archive.modality)
-    said = config.archive.radiometry
+    own = {name: getattr(config.archive, name) for name in ("radiometry", "stride", "max_cloud")}
     store = ReleaseStore(home.releases)
     release = store.current()
     if release is None and store.history().highest:
@@ -125,11 +129,11 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
             "the release on disk is damaged; `rsfed node serve` fetches it again", reason="RELEASE_DAMAGED"
         )
     if release is None:
-        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None, said)
+        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None, **own)
     manifest = release.manifest
     fitting = (encoder.input for _, encoder in sorted(manifest.encoders.items()) if encoder.modality == kind.name)
     spec = next(fitting, default_spec(kind, _DEFAULT_SIZE))
-    return Reading(root, kind, spec, manifest.version, manifest.nomenclature, said)
+    return Reading(root, kind, spec, manifest.version, manifest.nomenclature, **own)
 
 
 def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Report:
@@ -152,6 +156,7 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
     rules = Rules(
         modality=reading.modality.name,
         max_nodata=reading.spec.max_nodata,
+        max_cloud=reading.max_cloud,
         independent_files=config.archive.independent_files,
         recipe=_recipe(reading),
     )
@@ -253,6 +258,7 @@ class _Run:
             modality=self._reading.modality,
             spec=self._reading.spec,
             radiometry=self._reading.radiometry,
+            stride=self._reading.stride,
         )
         self._check_direction(info.direction)
         if candidate.stamp() != (seen.size, seen.mtime_ns):
@@ -310,6 +316,8 @@ def _recipe(reading: Reading) -> str:
         exclude={"resampling": True, "fill": True, "groups": {"__all__": {"offset", "scale"}}}
     )
     said = "" if reading.radiometry is None else f" {reading.radiometry}"
+    said += "" if reading.stride is None else f" stride {reading.stride:g}"
+    said += "" if reading.max_cloud == ArchiveSection().max_cloud else f" cloud {reading.max_cloud:g}"
     return hashlib.sha256(f"{reading.modality.name} {geometry}{said}".encode()).hexdigest()[:16]
 
 

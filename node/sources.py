@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC
 
 from node.catalogue import State
-from node.state import RELABELLED, get_meta, set_meta, take_item_ids
+from node.state import RELABELLED, UNKNOWN, get_meta, set_meta, take_item_ids
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 
 _EDGES = ("west", "south", "east", "north")
@@ -24,12 +24,14 @@ class Rules:
     Attributes:
         modality: What the archive holds.
         max_nodata: Largest share of nodata pixels that a searched patch may have.
+        max_cloud: Largest share of clouds and shadows that it may have, where something tells it.
         independent_files: Every file without metadata is an acquisition of its own, the operator says.
         recipe: Name of all that decides the windows and states of a file's patches.
     """
 
     modality: str
     max_nodata: float
+    max_cloud: float
     independent_files: bool
     recipe: str
 
@@ -78,7 +80,8 @@ class Read:
 
     def state(self, window: SourceWindow, rules: Rules) -> State:
         """Return the state of one of its patches."""
-        return "recorded" if self.covered or window.nodata > rules.max_nodata else "present"
+        hidden = self.covered or window.nodata > rules.max_nodata or (window.cloud or 0) > rules.max_cloud
+        return "recorded" if hidden else "present"
 
 
 def find_source(connection: sqlite3.Connection, path: str) -> Known | None:
@@ -250,7 +253,7 @@ def _insert(
 
 def _unknown(connection: sqlite3.Connection, digest: bytes, rules: Rules) -> str:
     """Return the acquisition of a file that names none: one for all, or one for each content."""
-    return f"file:{digest.hex()}" if rules.independent_files else f"unknown:{get_meta(connection, 'archive')}"
+    return f"file:{digest.hex()}" if rules.independent_files else f"{UNKNOWN}{get_meta(connection, 'archive')}"
 
 
 def _retire(connection: sqlite3.Connection, items: Iterable[int], state: str) -> None:

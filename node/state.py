@@ -237,6 +237,9 @@ MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_9,
 )
 
+UNKNOWN = "unknown:"
+"""What the acquisition of a patch starts with whose file names none."""
+
 RELABELLED = "relabelled"
 """In meta, how often patches with codes may have got other classes; absent until then."""
 

@@ -38,25 +38,75 @@ class Region:
         return Window(col, row, right - col, bottom - row)
 
 
-def cut(width: int, height: int, resolution: Resolution | None, spec: InputSpec) -> list[Window]:
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Where the patches of a fixed grid begin, in pixels of a source: at whole multiples of the steps from a corner.
+
+    Attributes:
+        col: First corner at or behind the left edge.
+        row: First corner at or below the upper edge.
+        across: Step to the right.
+        down: Step downward.
+    """
+
+    col: float
+    row: float
+    across: float
+    down: float
+
+
+def lattice(west: float, north: float, resolution: Resolution, stride: float) -> Lattice:
+    """Return the grid whose corners lie at whole multiples of the stride in the coordinates of a projection.
+
+    So the same ground gives the same patch in every source of this projection.
+
+    Args:
+        west: Easting of the left edge in metres.
+        north: Northing of the upper edge in metres.
+        resolution: Pixel size in metres.
+        stride: Distance between corners in metres.
+    """
+    first = math.ceil(_tidy(west / stride)) * stride, math.floor(_tidy(north / stride)) * stride
+    across, down = resolution
+    return Lattice((first[0] - west) / across, (north - first[1]) / down, stride / across, stride / down)
+
+
+def cut(
+    width: int, height: int, resolution: Resolution | None, spec: InputSpec, grid: Lattice | None = None
+) -> list[Window]:
     """Cut a source into the windows that become items.
 
     `resize` and `crop` make one item of the whole source. `tile` lays a grid over it, in the size that the encoder's
     first group takes at its ground sampling distance; the last column and row are shifted inward, so every pixel
-    is in a window and no window leaves the source.
+    is in a window and no window leaves the source. On a fixed grid a window that would leave the source is left out:
+    shifted, it would not lie on the grid.
+
+    Args:
+        width: Width of the source in pixels.
+        height: Its height in pixels.
+        resolution: Its pixel size.
+        spec: How the encoder takes its input.
+        grid: The fixed grid; None for one that begins at the corner of the source, by `spec.fit`.
 
     Raises:
-        RasterRejected: the source is much smaller or coarser than a patch, or makes too many of them.
+        RasterRejected: the source is much smaller or coarser than a patch, makes too many of them, or none.
     """
     whole = Window(0, 0, width, height)
-    if spec.fit == "resize":
+    if spec.fit == "resize" and grid is None:
         return [whole]
+    if spec.fit == "resize":
+        raise RasterRejected("the encoder looks at whole images, which are not cut; take out [archive] stride")
     for group in spec.groups:
         _check_size(whole, group, resolution)
-    if spec.fit == "crop":
+    if spec.fit == "crop" and grid is None:
         return [whole]
     across, down = _span(spec.groups[0], resolution)
-    cols, rows = _starts(width, across), _starts(height, down)
+    if grid is None:
+        cols, rows = _starts(width, across), _starts(height, down)
+    else:
+        cols, rows = _corners(grid.col, grid.across, width, across), _corners(grid.row, grid.down, height, down)
+    if not cols or not rows:
+        raise RasterRejected("no patch of the grid lies wholly in it; take out [archive] stride or use larger images")
     if len(cols) * len(rows) > limits.MAX_PATCHES:
         raise RasterRejected(f"it makes more than {limits.MAX_PATCHES:,} patches; cut it into smaller files")
     size = min(width, math.ceil(across)), min(height, math.ceil(down))
@@ -98,6 +148,13 @@ def _tidy(length: float) -> float:
 def _starts(available: int, length: float) -> list[int]:
     last = max(0, available - math.ceil(length))
     return [min(math.floor(step * length), last) for step in range(max(1, math.ceil(available / length)))]
+
+
+def _corners(first: float, step: float, available: int, length: float) -> list[int]:
+    """Return where the patches of a fixed grid begin that lie wholly in the source."""
+    count = max(0, math.floor((available - math.ceil(length) + 0.5 - first) / step) + 1)
+    starts = (round(first + number * step) for number in range(count))
+    return [start for start in starts if start + math.ceil(length) <= available]
 
 
 def _check_size(whole: Window, group: BandGroup, resolution: Resolution | None) -> None:

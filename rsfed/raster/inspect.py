@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rsfed.raster import metadata
+from rsfed.raster.clouds import cloud_shares
 from rsfed.raster.digest import content_digest, file_digest
 from rsfed.raster.geometry import cut, region
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Declared, Footprint, Interval, Window
+from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import Modality
-from rsfed.raster.pixels import Strip, strips
+from rsfed.raster.pixels import nodata_shares, strips
+from rsfed.raster.rows import streamed
 from rsfed.raster.source import opened
 
 
@@ -30,12 +30,14 @@ class SourceWindow:
         nodata: Share of the pixels that the encoder takes from it in which any band has no data, 0 to 1.
         digest: Content digest in hexadecimal.
         footprint: Where it lies, where known.
+        cloud: Share of those pixels under clouds or their shadows, 0 to 1; None where nothing says it.
     """
 
     window: Window
     nodata: float
     digest: str
     footprint: Footprint | None
+    cloud: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,13 @@ class SourceInfo:
 
 
 def inspect(
-    path: Path, *, root: Path | None, modality: Modality, spec: InputSpec, radiometry: Declared = None
+    path: Path,
+    *,
+    root: Path | None,
+    modality: Modality,
+    spec: InputSpec,
+    radiometry: Declared = None,
+    stride: float | None = None,
 ) -> SourceInfo:
     """Check a source and cut it into patches; every pixel is decoded once.
 
@@ -84,21 +92,36 @@ def inspect(
         modality: What the archive holds.
         spec: How the encoder of this modality takes its input.
         radiometry: What the operator declared of the archive's values.
+        stride: Cut it along a grid that is fixed in its projection, in steps of so many metres; None for `spec.fit`.
 
     Raises:
         RasterRejected: with what is wrong and its remedy; nothing else is ever raised.
     """
     with opened(path, modality, root=root, radiometry=radiometry) as source:
-        return survey(source, path, modality, spec, radiometry)
+        info = survey(source, path, modality, spec, radiometry, stride)
+        classes = product_at(path).classes if path.is_dir() else None
+        if classes is None:
+            return info
+        taken = _taken(source, [each.window for each in info.windows], spec)
+        shares = cloud_shares(classes, (source.width, source.height), taken, root)
+    clouded = (replace(each, cloud=float(share)) for each, share in zip(info.windows, shares, strict=True))
+    return replace(info, windows=tuple(clouded))
 
 
-def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, radiometry: Declared = None) -> SourceInfo:
+def survey(  # noqa: PLR0913 - those of `inspect`
+    source: Source,
+    path: Path,
+    modality: Modality,
+    spec: InputSpec,
+    radiometry: Declared = None,
+    stride: float | None = None,
+) -> SourceInfo:
     """Describe an open source; arguments and errors as for `inspect`."""
     location, tags = source.location, source.tags()
     whole = Window(0, 0, source.width, source.height)
-    windows = cut(whole.width, whole.height, location.resolution, spec)
-    taken = [region(each, spec.groups[0], location.resolution, spec.fit).within(each) for each in windows]
-    shares = nodata_shares(strips(source, whole), taken)
+    grid = None if stride is None else location.grid(stride)
+    windows = cut(whole.width, whole.height, location.resolution, spec, grid)
+    shares = nodata_shares(strips(streamed(source), whole), _taken(source, windows, spec))
     digest = file_digest(path)
     footprint, *footprints = location.footprints([whole, *windows])
     return SourceInfo(
@@ -121,22 +144,7 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, radi
     )
 
 
-def nodata_shares(parts: Iterable[Strip], windows: list[Window]) -> NDArray[np.float64]:
-    """Return the share of pixels without data in each window, shape (windows,).
-
-    Args:
-        parts: Strips of the whole source, from top to bottom.
-        windows: Windows of the source.
-    """
-    counts = np.zeros(len(windows), np.int64)
-    edges = np.array([(w.col, w.row, w.col + w.width, w.row + w.height) for w in windows], np.int64)
-    for part in parts:
-        if part.valid is None:
-            continue
-        # Sums from the upper left corner give the count in any rectangle by four look-ups.
-        total = np.zeros((part.valid.shape[0] + 1, part.valid.shape[1] + 1), np.int64)
-        np.cumsum(np.cumsum(~part.valid, axis=0), axis=1, out=total[1:, 1:])
-        top, bottom = (np.clip(edges[:, side] - part.row, 0, part.valid.shape[0]) for side in (1, 3))
-        left, right = edges[:, 0], edges[:, 2]
-        counts += total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-    return counts / ((edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1]))
+def _taken(source: Source, windows: Sequence[Window], spec: InputSpec) -> list[Window]:
+    """Return the pixels that the encoder takes from each window."""
+    resolution = source.location.resolution
+    return [region(each, spec.groups[0], resolution, spec.fit).within(each) for each in windows]

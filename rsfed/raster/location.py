@@ -16,7 +16,8 @@ from rasterio.transform import from_gcps
 from rasterio.warp import transform
 
 from rsfed.raster.control_points import Grid
-from rsfed.raster.geometry import Resolution
+from rsfed.errors import RasterRejected
+from rsfed.raster.geometry import Lattice, Resolution, lattice
 from rsfed.raster.item import Footprint, Window
 
 _METRES_PER_DEGREE = 111_320.0  # along a meridian and the equator, to 0.6 %
@@ -95,6 +96,22 @@ class Location:
         known = copy(self)
         known.resolution = resolution
         return known
+
+    def grid(self, stride: float) -> Lattice:
+        """Return the grid of a stride in metres that is fixed in the projection.
+
+        Raises:
+            RasterRejected: the pixels do not lie along the axes of a projection.
+        """
+        across, down = self.affine.a, -self.affine.e
+        straight = self.affine.b == self.affine.d == 0 and across > 0 and down > 0 and not self.fitted
+        if self.system is None or self.resolution is None or not self.system.is_projected or not straight:
+            raise RasterRejected(
+                "its pixels do not lie along the axes of a projection, so the grid of [archive] stride does not fit; "
+                "warp it to one, or take out stride"
+            )
+        west, north = self.affine.c * self.resolution[0] / across, self.affine.f * self.resolution[1] / down
+        return lattice(west, north, self.resolution, stride)
 
     def footprints(self, windows: Sequence[Window]) -> list[Footprint | None]:
         """Return the bounding box of each window; None for all where the file does not say."""

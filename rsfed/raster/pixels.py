@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,27 @@ def _block_mean(strip: Strip, rows: int, factor: int, row: int) -> Strip:
     area = np.add.reduceat(np.add.reduceat(np.ones_like(weight), starts[0], axis=0), starts[1], axis=1)
     valid = None if strip.valid is None else count * 2 >= area
     return Strip(row, total / np.maximum(count, 1), valid)
+
+
+def nodata_shares(parts: Iterable[Strip], windows: list[Window]) -> NDArray[np.float64]:
+    """Return the share of pixels without data in each window, shape (windows,).
+
+    Args:
+        parts: Strips of the whole source, from top to bottom.
+        windows: Windows of the source.
+    """
+    counts = np.zeros(len(windows), np.int64)
+    edges = np.array([(w.col, w.row, w.col + w.width, w.row + w.height) for w in windows], np.int64)
+    for part in parts:
+        if part.valid is None:
+            continue
+        # Sums from the upper left corner give the count in any rectangle by four look-ups.
+        total = np.zeros((part.valid.shape[0] + 1, part.valid.shape[1] + 1), np.int64)
+        np.cumsum(np.cumsum(~part.valid, axis=0), axis=1, out=total[1:, 1:])
+        top, bottom = (np.clip(edges[:, side] - part.row, 0, part.valid.shape[0]) for side in (1, 3))
+        left, right = edges[:, 0], edges[:, 2]
+        counts += total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+    return counts / ((edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1]))
 
 
 def strip_rows(source: Source) -> int:

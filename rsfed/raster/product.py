@@ -45,6 +45,7 @@ class Product:
         Raises:
             OSError: one of them is gone or cannot be looked at.
         """
-        states = [path.stat() for path in (*self.bands.values(), *self.companions, *self.decides)]
+        classes = () if self.classes is None else (self.classes,)
+        states = [path.stat() for path in (*self.bands.values(), *self.companions, *self.decides, *classes)]
         told = repr([(each.st_size, each.st_mtime_ns) for each in states])
         return sum(each.st_size for each in states), int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])

@@ -54,7 +54,7 @@ class Rows(Source):
         """Return a source that keeps rows; where it stands on others, such as a product on its bands, they do."""
 
         def kept(inner: Source) -> Source:
-            across, down = source.width // inner.width, source.height // inner.height
+            across, down = max(1, source.width // inner.width), max(1, source.height // inner.height)
             return cls.over(inner, left // across, -(-right // across), -(-reach // down))
 
         own = {each.name: getattr(source, each.name) for each in fields(source)}
@@ -142,5 +142,7 @@ def by_rows(source: Source, windows: Sequence[Window]) -> Source:
 
 def streamed(source: Source) -> Source:
     """Return what a whole source is read from, from top to bottom: of a product each band keeps its own blocks."""
-    stands_on_others = any(isinstance(value := getattr(source, each.name), Source) or _are_sources(value) for each in fields(source))
+    stands_on_others = any(
+        isinstance(value := getattr(source, each.name), Source) or _are_sources(value) for each in fields(source)
+    )
     return Rows.over(source, 0, source.width, 0) if stands_on_others else source
