@@ -75,7 +75,7 @@ class SourceInfo:
     windows: tuple[SourceWindow, ...]
 
 
-def inspect(
+def inspect(  # noqa: PLR0913 - how an archive is read
     path: Path,
     *,
     root: Path | None,
@@ -98,7 +98,7 @@ def inspect(
         RasterRejected: with what is wrong and its remedy; nothing else is ever raised.
     """
     with opened(path, modality, root=root, radiometry=radiometry) as source:
-        info = survey(source, path, modality, spec, radiometry, stride)
+        info = survey(source, path, modality, spec, radiometry=radiometry, stride=stride)
         classes = product_at(path).classes if path.is_dir() else None
         if classes is None:
             return info
@@ -113,6 +113,7 @@ def survey(  # noqa: PLR0913 - those of `inspect`
     path: Path,
     modality: Modality,
     spec: InputSpec,
+    *,
     radiometry: Declared = None,
     stride: float | None = None,
 ) -> SourceInfo:

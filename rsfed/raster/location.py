@@ -15,8 +15,8 @@ from rasterio.crs import CRS
 from rasterio.transform import from_gcps
 from rasterio.warp import transform
 
-from rsfed.raster.control_points import Grid
 from rsfed.errors import RasterRejected
+from rsfed.raster.control_points import Grid
 from rsfed.raster.geometry import Lattice, Resolution, lattice
 from rsfed.raster.item import Footprint, Window
 

@@ -94,7 +94,7 @@ class Rows(Source):
         """Return the decoded rows from a top to a bottom, and let go of those above."""
         step = strip_rows(self.source)
         chunks = [chunk for chunk in self.kept.get(places, ()) if chunk.bottom > top - self.reach]
-        if chunks and chunks[0].top > top or chunks and chunks[-1].bottom < top:
+        if chunks and not chunks[0].top <= top <= chunks[-1].bottom:
             chunks = []
         self.kept[places] = chunks
         start = chunks[-1].bottom if chunks else top // step * step
@@ -142,7 +142,6 @@ def by_rows(source: Source, windows: Sequence[Window]) -> Source:
 
 def streamed(source: Source) -> Source:
     """Return what a whole source is read from, from top to bottom: of a product each band keeps its own blocks."""
-    stands_on_others = any(
-        isinstance(value := getattr(source, each.name), Source) or _are_sources(value) for each in fields(source)
-    )
+    parts = [getattr(source, each.name) for each in fields(source)]
+    stands_on_others = any(isinstance(part, Source) or _are_sources(part) for part in parts)
     return Rows.over(source, 0, source.width, 0) if stands_on_others else source

@@ -9,8 +9,8 @@ from raster_makers import spec
 
 from rsfed.raster.geometry import cut, region, shrunk
 from rsfed.raster.input_spec import BandGroup, InputSpec
-from rsfed.raster.pixels import Strip, nodata_shares
 from rsfed.raster.item import Window
+from rsfed.raster.pixels import Strip, nodata_shares
 
 sides = st.integers(16, 300)
 
