@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,7 @@ PUBLISH_S = 2.0  # new patches become searchable in steps of this length
 RETRY_S = 600.0  # for files that could not be read
 FAILED_S = 30.0  # pause after a failure
 _NICENESS = 10
+_WORTH_WORKERS = 500  # patches for which starting processes takes less time than they save
 
 
 class Indexer:
@@ -61,6 +63,7 @@ class Indexer:
         changed: Called in this thread whenever something else is served.
         publisher: Publishes items where answers go by cells; None where none does.
         cataloguer: Publishes a catalogue where no query is answered; None where they are.
+        workers: Processes that read patches while others are hashed; 0 for none.
     """
 
     def __init__(  # noqa: PLR0913 - whom it works for
@@ -72,6 +75,7 @@ class Indexer:
         *,
         publisher: Publisher | None = None,
         cataloguer: Cataloguer | None = None,
+        workers: int = 0,
     ) -> None:
         self._home = home
         self._shelf = shelf
@@ -79,6 +83,7 @@ class Indexer:
         self._changed = changed
         self.publisher = publisher
         self.cataloguer = cataloguer
+        self.workers = workers
         self._stop = threading.Event()
         self._wake = threading.Event()
         self.pending = 0
@@ -284,31 +289,35 @@ class _Work:
             return True
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))
         encoder = self._owner.encoder(release, encoder_id)
-        reading = reader(self._home, entry.architecture, entry.input, release)
-        failed = len(self._failed)
-        for start in range(0, len(missing), BATCH):
-            self._owner.pending = len(missing) - start
-            if self._owner.stopping or self._newest() != release:
-                return False
-            items = self._catalogue.present(missing[start : start + BATCH])
-            self._hash_batch(release, encoder_id, encoder, reading.contents(items, self._unreadable))
+        workers = self._owner.workers if len(missing) >= _WORTH_WORKERS else 0
+        reading = reader(self._home, entry.architecture, entry.input, release, workers=workers, niceness=_NICENESS)
+        failed, done = len(self._failed), 0
+        with closing(reading.contents(self._present(missing), self._unreadable)) as contents:
+            while read := {item.id: content for item, content in islice(contents, BATCH)}:
+                if self._owner.stopping or self._newest() != release:
+                    return False
+                self._hash_batch(release, encoder_id, encoder, read)
+                done += len(read)
+                self._owner.pending = max(0, len(missing) - done - (len(self._failed) - failed))
         self._owner.pending = 0
         if len(self._failed) > failed:
             log.warning("index.unreadable", count=len(self._failed) - failed)
             self._unpublished = True  # what cannot be read is not held
         return True
 
-    def _hash_batch(
-        self, release: Release, encoder_id: str, encoder: Encoder, contents: Iterator[tuple[Item, Content]]
-    ) -> None:
-        if read := {item.id: content for item, content in contents}:
-            ids, codes = np.array(list(read), np.int64), encoder.encode(list(read.values()))
-            self._catalogue.put_codes(release.digest, encoder_id, ids, codes)
-            self._drop_withdrawn()
-            if self._serves(release):
-                self._add(encoder_id, ids, codes)
+    def _hash_batch(self, release: Release, encoder_id: str, encoder: Encoder, read: Mapping[int, Content]) -> None:
+        ids, codes = np.array(list(read), np.int64), encoder.encode(list(read.values()))
+        self._catalogue.put_codes(release.digest, encoder_id, ids, codes)
+        self._drop_withdrawn()
+        if self._serves(release):
+            self._add(encoder_id, ids, codes)
         if time.monotonic() - self._published > PUBLISH_S:
             self._publish()
+
+    def _present(self, ids: Ids) -> Iterator[Item]:
+        """Yield those of these patches that are still present, looked up some at a time."""
+        for start in range(0, len(ids), BATCH):
+            yield from self._catalogue.present(ids[start : start + BATCH])
 
     def _unreadable(self, item: Item) -> None:
         self._failed[item.id] = time.monotonic()

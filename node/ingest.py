@@ -9,13 +9,15 @@ import fcntl
 import hashlib
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from node.catalogue import archive_root
+from node.crew import Crew
 from node.labels import LabelMapping, map_labels
 from node.sources import (
     Known,
@@ -38,7 +40,7 @@ from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
 from rsfed.raster.digest import file_digest
 from rsfed.raster.input_spec import InputSpec, default_spec
-from rsfed.raster.inspect import inspect
+from rsfed.raster.inspect import SourceInfo, inspect
 from rsfed.raster.item import Declared
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.modality import Modality, modality
@@ -48,6 +50,7 @@ from rsfed.trust.release_store import ReleaseStore
 
 _BATCH_FILES = 64  # acknowledged together
 _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
+_WORTH_WORKERS = 500  # sources for which starting processes takes less time than they save
 _DEFAULT_SIZE = 64  # pixels, while there is no release to say it
 
 
@@ -77,6 +80,12 @@ class Reading:
 
 
 Entries = tuple[list[Candidate], list[Skipped]]
+Found = tuple[SourceInfo, bytes]
+"""What a source is, and the SHA-256 of its bytes."""
+_DIED = RasterRejected(
+    "reading it ended the process that read it, for lack of memory or by a fault of the decoder; look at the file",
+    reason="UNREADABLE",
+)
 
 
 @dataclass(slots=True)
@@ -136,16 +145,18 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
     return Reading(root, kind, spec, manifest.version, manifest.nomenclature, **own)
 
 
-def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Report:
+def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, workers: int | None = None) -> Report:
     """Bring the catalogue in line with the archive.
 
     Args:
         home: The node's home.
         listener: Told how the run goes on.
         accept_empty: An archive without any image is no mistake, but is empty.
+        workers: Processes that read images, 0 for none; as node.toml says when left out.
 
     Raises:
-        ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly.
+        ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly; WORKERS,
+            the processes cannot be started.
         ConfigError: node.toml will not do, `[labels.map]` included.
         StateError: another ingest is running, or the state cannot be opened.
     """
@@ -165,7 +176,9 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False) -> Rep
         entries = fitting(walk(reading.root, config.archive.labels, {path for _, path in held}), reading.modality)
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
-        run = _Run(connection, reading, rules, listener)
+        if workers is None:
+            workers = config.archive.workers if len(entries[0]) >= _WORTH_WORKERS else 0
+        run = _Run(connection, reading, rules, listener, workers)
         run.take(entries, held, accept_empty=accept_empty)
         run.report.labels = _settle(connection, config, reading)
     run.report.seconds = time.monotonic() - start
@@ -200,15 +213,48 @@ def _may_be(candidate: Candidate, kind: Modality) -> bool:
     return product is None or not product.bands_told or any(band in product.bands for band in kind.bands)
 
 
+def look(reading: Reading, path: Path) -> Found | RasterRejected:
+    """Return what a source is and the SHA-256 of its bytes, or why it will not do."""
+    try:
+        with refusing(path):
+            info = inspect(
+                path,
+                root=reading.root,
+                modality=reading.modality,
+                spec=reading.spec,
+                radiometry=reading.radiometry,
+                stride=reading.stride,
+            )
+            return info, file_digest(path)
+    except RasterRejected as error:
+        return error
+
+
+def _looks(reading: Reading, path: Path) -> Iterator[Found | RasterRejected]:
+    yield look(reading, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A source that is to be read: where it is, what the catalogue holds of it, and how it was seen just now."""
+
+    candidate: Candidate
+    known: Known | None
+    seen: Seen
+
+
 class _Run:
     """One pass over the archive, with what it has read and not yet acknowledged."""
 
-    def __init__(self, connection: sqlite3.Connection, reading: Reading, rules: Rules, listener: Listener) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, reading: Reading, rules: Rules, listener: Listener, workers: int
+    ) -> None:
         self.report = Report()
         self._connection = connection
         self._reading = reading
         self._rules = rules
         self._listener = listener
+        self._workers = workers
         self._pending: list[Read] = []
         self._relabelled: list[tuple[int, frozenset[str]]] = []
         self._acknowledged = time.monotonic()
@@ -225,11 +271,10 @@ class _Run:
             )
         for problem in problems:
             self._skip(problem)
-        for done, candidate in enumerate(candidates):
-            self._listener.progressed(done, len(candidates))
-            self._look_at(candidate)
-            if self._batch_is_due():
-                self._acknowledge()
+        with closing(self._looked_at(self._wanted(candidates))) as sources:
+            for wanted, found in sources:
+                self._take_up(wanted, found)
+                self._acknowledge_if_due()
         self._acknowledge()
         self._listener.progressed(len(candidates), len(candidates))
         self.report.files = len(candidates)
@@ -237,33 +282,58 @@ class _Run:
         unseen = tuple(f"{problem.name}/" for problem in problems)
         self._withdraw([number for number, path in held if not path.startswith(unseen)])
 
-    def _look_at(self, candidate: Candidate) -> None:
-        known = find_source(self._connection, candidate.name)
+    def _wanted(self, candidates: Sequence[Candidate]) -> Iterator[_Wanted]:
+        """Yield what is new or has changed; the others are kept."""
+        for done, candidate in enumerate(candidates):
+            self._listener.progressed(done, len(candidates))
+            known = find_source(self._connection, candidate.name)
+            try:
+                with refusing(candidate.path):
+                    seen = Seen(candidate.name, *candidate.stamp(), frozenset(candidate.own_labels))
+            except RasterRejected as error:
+                self._refuse(candidate, known, error)
+                continue
+            if known and _unchanged(known, seen, self._rules):
+                self._keep(known, seen)
+                self._acknowledge_if_due()
+            else:
+                yield _Wanted(candidate, known, seen)
+
+    def _looked_at(self, sources: Iterator[_Wanted]) -> Iterator[tuple[_Wanted, Found | RasterRejected]]:
+        """Yield each source with what it is, in order; read ahead by processes where there are any."""
+        if not self._workers:
+            yield from ((wanted, look(self._reading, wanted.candidate.path)) for wanted in sources)
+            return
+        waiting: deque[_Wanted] = deque()  # what is in work
+
+        def paths() -> Iterator[Path]:
+            for wanted in sources:
+                waiting.append(wanted)
+                yield wanted.candidate.path
+
+        crew: Crew[Path, Found | RasterRejected] = Crew(partial(_looks, self._reading), self._workers)
+        with closing(crew.parts(paths())) as parts:
+            for _, found in parts:
+                yield waiting.popleft(), _DIED if found is None else found
+
+    def _take_up(self, wanted: _Wanted, found: Found | RasterRejected) -> None:
+        candidate, seen = wanted.candidate, wanted.seen
+        if isinstance(found, RasterRejected):
+            self._refuse(candidate, wanted.known, found)
+            return
         try:
             with refusing(candidate.path):
-                self._take_up(candidate, known)
+                self._check_direction(found[0].direction)
+                _check_stamp(candidate, seen)
         except RasterRejected as error:
-            self._skip(Skipped(candidate.name, error.public))
-            if known and error.reason == "UNREADABLE":
-                self._good.add(known.id)  # a disk that fails just now is no reason to lose a patch
+            self._refuse(candidate, wanted.known, error)
+        else:
+            self._pending.append(Read(seen, found[1], found[0], candidate.covered))
 
-    def _take_up(self, candidate: Candidate, known: Known | None) -> None:
-        seen = Seen(candidate.name, *candidate.stamp(), frozenset(candidate.own_labels))
-        if known and _unchanged(known, seen, self._rules):
-            self._keep(known, seen)
-            return
-        info = inspect(
-            candidate.path,
-            root=self._reading.root,
-            modality=self._reading.modality,
-            spec=self._reading.spec,
-            radiometry=self._reading.radiometry,
-            stride=self._reading.stride,
-        )
-        self._check_direction(info.direction)
-        if candidate.stamp() != (seen.size, seen.mtime_ns):
-            raise RasterRejected("it was changed while it was read; run the ingest again", reason="UNREADABLE")
-        self._pending.append(Read(seen, file_digest(candidate.path), info, candidate.covered))
+    def _refuse(self, candidate: Candidate, known: Known | None, error: RasterRejected) -> None:
+        self._skip(Skipped(candidate.name, error.public))
+        if known and error.reason == "UNREADABLE":
+            self._good.add(known.id)  # a disk that fails just now is no reason to lose a patch
 
     def _check_direction(self, direction: str | None) -> None:
         """Refuse a radar image of another pass than those before: it sees slopes and edges from the other side."""
@@ -283,10 +353,11 @@ class _Run:
         self.report.skipped[problem.reason] += 1
         self._listener.skipped(problem)
 
-    def _batch_is_due(self) -> bool:
+    def _acknowledge_if_due(self) -> None:
         waiting = len(self._pending) + len(self._relabelled)
         late = time.monotonic() - self._acknowledged > _BATCH_SECONDS
-        return waiting >= _BATCH_FILES or (waiting > 0 and late)
+        if waiting >= _BATCH_FILES or (waiting > 0 and late):
+            self._acknowledge()
 
     def _acknowledge(self) -> None:
         with transaction(self._connection):
@@ -303,6 +374,17 @@ class _Run:
             with transaction(self._connection):
                 withdraw(self._connection, gone[start : start + _BATCH_FILES])
         self.report.withdrawn = len(gone)
+
+
+def _check_stamp(candidate: Candidate, seen: Seen) -> None:
+    """Check that a source still is as it was seen before it was read.
+
+    Raises:
+        RasterRejected: UNREADABLE, it was changed meanwhile.
+        OSError: it cannot be looked at.
+    """
+    if candidate.stamp() != (seen.size, seen.mtime_ns):
+        raise RasterRejected("it was changed while it was read; run the ingest again", reason="UNREADABLE")
 
 
 def _unchanged(known: Known, seen: Seen, rules: Rules) -> bool:

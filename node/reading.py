@@ -5,17 +5,20 @@ The one way for indexing and training alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from node.crew import Crew
 from node.features import FeatureCache, FeatureKey
 from rsfed.errors import RasterRejected, TrainingError
 from rsfed.trust.manifest import Architecture, FrozenTrunk
 
 if TYPE_CHECKING:
+    from rsfed.hashing.trunk import Vector
     from rsfed.home import Home
     from rsfed.raster.input_spec import InputSpec
     from rsfed.raster.item import Item
@@ -26,7 +29,9 @@ Content = Mapping[str, Any]
 Failed = Callable[["Item"], None]
 """Told of each patch that cannot be read any more."""
 
-_AT_ONCE = 16  # patches whose bands wait for the trunk
+_AT_ONCE = 16  # patches whose bands wait for the trunk, or for a process to be taken from it
+_PAGE = 1024  # patches whose features are looked up at a time
+_PORTION = 64  # patches that a process reads before it gets others
 
 
 class Reader(Protocol):
@@ -40,28 +45,85 @@ class Reader(Protocol):
     def features(self) -> int:
         """How many features the contents hold; 0 where they hold bands."""
 
-    def contents(self, items: Sequence[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
         """Yield each patch that can be read, in order."""
 
 
 class BandReader:
-    """Reads bands from files."""
+    """Reads bands from files.
+
+    Args:
+        spec: How a patch is read.
+        workers: Processes that read ahead; 0 to read in this one, when a patch is asked for.
+        niceness: How far these stand back behind other processes.
+    """
 
     features = 0
 
-    def __init__(self, spec: InputSpec) -> None:
+    def __init__(self, spec: InputSpec, workers: int = 0, niceness: int = 0) -> None:
         self.spec = spec
+        self._workers = workers
+        self._niceness = niceness
 
-    def contents(self, items: Sequence[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
-        """Yield each patch that can be read, in order."""
-        from rsfed.raster import reader  # noqa: PLC0415 - a node whose codes are complete never needs it
+    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+        """Yield each patch that can be read, in order; those of one source that come together are read in one go."""
+        groups = (list(group) for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)))
+        if self._workers:
+            read = self._ahead(_portions(groups), self._workers)
+        else:
+            read = (each for group in groups for each in _read(self.spec, group))
+        for item, content in read:
+            if content is None:
+                failed(item)
+            else:
+                yield item, content
 
-        for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)):
-            for item, content in reader.read_many(list(group), self.spec):
-                if isinstance(content, RasterRejected):
-                    failed(item)
+    def _ahead(self, tasks: Iterable[list[Item]], workers: int) -> Iterator[tuple[Item, Content | None]]:
+        """Read by processes; of a task that one died over, each source once more by itself."""
+        crew: Crew[list[Item], list[Content | None]] = Crew(
+            partial(_parts, self.spec), workers, niceness=self._niceness
+        )
+        done = 0
+        with closing(crew.parts(tasks)) as parts:
+            for task, part in parts:
+                if part is not None:
+                    yield from zip(task[done : done + len(part)], part, strict=True)
+                    done = (done + len(part)) % len(task)
+                    continue
+                rest, done = task[done:], 0
+                sources = [list(group) for _, group in groupby(rest, key=lambda item: item.path)]
+                if len(sources) == 1:
+                    yield from ((item, None) for item in rest)
                 else:
-                    yield item, content
+                    yield from self._ahead(sources, 1)
+
+
+def _read(spec: InputSpec, items: Sequence[Item]) -> Iterator[tuple[Item, Content | None]]:
+    """Yield each patch of one source with what it holds; None where it cannot be read."""
+    from rsfed.raster import reader  # noqa: PLC0415 - a node whose codes are complete never needs it
+
+    for item, content in reader.read_many(items, spec):
+        yield item, None if isinstance(content, RasterRejected) else content
+
+
+def _portions(groups: Iterable[list[Item]]) -> Iterator[list[Item]]:
+    """Put small sources together, so that what one process is given is worth the way; a source is never divided."""
+    portion: list[Item] = []
+    for group in groups:
+        portion += group
+        if len(portion) >= _PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _parts(spec: InputSpec, items: Sequence[Item]) -> Iterator[list[Content | None]]:
+    """Yield what patches hold, some at a time; None for each that cannot be read."""
+    groups = groupby(items, key=lambda item: item.path)
+    read = (content for _, group in groups for _, content in _read(spec, list(group)))
+    while part := list(islice(read, _AT_ONCE)):
+        yield part
 
 
 class FeatureReader:
@@ -84,23 +146,44 @@ class FeatureReader:
         self._home = home
         self._trunk = Trunk(file, architecture)
 
-    def contents(self, items: Sequence[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
         """Yield the features of each patch that is known or can be read, in order."""
         from rsfed.hashing.trunk import FEATURES  # noqa: PLC0415 - loaded only when used
 
-        (group,) = self.spec.groups
+        coming = iter(items)
         with closing(FeatureCache(self._home)) as cache:
-            for start in range(0, len(items), _AT_ONCE):
-                part = items[start : start + _AT_ONCE]
-                known = cache.get(self._key, part)
-                read = dict(self._bands.contents([item for item in part if item.id not in known], failed))
-                made = self._trunk.features(each[group.name] for each in read.values())
-                cache.put(self._key, dict(zip(read, made, strict=True)))
-                known |= {item.id: vector for item, vector in zip(read, made, strict=True)}
-                yield from ((item, {FEATURES: known[item.id]}) for item in part if item.id in known)
+            while page := list(islice(coming, _PAGE)):
+                known = cache.get(self._key, page)
+                waiting = iter(page)
+                for made in self._made([item for item in page if item.id not in known], cache, failed):
+                    known |= {item.id: vector for item, vector in made.items()}
+                    last = next(reversed(made)).id
+                    for item in waiting:
+                        if item.id in known:
+                            yield item, {FEATURES: known[item.id]}
+                        if item.id == last:
+                            break
+                yield from ((item, {FEATURES: known[item.id]}) for item in waiting if item.id in known)
+
+    def _made(self, items: Sequence[Item], cache: FeatureCache, failed: Failed) -> Iterator[dict[Item, Vector]]:
+        """Make and keep the features of patches, some at a time."""
+        (group,) = self.spec.groups
+        reading = self._bands.contents(items, failed)
+        while read := dict(islice(reading, _AT_ONCE)):
+            made = dict(zip(read, self._trunk.features(each[group.name] for each in read.values()), strict=True))
+            cache.put(self._key, made)
+            yield made
 
 
-def reader(home: Home, architecture: Architecture, spec: InputSpec, release: Release | None) -> Reader:
+def reader(  # noqa: PLR0913 - how it reads
+    home: Home,
+    architecture: Architecture,
+    spec: InputSpec,
+    release: Release | None,
+    *,
+    workers: int = 0,
+    niceness: int = 0,
+) -> Reader:
     """Return what reads the patches of a node for an encoder.
 
     Args:
@@ -108,12 +191,14 @@ def reader(home: Home, architecture: Architecture, spec: InputSpec, release: Rel
         architecture: The encoder's.
         spec: The encoder's.
         release: Where its trunk lies, if it has one.
+        workers: Processes that read ahead; beside a trunk, which takes far longer than reading, there are none.
+        niceness: How far these stand back behind other processes.
 
     Raises:
         TrainingError: TRUNK_MISSING, it stands on a trunk that is not in the release.
     """
     if not isinstance(architecture, FrozenTrunk):
-        return BandReader(spec)
+        return BandReader(spec, workers, niceness)
     file = None if release is None else release.file(architecture.trunk)
     if file is None:
         raise TrainingError(

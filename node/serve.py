@@ -98,6 +98,7 @@ class NodeServer:
             changed=self._swapped_in_thread,
             publisher=self._publisher(),
             cataloguer=self._cataloguer(),
+            workers=config.archive.workers,
         )
         self._uplink = Uplink(
             home,

@@ -27,6 +27,10 @@ def ingest(
     accept_empty: Annotated[
         bool, typer.Option("--accept-empty", help="The archive is empty on purpose: withdraw all its patches.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, max=64, help="Processes that read images (0: none)."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what is recognised; read no pixel and write nothing.")
     ] = False,
@@ -51,7 +55,7 @@ def ingest(
         return
     with progress("ingest") as (progressed, say):
         told = Listener(progressed, lambda problem: say(f"skipped {problem.name}: {problem.reason}"))
-        report = bring_in_line(place, told, accept_empty=accept_empty)
+        report = bring_in_line(place, told, accept_empty=accept_empty, workers=workers)
     notify_serve(place)
     result = _result(place, reading, report)
     typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))

@@ -55,7 +55,7 @@ def _as_read_one_by_one(items, wanted):
 def _several_groups(reduction, fill):
     groups = (
         BandGroup(name="a", bands=("red", "nir"), gsd=10.0, size=16, offset=(1, 2), scale=(3, 4)),
-        BandGroup(name="b", bands=("blue",), gsd=20.0, size=8, offset=(0,), scale=(1,)),
+        BandGroup(name="b", bands=("blue",), gsd=13.0, size=9, offset=(0,), scale=(1,)),
     )
     return InputSpec(groups=groups, fit="tile", reduction=reduction, fill=fill)
 
