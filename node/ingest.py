@@ -10,14 +10,13 @@ import hashlib
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from node.catalogue import archive_root
-from node.crew import Crew
 from node.labels import LabelMapping, map_labels
 from node.sources import (
     Known,
@@ -36,6 +35,7 @@ from node.sources import (
 )
 from node.state import open_state
 from rsfed.config import ArchiveSection, NodeConfig, load_config
+from rsfed.crew import Crew
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
 from rsfed.raster.digest import file_digest
@@ -299,7 +299,7 @@ class _Run:
             else:
                 yield _Wanted(candidate, known, seen)
 
-    def _looked_at(self, sources: Iterator[_Wanted]) -> Iterator[tuple[_Wanted, Found | RasterRejected]]:
+    def _looked_at(self, sources: Iterator[_Wanted]) -> Generator[tuple[_Wanted, Found | RasterRejected], None, None]:
         """Yield each source with what it is, in order; read ahead by processes where there are any."""
         if not self._workers:
             yield from ((wanted, look(self._reading, wanted.candidate.path)) for wanted in sources)

@@ -5,15 +5,15 @@ The one way for indexing and training alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from node.crew import Crew
 from node.features import FeatureCache, FeatureKey
+from rsfed.crew import Crew
 from rsfed.errors import RasterRejected, TrainingError
 from rsfed.trust.manifest import Architecture, FrozenTrunk
 
@@ -45,7 +45,7 @@ class Reader(Protocol):
     def features(self) -> int:
         """How many features the contents hold; 0 where they hold bands."""
 
-    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+    def contents(self, items: Iterable[Item], failed: Failed) -> Generator[tuple[Item, Content], None, None]:
         """Yield each patch that can be read, in order."""
 
 
@@ -65,7 +65,7 @@ class BandReader:
         self._workers = workers
         self._niceness = niceness
 
-    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+    def contents(self, items: Iterable[Item], failed: Failed) -> Generator[tuple[Item, Content], None, None]:
         """Yield each patch that can be read, in order; those of one source that come together are read in one go."""
         groups = (list(group) for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)))
         if self._workers:
@@ -146,7 +146,7 @@ class FeatureReader:
         self._home = home
         self._trunk = Trunk(file, architecture)
 
-    def contents(self, items: Iterable[Item], failed: Failed) -> Iterator[tuple[Item, Content]]:
+    def contents(self, items: Iterable[Item], failed: Failed) -> Generator[tuple[Item, Content], None, None]:
         """Yield the features of each patch that is known or can be read, in order."""
         from rsfed.hashing.trunk import FEATURES  # noqa: PLC0415 - loaded only when used
 

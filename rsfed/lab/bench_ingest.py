@@ -3,6 +3,7 @@
 `ben12`: patches of BigEarthNet, 12 files each, written as the real ones are (uncompressed, in strips of 8 KiB), read
 into one array on the 10 m grid; against opening the same files one by one by rasterio and reading their pixels, which
 brings them to no grid. Both in turn on one thread, with the files in the page cache; the ratio is the median of rounds.
+Of scenes tells `rsfed.lab.bench_ingest_scenes`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rsfed.lab.bench_command import exit_code
+from rsfed.lab.bench_ingest_scenes import scene_figures
 from rsfed.lab.narrator import Narrator
 from rsfed.raster.item import Window
 from rsfed.raster.modality import MODALITIES
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, print its figures and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rsfed.lab.bench_ingest", description=__doc__.split("\n")[0])
     parser.add_argument("--patches", type=int, default=200, help="patches of 12 files (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=3600, help="pixels of a scene (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=2, help="scenes that are ingested (default: %(default)s)")
     options = parser.parse_args(arguments)
     return exit_code("bench_ingest", lambda: _run(options))
 
@@ -45,6 +49,8 @@ def _run(options: argparse.Namespace) -> None:
             patches = write_patches(Path(folder), options.patches)
         with narrator.phase("read them"):
             figures = ben12(patches)
+        with narrator.phase("cut scenes and hash their patches"):
+            figures |= scene_figures(Path(folder), options.side, options.scenes)
     sys.stdout.write(json.dumps(figures) + "\n")
 
 

@@ -120,7 +120,7 @@ def survey(  # noqa: PLR0913 - those of `inspect`
     """Describe an open source; arguments and errors as for `inspect`."""
     location, tags = source.location, source.tags()
     whole = Window(0, 0, source.width, source.height)
-    grid = None if stride is None else location.grid(stride)
+    grid = None if stride is None else location.fixed_grid(stride)
     windows = cut(whole.width, whole.height, location.resolution, spec, grid)
     shares = nodata_shares(strips(streamed(source), whole), _taken(source, windows, spec))
     digest = file_digest(path)

@@ -97,7 +97,7 @@ class Location:
         known.resolution = resolution
         return known
 
-    def grid(self, stride: float) -> Lattice:
+    def fixed_grid(self, stride: float) -> Lattice:
         """Return the grid of a stride in metres that is fixed in the projection.
 
         Raises:

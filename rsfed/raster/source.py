@@ -37,6 +37,7 @@ _OPTIONS: dict[str, Any] = {
     "GDAL_GEOREF_SOURCES": "INTERNAL",
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # it makes up the rows that a truncated file lacks
     "PROJ_NETWORK": "OFF",
+    "GDAL_CACHEMAX": 256,  # MiB; by itself it grows to a twentieth of the machine
 }
 _NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image"
 

@@ -11,6 +11,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.windows import Window as RasterioWindow
+
+from rsfed.raster.item import Window
 
 
 class Grid(NamedTuple):
@@ -29,7 +32,9 @@ class Grid(NamedTuple):
     gsd: float
 
 
-def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[str, str]) -> None:
+def write_geotiff(
+    path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[str, str], *, tile: int | None = None
+) -> None:
     """Write a GeoTIFF.
 
     Args:
@@ -37,9 +42,18 @@ def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[st
         values: Samples, shape (bands, height, width).
         grid: Where they lie.
         tags: Metadata of the file.
+        tile: Width and height of its blocks, which are deflated; None for plain strips.
     """
     bands, height, width = values.shape
-    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": bands,
+        "height": height,
+        "width": width,
+        "dtype": values.dtype.name,
+    }
+    if tile is not None:
+        profile |= {"tiled": True, "blockxsize": tile, "blockysize": tile, "compress": "deflate", "predictor": 2}
     where = {"crs": _crs(grid.epsg), "transform": Affine(grid.gsd, 0, grid.west, 0, -grid.gsd, grid.north)}
     with rasterio.Env(GDAL_PAM_ENABLED=False), rasterio.open(path, "w", **profile, **where) as dataset:
         dataset.write(values)
@@ -47,10 +61,11 @@ def write_geotiff(path: Path, values: NDArray[Any], grid: Grid, tags: Mapping[st
             dataset.update_tags(**tags)
 
 
-def read_plainly(path: Path) -> NDArray[Any]:
-    """Return all samples of a file, shape (bands, height, width), as rasterio alone reads them."""
+def read_plainly(path: Path, window: Window | None = None) -> NDArray[Any]:
+    """Return samples of a file or of a window of it, shape (bands, height, width), as rasterio alone reads them."""
+    area = window and RasterioWindow(window.col, window.row, window.width, window.height)
     with rasterio.open(path) as dataset:
-        values: NDArray[Any] = dataset.read()
+        values: NDArray[Any] = dataset.read(window=area)
     return values
 
 

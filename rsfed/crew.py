@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from enum import IntEnum
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from rsfed.errors import ArchiveError
 Task = TypeVar("Task")
 Part = TypeVar("Part")
 _GRACE_S = 5.0
-_GDAL = {"GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": "128"}  # no threads beside the processes; blocks are read once
+_GDAL = {"GDAL_NUM_THREADS": "1"}  # no threads beside the processes
 
 
 class _Kind(IntEnum):
@@ -47,7 +47,7 @@ class Crew(Generic[Task, Part]):
         self._workers = workers
         self._niceness = niceness
 
-    def parts(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Part | None]]:
+    def parts(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Part | None], None, None]:
         """Yield each task with each of its parts, in the order of the tasks; None where its process died over it.
 
         Args:

@@ -12,8 +12,8 @@ import pytest
 from node_archives import make_node, png, run, scene
 
 from node.catalogue import Catalogue
-from node.crew import Crew
 from node.reading import BandReader
+from rsfed.crew import Crew
 from rsfed.errors import ArchiveError
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality

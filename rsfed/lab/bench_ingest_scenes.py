@@ -1,0 +1,133 @@
+"""The part of `make bench-ingest` about scenes: cutting patches from them, and what reading adds to hashing.
+
+`scene`: patches of 120 pixels out of one GeoTIFF of 12 bands in deflated tiles of 512 pixels, as an encoder takes them,
+against opening the file and reading one window for each patch, as rasterio gives it. `ingest`: hashing the patches of
+scenes, which another process looks at and then reads ahead, as `ingest` and a reading process do beside `serve`; against
+hashing the same patches out of memory. One thread hashes, with the compact network; starting the process is counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from rsfed.crew import Crew
+from rsfed.hashing.encoder import Encoder
+from rsfed.hashing.network import build_network
+from rsfed.hashing.weights import get_state
+from rsfed.lab.memory import MemoryMeter
+from rsfed.raster.input_spec import default_spec
+from rsfed.raster.inspect import inspect
+from rsfed.raster.item import Item
+from rsfed.raster.modality import MODALITIES
+from rsfed.raster.reader import Content, read_many
+from rsfed.raster.writer import Grid, read_plainly, write_geotiff
+from rsfed.trust.manifest import CompactResnet
+
+_KIND = MODALITIES["sentinel-2-l2a"]
+_SPEC = default_spec(_KIND, 120, "tile")
+_TILE, _GSD, _BITS = 512, 10.0, 64
+_WINDOWS = 60  # that are read one by one, spread over the scene
+_AT_ONCE, _BATCH = 16, 64
+_ROUNDS = 5
+
+
+def scene_figures(folder: Path, side: int, scenes: int) -> dict[str, float]:
+    """Return the figures of scenes.
+
+    Args:
+        folder: Where they are written.
+        side: Their width and height in pixels.
+        scenes: How many are ingested.
+    """
+    paths = [_written(folder / f"scene-{number}.tif", side, number) for number in range(scenes)]
+    cutting = _cutting(paths[0])
+    with MemoryMeter() as meter:
+        ratio = _ingest_ratio(paths)
+    return {**cutting, "ingest_vs_encode_only": ratio, "peak_rss_mb": round(meter.peak / 1e6)}
+
+
+def _written(path: Path, side: int, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    ground = random.integers(200, 3000, (len(_KIND.bands), side // 8, side // 8)).astype(np.uint16)
+    values = ground.repeat(8, axis=1).repeat(8, axis=2)
+    values += random.integers(0, 64, values.shape, dtype=np.uint16)
+    write_geotiff(path, values, Grid(32633, 499_980.0, 5_000_040.0, _GSD), {}, tile=_TILE)
+    return path
+
+
+def _items(path: Path) -> list[Item]:
+    windows = inspect(path, root=None, modality=_KIND, spec=_SPEC).windows
+    return [Item(number, path, each.window, _KIND.name, each.digest) for number, each in enumerate(windows)]
+
+
+def _cutting(path: Path) -> dict[str, float]:
+    items = _items(path)
+    some = items[:: max(1, len(items) // _WINDOWS)]
+    rounds = [
+        (
+            _seconds(lambda: _drain(read_many(items, _SPEC))) / len(items),
+            _seconds(lambda: _one_by_one(some)) / len(some),
+        )
+        for _ in range(_ROUNDS)
+    ]
+    ours = statistics.median(each for each, _ in rounds)
+    ratio = statistics.median(theirs / each for each, theirs in rounds)
+    return {"scene_patches_per_s": round(1 / ours), "scene_vs_windowed": round(ratio, 1)}
+
+
+def _one_by_one(items: Sequence[Item]) -> None:
+    for item in items:
+        read_plainly(item.path, item.window)
+
+
+def _ingest_ratio(paths: Sequence[Path]) -> float:
+    """Return how many times as long looking, reading and hashing take as hashing alone; the median of rounds."""
+    import torch  # noqa: PLC0415 - sets its threads
+
+    torch.set_num_threads(1)
+    network = build_network(CompactResnet(), _SPEC, _BITS)
+    encoder = Encoder.from_state(get_state(network), CompactResnet(), _SPEC, _BITS)
+    held = [content for _, content in islice(read_many(_items(paths[0]), _SPEC), 256) if isinstance(content, dict)]
+    ratios = []
+    for _ in range(_ROUNDS):
+        alone = _seconds(lambda: encoder.encode(held)) / len(held)
+        start = time.perf_counter()
+        count = _hashed(encoder, _ahead(paths))
+        ratios.append((time.perf_counter() - start) / count / alone)
+    return round(statistics.median(ratios), 2)
+
+
+def _ahead(paths: Iterable[Path]) -> Iterator[Content]:
+    crew: Crew[Path, list[Content]] = Crew(_parts, 1)
+    for _, part in crew.parts(paths):
+        yield from part or ()
+
+
+def _parts(path: Path) -> Iterator[list[Content]]:
+    read = (content for _, content in read_many(_items(path), _SPEC) if isinstance(content, dict))
+    while part := list(islice(read, _AT_ONCE)):
+        yield part
+
+
+def _hashed(encoder: Encoder, contents: Iterator[Content]) -> int:
+    count = 0
+    while batch := list(islice(contents, _BATCH)):
+        count += len(encoder.encode(batch))
+    return count
+
+
+def _drain(reading: Iterable[object]) -> None:
+    for _ in reading:
+        pass
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
