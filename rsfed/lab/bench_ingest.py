@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
         with narrator.phase("read them"):
             figures = ben12(patches)
         with narrator.phase("cut scenes and hash their patches"):
-            figures |= scene_figures(Path(folder), options.side, options.scenes)
+            figures |= scene_figures(Path(folder), patches, options.side, options.scenes)
     sys.stdout.write(json.dumps(figures) + "\n")
 
 
