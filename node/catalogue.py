@@ -104,6 +104,11 @@ class Catalogue:
         query = "SELECT count(*) FROM item WHERE state = :state AND modality = ifnull(:modality, modality)"
         return int(self.connection.execute(query, {"state": state, "modality": modality}).fetchone()[0])
 
+    def count_covered(self, max_nodata: float) -> int:
+        """Return how many recorded patches have data enough: clouds, shadows or snow keep them out of the search."""
+        query = "SELECT count(*) FROM item WHERE state = 'recorded' AND nodata <= ?"
+        return int(self.connection.execute(query, (max_nodata,)).fetchone()[0])
+
     def modalities(self) -> dict[str, int]:
         """Return how many present patches there are of each modality."""
         query = "SELECT modality, count(*) FROM item WHERE state = 'present' GROUP BY modality"

@@ -50,7 +50,6 @@ from rsfed.trust.release_store import ReleaseStore
 
 _BATCH_FILES = 64  # acknowledged together
 _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
-_WORTH_WORKERS = 500  # sources for which starting processes takes less time than they save
 _DEFAULT_SIZE = 64  # pixels, while there is no release to say it
 
 
@@ -177,7 +176,7 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
         if workers is None:
-            workers = config.archive.workers if len(entries[0]) >= _WORTH_WORKERS else 0
+            workers = config.archive.workers
         run = _Run(connection, reading, rules, listener, workers)
         run.take(entries, held, accept_empty=accept_empty)
         run.report.labels = _settle(connection, config, reading)

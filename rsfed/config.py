@@ -75,7 +75,7 @@ class ArchiveSection(Section):
     labels: str = "folders"  # or "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with path,label
     independent_files: bool = False  # every file without metadata is an acquisition of its own
     radiometry: StrictInt | str | None = None  # what stored values are that do not say it: see docs/radiometry.md
-    workers: int = Field(default=1, ge=0, le=64)  # processes that read images; 0 reads without any
+    workers: int = Field(default=0, ge=0, le=64)  # processes that read images ahead; 0 reads without any
     stride: float | None = Field(default=None, ge=10, le=1e6)  # metres; cuts scenes along a grid of their projection
     max_cloud: float = Field(default=0.2, ge=0, le=1)  # share of a searched patch under clouds or shadows, where told
 

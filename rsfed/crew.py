@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from rsfed.errors import ArchiveError
+from rsfed.raster.limits import ONE_OF_SEVERAL
 
 Task = TypeVar("Task")
 Part = TypeVar("Part")
 _GRACE_S = 5.0
-_GDAL = {"GDAL_NUM_THREADS": "1"}  # no threads beside the processes
 
 
 class _Kind(IntEnum):
@@ -132,7 +132,7 @@ class _Worker:
 def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]], niceness: int) -> None:
     """Work until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the terminal sends to all; the one that gives tasks decides
-    os.environ.update({key: value for key, value in _GDAL.items() if key not in os.environ})
+    os.environ.update({key: value for key, value in ONE_OF_SEVERAL.items() if key not in os.environ})
     os.nice(niceness)
     with suppress(EOFError, OSError):
         pipe.send((_Kind.READY, None))

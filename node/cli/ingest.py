@@ -90,6 +90,7 @@ def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
             "patches": {
                 "present": present,
                 "recorded": catalogue.count(state="recorded"),
+                "covered": catalogue.count_covered(reading.spec.max_nodata),
                 "labelled": labelled,
                 "unmapped": catalogue.count_with_labels(report.labels.unmapped),
                 "ambiguous": catalogue.count_with_labels(report.labels.ambiguous),

@@ -36,26 +36,32 @@ def _bar(what: str) -> Iterator[tuple[Progressed, Say]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rate = TextColumn("{task.fields[rate]:.1f}/s")
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(what, total=None, rate=0.0)
 
         def say(line: str) -> None:
             bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-        yield lambda done, total: bar.update(task, completed=done, total=total), say
+        def progressed(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=done / max(time.monotonic() - start, 1e-3))
+
+        yield progressed, say
 
 
 @contextmanager
 def _lines(what: str) -> Iterator[tuple[Progressed, Say]]:
     from rsfed.telemetry import log  # noqa: PLC0415 - loaded only when used
 
-    last = time.monotonic()
+    start = last = time.monotonic()
 
     def progressed(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
-            log.info(f"{what}.progress", count=done, pending=total - done)
+            left = (last - start) / max(done, 1) * (total - done)
+            log.info(f"{what}.progress", count=done, pending=total - done, seconds=round(left))
 
     yield progressed, lambda line: print(line, file=sys.stderr)

@@ -112,7 +112,10 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
         ("policy level", result["policy"]),
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
-        ("", f"{archive['recorded']} recorded with too much nodata, {archive['withdrawn']} withdrawn"),
+        (
+            "",
+            f"{archive['recorded']} recorded and not searched, {archive['withdrawn']} withdrawn",
+        ),
         *([("warning", archive["warning"])] if archive["warning"] else []),
         ("acquisitions", str(archive["acquisitions"])),
         (

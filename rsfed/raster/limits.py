@@ -25,6 +25,9 @@ MAGIC_BYTES = 64  # bytes of a file that decide how it is opened
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2"})
 
+ONE_OF_SEVERAL = {"GDAL_NUM_THREADS": "1"}
+"""Environment of a process that reads beside others: no threads of its own."""
+
 
 def driver_for(head: bytes) -> str | None:
     """Return the one GDAL driver that may open a file which starts with these bytes; None for any other file."""

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from members import World
 from node_archives import bad_files, configure, give_release, make_node, png, run, scene
+from safe_makers import scene as safe_scene
+from safe_makers import write_s2
 
 import node.ingest
 from node.catalogue import Catalogue
@@ -694,3 +696,26 @@ def test_a_missing_configuration_says_what_to_run(tmp_path):
     with pytest.raises(ConfigError, match="rsfed node init") as refused:
         run(Home(tmp_path))
     assert refused.value.exit_code == ExitCode.CONFIGURATION
+
+
+def test_patches_under_clouds_are_recorded_and_come_back_with_a_higher_threshold(tmp_path):
+    home, archive = make_node(tmp_path, kind="sentinel-2-l2a")
+    configure(home, "[archive]", "[archive]\nstride = 160.0")
+    classes = np.full((48, 48), 4, np.uint8)
+    classes[:24, :24] = 9
+    write_s2(archive / "product.SAFE", safe_scene(1, size=96), classes=classes)
+    run(home)
+    present, hidden = (len(items_of(home, state)) for state in ("present", "recorded"))
+    assert present > 0
+    assert hidden > 0
+    with Catalogue(home) as catalogue:
+        assert catalogue.count_covered(0.1) == hidden
+    configure(home, "[archive]", "[archive]\nmax_cloud = 1.0")
+    assert run(home)[0].read == 1, "the rules are others, so it is read again"
+    assert len(items_of(home, "present")) == present + hidden
+    assert run(home)[0].read == 0
+
+
+def items_of(home, state):
+    with Catalogue(home) as catalogue:
+        return list(catalogue.items("sentinel-2-l2a", state))
