@@ -24,7 +24,6 @@ from coordinator.training.rules import Rules
 from coordinator.training.solving import LastLayer, SolveReport
 from coordinator.training.strategies import go_on_from, make_strategy, restore, state_of
 from coordinator.training.updates import Updates, read_result, sift
-from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.config_strategies import StrategySection
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing import codebook
@@ -32,7 +31,7 @@ from rsfed.hashing.calibration import PairCounts, fit, from_records, total
 from rsfed.hashing.codebook import CodeCounts
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.plan import ARRAYS, CODING, CONFIG, MEMBERS, PLAN, TrainingPlan
-from rsfed.hashing.refit import centres_of
+from rsfed.hashing.refit import centres_if_any
 from rsfed.telemetry import log
 from rsfed.trust.manifest import Calibration, CodebookEntry
 
@@ -262,9 +261,7 @@ class RoundLoop:
             return CalibrationReport(failed=failed)
         pairs, codes = zip(*counts.values(), strict=True)
         calibration = fit(total(pairs), nodes=len(counts))
-        centres = (
-            centres_of(self._plan) if isinstance(self._plan.objective, CentresSection | ClosedFormSection) else None
-        )
+        centres = centres_if_any(self._plan)
         entries, reach = codebook.make_codebook(codebook.total(codes), self._plan.class_ids, centres)
         return CalibrationReport(calibration, tuple(counts), failed, entries, reach)
 

@@ -20,6 +20,7 @@ from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.evaluation.counts import distance_histograms
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
+from rsfed.hashing.refit import centres_if_any
 from rsfed.home import Home
 from rsfed.trust.release_store import ReleaseStore
 
@@ -79,7 +80,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     if all((group.items == group.relevant).all() for group in groups):
         raise TrainingError("all labelled patches of this archive have the same class", reason="NOTHING_TO_COMPARE")
     behind = [acquisitions[place] for place in np.flatnonzero(labelled).tolist()]
-    return count_pairs(groups, by), count_codes(codes, labels, behind, held_out, least=least)
+    centres = centres_if_any(plan)
+    return count_pairs(groups, by), count_codes(codes, labels, behind, held_out, centres, least=least)
 
 
 def read_queries(home: Home, plan: TrainingPlan, held_out: HeldOut) -> Iterator[PatchSet]:

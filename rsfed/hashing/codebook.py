@@ -26,6 +26,7 @@ _SET, _BEHIND, _DISTANCES = "code-bits", "code-acquisitions", "code-distances"
 ARRAYS_OF_CODES = frozenset({_SET, _BEHIND, _DISTANCES})
 
 Counts = NDArray[np.float64]
+Centres = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,14 @@ class CodeCounts:
     distances: Counts
 
 
-def count_codes(
-    codes: Codes, labels: NDArray[np.bool_], acquisitions: Sequence[str], held_out: Collection[Codes], *, least: int
+def count_codes(  # noqa: PLR0913 - labelled codes, what they are held against, and from how many a class is counted
+    codes: Codes,
+    labels: NDArray[np.bool_],
+    acquisitions: Sequence[str],
+    held_out: Collection[Codes],
+    centres: Centres | None,
+    *,
+    least: int,
 ) -> CodeCounts:
     """Count the codes of labelled patches.
 
@@ -55,6 +62,7 @@ def count_codes(
         labels: bool, shape (n, classes).
         acquisitions: That of each patch.
         held_out: Codes of labelled patches that were not trained on, one array for each acquisition.
+        centres: As for `make_codebook`: distances are those from the codebook, as far as one archive can tell it.
         least: Distinct acquisitions that a class has to be of.
     """
     bits = unpack(codes)
@@ -70,7 +78,7 @@ def count_codes(
         set_bits[column] = (weight / sizes[groups]) @ bits[chosen]
         behind[column] = weight * len(distinct)
     known = behind > 0
-    own = np.packbits(set_bits[known] > behind[known, None] / 2, axis=1)
+    own = np.packbits(_class_codes(set_bits[known] / behind[known, None], _of(centres, known)), axis=1)
     distances = np.zeros(width + 1)
     for group in held_out if len(own) else ():
         distances += np.bincount(hamming(group, own).min(axis=1), minlength=width + 1) / len(group)
@@ -121,7 +129,7 @@ def total(counts: Sequence[CodeCounts]) -> CodeCounts:
 
 
 def make_codebook(
-    counts: CodeCounts, class_ids: Sequence[int], centres: NDArray[np.bool_] | None
+    counts: CodeCounts, class_ids: Sequence[int], centres: Centres | None
 ) -> tuple[tuple[CodebookEntry, ...], int]:
     """Return the entries of a codebook, and its reach: how far from the nearest of them most queries lie, in bits.
 
@@ -133,16 +141,27 @@ def make_codebook(
     """
     fixed = 0 if centres is None else centres.shape[1]
     entries: dict[bytes, CodebookEntry] = {}
-    for column in np.flatnonzero(counts.acquisitions).tolist():
-        share = counts.set_bits[column] / counts.acquisitions[column]
-        code = share > 1 / 2
-        if centres is not None:
-            code[:fixed] = centres[column]
+    known = counts.acquisitions > 0
+    shares = counts.set_bits[known] / counts.acquisitions[known, None]
+    codes = _class_codes(shares, _of(centres, known))
+    for column, share, code in zip(np.flatnonzero(known).tolist(), shares, codes, strict=True):
         varied = fixed + np.argsort(np.abs(share[fixed:] - 1 / 2), kind="stable")[:MOST_VARIED]
         packed = np.packbits(code).tobytes()
         entry = CodebookEntry(class_id=class_ids[column], code=packed.hex(), varied=tuple(varied.tolist()))
         entries.setdefault(packed, entry)  # two classes of one code are one cell
     return tuple(entries.values()), _reach(counts.distances)
+
+
+def _class_codes(shares: Counts, centres: Centres | None) -> NDArray[np.bool_]:
+    """Return the code of each class, shape (classes, bits): its centre, and of other bits what most codes have."""
+    codes = shares > 1 / 2
+    if centres is not None:
+        codes[:, : centres.shape[1]] = centres
+    return codes
+
+
+def _of(centres: Centres | None, classes: NDArray[np.bool_]) -> Centres | None:
+    return None if centres is None else centres[classes]
 
 
 def _reach(distances: Counts) -> int:

@@ -146,8 +146,19 @@ def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
         TrainingError: TOO_MANY_CLASSES.
         InvalidMessage: PLAN_INVALID, its objective has no centres.
     """
-    if not isinstance(plan.objective, CentresSection | ClosedFormSection):
+    if (centres := centres_if_any(plan)) is None:
         raise InvalidMessage("the plan solves for a last layer without hash centres", reason="PLAN_INVALID")
+    return centres
+
+
+def centres_if_any(plan: TrainingPlan) -> NDArray[np.bool_] | None:
+    """Return the same; None where the objective of a plan has no centres.
+
+    Raises:
+        TrainingError: TOO_MANY_CLASSES.
+    """
+    if not isinstance(plan.objective, CentresSection | ClosedFormSection):
+        return None
     return centres_beside_free(plan.class_ids, plan.bits, plan.objective.free, plan.seed)
 
 

@@ -241,8 +241,9 @@ def simulated(labels: Labels, scenes: NDArray[np.integer], seed: int) -> Items:
 def _codebook(train: Items, acquisitions: Sequence[str], held_out: Items) -> tuple[tuple[CodebookEntry, ...], int]:
     """Return the codebook that a release would have, and its reach."""
     classes = train.labels.shape[1]
-    counts = count_codes(train.codes, train.labels, acquisitions, list(held_out.codes[:, None]), least=_LEAST)
-    return make_codebook(counts, range(classes), centres_beside_free(range(classes), BITS, FREE, SEED))
+    centres = centres_beside_free(range(classes), BITS, FREE, SEED)
+    counts = count_codes(train.codes, train.labels, acquisitions, list(held_out.codes[:, None]), centres, least=_LEAST)
+    return make_codebook(counts, range(classes), centres)
 
 
 def _nowhere(count: int) -> tuple[NDArray[np.int32], ...]:

@@ -23,7 +23,7 @@ def test_an_acquisition_counts_as_one_however_many_patches_it_has():
     bits[:100] = True  # all of one acquisition
     labels = np.ones((103, 1), bool)
     behind = ["large"] * 100 + ["a", "b", "c"]
-    counts = count_codes(pack(bits), labels, behind, [], least=4)
+    counts = count_codes(pack(bits), labels, behind, [], None, least=4)
     assert counts.acquisitions.tolist() == [4]
     np.testing.assert_allclose(counts.set_bits[0], 1.0)
     [entry], _ = make_codebook(counts, [7], None)
@@ -33,7 +33,7 @@ def test_an_acquisition_counts_as_one_however_many_patches_it_has():
 def test_a_class_of_few_acquisitions_is_not_counted():
     bits, labels = labelled(np.array([0] * 10 + [1] * 50), np.random.default_rng(0))
     behind = [f"{n}" for n in range(10)] + [f"{n % 4}" for n in range(50)]
-    counts = count_codes(pack(bits), labels, behind, [pack(bits[:10])], least=5)
+    counts = count_codes(pack(bits), labels, behind, [pack(bits[:10])], None, least=5)
     assert counts.acquisitions.tolist() == [10, 0, 0]
     assert not counts.set_bits[1:].any()
 
@@ -45,7 +45,8 @@ def test_nodes_together_give_the_majority_of_all_their_acquisitions_and_the_bits
     bits[:, 5] = rng.random(600) < 0.5
     parts = [slice(0, 200), slice(200, 600)]
     each = [
-        count_codes(pack(bits[p]), labels[p], [str(n) for n in range(600)[p]], [pack(bits[p])], least=5) for p in parts
+        count_codes(pack(bits[p]), labels[p], [str(n) for n in range(600)[p]], [pack(bits[p])], None, least=5)
+        for p in parts
     ]
     assert total(each).set_bits.tolist() == total(each[::-1]).set_bits.tolist()
     entries, reach = make_codebook(total(each), [4, 5, 6], None)
@@ -65,6 +66,18 @@ def test_bits_of_hash_centres_stay_whatever_was_counted():
     assert reach == BITS, "nothing was held out, so nothing is out of reach"
 
 
+def test_the_reach_is_measured_from_the_codebook_and_not_from_codes_that_missed_it():
+    centres = np.array([[True] * 12, [False] * 12])
+    bits = np.tile(
+        np.arange(BITS) < 8, (20, 1)
+    )  # a network that tells nothing apart, four bits from the nearest centre
+    labels = np.eye(2, dtype=bool)[np.arange(20) % 2]
+    counts = count_codes(pack(bits), labels, [str(n) for n in range(20)], [pack(bits[:1])], centres, least=5)
+    entries, reach = make_codebook(counts, [1, 2], centres)
+    assert {entry.code for entry in entries} == {"fff0", "0000"}
+    assert reach == 4
+
+
 def test_two_classes_of_one_code_are_one_cell():
     counts = CodeCounts(np.zeros((2, BITS)), np.array([9.0, 9.0]), np.zeros(BITS + 1))
     assert [entry.class_id for entry in make_codebook(counts, [1, 2], None)[0]] == [1]
@@ -72,7 +85,7 @@ def test_two_classes_of_one_code_are_one_cell():
 
 def test_counts_come_back_from_the_wire_as_they_were():
     bits, labels = labelled(np.arange(60) % 3, np.random.default_rng(2))
-    counts = count_codes(pack(bits), labels, [str(n) for n in range(60)], [pack(bits[:9])], least=5)
+    counts = count_codes(pack(bits), labels, [str(n) for n in range(60)], [pack(bits[:9])], None, least=5)
     again = from_arrays(to_arrays(counts), 3, BITS)
     for name in ("set_bits", "acquisitions", "distances"):
         np.testing.assert_allclose(getattr(again, name), getattr(counts, name), rtol=1e-6)

@@ -83,8 +83,9 @@ def made(patches: int, classes: int, *, noise: float = 0.004, seed: int = 0) -> 
     codes, described = np.packbits(bits, axis=1), (bits - 0.5 + rng.normal(0, 0.3, bits.shape)).astype(np.float32)
     told = np.eye(classes, dtype=bool)[labels]
     names = [f"file {place}" for place in range(whole)]
-    counts = count_codes(codes, told, names, codes[:50, None], least=LEAST)
-    codebook, reach = make_codebook(counts, range(classes), centres[:, : BITS - _FREE])
+    public = centres[:, : BITS - _FREE]
+    counts = count_codes(codes, told, names, codes[:50, None], public, least=LEAST)
+    codebook, reach = make_codebook(counts, range(classes), public)
     here = slice(0, patches)
     rest = slice(patches, whole)
     return Archive(
