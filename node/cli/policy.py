@@ -43,7 +43,7 @@ _TOLD = {
     "sealed": (
         "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .09 "
         "(limit .15); the scene of a bucket in 2.8 % (limit 10 %); whether the archive holds a rare code with one "
-        "of .20. Codes gain nothing."
+        "of .20. Codes gain 0 and .4 points (limit 1)."
     ),
     "counts": (
         "whether an acquisition of 50 patches came between two publications is told with an advantage of .10; "

@@ -20,7 +20,7 @@ from rsfed.lab.bench_images import EUROSAT, UCM
 
 
 def main() -> int:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("flwr").setLevel(logging.ERROR)
     try:
         archives = [real(EUROSAT), real(UCM)]
