@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest bench-privacy clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest bench-privacy bench-jp2 clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -74,6 +74,9 @@ bench-index: $(DEV_READY) ## Time the bucket index against faiss at 10 million c
 
 bench-ingest: $(READY) ## Time how archives are read
 	$(BIN)/python -m rsfed.lab.bench_ingest $(OPTIONS)
+
+bench-jp2: $(READY) ## Read and hash JPEG 2000 at reduced resolutions; needs RSFED_TEST_DATA, takes long; OPTIONS='--epochs 1' for a look
+	$(BIN)/python -m rsfed.lab.bench_jp2 $(OPTIONS)
 
 bench-memory: $(DEV_READY) ## Measure what memory a round of 11M parameters and 16 nodes needs, by strategy
 	PYTHONPATH=tests/training $(BIN)/python tests/training/memory_of_a_round.py

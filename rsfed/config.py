@@ -24,7 +24,7 @@ from rsfed.config_policy import PolicySection
 from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
-from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, default_spec
+from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, reduced_spec
 from rsfed.raster.modality import check_radiometry, modality
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class EncoderSection(Section):
     modality: ModalityName = "rgb"
     bits: int = Field(default=64, ge=MIN_BITS, le=MAX_BITS, multiple_of=8)
     size: int = Field(default=64, ge=16, le=MAX_SIZE)  # pixels; of the finest bands where there are branches
+    reduction: Literal[1, 2, 4, 8] = 1  # sources are read at 1/2, 1/4 or 1/8 of their resolution; compact-resnet alone
     fit: Fit | None = None  # chosen by the modality when left out
     width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
@@ -181,8 +182,12 @@ class EncoderSection(Section):
             raise UsageError(
                 f"offset and scale need one value for each of the {len(bands.bands)} bands of {bands.name}"
             )
-        make = branched_spec if self.kind == "k-branch" else default_spec
-        return make(replace(bands, offset=offset, scale=scale), self.size, self.fit)
+        if self.reduction > 1 and self.kind != "compact-resnet":
+            raise UsageError(f'{self.kind} takes full resolution: take reduction out, or set kind = "compact-resnet"')
+        normalised = replace(bands, offset=offset, scale=scale)
+        if self.kind == "k-branch":
+            return branched_spec(normalised, self.size, self.fit)
+        return reduced_spec(normalised, self.size, self.reduction, self.fit)
 
 
 class NomenclatureSection(Section):

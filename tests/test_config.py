@@ -17,6 +17,7 @@ from rsfed.config_objectives import (
 )
 from rsfed.errors import ConfigError, ExitCode
 from rsfed.hashing.plan import parse_plan
+from rsfed.trust.manifest import ReducedResnet
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,13 @@ def test_problems_of_a_file_are_named_with_their_place(home, text, said):
         ('[encoder]\nkind = "transformer"\n', "encoder.kind: "),
         ('[encoder]\nkind = "k-branch"\n', "encoder: the bands of rgb have one ground sampling distance"),
         ('[encoder]\nkind = "k-branch"\nmodality = "sentinel-2-l2a"\n', "encoder: branches at 10, 20, 60 m need"),
+        (
+            '[encoder]\nkind = "k-branch"\nmodality = "sentinel-2-l2a"\nsize = 120\nreduction = 4\n',
+            "encoder: k-branch takes",
+        ),
+        ('[encoder]\nkind = "frozen-trunk"\nreduction = 4\n', "encoder: frozen-trunk takes full"),
+        ("[encoder]\nsize = 250\nreduction = 4\n", "encoder: with a reduction of 4 size has to be a multiple of it"),
+        ("[encoder]\nreduction = 3\n", "encoder.reduction: "),
         ("[encoder]\noffset = [1.0]\n", "encoder: offset and scale need one value for each of the 3 bands"),
         ("[encoder]\nscale = [1.0, 0.0, 1.0]\n", "encoder.scale.1: "),
         ('[serve]\nadvertise = "hub"\n', "serve.advertise: must read host:port"),
@@ -123,6 +131,16 @@ def test_a_federation_at_the_limits_of_its_configuration_can_be_trained(home):
         f'[nomenclature.classes]\n"{"x" * 64}" = 65535\n'
     )
     plan = make_plan(load_config(CoordinatorConfig, home), rounds=10_000)
+    assert parse_plan(plan.model_dump_json()) == plan
+
+
+def test_a_reduced_encoder_reads_the_ground_of_its_size_at_a_coarser_resolution(home):
+    (home / "coordinator.toml").write_text(
+        'federation = "alps"\n[encoder]\nmodality = "sentinel-2-l2a"\nsize = 120\nreduction = 4\nwidth = 24\n'
+    )
+    plan = make_plan(load_config(CoordinatorConfig, home), rounds=2)
+    assert plan.architecture == ReducedResnet(width=24)
+    assert (plan.input.reduction, plan.input.groups[0].size, plan.input.groups[0].gsd) == (4, 30, 40)
     assert parse_plan(plan.model_dump_json()) == plan
 
 

@@ -22,7 +22,15 @@ from rsfed.errors import ConfigError, RsfedError
 from rsfed.hashing.payload import Arrays, check_size
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.telemetry import log
-from rsfed.trust.manifest import Architecture, CompactResnet, FederationClass, FrozenTrunk, KBranch, Nomenclature
+from rsfed.trust.manifest import (
+    Architecture,
+    CompactResnet,
+    FederationClass,
+    FrozenTrunk,
+    KBranch,
+    Nomenclature,
+    ReducedResnet,
+)
 from rsfed.trust.release_store import Release
 
 if TYPE_CHECKING:
@@ -250,7 +258,8 @@ def make_plan(config: CoordinatorConfig, rounds: int, trunk: FrozenTrunk | None 
 def _architecture(encoder: EncoderSection, trunk: FrozenTrunk | None, *, closed: bool) -> Architecture:
     match encoder.kind:
         case "compact-resnet":
-            return CompactResnet(width=encoder.width, blocks=encoder.blocks)
+            build = CompactResnet if encoder.reduction == 1 else ReducedResnet
+            return build(width=encoder.width, blocks=encoder.blocks)
         case "k-branch":
             return KBranch(width=encoder.width, blocks=encoder.blocks)
         case "frozen-trunk":

@@ -11,9 +11,9 @@ import torch
 from rsfed.codes import check_bits
 from rsfed.errors import TrainingError
 from rsfed.hashing.head import FourierHead, HashNetwork, TrunkHead
-from rsfed.hashing.residual import BranchedNetwork, CompactNetwork
-from rsfed.raster.input_spec import BandGroup, InputSpec
-from rsfed.trust.manifest import Architecture, CompactResnet, FrozenTrunk, KBranch
+from rsfed.hashing.residual import BranchedNetwork, CompactNetwork, ReducedNetwork
+from rsfed.raster.input_spec import MAX_SIZE, BandGroup, InputSpec
+from rsfed.trust.manifest import Architecture, CompactResnet, FrozenTrunk, KBranch, ReducedResnet
 
 PROJECTIONS = 4096  # of the closed form; fewer cost mAP, twice as many bring next to nothing at four times the bytes
 _SEEDING = threading.Lock()  # torch has one generator for all threads
@@ -30,8 +30,8 @@ def build_network(architecture: Architecture, spec: InputSpec, bits: int, *, see
 
     Raises:
         CodeError: bits is not a width that codes may have.
-        TrainingError: ENCODER_INPUT, the input has several band groups and the network takes one, or its size or bands
-            are not those of the frozen trunk.
+        TrainingError: ENCODER_INPUT, the input has several band groups and the network takes one, its size or bands are
+            not those of the frozen trunk, or it is too large to be doubled.
     """
     with _seeded(seed):
         return _build(architecture, spec, check_bits(bits))
@@ -59,6 +59,8 @@ def _build(architecture: Architecture, spec: InputSpec, bits: int) -> HashNetwor
     match architecture:
         case CompactResnet():
             return CompactNetwork(_only_group(spec), bits, architecture)
+        case ReducedResnet():
+            return ReducedNetwork(_doubled(_only_group(spec), architecture), bits, architecture)
         case KBranch():
             return BranchedNetwork(spec.groups, bits, architecture)
         case FrozenTrunk():
@@ -72,6 +74,21 @@ def _build(architecture: Architecture, spec: InputSpec, bits: int) -> HashNetwor
             if architecture.head == "fourier":
                 return FourierHead(architecture.features, bits, architecture.projections)
             return TrunkHead(architecture.features, bits)
+
+
+def _doubled(group: BandGroup, architecture: ReducedResnet) -> BandGroup:
+    """Return a band group whose maps stay within bounds when they are doubled.
+
+    Raises:
+        TrainingError: ENCODER_INPUT, they do not.
+    """
+    if (size := group.size << architecture.doublings) > MAX_SIZE:
+        raise TrainingError(
+            f"the network would double its input to {size} pixels; at most {MAX_SIZE} are taken: choose a smaller size "
+            "or a greater reduction",
+            reason="ENCODER_INPUT",
+        )
+    return group
 
 
 def _only_group(spec: InputSpec) -> BandGroup:

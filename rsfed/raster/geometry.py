@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rsfed.errors import RasterRejected
 from rsfed.raster import limits
-from rsfed.raster.input_spec import BandGroup, Fit, InputSpec
+from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.item import Window
 
 Resolution = tuple[float, float]
@@ -97,10 +97,10 @@ def cut(
     if spec.fit == "resize":
         raise RasterRejected("the encoder looks at whole images, which are not cut; take out [archive] stride")
     for group in spec.groups:
-        _check_size(whole, group, resolution)
+        _check_size(whole, group, resolution, spec.reduction)
     if spec.fit == "crop" and grid is None:
         return [whole]
-    across, down = _span(spec.groups[0], resolution)
+    across, down = _span(spec.groups[0], resolution, spec.reduction)
     if grid is None:
         cols, rows = _starts(width, across), _starts(height, down)
     else:
@@ -113,11 +113,11 @@ def cut(
     return [Window(col, row, *size) for row in rows for col in cols]
 
 
-def region(window: Window, group: BandGroup, resolution: Resolution | None, fit: Fit) -> Region:
+def region(window: Window, group: BandGroup, resolution: Resolution | None, spec: InputSpec) -> Region:
     """Return the part of the source that fills a group: the whole window for `resize`, else its centre."""
-    if fit == "resize":
+    if spec.fit == "resize":
         return Region(window.col, window.row, window.width, window.height)
-    across, down = _span(group, resolution)
+    across, down = _span(group, resolution, spec.reduction)
     col = window.col + math.floor((window.width - across) / 2)
     row = window.row + math.floor((window.height - down) / 2)
     return Region(col, row, across, down)
@@ -130,13 +130,13 @@ def shrunk(window: Window, factor: int) -> Window:
     return Window(col, row, -(-right // factor) - col, -(-bottom // factor) - row)
 
 
-def _span(group: BandGroup, resolution: Resolution | None) -> tuple[float, float]:
+def _span(group: BandGroup, resolution: Resolution | None, reduction: int) -> tuple[float, float]:
     """Return how many pixels of the source a group takes across and down.
 
-    A source without a known ground sampling distance is taken pixel by pixel.
+    A source without a known ground sampling distance is taken pixel by pixel, of those that it has when reduced.
     """
     if group.gsd is None or resolution is None:
-        return float(group.size), float(group.size)
+        return float(group.size * reduction), float(group.size * reduction)
     return _tidy(group.size * group.gsd / resolution[0]), _tidy(group.size * group.gsd / resolution[1])
 
 
@@ -157,13 +157,13 @@ def _corners(first: float, step: float, available: int, length: float) -> list[i
     return [start for start in starts if start + math.ceil(length) <= available]
 
 
-def _check_size(whole: Window, group: BandGroup, resolution: Resolution | None) -> None:
+def _check_size(whole: Window, group: BandGroup, resolution: Resolution | None, reduction: int) -> None:
     if group.gsd and resolution and max(resolution) > limits.MAX_COARSER * group.gsd:
         raise RasterRejected(
             f"its pixels are {max(resolution):.6g} m wide and the encoder looks at {group.gsd:.6g} m; "
             "use images of a finer resolution"
         )
-    across, down = _span(group, resolution)
+    across, down = _span(group, resolution, reduction)
     if whole.width * 2 < across or whole.height * 2 < down:
         raise RasterRejected(
             f"it is {whole.width} x {whole.height} pixels and the encoder takes {across:.0f} x {down:.0f}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Source(ABC):
         block_rows: Height in pixels of the blocks that it is stored in.
         row_bytes: Bytes that one row takes in memory, of all bands that are decoded with it.
         overview: Factor by which it is reduced, 1 for full resolution.
+        whole: Width and height at full resolution; None where they are no others.
     """
 
     path: Path
@@ -43,6 +44,12 @@ class Source(ABC):
     block_rows: int
     row_bytes: int
     overview: int
+    whole: tuple[int, int] | None = field(default=None, kw_only=True)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels at full resolution."""
+        return self.whole or (self.width, self.height)
 
     @abstractmethod
     def read(self, places: Sequence[int], window: Window) -> Pixels:

@@ -7,21 +7,23 @@ import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
 from rsfed.errors import RasterRejected
 from rsfed.raster import limits
 from rsfed.raster.image import Pixels, Source, without_data
 from rsfed.raster.item import Window
+from rsfed.raster.jpeg2000 import Level, coarse_level
 from rsfed.raster.location import Location
 from rsfed.raster.modality import Modality
 
@@ -37,11 +39,13 @@ class ImageFile(Source):
         dataset: The rasterio dataset.
         alpha: Number of the alpha band; None without one.
         masked: The file carries a mask of its own.
+        resources: What has to be closed.
     """
 
     dataset: Any
     alpha: int | None
     masked: bool
+    resources: ExitStack
 
     @classmethod
     def open(cls, real: Path, driver: str, modality: Modality, remedy: str, reduction: int = 1) -> Self:
@@ -52,25 +56,31 @@ class ImageFile(Source):
             driver: The one GDAL driver that may open it.
             modality: What it must be.
             remedy: What to do about an image of another kind.
-            reduction: Use the file's own overview of this factor where it has one.
+            reduction: Use the file's own overview, or resolution level, of this factor where it has one.
 
         Raises:
             RasterRejected: with what is wrong and its remedy.
         """
-        dataset = _open(real, driver)
-        try:
-            alpha = _checked(dataset, modality, real.stat().st_size, remedy)
-            location = Location.of(dataset)
-            factors = dataset.overviews(1) if reduction > 1 else ()
-            overview = reduction if reduction in factors else 1
-            if overview > 1:
-                dataset.close()
-                dataset = _open(real, driver, overview_level=factors.index(reduction))
+        file_bytes = real.stat().st_size
+        with ExitStack() as resources:
+            level = _coarse_level(real, driver, file_bytes, reduction)
+            name = real if level is None else resources.enter_context(MemoryFile(level.data)).name
+            dataset = resources.enter_context(_open(name, driver))
+            width, height = (dataset.width, dataset.height) if level is None else (level.width, level.height)
+            check_size(width, height)
+            alpha = _checked(dataset, modality, file_bytes, remedy)
+            location = Location.of(dataset, height)
+            overview = 1 if level is None else reduction
+            factors = dataset.overviews(1) if reduction > overview else ()
+            if reduction in factors:
+                overview = reduction
+                dataset = resources.enter_context(_open(real, driver, overview_level=factors.index(reduction)))
             nodata = tuple(_usable_nodata(each, dataset.dtypes[0]) for each in dataset.nodatavals)
             return cls(
                 path=real,
                 width=dataset.width,
                 height=dataset.height,
+                whole=(width, height),
                 dtype=dataset.dtypes[0],
                 nodata=nodata[: len(modality.bands)],
                 location=location,
@@ -81,10 +91,8 @@ class ImageFile(Source):
                 alpha=alpha,
                 # A mask that belongs to the whole file, other than the one that an alpha band amounts to.
                 masked=alpha is None and MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+                resources=resources.pop_all(),
             )
-        except BaseException:
-            dataset.close()
-            raise
 
     def read(self, places: Sequence[int], window: Window) -> Pixels:
         """Decode some bands in a window."""
@@ -107,14 +115,24 @@ class ImageFile(Source):
 
     def close(self) -> None:
         """Close the file."""
-        self.dataset.close()
+        self.resources.close()
 
 
-def _open(real: Path, driver: str, **options: Any) -> Any:  # noqa: ANN401 - rasterio has no types
+def _coarse_level(real: Path, driver: str, file_bytes: int, reduction: int) -> Level | None:
+    """Return the resolution level of a small JPEG 2000 file; None where it has to be opened as it is.
+
+    Of a larger file GDAL offers the level, and reads of it what is wanted.
+    """
+    if reduction == 1 or driver != limits.JPEG_2000 or file_bytes > limits.STRIP_BYTES:
+        return None
+    return coarse_level(real.read_bytes(), reduction.bit_length() - 1)
+
+
+def _open(real: Path | str, driver: str, **options: Any) -> Any:  # noqa: ANN401 - rasterio has no types
     # The filters of warnings belong to the process, so one thread at a time may change them.
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(real, driver=driver, sharing=False, **options)
+        return DatasetReader(real, driver=driver, sharing=False, **options)  # rasterio.open adds an environment
 
 
 def _checked(
@@ -124,7 +142,6 @@ def _checked(
     remedy: str,
 ) -> int | None:
     """Check a header and return the number of the alpha band, if there is one."""
-    check_size(dataset.width, dataset.height)
     alpha = _check_bands(dataset, modality, remedy)
     _check_type(dataset, modality, remedy)
     _check_bytes(dataset, file_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -77,6 +78,27 @@ def default_spec(modality: Modality, size: int, fit: Fit | None = None) -> Input
     """Return the one-group spec of a modality: `crop` where the ground sampling distance is known, else `resize`."""
     group = BandGroup(bands=modality.bands, gsd=modality.gsd, size=size, offset=modality.offset, scale=modality.scale)
     return InputSpec(groups=(group,), fit=fit or ("crop" if modality.gsd else "resize"))
+
+
+def reduced_spec(modality: Modality, size: int, reduction: int, fit: Fit | None = None) -> InputSpec:
+    """Return the one-group spec of a modality whose sources are read at a reduced resolution and stay at it.
+
+    Args:
+        modality: Its bands.
+        size: Width and height in pixels of what a patch is at full resolution; the group has `size // reduction`.
+        reduction: Power of two by which a source is reduced; 1 for none.
+        fit: As for `default_spec`.
+
+    Raises:
+        UsageError: the size is no multiple of the reduction, or too small for it.
+    """
+    if size % reduction or size // reduction < MIN_SIZE:
+        raise UsageError(
+            f"with a reduction of {reduction} size has to be a multiple of it, at least {MIN_SIZE * reduction}"
+        )
+    coarser = replace(modality, gsd=modality.gsd * reduction) if modality.gsd else modality
+    spec = default_spec(coarser, size // reduction, fit)
+    return spec.model_copy(update={"reduction": reduction})
 
 
 def branched_spec(modality: Modality, size: int, fit: Fit | None = None) -> InputSpec:

@@ -10,13 +10,13 @@ from pathlib import Path
 from rsfed.raster import metadata
 from rsfed.raster.clouds import cloud_shares
 from rsfed.raster.digest import content_digest, file_digest
-from rsfed.raster.geometry import cut, region
+from rsfed.raster.geometry import cut, region, shrunk
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Declared, Footprint, Interval, Window
 from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import Modality
-from rsfed.raster.pixels import nodata_shares, strips
+from rsfed.raster.pixels import nodata_shares, reduced_strips
 from rsfed.raster.rows import streamed
 from rsfed.raster.source import opened
 
@@ -84,7 +84,7 @@ def inspect(  # noqa: PLR0913 - how an archive is read
     radiometry: Declared = None,
     stride: float | None = None,
 ) -> SourceInfo:
-    """Check a source and cut it into patches; every pixel is decoded once.
+    """Check a source and cut it into patches; every pixel is decoded once, as reduced as the encoder takes it.
 
     Args:
         path: The image.
@@ -97,15 +97,20 @@ def inspect(  # noqa: PLR0913 - how an archive is read
     Raises:
         RasterRejected: with what is wrong and its remedy; nothing else is ever raised.
     """
-    with opened(path, modality, root=root, radiometry=radiometry) as source:
+    with opened(path, modality, root=root, reduction=own_reduction(modality, spec), radiometry=radiometry) as source:
         info = survey(source, path, modality, spec, radiometry=radiometry, stride=stride)
         classes = product_at(path).classes if path.is_dir() else None
         if classes is None:
             return info
         taken = _taken(source, [each.window for each in info.windows], spec)
-        shares = cloud_shares(classes, (source.width, source.height), taken, root)
+        shares = cloud_shares(classes, source.size, taken, root)
     clouded = (replace(each, cloud=float(share)) for each, share in zip(info.windows, shares, strict=True))
     return replace(info, windows=tuple(clouded))
+
+
+def own_reduction(known: Modality, spec: InputSpec) -> int:
+    """Return the reduction that a file may have done itself: overviews of decibels are no averages of power."""
+    return 1 if known.decibel else spec.reduction
 
 
 def survey(  # noqa: PLR0913 - those of `inspect`
@@ -119,10 +124,14 @@ def survey(  # noqa: PLR0913 - those of `inspect`
 ) -> SourceInfo:
     """Describe an open source; arguments and errors as for `inspect`."""
     location, tags = source.location, source.tags()
-    whole = Window(0, 0, source.width, source.height)
+    whole = Window(0, 0, *source.size)
     grid = None if stride is None else location.fixed_grid(stride)
     windows = cut(whole.width, whole.height, location.resolution, spec, grid)
-    shares = nodata_shares(strips(streamed(source), whole), _taken(source, windows, spec))
+    factor = spec.reduction
+    shares = nodata_shares(
+        reduced_strips(streamed(source), shrunk(whole, factor), factor),
+        [shrunk(each, factor) for each in _taken(source, windows, spec)],
+    )
     digest = file_digest(path)
     footprint, *footprints = location.footprints([whole, *windows])
     return SourceInfo(
@@ -148,4 +157,4 @@ def survey(  # noqa: PLR0913 - those of `inspect`
 def _taken(source: Source, windows: Sequence[Window], spec: InputSpec) -> list[Window]:
     """Return the pixels that the encoder takes from each window."""
     resolution = source.location.resolution
-    return [region(each, spec.groups[0], resolution, spec.fit).within(each) for each in windows]
+    return [region(each, spec.groups[0], resolution, spec).within(each) for each in windows]

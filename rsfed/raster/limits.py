@@ -13,13 +13,15 @@ MAX_COARSER = 8.0  # times that a source's pixels may be wider than those the en
 
 STRIP_BYTES = 16 << 20  # bytes decoded at a time where the blocks of the file allow it
 
+JPEG_2000 = "JP2OpenJPEG"  # GDAL's name
+
 _BIG_TIFF, _TIFF = (b"II+\x00", b"MM\x00+"), (b"II*\x00", b"MM\x00*")
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     *((magic, "GTiff") for magic in (*_TIFF, *_BIG_TIFF)),
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JP2OpenJPEG"),
-    (b"\xff\x4f\xff\x51", "JP2OpenJPEG"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", JPEG_2000),
+    (b"\xff\x4f\xff\x51", JPEG_2000),
 )
 MAGIC_BYTES = 64  # bytes of a file that decide how it is opened
 

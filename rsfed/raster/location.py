@@ -81,15 +81,20 @@ class Location:
         return place
 
     @classmethod
-    def of(cls, dataset: Any) -> Self:  # noqa: ANN401 - rasterio has no types
-        """Return where an open rasterio dataset lies; where it has only ground control points, by a fit to them."""
+    def of(cls, dataset: Any, height: int) -> Self:  # noqa: ANN401 - rasterio has no types
+        """Return where a source lies; where it has only ground control points, by a fit to them.
+
+        Args:
+            dataset: An open rasterio dataset with the georeference of full resolution.
+            height: Height in pixels at full resolution.
+        """
         if dataset.crs:
-            return cls(dataset.crs, dataset.transform, dataset.height)
+            return cls(dataset.crs, dataset.transform, height)
         points, crs = dataset.gcps
         if crs and len(points) >= 3:
             grid = Grid.of([(point.col, point.row, point.x, point.y) for point in points], around=crs.is_geographic)
-            return cls(crs, from_gcps(points), dataset.height, fitted=True, grid=grid)
-        return cls(None, dataset.transform, dataset.height)
+            return cls(crs, from_gcps(points), height, fitted=True, grid=grid)
+        return cls(None, dataset.transform, height)
 
     def with_resolution(self, resolution: Resolution) -> Self:
         """Return the same location with the pixel size that is known otherwise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,30 @@ def strips(source: Source, window: Window, bands: Sequence[int] | None = None) -
         end = min(bottom, (top // height + 1) * height)  # strips end where blocks end, so no block is decoded twice
         yield _read(source, Window(window.col, top, window.width, end - top), top - window.row, bands)
         top = end
+
+
+def reduced_strips(
+    source: Source,
+    window: Window,
+    factor: int,
+    bands: Sequence[int] | None = None,
+    change: Callable[[Iterator[Strip]], Iterator[Strip]] = iter,
+) -> Iterator[Strip]:
+    """Decode a window of the source reduced by a factor, from the file's own overview where it has one.
+
+    Args:
+        source: An open source.
+        window: Pixels of the reduced source, inside of it.
+        factor: Factor of the reduction; 1 for none.
+        bands: As for `strips`.
+        change: Changes what is decoded before it is averaged.
+    """
+    if source.overview == factor:
+        return change(strips(source, window, bands))
+    col, row = window.col * factor, window.row * factor
+    width = min(window.width * factor, source.width - col)
+    height = min(window.height * factor, source.height - row)
+    return reduced(change(strips(source, Window(col, row, width, height), bands)), factor, height)
 
 
 def reduced(parts: Iterator[Strip], factor: int, rows: int) -> Iterator[Strip]:

@@ -15,10 +15,10 @@ from rsfed.raster.digest import check_unchanged
 from rsfed.raster.geometry import region, shrunk
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import BandGroup, InputSpec
-from rsfed.raster.inspect import SourceInfo, survey
+from rsfed.raster.inspect import SourceInfo, own_reduction, survey
 from rsfed.raster.item import Item, Window
 from rsfed.raster.modality import Modality, modality
-from rsfed.raster.pixels import Strip, reduced, strips
+from rsfed.raster.pixels import Strip, reduced_strips
 from rsfed.raster.refusal import refusing
 from rsfed.raster.resample import resample, taps
 from rsfed.raster.rows import by_rows
@@ -37,7 +37,7 @@ def read(item: Item, spec: InputSpec) -> Content:
         RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
     """
     known = modality(item.modality)
-    with opened(item.path, known, reduction=_own_reduction(known, spec), radiometry=item.radiometry) as source:
+    with opened(item.path, known, reduction=own_reduction(known, spec), radiometry=item.radiometry) as source:
         check_unchanged(item)
         return _content(source, item.window, known, spec)
 
@@ -55,8 +55,8 @@ def read_many(items: Sequence[Item], spec: InputSpec) -> Iterator[tuple[Item, Co
     first = items[0]
     known, done = modality(first.modality), 0
     try:
-        with opened(first.path, known, reduction=_own_reduction(known, spec), radiometry=first.radiometry) as source:
-            held = by_rows(source, [item.window for item in items])
+        with opened(first.path, known, reduction=own_reduction(known, spec), radiometry=first.radiometry) as source:
+            held = by_rows(source, [shrunk(item.window, source.overview) for item in items])
             for item in items:
                 content = _tried(held, item, known, spec)
                 done += 1
@@ -87,7 +87,7 @@ def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceI
         RasterRejected: as for `inspect`, or every patch has too much nodata; for what `read` refuses, when the content
             is taken.
     """
-    with opened(path, modality) as source:
+    with opened(path, modality, reduction=own_reduction(modality, spec)) as source:
         info = survey(source, path, modality, spec)
         usable = tuple(each for each in info.windows if each.nodata <= spec.max_nodata)
         if not usable:
@@ -96,8 +96,8 @@ def read_image(path: Path, modality: Modality, spec: InputSpec) -> tuple[SourceI
 
 
 def _contents(path: Path, windows: Sequence[Window], known: Modality, spec: InputSpec) -> Iterator[Content]:
-    with opened(path, known, reduction=_own_reduction(known, spec)) as whole:
-        source = by_rows(whole, windows)
+    with opened(path, known, reduction=own_reduction(known, spec)) as whole:
+        source = by_rows(whole, [shrunk(each, whole.overview) for each in windows])
         for window in windows:
             yield _content(source, window, known, spec)
 
@@ -108,10 +108,10 @@ def _content(source: Source, window: Window, known: Modality, spec: InputSpec) -
 
 def _group(source: Source, window: Window, known: Modality, spec: InputSpec, group: BandGroup) -> NDArray[np.float32]:
     """Return one group of a patch: float32, shape (bands, size, size), normalised and filled."""
-    wanted = region(window, group, source.location.resolution, spec.fit)
+    wanted = region(window, group, source.location.resolution, spec)
     factor = spec.reduction
     small = shrunk(wanted.within(window), factor)
-    parts = _strips(source, small, factor, _places(group, known), known)
+    parts = reduced_strips(source, small, factor, _places(group, known), lambda found: _linear(found, known))
     across = taps(small.width, wanted.col / factor - small.col, wanted.width / factor, group.size, spec.resampling)
     down = taps(small.height, wanted.row / factor - small.row, wanted.height / factor, group.size, spec.resampling)
     values, valid = resample(parts, across, down)
@@ -123,24 +123,6 @@ def _group(source: Source, window: Window, known: Modality, spec: InputSpec, gro
         valid = valid & np.isfinite(values).all(axis=0)
     values[:, ~valid] = spec.fill
     return values
-
-
-def _own_reduction(known: Modality, spec: InputSpec) -> int:
-    """Return the reduction that a file may have done itself: overviews of decibels are no averages of power."""
-    return 1 if known.decibel else spec.reduction
-
-
-def _strips(source: Source, small: Window, factor: int, places: list[int], known: Modality) -> Iterator[Strip]:
-    """Decode a window given in pixels of the reduced source, from the file's own overview where it has one.
-
-    Decibels come as linear power, in which they may be averaged.
-    """
-    if source.overview == factor:
-        return _linear(strips(source, small, places), known)
-    col, row = small.col * factor, small.row * factor
-    width = min(small.width * factor, source.width - col)
-    height = min(small.height * factor, source.height - row)
-    return reduced(_linear(strips(source, Window(col, row, width, height), places), known), factor, height)
 
 
 def _linear(parts: Iterator[Strip], known: Modality) -> Iterator[Strip]:

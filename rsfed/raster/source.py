@@ -35,6 +35,7 @@ _OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": False,
     "GDAL_GEOREF_SOURCES": "INTERNAL",
+    "GDAL_NUM_THREADS": 1,  # for a small file, starting threads costs more than reading; workers read side by side
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # it makes up the rows that a truncated file lacks
     "PROJ_NETWORK": "OFF",
     "GDAL_CACHEMAX": 256,  # MiB; by itself it grows to a twentieth of the machine
@@ -57,7 +58,7 @@ def opened(
         path: The image.
         modality: What the image must be.
         root: Archive that the real path must lie in; None for an image that the user named.
-        reduction: Use the file's own overview of this factor where it has one.
+        reduction: Use the file's own overview, or resolution level, of this factor where it has one.
         radiometry: What the operator declared of values that do not say it themselves.
 
     Yields:

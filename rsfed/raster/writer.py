@@ -1,7 +1,8 @@
-"""Writing GeoTIFFs, for data that rsfed itself makes, and reading them with nothing but rasterio, to compare with."""
+"""Writing GeoTIFF and JPEG 2000, for data that rsfed itself makes, and reading by rasterio alone, to compare."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,10 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
+from rsfed.raster import limits
 from rsfed.raster.item import Window
 
 
@@ -67,6 +70,24 @@ def read_plainly(path: Path, window: Window | None = None) -> NDArray[Any]:
     with rasterio.open(path) as dataset:
         values: NDArray[Any] = dataset.read(window=area)
     return values
+
+
+def write_jpeg2000(path: Path, values: NDArray[Any], *, quality: float, levels: int) -> None:
+    """Write a JPEG 2000 image that lies nowhere, without loss at a quality of 100.
+
+    Args:
+        path: The file.
+        values: Samples, shape (bands, height, width).
+        quality: Bytes of the file in per cent of those of the samples.
+        levels: Resolution levels, at least 1; each but the first halves width and height.
+    """
+    bands, height, width = values.shape
+    profile = {"driver": limits.JPEG_2000, "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
+    options = {"QUALITY": quality, "REVERSIBLE": quality == 100, "RESOLUTIONS": levels}
+    with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED=False):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile, **options) as dataset:
+            dataset.write(values)
 
 
 @lru_cache(maxsize=16)

@@ -46,6 +46,16 @@ class CompactResnet(_Part):
     blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
 
 
+class ReducedResnet(_Part):
+    """The compact residual network on an image read at a reduced resolution; what it lacks is approximated first."""
+
+    kind: Literal["reduced-resnet"] = "reduced-resnet"
+    width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
+    blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
+    doublings: int = Field(default=1, ge=1, le=3)  # transposed convolutions, each to twice the size
+    detail: int = Field(default=8, ge=4, le=64)  # channels of each
+
+
 class KBranch(_Part):
     """One residual branch for each band group, joined before the head."""
 
@@ -71,7 +81,7 @@ class FrozenTrunk(_Part):
     projections: int = Field(default=4096, ge=1, le=16384)  # of a Fourier head
 
 
-Architecture = Annotated[CompactResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]
+Architecture = Annotated[CompactResnet | ReducedResnet | KBranch | FrozenTrunk, Field(discriminator="kind")]
 """How to build an encoder's network before its weights are loaded."""
 
 

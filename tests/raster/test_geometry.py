@@ -36,7 +36,7 @@ def test_tiles_at_any_sampling_distance_cover_every_pixel(width, height, across,
     covered = np.zeros((height, width), bool)
     for tile in cut(width, height, (across, down), wanted):
         covered[tile.row : tile.row + tile.height, tile.col : tile.col + tile.width] = True
-        area = region(tile, wanted.groups[0], (across, down), "tile").within(tile)
+        area = region(tile, wanted.groups[0], (across, down), wanted).within(tile)
         assert area.col >= tile.col
         assert area.row >= tile.row
         assert area.col + area.width <= tile.col + tile.width
@@ -61,14 +61,23 @@ def test_resize_and_crop_make_one_item_of_the_whole_source():
 
 
 def test_crop_takes_the_centre_at_the_groups_sampling_distance():
-    group = spec("red", size=16, gsd=10.0).groups[0]
+    wanted = spec("red", size=16, gsd=10.0, fit="crop")
+    (group,) = wanted.groups
     whole = Window(0, 0, 64, 64)
-    same, finer, coarser = (region(whole, group, (gsd, gsd), "crop") for gsd in (10.0, 5.0, 20.0))
+    same, finer, coarser = (region(whole, group, (gsd, gsd), wanted) for gsd in (10.0, 5.0, 20.0))
     assert (same.col, same.row, same.width, same.height) == (24, 24, 16, 16)
     assert (finer.col, finer.width) == (16, 32)
     assert (coarser.col, coarser.width) == (28, 8)
-    wide = region(whole, group, (10.0, 5.0), "crop")
+    wide = region(whole, group, (10.0, 5.0), wanted)
     assert (wide.width, wide.height) == (16, 32), "pixels may be wider than high"
+
+
+def test_pixels_of_unknown_size_are_those_of_the_reduced_source():
+    wanted = spec("red", size=16, fit="tile", reduction=4)
+    assert [(tile.col, tile.width) for tile in cut(128, 64, None, wanted)] == [(0, 64), (64, 64)]
+    cropped = spec("red", size=16, fit="crop", reduction=4)
+    area = region(Window(0, 0, 100, 100), cropped.groups[0], None, cropped)
+    assert (area.col, area.width) == (18, 64)
 
 
 def test_groups_of_different_sampling_distance_take_the_same_ground():
@@ -77,7 +86,7 @@ def test_groups_of_different_sampling_distance_take_the_same_ground():
         for gsd, size in ((10.0, 24), (20.0, 12))
     )
     wanted = InputSpec(groups=groups, fit="crop")
-    areas = [region(Window(0, 0, 100, 100), group, (10.0, 10.0), "crop") for group in wanted.groups]
+    areas = [region(Window(0, 0, 100, 100), group, (10.0, 10.0), wanted) for group in wanted.groups]
     assert areas[0] == areas[1]
 
 

@@ -27,8 +27,10 @@ from rsfed.config_objectives import BatchAllSection, CentresSection, Contrastive
 from rsfed.errors import InvalidMessage, TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
 from rsfed.hashing.weights import from_bytes, init_weights
+from rsfed.raster.input_spec import reduced_spec
 from rsfed.raster.item import Item, Window
-from rsfed.trust.manifest import FederationClass, Nomenclature
+from rsfed.raster.modality import modality
+from rsfed.trust.manifest import FederationClass, Nomenclature, ReducedResnet
 
 COUNTS = dict.fromkeys(CLASSES, 6)
 EVERY_OBJECTIVE = [MilanSection(), BatchAllSection(), CentresSection(), PairwiseSection(), ContrastiveSection()]
@@ -73,6 +75,15 @@ def test_a_round_sends_weights_patches_and_seconds_and_nothing_else(home):
     before, after = start_weights(), result.arrays["arrays"]
     assert {name: array.shape for name, array in after.items()} == {n: a.shape for n, a in before.items()}
     assert any((after[name] != before[name]).any() for name in before)
+
+
+def test_a_node_trains_the_network_of_reduced_images(home):
+    plan = small_plan(architecture=ReducedResnet(width=8), input=reduced_spec(modality("rgb"), 32, 4))
+    result = decode(run_task(app, home.path, task(plan=plan)))
+    assert result.error == ""
+    before, after = start_weights(plan), result.arrays["arrays"]
+    assert {name: array.shape for name, array in after.items()} == {n: a.shape for n, a in before.items()}
+    assert (after["trunk.0.weight"] != before["trunk.0.weight"]).any(), "the transposed convolution learns too"
 
 
 def test_the_same_task_gives_the_same_weights_and_another_round_or_seed_others(home):

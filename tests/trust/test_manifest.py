@@ -6,7 +6,7 @@ import pytest
 from members import World
 
 from rsfed.errors import ReleaseRefused
-from rsfed.trust.manifest import CompactResnet, FrozenTrunk, KBranch, parse_manifest
+from rsfed.trust.manifest import CompactResnet, FrozenTrunk, KBranch, ReducedResnet, parse_manifest
 
 DIGEST = "ab" * 32
 TRUNK = {"name": "trunk.onnx", "size": 9, "sha256": DIGEST}
@@ -31,6 +31,7 @@ def manifest():
     ("raw", "expected"),
     [
         ({"kind": "compact-resnet", "width": 24, "blocks": 2}, CompactResnet(width=24, blocks=2)),
+        ({"kind": "reduced-resnet", "width": 8, "doublings": 2}, ReducedResnet(width=8, doublings=2)),
         ({"kind": "k-branch", "width": 8, "blocks": 1}, KBranch(width=8, blocks=1)),
         (FROZEN, FrozenTrunk.model_validate(FROZEN)),
     ],

@@ -208,7 +208,14 @@ def _candidates(root: Path, labels: str) -> list[Candidate]:
     return found
 
 
-def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None, *, turns: bool = False) -> ImageSet:
+def read(
+    listing: Listing,
+    trunk: Path | None = None,
+    cache: Path | None = None,
+    *,
+    turns: bool = False,
+    spec: InputSpec | None = None,
+) -> ImageSet:
     """Read all images; damaged ones are left out and counted.
 
     Args:
@@ -216,6 +223,7 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None,
         trunk: A frozen trunk (ONNX), whose features stand in for the pixels.
         cache: Folder in which features are kept for the next time.
         turns: Whether features are averaged over the eight positions of a square.
+        spec: How networks take the pixels of an image; None for what suits the listing.
 
     Raises:
         ConfigError: onnxruntime is not installed.
@@ -224,7 +232,7 @@ def read(listing: Listing, trunk: Path | None = None, cache: Path | None = None,
     """
     known = None if trunk is None else _fitting_trunk(trunk, listing, turns)
     if trunk is None or known is None:
-        spec = default_spec(listing.modality, listing.size)
+        spec = spec or default_spec(listing.modality, listing.size)
         _check_memory(listing, spec)
         kept = list(_each(listing, spec, lambda _info, pixels: (_compact(next(pixels)),)))
     else:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ from rsfed.lab.evaluate.results import Evaluation, Protocol, Row, Snapshot
 from rsfed.lab.evaluate.timing import median_ms
 
 _Job = tuple[int, str, int | None]  # seed, method, width
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def evaluate(
 
     jobs = [(seed, method, bits) for seed in range(settings.seeds) for method, bits in _pairs(settings)]
     outcomes: dict[tuple[str, int | None], list[Outcome]] = defaultdict(list)
-    for (_, method, bits), outcome in zip(jobs, _side_by_side(one, jobs), strict=True):
+    for (_, method, bits), outcome in zip(jobs, side_by_side(one, jobs), strict=True):
         outcomes[method, bits].append(outcome)
     chances = [chance_figures(case) for case in cases]
     return Evaluation(
@@ -143,7 +146,7 @@ def _described(images: ImageSet, divisions: Sequence[Division]) -> list[Features
     return [describe(images, each.train) for each in divisions]
 
 
-def _side_by_side(work: Callable[[_Job], Outcome], jobs: Sequence[_Job]) -> list[Outcome]:
+def side_by_side(work: Callable[[Work], Result], jobs: Sequence[Work]) -> list[Result]:
     """Do as many jobs at a time as there are cores, each with its share of them: that keeps all cores busy."""
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(jobs))
