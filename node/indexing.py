@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from node.active import Active
 from node.catalogue import Catalogue
 from node.cataloguing import Cataloguer
 from node.encoders import Encoder, MakeEncoder
@@ -136,32 +136,6 @@ class Indexer:
         return False
 
 
-@dataclass(slots=True)
-class _Active:
-    """What is served, in the form in which it changes."""
-
-    release: Release
-    indexes: dict[str, IndexWriter]
-    facts: Facts
-
-    def close(self) -> None:
-        """Let go of the indexes."""
-        for index in self.indexes.values():
-            index.close()
-
-    def modality(self, encoder_id: str) -> str:
-        """Return what an encoder reads."""
-        return self.release.manifest.encoders[encoder_id].modality
-
-    def listed(self) -> Ids:
-        """Return the ids of all items that are served, in rising order."""
-        return np.unique(np.concatenate([index.view.item_ids for index in self.indexes.values()]))
-
-    def forget_gone(self) -> None:
-        """Drop the facts of items that are served no more: a node runs for years, and patches come and go."""
-        self.facts = self.facts.of(np.intersect1d(self.facts.ids, self.listed(), assume_unique=True))
-
-
 class _Work:
     """The indexer's state: what is served, and what is on its way."""
 
@@ -171,7 +145,7 @@ class _Work:
         self._store = ReleaseStore(home.releases)
         self._owner = owner
         self._presence = Presence(catalogue.connection)
-        self._active: _Active | None = None
+        self._active: Active | None = None
         self._failed: dict[int, float] = {}  # item -> when it could not be read
         self._settled = False  # every patch that can be read has a code of the newest release
         self._arrived = False  # patches came or went while others were hashed
@@ -253,7 +227,7 @@ class _Work:
         for name, (ids, codes) in coded.items():
             make_equal(indexes[name], ids, codes, facts.of(ids).columns)
         self.close()
-        self._active = _Active(release, indexes, facts)
+        self._active = Active(release, indexes, facts)
         self._unpublished = self._unannounced = True
         self._epochs.take(release)
         serve_release(self._home, release.digest)
@@ -396,7 +370,7 @@ class _Work:
         changed, self._unannounced = self._epochs.begin(active.release, items)
         self._unpublished |= changed
 
-    def _items(self, active: _Active, encoder_id: str) -> tuple[Ids, Codes, Columns]:
+    def _items(self, active: Active, encoder_id: str) -> tuple[Ids, Codes, Columns]:
         ids, codes = self._coded(active.release, encoder_id)
         served = np.isin(ids, active.facts.ids)
         return ids[served], codes[served], active.facts.of(ids[served]).columns

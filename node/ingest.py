@@ -6,7 +6,6 @@ A run may be killed at any moment: what was acknowledged stays, the next run goe
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import sqlite3
 import time
 from collections import Counter, deque
@@ -16,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from node.catalogue import archive_root
 from node.labels import LabelMapping, map_labels
+from node.recipe import Reading, reading_of, recipe
 from node.sources import (
     Known,
     Read,
@@ -34,48 +33,18 @@ from node.sources import (
     withdraw,
 )
 from node.state import open_state
-from rsfed.config import ArchiveSection, NodeConfig, load_config
+from rsfed.config import NodeConfig, load_config
 from rsfed.crew import Crew
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
 from rsfed.raster.digest import file_digest
-from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.inspect import SourceInfo, inspect
-from rsfed.raster.item import Declared
 from rsfed.raster.layout import Candidate, Skipped, walk
-from rsfed.raster.modality import Modality, modality
+from rsfed.raster.modality import Modality
 from rsfed.raster.refusal import refusing
-from rsfed.trust.manifest import Nomenclature
-from rsfed.trust.release_store import ReleaseStore
 
 _BATCH_FILES = 64  # acknowledged together
 _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
-_DEFAULT_SIZE = 64  # pixels, while there is no release to say it
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How the archive is read.
-
-    Attributes:
-        root: The archive's folder, with no link in it.
-        modality: What the images are.
-        spec: How the encoder of this modality takes its input.
-        release: Version of the release that says so; None while the node has none, and defaults are used.
-        nomenclature: The federation's classes; None as above.
-        radiometry: What the operator declared of the archive's values.
-        stride: Step in metres of the grid that scenes are cut along; None where the encoder alone decides.
-        max_cloud: Largest share of clouds and shadows that a searched patch may have, where something tells it.
-    """
-
-    root: Path
-    modality: Modality
-    spec: InputSpec
-    release: int | None
-    nomenclature: Nomenclature | None
-    radiometry: Declared = None
-    stride: float | None = None
-    max_cloud: float = ArchiveSection().max_cloud
 
 
 Entries = tuple[list[Candidate], list[Skipped]]
@@ -121,29 +90,6 @@ class Listener:
     skipped: Callable[[Skipped], None]
 
 
-def reading_of(home: Home, config: NodeConfig) -> Reading:
-    """Return how the archive is read: as the current release says, else by the defaults of its modality.
-
-    Raises:
-        StateError: RELEASE_DAMAGED, there is a release, and it cannot be read.
-    """
-    root, kind = archive_root(home, config).resolve(), modality(config.archive.modality)
-    own = {name: getattr(config.archive, name) for name in ("radiometry", "stride", "max_cloud")}
-    store = ReleaseStore(home.releases)
-    release = store.current()
-    if release is None and store.history().highest:
-        # Going on by defaults would take the class from every patch and perhaps cut all of them anew.
-        raise StateError(
-            "the release on disk is damaged; `rsfed node serve` fetches it again", reason="RELEASE_DAMAGED"
-        )
-    if release is None:
-        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None, **own)
-    manifest = release.manifest
-    fitting = (encoder.input for _, encoder in sorted(manifest.encoders.items()) if encoder.modality == kind.name)
-    spec = next(fitting, default_spec(kind, _DEFAULT_SIZE))
-    return Reading(root, kind, spec, manifest.version, manifest.nomenclature, **own)
-
-
 def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, workers: int | None = None) -> Report:
     """Bring the catalogue in line with the archive.
 
@@ -168,7 +114,7 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         max_nodata=reading.spec.max_nodata,
         max_cloud=reading.max_cloud,
         independent_files=config.archive.independent_files,
-        recipe=_recipe(reading),
+        recipe=recipe(reading),
     )
     with _alone(home), closing(open_state(home)) as connection:
         held = present_sources(connection)
@@ -389,17 +335,6 @@ def _check_stamp(candidate: Candidate, seen: Seen) -> None:
 def _unchanged(known: Known, seen: Seen, rules: Rules) -> bool:
     before = known.seen
     return (before.size, before.mtime_ns, known.recipe) == (seen.size, seen.mtime_ns, rules.recipe)
-
-
-def _recipe(reading: Reading) -> str:
-    """Return a name for all that decides windows and states; how values are normalised is no part of that."""
-    geometry = reading.spec.model_dump_json(
-        exclude={"resampling": True, "fill": True, "groups": {"__all__": {"offset", "scale"}}}
-    )
-    said = "" if reading.radiometry is None else f" {reading.radiometry}"
-    said += "" if reading.stride is None else f" stride {reading.stride:g}"
-    said += "" if reading.max_cloud == ArchiveSection().max_cloud else f" cloud {reading.max_cloud:g}"
-    return hashlib.sha256(f"{reading.modality.name} {geometry}{said}".encode()).hexdigest()[:16]
 
 
 def _settle(connection: sqlite3.Connection, config: NodeConfig, reading: Reading) -> LabelMapping:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from node.ingest import Reading, fitting
+from node.ingest import fitting
 from node.labels import LabelMapping, map_labels
+from node.recipe import Reading
 from rsfed.config import NodeConfig
 from rsfed.errors import RasterRejected
 from rsfed.raster.layout import Candidate, Skipped, walk

@@ -12,20 +12,17 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from rsfed.codes import MAX_BITS, MIN_BITS
+from rsfed.config_images import ArchiveSection, EncoderSection
 from rsfed.config_objectives import DEFAULT_OBJECTIVE, ClosedFormSection, ObjectiveSection
 from rsfed.config_policy import PolicySection
 from rsfed.config_section import Section
 from rsfed.config_strategies import StrategySection, default_strategy
 from rsfed.errors import ConfigError, UsageError
-from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, reduced_spec
-from rsfed.raster.modality import check_radiometry, modality
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -41,13 +38,6 @@ def _address(value: str) -> str:
     return value
 
 
-def _modality(value: str) -> str:
-    try:
-        return modality(value).name
-    except UsageError as error:
-        raise ValueError(error.public) from error
-
-
 def _ids_of_their_own(classes: dict[str, int]) -> dict[str, int]:
     for number, count in Counter(classes.values()).items():
         if count > 1:
@@ -56,7 +46,6 @@ def _ids_of_their_own(classes: dict[str, int]) -> dict[str, int]:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-ModalityName = Annotated[str, AfterValidator(_modality)]
 
 
 class NodeServe(Section):
@@ -65,24 +54,6 @@ class NodeServe(Section):
     bind: Address = "0.0.0.0:7443"
     advertise: Address = "localhost:7443"
     max_concurrent: int = Field(default=64, ge=1, le=4096)  # calls
-
-
-class ArchiveSection(Section):
-    """The images of the node."""
-
-    path: str = "archive"  # relative to the home
-    modality: ModalityName = "rgb"
-    labels: str = "folders"  # or "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with path,label
-    independent_files: bool = False  # every file without metadata is an acquisition of its own
-    radiometry: StrictInt | str | None = None  # what stored values are that do not say it: see docs/radiometry.md
-    workers: int = Field(default=0, ge=0, le=64)  # processes that read images ahead; 0 reads without any
-    stride: float | None = Field(default=None, ge=10, le=1e6)  # metres; cuts scenes along a grid of their projection
-    max_cloud: float = Field(default=0.2, ge=0, le=1)  # share of a searched patch under clouds or shadows, where told
-
-    @model_validator(mode="after")
-    def _declares_what_its_images_have(self) -> Self:
-        check_radiometry(self.radiometry, self.modality)
-        return self
 
 
 class LabelsSection(Section):
@@ -146,48 +117,6 @@ class QuerySection(Section):
     """How queries are fanned out."""
 
     deadline_s: float = Field(default=5.0, gt=0, le=120)  # for nodes, when the analyst allows longer
-
-
-class EncoderSection(Section):
-    """The hash network that the federation trains."""
-
-    kind: Literal["compact-resnet", "k-branch", "frozen-trunk"] = "compact-resnet"
-    modality: ModalityName = "rgb"
-    bits: int = Field(default=64, ge=MIN_BITS, le=MAX_BITS, multiple_of=8)
-    size: int = Field(default=64, ge=16, le=MAX_SIZE)  # pixels; of the finest bands where there are branches
-    reduction: Literal[1, 2, 4, 8] = 1  # sources are read at 1/2, 1/4 or 1/8 of their resolution; compact-resnet alone
-    fit: Fit | None = None  # chosen by the modality when left out
-    width: int = Field(default=16, ge=8, le=256)  # channels of the first stage
-    blocks: int = Field(default=1, ge=1, le=4)  # residual blocks of each stage
-    offset: tuple[float, ...] = ()  # subtracted from stored values, per band; the modality's when left out
-    scale: tuple[Annotated[float, Field(gt=0)], ...] = ()  # divides them after that, per band
-
-    @model_validator(mode="after")
-    def _has_an_input(self) -> Self:
-        try:
-            self.input()
-        except UsageError as error:
-            raise ValueError(error.public) from error
-        return self
-
-    def input(self) -> InputSpec:
-        """Return how the network takes a patch.
-
-        Raises:
-            UsageError: the modality has not what the network needs.
-        """
-        bands = modality(self.modality)
-        offset, scale = self.offset or bands.offset, self.scale or bands.scale
-        if not len(bands.bands) == len(offset) == len(scale):
-            raise UsageError(
-                f"offset and scale need one value for each of the {len(bands.bands)} bands of {bands.name}"
-            )
-        if self.reduction > 1 and self.kind != "compact-resnet":
-            raise UsageError(f'{self.kind} takes full resolution: take reduction out, or set kind = "compact-resnet"')
-        normalised = replace(bands, offset=offset, scale=scale)
-        if self.kind == "k-branch":
-            return branched_spec(normalised, self.size, self.fit)
-        return reduced_spec(normalised, self.size, self.reduction, self.fit)
 
 
 class NomenclatureSection(Section):

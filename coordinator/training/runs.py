@@ -36,7 +36,8 @@ from rsfed.trust.release_store import Release
 if TYPE_CHECKING:
     from coordinator.state import State
     from coordinator.training.engine import Trained
-    from rsfed.config import CoordinatorConfig, EncoderSection
+    from rsfed.config import CoordinatorConfig
+    from rsfed.config_images import EncoderSection
 
 _LOOK_S = 2.0  # a notice that got lost costs so much
 

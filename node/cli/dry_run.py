@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from node.cli.options import Output
 
 if TYPE_CHECKING:
-    from node.ingest import Reading
+    from node.recipe import Reading
     from node.recognition import Recognition
 
 _MOST_LABELS = 50  # in the table; JSON has all

@@ -12,7 +12,8 @@ from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, nod
 from node.cli.progress import progress
 
 if TYPE_CHECKING:
-    from node.ingest import Reading, Report
+    from node.ingest import Report
+    from node.recipe import Reading
     from rsfed.home import Home
 
 
@@ -40,8 +41,9 @@ def ingest(
     Images are only read, never moved or changed. A second run reads nothing; an interrupted run goes on where it was.
     Files that will not do are skipped, each with its reason, and counted.
     """
-    from node.ingest import Listener, reading_of  # noqa: PLC0415 - loaded only when used
+    from node.ingest import Listener  # noqa: PLC0415 - loaded only when used
     from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
+    from node.recipe import reading_of  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from node.catalogue import Catalogue
-from node.ingest import reading_of
 from node.reading import reader
+from node.recipe import reading_of
 from node.training.holdout import split
 from node.training.patches import read_patches, sample
 from rsfed.codes import Codes

@@ -17,7 +17,8 @@ from node.training.bare_app import app_over
 from node.training.trainer import train_round
 from rsfed.cli import run
 from rsfed.codes import pack
-from rsfed.config import CoordinatorConfig, EncoderSection
+from rsfed.config import CoordinatorConfig
+from rsfed.config_images import EncoderSection
 from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.config_strategies import FedAvgSection, default_strategy
 from rsfed.errors import TrainingError

@@ -7,7 +7,7 @@ from node_archives import configure, make_node, run
 from safe_makers import GRD, amplitudes, offset_list, product_xml, scene, write_s1, write_s2
 
 from node.catalogue import Catalogue
-from node.ingest import reading_of
+from node.recipe import reading_of
 from node.recognition import Grid, recognise
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import ConfigError

@@ -12,9 +12,9 @@ from node_archives import give_release, make_node, png, run
 from node.auditing import open_log
 from node.backup import back_up, restore
 from node.catalogue import Catalogue
-from node.ingest import reading_of
 from node.keys import handle_key, tie_key
 from node.presence import Presence
+from node.recipe import reading_of
 from node.state import mark_audited, open_state, restored_at
 from rsfed.backup import BackupPlan, write_backup
 from rsfed.config import NodeConfig, load_config

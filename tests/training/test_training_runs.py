@@ -14,7 +14,8 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import CoordinatorConfig, EncoderSection, NomenclatureSection
+from rsfed.config import CoordinatorConfig, NomenclatureSection
+from rsfed.config_images import EncoderSection
 from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
 from rsfed.config_strategies import BulyanSection, FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.errors import StateError, TrainingError, UsageError
