@@ -26,8 +26,10 @@ $(DEV_READY): $(READY)
 demo: $(READY) ## The whole story on one machine; writes demo/report.html
 	$(BIN)/rsfed demo
 
+# Tests that start many processes come one by one: beside others they would run into their time limits.
 test: $(DEV_READY) ## All tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not process'
+	$(BIN)/python -m pytest -m process
 
 lint: $(DEV_READY) ## Style, types, import rules, wire contract
 	$(BIN)/ruff check .
