@@ -67,7 +67,7 @@ class Budgets:
         self._now = now
         self._lock = threading.Lock()
         self._sound: set[bytes] = set()  # releases whose record was held against the audit log
-        self._latest = ""  # time of the last charge
+        self._latest: dict[bytes, str] = {}  # time of the last charge, by release
 
     def close(self) -> None:
         """Close the database once no thread uses it."""
@@ -128,7 +128,7 @@ class Budgets:
 
     def _record(self, release: Release, query: VerifiedQuery, items: int) -> int:
         at = utc_text(self._now())
-        if at < self._latest:
+        if at < self._latest.get(release.digest, ""):
             raise StateError(
                 "the clock was set back behind the last query that was refined; set it right (NTP)",
                 reason="CLOCK_BACK",
@@ -137,7 +137,7 @@ class Budgets:
         (number,) = self._connection.execute(last, (release.digest,)).fetchone()
         row = (release.digest, number, query.digest, items, at)
         self._connection.execute("INSERT INTO refine_charge VALUES (?, ?, ?, ?, ?)", row)
-        self._latest = at
+        self._latest[release.digest] = at
         return int(number)
 
     def _check(self, release: Release) -> None:
@@ -157,9 +157,10 @@ class Budgets:
             raise _broken("the record of what refine spent is damaged")
         if number < self._logged(release):
             raise _broken("the record of what refine spent is older than the audit log")
-        (latest,) = self._connection.execute("SELECT max(at) FROM refine_charge").fetchone()
+        last = "SELECT max(at) FROM refine_charge WHERE release = ?"
+        (latest,) = self._connection.execute(last, (release.digest,)).fetchone()
         if latest is not None:
-            self._latest = utc_text(datetime.fromisoformat(latest))
+            self._latest[release.digest] = utc_text(datetime.fromisoformat(latest))
         self._sound.add(release.digest)
 
     def _logged(self, release: Release) -> int:

@@ -215,7 +215,7 @@ class Guard:
             exact = filter_of(envelope, manifest, kept | {"label"})
         except (EnvelopeRefused, UsageError) as error:
             raise WithheldByPolicy(error.public, reason=error.reason) from error
-        return exact and ASKED.filter(exact)
+        return exact and self._detail.filter(ASKED.filter(exact))
 
     def _check_scope(self, query: VerifiedQuery, served: Served, policy: Policy, now: datetime) -> None:
         scope = self._trust().scope_of(query.requester)

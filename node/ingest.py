@@ -224,8 +224,9 @@ class _Run:
         self._listener.progressed(len(candidates), len(candidates))
         self.report.files = len(candidates)
         # What lies in a folder that cannot be listed just now is not gone.
-        unseen = tuple(f"{problem.name}/" for problem in problems)
-        self._withdraw([number for number, path in held if not path.startswith(unseen)])
+        unseen = {problem.name for problem in problems if problem.passing}
+        below = tuple(f"{problem.name}/" for problem in problems)
+        self._withdraw([number for number, path in held if path not in unseen and not path.startswith(below)])
 
     def _wanted(self, candidates: Sequence[Candidate]) -> Iterator[_Wanted]:
         """Yield what is new or has changed; the others are kept."""

@@ -8,23 +8,20 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from node.bucketed import Bucketed
 from node.published import Published
-from node.state import UNKNOWN
 from rsfed.codes import Ids
 from rsfed.index.facets import Columns
 from rsfed.index.search import Snapshot
 from rsfed.privacy.policy import Policy
-from rsfed.privacy.publication import acquisition_numbers
 from rsfed.trust.release_store import Release
 from rsfed.wire import DEGREE, NO_FOOTPRINT, NO_TIME
 
@@ -40,27 +37,25 @@ class Facts:
     Attributes:
         ids: Item ids in rising order, int64, shape (n,).
         columns: Time, place and kind of each; a kind is the modality and then the ids of its classes as text.
-        acquisitions: Number of the acquisition of each, uint64, shape (n,); 0 where it is not known.
     """
 
     ids: Ids
     columns: Columns
-    acquisitions: NDArray[np.uint64]
 
     @classmethod
     def none(cls) -> Self:
         """Return the facts of no item."""
-        return cls(np.empty(0, np.int64), Columns.unknown(0), np.empty(0, np.uint64))
+        return cls(np.empty(0, np.int64), Columns.unknown(0))
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, ids: Ids) -> Self:
         """Read the facts of these items from the node's database."""
         query = (
-            "SELECT id, west, south, east, north, acquired_start, acquired_end, modality, classes, acquisition"
+            "SELECT id, west, south, east, north, acquired_start, acquired_end, modality, classes"
             " FROM patch WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
         )
         rows = connection.execute(query, (str(ids.tolist()),)).fetchall()
-        kinds = [_kind(*row[7:9]) for row in rows]
+        kinds = [_kind(*row[7:]) for row in rows]
         number = {kind: place for place, kind in enumerate(dict.fromkeys(kinds))}
         columns = Columns(
             np.array([_acquired(*row[5:7]) for row in rows], np.int64).reshape(-1, 2),
@@ -68,19 +63,17 @@ class Facts:
             np.array([number[kind] for kind in kinds], np.uint32),
             tuple(number),
         )
-        return cls(np.array([row[0] for row in rows], np.int64), columns, _numbers([row[9] for row in rows]))
+        return cls(np.array([row[0] for row in rows], np.int64), columns)
 
     def joined(self, other: Facts) -> Facts:
         """Return the facts of the items of both."""
         ids = np.concatenate([self.ids, other.ids])
         order = np.argsort(ids)
-        columns = Columns.joined([self.columns, other.columns]).take(order)
-        return Facts(ids[order], columns, np.concatenate([self.acquisitions, other.acquisitions])[order])
+        return Facts(ids[order], Columns.joined([self.columns, other.columns]).take(order))
 
     def of(self, ids: Ids) -> Facts:
         """Return the facts of these items, in this order."""
-        places = np.searchsorted(self.ids, ids)
-        return Facts(ids, self.columns.take(places), self.acquisitions[places])
+        return Facts(ids, self.columns.take(np.searchsorted(self.ids, ids)))
 
     def silent(self, modality: str, fields: Collection[str]) -> int:
         """Return how many items of a modality say nothing of some of these fields, so that no filter lets them pass."""
@@ -170,13 +163,6 @@ def _acquired(start: str | None, end: str) -> list[int]:
         return [NO_TIME] * 2
     first, last = ((datetime.fromisoformat(moment) - _EPOCH) / _MILLISECOND for moment in (start, end))
     return [math.floor(first), math.ceil(last)]
-
-
-def _numbers(acquisitions: Sequence[str]) -> NDArray[np.uint64]:
-    distinct = list(dict.fromkeys(acquisitions))
-    known = np.array([not name.startswith(UNKNOWN) for name in distinct], np.uint64)
-    numbers = dict(zip(distinct, (acquisition_numbers(distinct) * known).tolist(), strict=True))
-    return np.array([numbers[name] for name in acquisitions], np.uint64)
 
 
 def _kind(modality: str, classes: str | None) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from node.handles import Handles
-from node.overlap import first_of_places
 from node.ranking import Ranking
 from rsfed.codes import Codes, Ids
 from rsfed.index.hits import Hits
@@ -39,8 +38,6 @@ _Listing = archive_pb2.BucketAnswer | archive_pb2.ArchiveServiceExpandBucketResp
 def bucket_answer(admitted: Admitted, hits: Hits, ranking: Ranking, handles: Handles) -> archive_pb2.BucketAnswer:
     """Return the exact answer for one query code.
 
-    Of patches of one acquisition that show the same place only the first of the ranking is listed; sizes count all.
-
     Args:
         admitted: The query, and what answers it.
         hits: The buckets that were found, by the query's filter: what is disclosed of sizes is of items that pass.
@@ -50,10 +47,6 @@ def bucket_answer(admitted: Admitted, hits: Hits, ranking: Ranking, handles: Han
     ranked = ranking.buckets(hits, admitted.ask.row_limit)
     shown = disclose_exactly(admitted.ask, ranked.distances, ranked.sizes)
     listed, samples = ranked.take(np.arange(len(shown.samples))), shown.samples.astype(np.int64)
-    items = ranking.items(listed, np.zeros_like(samples), samples)
-    known = admitted.served.facts.of(items)
-    first = first_of_places(known.acquisitions, known.columns.boxes)
-    ranked_in = np.repeat(np.arange(len(samples)), samples)  # the bucket of each item
     answer = archive_pb2.BucketAnswer(
         band_width=1,
         examined=len(admitted.snapshot.view),
@@ -61,10 +54,10 @@ def bucket_answer(admitted: Admitted, hits: Hits, ranking: Ranking, handles: Han
         bucket_handles=handles.seal(listed.marks, admitted.salt),
         distance_upper=shown.distances.astype("<u2").tobytes(),
         bucket_sizes=shown.sizes.astype("<u4").tobytes(),
-        sample_counts=np.bincount(ranked_in[first], minlength=len(samples)).astype("<u4").tobytes(),
+        sample_counts=shown.samples.astype("<u4").tobytes(),
         withheld=_WITHHELD[shown.withheld],
     )
-    list_items(answer, items[first], admitted, handles)
+    list_items(answer, ranking.items(listed, np.zeros_like(samples), samples), admitted, handles)
     return answer
 
 

@@ -17,6 +17,7 @@ TimeName = Literal["exact", "day", "month", "year", "none"]
 
 LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
 """Policy levels, the one that discloses most first."""
+PUBLISHED: tuple[LevelName, ...] = ("catalogue", "sealed", "counts")
 
 
 class AnalystPolicy(Section):
@@ -56,5 +57,10 @@ class PolicySection(Section):
                 raise ValueError(
                     f"analysts.{name} is answered at {own.level}, which discloses more than {self.level}: write "
                     "loosen = true beside it if that is meant"
+                )
+            if self.level in PUBLISHED and own.level in PUBLISHED and own.level != self.level:
+                raise ValueError(
+                    f"analysts.{name} cannot be answered at {own.level}: every member may read what is published at "
+                    f"{self.level}; take the line out, or choose {own.level} for all"
                 )
         return self

@@ -1,8 +1,8 @@
 """Processes that work ahead: what they make comes back in the order of the tasks, and no more of it than fits.
 
 A process takes one task at a time and gives what it makes of it in parts. A part stays with the process until it is
-taken, so at most one waits for each process, however fast they are. A process that dies, by a decoder's fault or for
-lack of memory, costs the task that it had; another takes its place.
+taken, so at most two wait for each process, however fast they are: the last one is told as such, and has to be known. A
+process that dies, by a decoder's fault or for lack of memory, costs the task that it had; another takes its place.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _GRACE_S = 5.0
 class _Kind(IntEnum):
     READY = 0
     PART = 1
-    DONE = 2
-    FAILED = 3
-    DEAD = 4
+    LAST = 2
+    NONE = 3
+    FAILED = 4
+    DEAD = 5
 
 
 class Crew(Generic[Task, Part]):
@@ -70,7 +71,10 @@ class Crew(Generic[Task, Part]):
                 kind, part = worker.take()
                 if kind is _Kind.PART:
                     yield task, part
-                elif kind is _Kind.DONE:
+                elif kind is _Kind.LAST:  # with it the task is done, so nobody can die over a task that gave all
+                    idle.append(busy.popleft()[1])
+                    yield task, part
+                elif kind is _Kind.NONE:
                     idle.append(busy.popleft()[1])
                 elif kind is _Kind.DEAD:
                     yield task, None
@@ -139,11 +143,13 @@ def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]], niceness: int
         while True:
             task = pipe.recv()
             try:
+                waiting: deque[Any] = deque(maxlen=1)  # the last part has to be known as such
                 for part in work(task):
-                    pipe.send((_Kind.PART, part))
+                    if waiting:
+                        pipe.send((_Kind.PART, waiting[0]))
+                    waiting.append(part)
+                pipe.send((_Kind.LAST, waiting[0]) if waiting else (_Kind.NONE, None))
             except (EOFError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - told to whoever gave the task
                 pipe.send((_Kind.FAILED, type(error).__name__))
-            else:
-                pipe.send((_Kind.DONE, None))

@@ -54,6 +54,8 @@ def test_an_analyst_is_answered_less_strictly_only_where_the_operator_says_so(ho
     assert load_config(NodeConfig, home).policy.analysts["ada"].level == "partner"
     path.write_text('[policy]\nlevel = "partner"\n' + own.format("guarded", ""))
     assert load_config(NodeConfig, home).policy.analysts["ada"].level == "guarded"
+    path.write_text('[policy]\nlevel = "catalogue"\n' + own.format("counts", ""))
+    assert "every member may read what is published" in problem(NodeConfig, home)
 
 
 @pytest.mark.parametrize("variable", ["RSFED_COORDINATOR__FEDERATION__X", "RSFED_COORDINATOR__FEDERATION__X__Y"])

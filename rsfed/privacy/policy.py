@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rsfed.errors import ConfigError
 from rsfed.privacy.counts import MOST_EPSILON
 from rsfed.privacy.detail import Detail
+from rsfed.privacy.grid import ASKED
 
 ROWS_PER_QUERY = 16_384
 """Buckets, and items, that a node lists for all codes of one query together; at least k of each for every code."""
@@ -154,8 +155,10 @@ def explain(level: str, detail: Detail) -> str:
     """
     chosen = policy(level)
     filters = _filters(detail.kept | {"label"} if chosen.by_cells else detail.kept)
-    if not chosen.by_cells:
-        filters += f"\n  Detail:      places are told {_PLACES[detail.places]}, times {_TIMES[detail.times]}."
+    least = ASKED if chosen.by_cells else Detail()
+    places = max(detail.places, least.places, key=list(_PLACES).index)
+    times = max(detail.times, least.times, key=list(_TIMES).index)
+    filters += f"\n  Detail:      places are told {_PLACES[places]}, times {_TIMES[times]}, and filters widened alike."
     return chosen.explanation.format(filters=filters)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from rsfed.errors import RasterRejected
 from rsfed.raster import metadata
 from rsfed.raster.product import Product
+from rsfed.raster.small_file import read_small
 
 LAYOUT = "bigearthnet"
 OPTICAL_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
@@ -70,14 +71,11 @@ def read_label_file(path: Path) -> Mapping[str, Any]:
         RasterRejected: it is damaged, or a link.
         OSError: it cannot be read.
     """
-    if path.is_symlink():
-        raise RasterRejected("its label file is a link; put the file itself there")
     try:
-        with path.open("rb") as file:
-            told = json.loads(file.read(_MOST_BYTES))
+        told = json.loads(read_small(path, _MOST_BYTES, "its label file"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RasterRejected("its label file is damaged; copy it again from its origin") from error
     if not isinstance(told, dict):
         raise RasterRejected("its label file is not that of a patch; copy it again from its origin")

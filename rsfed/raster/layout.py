@@ -65,10 +65,12 @@ class Skipped:
     Attributes:
         name: Its path relative to the archive, with forward slashes, safe to print.
         reason: What is wrong with it and what to do, in one line.
+        passing: It cannot be read just now, which says nothing of what is there.
     """
 
     name: str
     reason: str
+    passing: bool = False
 
 
 def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset()) -> Iterator[Candidate | Skipped]:
@@ -162,10 +164,11 @@ def _files(
     inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in known, entry.name))
+        product = product_of(folder, {entry.name for entry in entries}) if inside else None
     except OSError:
-        yield Skipped(_relative(folder, root), "the folder cannot be listed; let this user read it")
+        yield Skipped(_relative(folder, root), "the folder cannot be read; let this user read it", passing=True)
         return
-    if inside and (product := product_of(folder, {entry.name for entry in entries})):
+    if product:
         yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands or product.problem)
         return
     folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems

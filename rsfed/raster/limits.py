@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 MAX_SIDE = 65_535  # pixels
-MAX_PIXELS = 1 << 27  # pixels of a source; a whole Sentinel-2 tile at 10 m has 121 million
+MAX_PIXELS = (
+    1 << 29
+)  # pixels of a source; a whole Sentinel-2 tile at 10 m has 121 million, a scene of Sentinel-1 426 million
 MAX_BYTES = 4 << 30  # bytes of a file, and of its pixels when decoded
 MAX_STRIP_BYTES = 256 << 20  # bytes of one row of blocks when decoded: the least that reading takes
 MAX_EXPANSION = 500  # decoded bytes for each byte of the file, once the pixels exceed FREE_EXPANSION_BYTES
 FREE_EXPANSION_BYTES = 64 << 20  # bytes
-MAX_PATCHES = 100_000  # patches cut from one source
+MAX_PATCHES = 1_000_000  # patches cut from one source
 MAX_COARSER = 8.0  # times that a source's pixels may be wider than those the encoder takes
 
 STRIP_BYTES = 16 << 20  # bytes decoded at a time where the blocks of the file allow it

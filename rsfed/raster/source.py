@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -71,10 +72,13 @@ def opened(
         real = _contained(path, root)
         door = _Door(real, root, _remedy(modality, root), held)
         if stat.S_ISDIR(real.stat().st_mode):
-            source = door.product(product_at(real), modality, radiometry)
+            product = product_at(real)
+            source = door.product(product, modality, radiometry)
+            held.callback(source.close)
+            _check_contained(product, root)
         else:
             source = as_declared(door.image(real, modality, reduction), modality, radiometry)
-        held.callback(source.close)
+            held.callback(source.close)
         yield source
 
 
@@ -123,6 +127,13 @@ class _Door:
             self._held.enter_context(rasterio.Env(**_OPTIONS))
             self._prepared = True
         return ImageFile.open(real, _driver(real, self._root), modality, self._remedy, reduction)
+
+
+def _check_contained(product: Product, root: Path | None) -> None:
+    """Check bands that a modality leaves out, too: they are hashed all the same."""
+    for each in product.bands.values():
+        if each.parent != product.folder or not stat.S_ISREG(os.lstat(each).st_mode):
+            _contained(each, root)
 
 
 def _contained(path: Path, root: Path | None) -> Path:

@@ -32,6 +32,7 @@ from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.modality import REFLECTANCES, Modality
 from rsfed.raster.product import Product
 from rsfed.raster.reflectance import Radiometry, has_scale, of_stac
+from rsfed.raster.small_file import read_small
 from rsfed.raster.stack import OpenBand, Stack
 
 LAYOUT = "stac"
@@ -135,12 +136,10 @@ def _radiometry(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]], de
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """Return a STAC item; None where a file is none."""
+    """Return a STAC item; None where a file is none. Raises OSError where it cannot be read just now."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        item = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        item = json.loads(read_small(path, _MAX_BYTES, "its JSON"))
+    except (FileNotFoundError, RasterRejected, ValueError, RecursionError):
         return None
     sound = isinstance(item, dict) and item.get("type") == "Feature" and "stac_version" in item
     return item if sound and isinstance(item.get("assets"), dict) else None

@@ -66,7 +66,7 @@ def disclose(home: Home) -> None:
     path.write_text(path.read_text().replace("[policy]", '[policy]\nlevel = "partner"', 1))
 
 
-def add_patches(home: Home, count: int, *, place=None, time=None, labels=(), acquisition="unknown:x") -> list[int]:
+def add_patches(home: Home, count: int, *, place=None, time=None, labels=()) -> list[int]:
     """Put patches into the catalogue, one file each; the files do not exist."""
     with closing(open_state(home)) as connection, transaction(connection):
         ids = list(take_item_ids(connection, count))
@@ -79,8 +79,8 @@ def add_patches(home: Home, count: int, *, place=None, time=None, labels=(), acq
             connection.execute(
                 "INSERT INTO item (id, source, col, row, width, height, modality, digest, state, nodata, acquisition,"
                 " acquired_start, acquired_end, west, south, east, north)"
-                " VALUES (?, ?, 0, 0, 32, 32, 'rgb', ?, 'present', 0, ?, ?, ?, ?, ?, ?, ?)",
-                (item, source, digest.hex(), acquisition, time, time, *(place or (None,) * 4)),
+                " VALUES (?, ?, 0, 0, 32, 32, 'rgb', ?, 'present', 0, 'a', ?, ?, ?, ?, ?, ?)",
+                (item, source, digest.hex(), time, time, *(place or (None,) * 4)),
             )
             for label in labels:
                 connection.execute("INSERT OR IGNORE INTO label (name) VALUES (?)", (label,))

@@ -79,5 +79,6 @@ def test_the_operator_is_told_by_what_queries_may_be_filtered_and_by_what_not(ke
 def test_the_operator_is_told_what_partner_gives_away():
     text = explain("partner", Detail("10km", "none"))
     assert "places are told in tenths of a degree, times not at all" in text
+    assert "places are told in whole degrees, times as years" in explain("guarded", Detail("10km", "year"))
     for gift in ("codes of this archive must be regarded as disclosed", "predicted class of every patch", "images"):
         assert gift in text

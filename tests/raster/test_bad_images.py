@@ -75,7 +75,7 @@ BAD = {
     "too many pixels": (
         "panchromatic",
         lambda d: raw_tiff(d / "a.tif", width=60_000, height=60_000),
-        "the limit is 134",
+        "the limit is 536",
     ),
     "zero width": ("panchromatic", lambda d: raw_tiff(d / "a.tif", width=0), DAMAGED),
     "zero height": ("panchromatic", lambda d: raw_tiff(d / "a.tif", height=0, rows_per_strip=1), DAMAGED),
