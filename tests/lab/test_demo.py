@@ -122,7 +122,14 @@ def test_interrupting_the_demo_stops_every_process_and_removes_every_file(data, 
 
 def serving(pid):
     family = psutil.Process(pid).children(recursive=True)
-    return family if any("serve" in process.cmdline() for process in family) else None
+    return family if any("serve" in command_of(process) for process in family) else None
+
+
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return []
 
 
 @pytest.mark.parametrize(("images", "steps"), [(10, 40), (533, 50), (1067, 100), (100_000, 120)])
