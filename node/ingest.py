@@ -37,7 +37,6 @@ from rsfed.config import NodeConfig, load_config
 from rsfed.crew import Crew
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
-from rsfed.raster.digest import file_digest
 from rsfed.raster.inspect import SourceInfo, inspect
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.modality import Modality
@@ -48,8 +47,6 @@ _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
 
 
 Entries = tuple[list[Candidate], list[Skipped]]
-Found = tuple[SourceInfo, bytes]
-"""What a source is, and the SHA-256 of its bytes."""
 _DIED = RasterRejected(
     "reading it ended the process that read it, for lack of memory or by a fault of the decoder; look at the file",
     reason="UNREADABLE",
@@ -158,11 +155,11 @@ def _may_be(candidate: Candidate, kind: Modality) -> bool:
     return product is None or not product.bands_told or any(band in product.bands for band in kind.bands)
 
 
-def look(reading: Reading, path: Path) -> Found | RasterRejected:
-    """Return what a source is and the SHA-256 of its bytes, or why it will not do."""
+def look(reading: Reading, path: Path) -> SourceInfo | RasterRejected:
+    """Return what a source is, or why it will not do."""
     try:
         with refusing(path):
-            info = inspect(
+            return inspect(
                 path,
                 root=reading.root,
                 modality=reading.modality,
@@ -170,12 +167,11 @@ def look(reading: Reading, path: Path) -> Found | RasterRejected:
                 radiometry=reading.radiometry,
                 stride=reading.stride,
             )
-            return info, file_digest(path)
     except RasterRejected as error:
         return error
 
 
-def _looks(reading: Reading, path: Path) -> Iterator[Found | RasterRejected]:
+def _looks(reading: Reading, path: Path) -> Iterator[SourceInfo | RasterRejected]:
     yield look(reading, path)
 
 
@@ -245,7 +241,9 @@ class _Run:
             else:
                 yield _Wanted(candidate, known, seen)
 
-    def _looked_at(self, sources: Iterator[_Wanted]) -> Generator[tuple[_Wanted, Found | RasterRejected], None, None]:
+    def _looked_at(
+        self, sources: Iterator[_Wanted]
+    ) -> Generator[tuple[_Wanted, SourceInfo | RasterRejected], None, None]:
         """Yield each source with what it is, in order; read ahead by processes where there are any."""
         if not self._workers:
             yield from ((wanted, look(self._reading, wanted.candidate.path)) for wanted in sources)
@@ -257,24 +255,24 @@ class _Run:
                 waiting.append(wanted)
                 yield wanted.candidate.path
 
-        crew: Crew[Path, Found | RasterRejected] = Crew(partial(_looks, self._reading), self._workers)
+        crew: Crew[Path, SourceInfo | RasterRejected] = Crew(partial(_looks, self._reading), self._workers)
         with closing(crew.parts(paths())) as parts:
             for _, found in parts:
                 yield waiting.popleft(), _DIED if found is None else found
 
-    def _take_up(self, wanted: _Wanted, found: Found | RasterRejected) -> None:
+    def _take_up(self, wanted: _Wanted, found: SourceInfo | RasterRejected) -> None:
         candidate, seen = wanted.candidate, wanted.seen
         if isinstance(found, RasterRejected):
             self._refuse(candidate, wanted.known, found)
             return
         try:
             with refusing(candidate.path):
-                self._check_direction(found[0].direction)
+                self._check_direction(found.direction)
                 _check_stamp(candidate, seen)
         except RasterRejected as error:
             self._refuse(candidate, wanted.known, error)
         else:
-            self._pending.append(Read(seen, found[1], found[0], candidate.covered))
+            self._pending.append(Read(seen, found, candidate.covered))
 
     def _refuse(self, candidate: Candidate, known: Known | None, error: RasterRejected) -> None:
         self._skip(Skipped(candidate.name, error.public))

@@ -68,13 +68,11 @@ class Read:
 
     Attributes:
         seen: As it was found before.
-        digest: SHA-256 of its bytes.
         info: What it is and which patches it gives.
         covered: Clouds, shadow or snow cover it, so its patches are not searched.
     """
 
     seen: Seen
-    digest: bytes
     info: SourceInfo
     covered: bool = False
 
@@ -128,7 +126,7 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
         RETURNING id
         """,
         (
-            *(seen.path, seen.size, seen.mtime_ns, read.digest, rules.recipe),
+            *(seen.path, seen.size, seen.mtime_ns, info.digest, rules.recipe),
             *(info.acquisition, info.crs, info.direction),
         ),
     ).fetchone()
@@ -224,7 +222,7 @@ def _insert(
     common = {
         "source": source,
         "modality": rules.modality,
-        "acquisition": info.acquisition or _unknown(connection, read.digest, rules),
+        "acquisition": info.acquisition or _unknown(connection, info.digest, rules),
         "start": start,
         "end": end,
         "place": info.place,

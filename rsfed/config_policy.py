@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,6 @@ TimeName = Literal["exact", "day", "month", "year", "none"]
 
 LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
 """Policy levels, the one that discloses most first."""
-PUBLISHED: tuple[LevelName, ...] = ("catalogue", "sealed", "counts")
 
 
 class AnalystPolicy(Section):
@@ -51,14 +50,18 @@ class PolicySection(Section):
 
     @model_validator(mode="after")
     def _loosens_only_where_it_says_so(self) -> Self:
-        levels = get_args(LevelName)
+        if not self.analysts:
+            return self
+        from rsfed.privacy.policy import POLICIES  # noqa: PLC0415 - numpy, only where it is used
+
+        levels = list(POLICIES)
         for name, own in self.analysts.items():
             if levels.index(own.level) < levels.index(self.level) and not own.loosen:
                 raise ValueError(
                     f"analysts.{name} is answered at {own.level}, which discloses more than {self.level}: write "
                     "loosen = true beside it if that is meant"
                 )
-            if self.level in PUBLISHED and own.level in PUBLISHED and own.level != self.level:
+            if POLICIES[self.level].publishes and POLICIES[own.level].publishes and own.level != self.level:
                 raise ValueError(
                     f"analysts.{name} cannot be answered at {own.level}: every member may read what is published at "
                     f"{self.level}; take the line out, or choose {own.level} for all"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LevelOption(StrEnum):
-    """Levels that may be asked for."""
+    """Levels that may be asked for; typer takes no list of `LevelName`."""
 
     PARTNER = "partner"
     GUARDED = "guarded"

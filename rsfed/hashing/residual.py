@@ -133,7 +133,10 @@ def _stages_for(size: int) -> int:
 
 
 def _pooled(trunk: nn.Module, patches: Tensor) -> Tensor:
-    """Return mean and deviation of every channel of a trunk's last maps, shape (n, 2 * channels)."""
+    """Return mean and deviation of every channel of a trunk's last maps, shape (n, 2 * channels).
+
+    By `var`, slow as it is beside `_statistics`: another order of sums would give networks in use other codes.
+    """
     maps = trunk(_channels_last(patches)).flatten(2)
     deviation = (maps.var(dim=2, correction=0) + _EPSILON).sqrt()
     return torch.cat([maps.mean(dim=2), deviation], dim=1)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from rsfed.codes import Ids
 from rsfed.errors import StateError
 
-MOST_PATCHES = 50  # of an acquisition that are counted
 MOST_CLASSES = 3  # of an acquisition whose patches are counted
 MOST_EPSILON = 0.5  # of an epoch
 MOST_OF_RELEASE = 2.0  # epsilon of all epochs under a release

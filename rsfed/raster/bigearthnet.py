@@ -20,8 +20,13 @@ from typing import Any
 
 from rsfed.errors import RasterRejected
 from rsfed.raster import metadata
-from rsfed.raster.product import Product
+from rsfed.raster.declared import as_declared
+from rsfed.raster.image import Source
+from rsfed.raster.item import Declared
+from rsfed.raster.modality import Modality
+from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.small_file import read_small
+from rsfed.raster.stack import Stack
 
 LAYOUT = "bigearthnet"
 OPTICAL_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
@@ -59,9 +64,25 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         folder=folder,
         bands={band: found[band] for band in (*OPTICAL_BANDS, *RADAR_BANDS) if band in found},
         tags=lambda: _tags(patch, read_label_file(label_file)),
+        opens=open_product,
         companions=(label_file,) if label_file.name in names else (),
         problem=problem,
     )
+
+
+def open_product(product: Product, modality: Modality, open_band: OpenBand, declared: Declared) -> Source:
+    """Open a patch.
+
+    Args:
+        product: The patch.
+        modality: What its archive holds.
+        open_band: Opens one of its files.
+        declared: What the operator says of its values.
+
+    Raises:
+        RasterRejected: it lacks a band, or its bands do not lie on one grid.
+    """
+    return as_declared(Stack.open(product, modality, open_band), modality, declared)
 
 
 def read_label_file(path: Path) -> Mapping[str, Any]:

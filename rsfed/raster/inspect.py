@@ -57,6 +57,7 @@ class SourceInfo:
         acquisition: The overpass that it was taken in, None where unknown.
         place: Id that several modalities of one place share; None where unknown, or where there are several patches.
         direction: Pass in which a radar took it, None where unknown.
+        digest: SHA-256 of its bytes, as `rsfed.raster.digest.file_digest` makes it.
         windows: Its patches, row by row.
     """
 
@@ -72,6 +73,7 @@ class SourceInfo:
     acquisition: str | None
     place: str | None
     direction: str | None
+    digest: bytes
     windows: tuple[SourceWindow, ...]
 
 
@@ -147,6 +149,7 @@ def survey(  # noqa: PLR0913 - those of `inspect`
         acquisition=metadata.acquisition(tags, path.stem),
         place=metadata.place(tags) if len(windows) == 1 else None,
         direction=metadata.direction(tags),
+        digest=digest,
         windows=tuple(
             SourceWindow(window, float(share), content_digest(digest, window, modality.name, radiometry), where)
             for window, share, where in zip(windows, shares, footprints, strict=True)

@@ -10,6 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsfed.raster.image import Source
+from rsfed.raster.item import Declared
+from rsfed.raster.modality import Modality
+
+OpenBand = Callable[[Path, Modality], Source]
+"""Opens one file as a source of one band."""
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -20,6 +27,7 @@ class Product:
         folder: The folder.
         bands: File of each band, in an order that is fixed for the layout; none where it is nothing to search.
         tags: Returns its metadata, as `rsfed.raster.metadata` reads them.
+        opens: Opens it: takes itself, what its archive holds, what opens one of its files, and what was declared.
         companions: Files that say something of it and hold no pixels.
         problem: Why it is none after all and what to do; None where it is one.
         decides: Files that decide what its pixels mean, so that it is another product where one of them is another.
@@ -32,6 +40,7 @@ class Product:
     folder: Path
     bands: Mapping[str, Path]
     tags: Callable[[], Mapping[str, str]]
+    opens: Callable[[Product, Modality, OpenBand, Declared], Source]
     companions: tuple[Path, ...] = ()
     problem: str | None = None
     decides: tuple[Path, ...] = ()

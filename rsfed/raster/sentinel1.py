@@ -13,7 +13,7 @@ The acquisition is mission, absolute orbit and datatake, as in the product's nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -25,9 +25,9 @@ import numpy as np
 from rsfed.errors import RasterRejected
 from rsfed.raster.backscatter import Block, Calibration, Table, table
 from rsfed.raster.image import Pixels, Source
-from rsfed.raster.item import Window
+from rsfed.raster.item import Declared, Window
 from rsfed.raster.modality import MODALITIES, Modality
-from rsfed.raster.product import Product
+from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.xml_document import Document, child, local, read_document
 
 LAYOUT = "sentinel-1-grd"
@@ -108,6 +108,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         folder=folder,
         bands={str(number): path for number, path in enumerate(samples, 1)},
         tags=partial(_tags, folder),
+        opens=open_product,
         decides=tuple(annotations),
         bands_told=False,
         named=folder.suffix.lower() == ".safe",
@@ -115,13 +116,14 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
     )
 
 
-def open_product(product: Product, modality: Modality, open_band: Callable[[Path, Modality], Source]) -> Source:
+def open_product(product: Product, modality: Modality, open_band: OpenBand, _declared: Declared) -> Source:
     """Open a product.
 
     Args:
         product: The product.
         modality: What its archive holds.
         open_band: Opens one of its files.
+        _declared: Nothing: its own annotation says what its values are.
 
     Raises:
         RasterRejected: it is no GRD, lacks a polarisation or an annotation, or its XML will not do.

@@ -25,9 +25,9 @@ from rsfed.raster.declared import Reflectance
 from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
 from rsfed.raster.modality import Modality
-from rsfed.raster.product import Product
+from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.reflectance import of_product
-from rsfed.raster.stack import OpenBand, Stack
+from rsfed.raster.stack import Stack
 from rsfed.raster.xml_document import Document, read_document
 
 LAYOUT = "sentinel-2"
@@ -58,6 +58,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         folder=folder,
         bands={band: native[band] for band in sorted(native)},
         tags=partial(_tags, folder),
+        opens=open_product,
         decides=(*documents, *((classes,) if classes else ())),
         bands_told=False,
         named=folder.suffix.lower() == _SAFE,

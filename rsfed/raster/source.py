@@ -19,7 +19,7 @@ from typing import Any
 import rasterio
 
 from rsfed.errors import RasterRejected
-from rsfed.raster import limits, sentinel1, sentinel2, stac
+from rsfed.raster import limits
 from rsfed.raster.declared import as_declared
 from rsfed.raster.image import Source
 from rsfed.raster.image_file import ImageFile
@@ -29,7 +29,6 @@ from rsfed.raster.modality import Modality
 from rsfed.raster.plain_tiff import PlainTiff
 from rsfed.raster.product import Product
 from rsfed.raster.refusal import refusing
-from rsfed.raster.stack import Stack
 
 # No look at neighbouring files, no side-car metadata, no name that leads to a server.
 _OPTIONS: dict[str, Any] = {
@@ -103,13 +102,7 @@ class _Door:
         """Open a product as its layout says."""
         for each in product.decides:
             _contained(each, self._root)
-        if product.layout == sentinel2.LAYOUT:
-            return sentinel2.open_product(product, modality, self.band, radiometry)
-        if product.layout == sentinel1.LAYOUT:
-            return sentinel1.open_product(product, modality, self.band)
-        if product.layout == stac.LAYOUT:
-            return stac.open_product(product, modality, self.band, radiometry)
-        return as_declared(Stack.open(product, modality, self.band), modality, radiometry)
+        return product.opens(product, modality, self.band, radiometry)
 
     def band(self, path: Path, modality: Modality) -> Source:
         """Open one file of a product."""

@@ -30,10 +30,10 @@ from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
 from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.modality import REFLECTANCES, Modality
-from rsfed.raster.product import Product
+from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.reflectance import Radiometry, has_scale, of_stac
 from rsfed.raster.small_file import read_small
-from rsfed.raster.stack import OpenBand, Stack
+from rsfed.raster.stack import Stack
 
 LAYOUT = "stac"
 _MAX_BYTES = 4 << 20  # of an item
@@ -84,6 +84,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         folder=folder,
         bands={band: files[band] for band in sorted(files)},
         tags=partial(_tags, item),
+        opens=open_product,
         decides=(path, *((classes,) if classes else ())),
         bands_told=False,
         named=False,

@@ -7,7 +7,7 @@ and all files must show the same ground in the same projection; whatever else is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,12 +24,10 @@ from rsfed.raster.image import Pixels, Source
 from rsfed.raster.image_file import check_size
 from rsfed.raster.item import Window
 from rsfed.raster.modality import Modality
-from rsfed.raster.product import Product
+from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.refusal import refused
 
 _TOLERANCE = 0.01  # pixels of the finest grid by which corners may differ
-OpenBand = Callable[[Path, Modality], Source]
-"""Opens one file as a source of one band."""
 
 
 class Factor(NamedTuple):
