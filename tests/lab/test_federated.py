@@ -89,6 +89,12 @@ def test_every_division_has_six_rows_with_gaps_to_the_best_central_model_on_the_
             assert row["map_found"]["mean"] == pytest.approx(found["central"]["closed_form"]["mean"], abs=0.002)
 
 
+def test_only_the_ways_that_are_asked_for_are_measured(task, monkeypatch):
+    monkeypatch.setattr(network, "PROJECTIONS", 64)
+    asked = FederatedSettings(16, 1, 2, Split.RANDOM, 5, 1, ("one-class",), ("closed_form",))
+    assert [row.way for row in evaluate_federated(task.images, asked).rows] == ["central", "closed_form"]
+
+
 def test_the_table_says_how_it_came_about_and_what_each_way_loses(task, capsys, monkeypatch):
     monkeypatch.setattr(network, "PROJECTIONS", 64)
     asked = FederatedSettings(16, 1, 2, Split.RANDOM, 5, 1, ("one-class",))

@@ -39,10 +39,10 @@ def tables(found: FederatedEvaluation, source: str) -> RenderableType:
     for heading in (f"mAP@{how.k}", "points below central", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found.rows:
+        if row.way == "central":
+            table.add_section()
         below = "" if row.way == "central" else _points(row.gap)
         table.add_row(row.partition, WAYS[row.way], figure(row.figure, "map_found"), below, f"{row.seconds:.0f}")
-        if row.way == "local_union":
-            table.add_section()
     return Group(
         f"{source}: {found.images:,} images of {found.classes} classes at {how.nodes} nodes, {how.bits} bits",
         f"split: {WORDS[how.split]}.",

@@ -31,7 +31,9 @@ TOGETHER: Mapping[str, Callable[[Task, Sequence[Positions]], Hasher]] = {
     "default": lambda task, parts: learners.federated(task, parts, learners.default(task.images)),
     "closed_form": learners.closed_form,
 }
-ROWS = ("central", *TOGETHER, "local_own", "local_union")
+ALONE = ("local_own", "local_union")
+"""Ways to learn at each node alone, by the galleries that are searched."""
+ROWS = ("central", *TOGETHER, *ALONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class FederatedSettings:
         k: Cut-off of the figure.
         epochs: Passes over the part to learn from that training in one place takes; a federation takes no more.
         partitions: How images are divided over nodes.
+        ways: Those of `ROWS` to measure beside the best central model.
     """
 
     bits: int
@@ -55,6 +58,7 @@ class FederatedSettings:
     k: int
     epochs: int
     partitions: tuple[str, ...] = tuple(PARTITIONS)
+    ways: tuple[str, ...] = (*TOGETHER, *ALONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +203,9 @@ def evaluate_federated(
     best = max(CENTRAL, key=lambda name: float(np.mean([run.figure for run in central[name]])))
     rows = []
     for name, parts in divided.items():
-        runs = {"central": central[best], **each_seed(name, map(_federated, splits, parts))}
-        rows += [_row(name, way, runs[way], central[best]) for way in ROWS]
+        found = map(partial(_federated, ways=settings.ways), splits, parts)
+        runs = {"central": central[best], **each_seed(name, found)}
+        rows += [_row(name, way, runs[way], central[best]) for way in ROWS if way in runs]
     some = splits[0].task, divided[settings.partitions[0]][0]
     return FederatedEvaluation(
         settings=settings,
@@ -225,20 +230,26 @@ def _central(case: Case) -> dict[str, _Run]:
     }
 
 
-def _federated(case: Case, parts: Sequence[Positions]) -> dict[str, _Run]:
+def _federated(case: Case, parts: Sequence[Positions], ways: Sequence[str]) -> dict[str, _Run]:
     task = case.task
 
     def together(learn: Callable[[Task, Sequence[Positions]], Hasher]) -> _Run:
         return _timed(lambda: case.measure(learn(task, parts)))
 
-    runs = {way: together(learn) for way, learn in TOGETHER.items()}
+    runs = {way: together(learn) for way, learn in TOGETHER.items() if way in ways}
+    return runs | _alone(case, parts) if set(ALONE) & set(ways) else runs
+
+
+def _alone(case: Case, parts: Sequence[Positions]) -> dict[str, _Run]:
+    task = case.task
     start = time.perf_counter()
     alone = np.stack([case.codes(learners.network(replace(task, train=part))) for part in parts])
     seconds = time.perf_counter() - start
     holder = owners(task.images, parts, task.seed)
-    for way, measure in (("local_own", own_galleries), ("local_union", merged)):
-        runs[way] = _Run(measure(task.images, case.division, alone, holder, case.k), seconds)
-    return runs
+    return {
+        way: _Run(measure(task.images, case.division, alone, holder, case.k), seconds)
+        for way, measure in zip(ALONE, (own_galleries, merged), strict=True)
+    }
 
 
 def _timed(work: Callable[[], float]) -> _Run:
