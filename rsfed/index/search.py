@@ -18,7 +18,7 @@ from rsfed.index.words import Words, to_words
 
 _ALL = 2**62  # items; more than there can be
 _LISTED = 24  # looking at one item of a bucket costs 1, taking one from an inverted list and finding its code this
-_GROWTH = 4  # how many times more items are looked at when too few passed
+_GROWTH = 4  # how many times more items are looked at at least when too few passed
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _filtered(part: Part, screen: Screen, query: Words, k: int, limit: int) -> S
         if total >= k or held.sum() < wanted:
             kept = np.flatnonzero(counts)
             return Share(part, screen, rows[kept], distances[kept], counts[kept])
-        wanted = min(wanted * _GROWTH, _ALL)
+        wanted = min(max(_GROWTH, 2 * k // max(int(total), 1)) * wanted, _ALL)  # as rare as it is near this query
     return _listed(part, screen, query, k, limit)
 
 
