@@ -51,7 +51,10 @@ def approve(home: Home, request_id: bytes, *, operator: str, now: datetime) -> A
         request.require(State.OPEN, now)
         recipient, key = _recipient(request, identity, now)
         if catalogue.state(request.item) == "withdrawn":
-            raise AccessRefused("the patch is no longer in the archive; deny the request", reason="ITEM_WITHDRAWN")
+            raise AccessRefused(
+                "the patch is no longer in the archive; deny the request, without a note that says so",
+                reason="ITEM_WITHDRAWN",
+            )
         driver, content = deliver(catalogue.item(request.item), request.want, most=config.access.max_mib << 20)
         delivery = pb.AccessDelivery(
             request_id=request.id,

@@ -142,6 +142,7 @@ class NodeServer:
             handles=Handles(handle_key(self._home)),
             auditor=self._auditor,
             identity=self._membership.identity,
+            policies=self._policies,
             now=self._now,
             enabled=self._config.access.enabled,
             restored_at=restored_at(connection),

@@ -145,9 +145,8 @@ def _figures(each: Level, found: Simulation) -> dict[str, Any]:
     if got is None:
         return row | dict.fromkeys(("pages_withheld", "withheld", "told", "hits", "quality", "ndcg", "overlap"))
     answers = not each.policy.publishes
-    exact = answers and not each.policy.by_cells
     return row | {
-        "pages_withheld": 0 if exact else found.load.pages,
+        "pages_withheld": 0 if each.policy.exact else found.load.pages,
         "withheld": _known(got.withheld if answers else 1.0),
         "told": _known(each.told),
         "hits": _known(float(got.hits.mean())),

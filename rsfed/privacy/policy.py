@@ -90,6 +90,11 @@ class Policy:
     refines: bool = False
 
     @property
+    def exact(self) -> bool:
+        """Whether what is told is of the archive as it is at this moment, item by item."""
+        return not (self.by_cells or self.publishes)
+
+    @property
     def least_acquisitions(self) -> int:
         """Acquisitions that an archive needs for the level to start; with fewer, its floor hides next to nothing."""
         return 3 * self.floor if self.floor > 1 else 0

@@ -181,7 +181,7 @@ def make_auditor(home: Home, world: World, *, identity: Identity | None = None) 
         return Auditor(open_log(home, connection, now=world.clock()), lambda: identity, world.clock)
 
 
-def make_desk(home: Home, world: World, auditor: Auditor, identity, **how) -> AccessDesk:
+def make_desk(home: Home, world: World, auditor: Auditor, identity, *, policies=PARTNER, **how) -> AccessDesk:
     """What answers calls about found items; `identity` returns the node's of the moment."""
     return AccessDesk(
         home,
@@ -190,6 +190,7 @@ def make_desk(home: Home, world: World, auditor: Auditor, identity, **how) -> Ac
         handles=Handles(handle_key(home)),
         auditor=auditor,
         identity=identity,
+        policies=policies,
         now=world.clock,
         **how,
     )
@@ -207,7 +208,7 @@ def make_service(home: Home, world: World, searcher: Searcher, auditor: Auditor,
         searcher,
         auditor,
         policies,
-        desk=make_desk(home, world, auditor, lambda: node),
+        desk=make_desk(home, world, auditor, lambda: node, policies=policies),
         sealed=SealedQueries(lambda: node, auditor),
         refiner=Refiner(searcher.shelf, searcher.guard, budgets, searcher.handles, world.clock),
     )

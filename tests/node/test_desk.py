@@ -17,6 +17,7 @@ from node.requests import MAX_OPEN_OF_ONE, matching
 from node.state import mark_restored, open_state, restored_at
 from rsfed.errors import RsfedError
 from rsfed.home import transaction
+from rsfed.privacy.policy import Policies
 from rsfed.trust.names import Role
 from rsfed.trust.scope import Scope
 from rsfed.trust.sealing import Purpose
@@ -298,12 +299,42 @@ def test_an_archive_may_take_no_requests(scene):
     assert refused(scene.make_desk(enabled=False).answer, scene.ada.asks()) == "ACCESS_CLOSED"
 
 
-def test_a_patch_that_left_the_archive_cannot_be_asked_for_nor_given(scene):
-    request_id = scene.asked()
+def everything_leaves(scene):
     with closing(open_state(scene.home)) as connection:
         connection.execute("UPDATE item SET state = 'withdrawn'")
+
+
+def test_a_patch_that_left_the_archive_cannot_be_asked_for_nor_given(scene):
+    request_id = scene.asked()
+    everything_leaves(scene)
     assert refused(scene.desk.answer, scene.ada.asks()) == "ITEM_WITHDRAWN"
     assert refused(give, scene, request_id) == "ITEM_WITHDRAWN"
+
+
+@pytest.mark.parametrize("level", ["guarded", "catalogue"])
+def test_where_archives_publish_a_patch_that_left_is_asked_for_as_any_other(scene, level):
+    """Else whoever holds its handle learns that this one patch went, which nothing that is published tells."""
+
+    def told(act):
+        request_id = scene.asked()
+        act(request_id)
+        answer = scene.ada.answer(scene.desk.answer(scene.ada.looks(request_id)))
+        answer.request_id = b""
+        return answer.SerializeToString(deterministic=True)
+
+    acts = [
+        lambda _: None,
+        lambda asked: refuse(scene, asked),
+        lambda asked: scene.desk.answer(scene.ada.withdraws(asked)),
+    ]
+    scene.desk = scene.make_desk(policies=Policies.of(level, {}))
+    before = [told(act) for act in acts]
+    everything_leaves(scene)
+    assert [told(act) for act in acts] == before
+    assert refused(give, scene, scene.asked()) == "ITEM_WITHDRAWN"  # the operator sees it
+    assert refused(collected, scene, scene.ada.last.request_id) == "ACCESS_OPEN"
+    scene.desk = scene.make_desk(policies=Policies.of(level, {"ada": "partner"}))
+    assert refused(scene.desk.answer, scene.ada.asks()) == "ITEM_WITHDRAWN"
 
 
 @pytest.mark.parametrize("want", [pb.ACCESS_WANT_QUICKLOOK, pb.ACCESS_WANT_CROP, pb.ACCESS_WANT_FILE])
