@@ -262,7 +262,7 @@ class RoundLoop:
         pairs, codes = zip(*counts.values(), strict=True)
         calibration = fit(total(pairs), nodes=len(counts))
         centres = centres_if_any(self._plan)
-        entries, reach = codebook.make_codebook(codebook.total(codes), self._plan.class_ids, centres)
+        entries, reach = codebook.make_codebook(codes, self._plan.class_ids, centres)
         return CalibrationReport(calibration, tuple(counts), failed, entries, reach)
 
     def _one_round(self, number: int, arrays: ArrayRecord, nodes: Nodes) -> tuple[ArrayRecord, RoundReport]:

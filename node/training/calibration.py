@@ -69,8 +69,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     codes, labels = encoder.encode_set(gallery)[labelled], gallery.labels[labelled]
     groups, held_out = [], []
     for asked in queries:
-        held_out.append(encoder.encode_set(asked))
-        groups.append(distance_histograms(held_out[-1], asked.labels, codes, labels))
+        held_out.append((encoder.encode_set(asked), asked.labels))
+        groups.append(distance_histograms(*held_out[-1], codes, labels))
     if len(groups) < floor:
         raise TrainingError(
             f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "

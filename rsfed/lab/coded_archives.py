@@ -242,8 +242,9 @@ def _codebook(train: Items, acquisitions: Sequence[str], held_out: Items) -> tup
     """Return the codebook that a release would have, and its reach."""
     classes = train.labels.shape[1]
     centres = centres_beside_free(range(classes), BITS, FREE, SEED)
-    counts = count_codes(train.codes, train.labels, acquisitions, list(held_out.codes[:, None]), centres, least=_LEAST)
-    return make_codebook(counts, range(classes), centres)
+    beside = list(zip(held_out.codes[:, None], held_out.labels[:, None], strict=True))
+    counts = count_codes(train.codes, train.labels, acquisitions, beside, centres, least=_LEAST)
+    return make_codebook([counts], range(classes), centres)
 
 
 def _nowhere(count: int) -> tuple[NDArray[np.int32], ...]:

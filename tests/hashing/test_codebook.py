@@ -5,16 +5,18 @@ import pytest
 
 from rsfed.codes import pack
 from rsfed.errors import InvalidMessage
-from rsfed.hashing.codebook import CodeCounts, count_codes, from_arrays, make_codebook, to_arrays, total
+from rsfed.hashing.codebook import CodeCounts, count_codes, from_arrays, make_codebook, to_arrays
 from rsfed.trust.manifest import CodebookEntry
 
 BITS = 16
 
 
+WORDS = np.array([[False] * BITS, [True] * 10 + [False] * 6, [False] * 6 + [True] * 10])  # 8 bits apart at least
+
+
 def labelled(classes, rng, flips=0.1):
     """Codes about one word for each class, and their labels."""
-    words = np.random.default_rng(3).random((3, BITS)) < 0.5
-    bits = words[classes] ^ (rng.random((len(classes), BITS)) < flips)
+    bits = WORDS[classes] ^ (rng.random((len(classes), BITS)) < flips)
     return bits, np.eye(3, dtype=bool)[classes]
 
 
@@ -26,14 +28,14 @@ def test_an_acquisition_counts_as_one_however_many_patches_it_has():
     counts = count_codes(pack(bits), labels, behind, [], None, least=4)
     assert counts.acquisitions.tolist() == [4]
     np.testing.assert_allclose(counts.set_bits[0], 1.0)
-    [entry], _ = make_codebook(counts, [7], None)
+    [entry], _ = make_codebook([counts], [7], None)
     assert (entry.class_id, entry.code) == (7, "0000"), "three acquisitions outvote one"
 
 
 def test_a_class_of_few_acquisitions_is_not_counted():
     bits, labels = labelled(np.array([0] * 10 + [1] * 50), np.random.default_rng(0))
     behind = [f"{n}" for n in range(10)] + [f"{n % 4}" for n in range(50)]
-    counts = count_codes(pack(bits), labels, behind, [pack(bits[:10])], None, least=5)
+    counts = count_codes(pack(bits), labels, behind, [(pack(bits[:10]), labels[:10])], None, least=5)
     assert counts.acquisitions.tolist() == [10, 0, 0]
     assert not counts.set_bits[1:].any()
 
@@ -45,11 +47,13 @@ def test_nodes_together_give_the_majority_of_all_their_acquisitions_and_the_bits
     bits[:, 5] = rng.random(600) < 0.5
     parts = [slice(0, 200), slice(200, 600)]
     each = [
-        count_codes(pack(bits[p]), labels[p], [str(n) for n in range(600)[p]], [pack(bits[p])], None, least=5)
+        count_codes(
+            pack(bits[p]), labels[p], [str(n) for n in range(600)[p]], [(pack(bits[p]), labels[p])], None, least=5
+        )
         for p in parts
     ]
-    assert total(each).set_bits.tolist() == total(each[::-1]).set_bits.tolist()
-    entries, reach = make_codebook(total(each), [4, 5, 6], None)
+    entries, reach = make_codebook(each, [4, 5, 6], None)
+    assert make_codebook(each[::-1], [4, 5, 6], None) == (entries, reach)
     wanted = [(bits[classes == c].mean(axis=0) > 0.5) for c in range(3)]
     assert [entry.code for entry in entries] == [pack(w[None]).tobytes().hex() for w in wanted]
     assert all(entry.varied[0] == 5 and len(entry.varied) == 3 for entry in entries)
@@ -60,10 +64,10 @@ def test_nodes_together_give_the_majority_of_all_their_acquisitions_and_the_bits
 def test_bits_of_hash_centres_stay_whatever_was_counted():
     centres = np.array([[True] * 12, [False] * 12])
     counts = CodeCounts(np.array([[0.0] * BITS, [9.0] * BITS]), np.array([9.0, 9.0]), np.zeros(BITS + 1))
-    (one, two), reach = make_codebook(counts, [1, 2], centres)
+    (one, two), reach = make_codebook([counts], [1, 2], centres)
     assert (one.code, two.code) == ("fff0", "000f")
     assert min(one.varied + two.varied) >= 12
-    assert reach == BITS, "nothing was held out, so nothing is out of reach"
+    assert reach == 12, "nothing was held out, so only the other class bounds it, 16 bits away"
 
 
 def test_the_reach_is_measured_from_the_codebook_and_not_from_codes_that_missed_it():
@@ -72,20 +76,53 @@ def test_the_reach_is_measured_from_the_codebook_and_not_from_codes_that_missed_
         np.arange(BITS) < 8, (20, 1)
     )  # a network that tells nothing apart, four bits from the nearest centre
     labels = np.eye(2, dtype=bool)[np.arange(20) % 2]
-    counts = count_codes(pack(bits), labels, [str(n) for n in range(20)], [pack(bits[:1])], centres, least=5)
-    entries, reach = make_codebook(counts, [1, 2], centres)
+    counts = count_codes(
+        pack(bits), labels, [str(n) for n in range(20)], [(pack(bits[:1]), labels[:1])], centres, least=5
+    )
+    entries, reach = make_codebook([counts], [1, 2], centres)
     assert {entry.code for entry in entries} == {"fff0", "0000"}
     assert reach == 4
 
 
+def test_held_out_patches_of_classes_that_are_not_counted_do_not_move_the_reach():
+    rng = np.random.default_rng(0)
+    bits, labels = labelled(np.array([0] * 20 + [1] * 20 + [2] * 4), rng, flips=0)
+    held_out = [(pack(bits[place][None]), labels[place][None]) for place in range(len(bits))]
+    counts = count_codes(pack(bits), labels, [str(n) for n in range(44)], held_out, None, least=5)
+    assert counts.distances.tolist() == [40, *[0] * BITS]
+    rare = count_codes(pack(bits), labels, [str(n) for n in range(44)], held_out[-4:], None, least=5)
+    assert not rare.distances.any()
+
+
+def measuring(distance, *, acquisitions=1):
+    """The counts of a node with classes 10 bits apart, all of whose held-out patches lie so far away."""
+    set_bits = np.array([[0.0] * BITS, [9.0] * 10 + [0.0] * 6])
+    return CodeCounts(set_bits, np.array([9.0, 9.0]), np.eye(BITS + 1)[distance] * acquisitions)
+
+
+@pytest.mark.parametrize(
+    ("distances", "reach"),
+    [((2, 3, 4), 3), ((2, 3, 16), 3), ((0, 3, 4), 3), ((2, 16), 2), ((2, 0), 0), ((3, 3, 0, 16), 3)],
+)
+def test_the_reach_is_that_of_the_median_node_so_one_that_lies_moves_it_only_among_the_others(distances, reach):
+    nodes = [measuring(distance, acquisitions=500 if distance in {0, 16} else 1) for distance in distances]
+    assert make_codebook(nodes, [1, 2], None)[1] == reach
+
+
+def test_the_reach_ends_before_the_next_class_whatever_most_nodes_say():
+    assert make_codebook([measuring(9)] * 3, [1, 2], None)[1] == 7
+    one = [CodeCounts(each.set_bits[:1], each.acquisitions[:1], each.distances) for each in [measuring(9)] * 3]
+    assert make_codebook(one, [1], None)[1] == 9, "a single class has no neighbour"
+
+
 def test_two_classes_of_one_code_are_one_cell():
     counts = CodeCounts(np.zeros((2, BITS)), np.array([9.0, 9.0]), np.zeros(BITS + 1))
-    assert [entry.class_id for entry in make_codebook(counts, [1, 2], None)[0]] == [1]
+    assert [entry.class_id for entry in make_codebook([counts], [1, 2], None)[0]] == [1]
 
 
 def test_counts_come_back_from_the_wire_as_they_were():
     bits, labels = labelled(np.arange(60) % 3, np.random.default_rng(2))
-    counts = count_codes(pack(bits), labels, [str(n) for n in range(60)], [pack(bits[:9])], None, least=5)
+    counts = count_codes(pack(bits), labels, [str(n) for n in range(60)], [(pack(bits[:9]), labels[:9])], None, least=5)
     again = from_arrays(to_arrays(counts), 3, BITS)
     for name in ("set_bits", "acquisitions", "distances"):
         np.testing.assert_allclose(getattr(again, name), getattr(counts, name), rtol=1e-6)

@@ -84,8 +84,9 @@ def made(patches: int, classes: int, *, noise: float = 0.004, seed: int = 0) -> 
     told = np.eye(classes, dtype=bool)[labels]
     names = [f"file {place}" for place in range(whole)]
     public = centres[:, : BITS - _FREE]
-    counts = count_codes(codes, told, names, codes[:50, None], public, least=LEAST)
-    codebook, reach = make_codebook(counts, range(classes), public)
+    held_out = list(zip(codes[:50, None], told[:50, None], strict=True))
+    counts = count_codes(codes, told, names, held_out, public, least=LEAST)
+    codebook, reach = make_codebook([counts], range(classes), public)
     here = slice(0, patches)
     rest = slice(patches, whole)
     return Archive(

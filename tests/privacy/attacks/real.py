@@ -31,8 +31,9 @@ def real(name: str) -> Archive:
     labels = images.labels.argmax(axis=1)
     centres = centres_beside_free(range(len(images.classes)), BITS, ClosedFormSection().free, SEED)
     names = [f"file {place}" for place in train]
-    counts = count_codes(codes[train], images.labels[train], names, codes[val][:, None], centres, least=LEAST)
-    codebook, reach = make_codebook(counts, range(len(images.classes)), centres)
+    held_out = list(zip(codes[val][:, None], images.labels[val][:, None], strict=True))
+    counts = count_codes(codes[train], images.labels[train], names, held_out, centres, least=LEAST)
+    codebook, reach = make_codebook([counts], range(len(images.classes)), centres)
     return Archive(
         name.split("_", maxsplit=1)[0], codes[train], labels[train], described[train],
         codes[query], labels[query], described[query], codebook, reach,
