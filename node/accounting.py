@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from node.auditing import Kind
-from node.state import restored_at
+from node.spending import spending_lost
 from rsfed.home import Home, transaction
 from rsfed.privacy.counts import Charge, next_charge, store_broken
 from rsfed.trust.audit_log import read_entries
@@ -44,15 +44,13 @@ class Accountant:
 
         Raises:
             StateError: COUNTS_SPENT, COUNTS_STORE or CLOCK_BACK, as `next_charge` says; COUNTS_STORE also where the
-                database is older than the audit log, or was restored after the release was made; AUDIT_... where the
-                log cannot be read or written.
+                database is older than the audit log, or database or log may be, as `spending_lost` says; AUDIT_...
+                where the log cannot be read or written.
         """
-        restored = restored_at(self._connection)
-        if restored is not None and release.manifest.created <= restored:
-            raise store_broken("this home was restored from a backup, which does not know what was spent since")
-        logged = self._logged(release)
+        logged = _logged(self._home, release)
         with transaction(self._connection):
-            charge = next_charge(self._fitting(release, logged), self._latest(), epsilon, now)
+            known = _checked(self._home, self._connection, release, logged)
+            charge = next_charge(known, self._latest(), epsilon, now)
             row = (release.digest, charge.number, charge.epsilon, charge.at.astimezone(UTC).isoformat())
             self._connection.execute("INSERT INTO count_charge VALUES (?, ?, ?, ?)", row)
         self._note(Kind.COUNTS_CHARGED, release=release.digest.hex(), epoch=charge.number, epsilon=repr(charge.epsilon))
@@ -64,24 +62,42 @@ class Accountant:
         Raises:
             StateError: COUNTS_STORE, it is damaged.
         """
-        query = "SELECT number, epsilon, at FROM count_charge WHERE release = ? ORDER BY number"
-        try:
-            rows = self._connection.execute(query, (release.digest,)).fetchall()
-            return [Charge(number, epsilon, datetime.fromisoformat(at)) for number, epsilon, at in rows]
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise store_broken("the record of what was spent on counts is damaged") from error
-
-    def _fitting(self, release: Release, logged: dict[int, str]) -> list[Charge]:
-        known = self.charges(release)
-        if not logged.items() <= {charge.number: repr(charge.epsilon) for charge in known}.items():
-            raise store_broken("the record of what was spent on counts is older than the audit log")
-        return known
+        return _charges(self._connection, release)
 
     def _latest(self) -> datetime | None:
         row = self._connection.execute("SELECT max(at) FROM count_charge").fetchone()
         return None if row[0] is None else datetime.fromisoformat(row[0])
 
-    def _logged(self, release: Release) -> dict[int, str]:
-        """Return the epsilon of each epoch of a release that the audit log knows of."""
-        entries = (json.loads(entry) for entry in read_entries(self._home.audit) if _MARK in entry)
-        return {each["epoch"]: each["epsilon"] for each in entries if each["release"] == release.digest.hex()}
+
+def check_charges(home: Home, connection: sqlite3.Connection, release: Release) -> None:
+    """Check that all that counts spent under a release is known: hold the record against the audit log.
+
+    Raises:
+        StateError: COUNTS_STORE, or AUDIT_... where the log cannot be read.
+    """
+    _checked(home, connection, release, _logged(home, release))
+
+
+def _checked(home: Home, connection: sqlite3.Connection, release: Release, logged: Mapping[int, str]) -> list[Charge]:
+    """Return the charges of a release if they are all."""
+    if lost := spending_lost(home, connection, release):
+        raise store_broken(lost)
+    known = _charges(connection, release)
+    if not logged.items() <= {charge.number: repr(charge.epsilon) for charge in known}.items():
+        raise store_broken("the record of what was spent on counts is older than the audit log")
+    return known
+
+
+def _charges(connection: sqlite3.Connection, release: Release) -> list[Charge]:
+    query = "SELECT number, epsilon, at FROM count_charge WHERE release = ? ORDER BY number"
+    try:
+        rows = connection.execute(query, (release.digest,)).fetchall()
+        return [Charge(number, epsilon, datetime.fromisoformat(at)) for number, epsilon, at in rows]
+    except (sqlite3.DatabaseError, ValueError) as error:
+        raise store_broken("the record of what was spent on counts is damaged") from error
+
+
+def _logged(home: Home, release: Release) -> dict[int, str]:
+    """Return the epsilon of each epoch of a release that the audit log knows of."""
+    entries = (json.loads(entry) for entry in read_entries(home.audit) if _MARK in entry)
+    return {each["epoch"]: each["epsilon"] for each in entries if each["release"] == release.digest.hex()}

@@ -3,7 +3,7 @@
 A query is charged before it is answered: one record and the counters of its items in one transaction, then an entry in
 the audit log. Nothing gives a charge back. An item is known by its content, so what was withdrawn and comes back keeps
 what it spent. Who replaces the database by an older one, or by none, is found out by the log when `serve` starts; from
-then on nothing is refined under the release.
+then on nothing is refined under the release. So it is where the log was begun anew since the release was made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.auditing import Kind, name_digest
-from node.state import restored_at, utc_text, writing_soon
+from node.spending import spending_lost
+from node.state import utc_text, writing_soon
 from rsfed.errors import StateError
 from rsfed.privacy.budgets import Budget, Spent, listed, payable
 from rsfed.trust.audit_log import read_entries
@@ -90,8 +91,8 @@ class Budgets:
             Ids of the listed items of each bucket; none, and nothing charged, where too few have something left.
 
         Raises:
-            StateError: REFINE_STORE, what was spent is damaged, older than the audit log, or out of a backup that was
-                made after the release; CLOCK_BACK; AUDIT_... where the log cannot be read or written.
+            StateError: REFINE_STORE, what was spent is damaged, older than the audit log, or cannot be known, as
+                `spending_lost` says; CLOCK_BACK; AUDIT_... where the log cannot be read or written.
             Busy: another process keeps the database.
         """
         with self._lock, _whole():
@@ -141,32 +142,40 @@ class Budgets:
         return int(number)
 
     def _check(self, release: Release) -> None:
-        """Hold the record of a release against itself and the audit log, once in a run of `serve`."""
+        """Check the record of a release once in a run of `serve`."""
         if release.digest in self._sound:
             return
-        restored = restored_at(self._connection)
-        if restored is not None and release.manifest.created <= restored:
-            raise _broken("this home was restored from a backup, which does not know what was spent since")
-        record = (
-            "SELECT count(*), coalesce(max(number), 0), coalesce(sum(items), 0) FROM refine_charge WHERE release = ?"
-        )
-        charges, number, items = self._connection.execute(record, (release.digest,)).fetchone()
-        counters = "SELECT coalesce(sum(own + common), 0) FROM refine_spent WHERE release = ?"
-        (spent,) = self._connection.execute(counters, (release.digest,)).fetchone()
-        if charges != number or items != spent:
-            raise _broken("the record of what refine spent is damaged")
-        if number < self._logged(release):
-            raise _broken("the record of what refine spent is older than the audit log")
+        check_record(self._home, self._connection, release)
         last = "SELECT max(at) FROM refine_charge WHERE release = ?"
         (latest,) = self._connection.execute(last, (release.digest,)).fetchone()
         if latest is not None:
             self._latest[release.digest] = utc_text(datetime.fromisoformat(latest))
         self._sound.add(release.digest)
 
-    def _logged(self, release: Release) -> int:
-        """Return the number of the last charge that the audit log knows of."""
-        entries = (json.loads(entry) for entry in read_entries(self._home.audit) if _MARK in entry)
-        return max((each["number"] for each in entries if each["release"] == release.digest.hex()), default=0)
+
+def check_record(home: Home, connection: sqlite3.Connection, release: Release) -> None:
+    """Check that all that refine spent under a release is known: hold the record against itself and the audit log.
+
+    Raises:
+        StateError: REFINE_STORE, or AUDIT_... where the log cannot be read.
+    """
+    if lost := spending_lost(home, connection, release):
+        raise _broken(lost)
+    record = "SELECT count(*), coalesce(max(number), 0), coalesce(sum(items), 0) FROM refine_charge WHERE release = ?"
+    counters = "SELECT coalesce(sum(own + common), 0) FROM refine_spent WHERE release = ?"
+    with _whole():
+        charges, number, items = connection.execute(record, (release.digest,)).fetchone()
+        (spent,) = connection.execute(counters, (release.digest,)).fetchone()
+    if charges != number or items != spent:
+        raise _broken("the record of what refine spent is damaged")
+    if number < _logged(home, release):
+        raise _broken("the record of what refine spent is older than the audit log")
+
+
+def _logged(home: Home, release: Release) -> int:
+    """Return the number of the last charge that the audit log knows of."""
+    entries = (json.loads(entry) for entry in read_entries(home.audit) if _MARK in entry)
+    return max((each["number"] for each in entries if each["release"] == release.digest.hex()), default=0)
 
 
 @contextmanager

@@ -117,7 +117,9 @@ def export(
 def restart(home: HomeOption = DEFAULT_HOME) -> None:
     """Begin a new log, where the old one is damaged, missing or too long; `serve` must not run.
 
-    The old one stays beside it under its own name. The coordinator sees that this node began anew.
+    The old one stays beside it under its own name. The coordinator sees that this node began anew. At levels that
+    publish, nothing more is counted or refined before the federation's next release: no log shows any longer that the
+    record of what was spent is not an older one.
     """
     from node import auditing  # noqa: PLC0415 - loaded only when used
     from node.state import open_state  # noqa: PLC0415 - loaded only when used
@@ -129,3 +131,4 @@ def restart(home: HomeOption = DEFAULT_HOME) -> None:
     with place.lock(), closing(open_state(place)) as connection:
         position = auditing.restart(place, connection, now=utc_now())
     typer.echo(f"a new audit log began: {position.log}; the old one stays in {place.audit}")
+    typer.echo("counts and refine rest until the next release, as `rsfed node policy explain` says", err=True)

@@ -71,7 +71,9 @@ def explain(home: HomeOption = DEFAULT_HOME) -> None:
     """Say what the level gives away of this archive, what attacks gained from it, and which levels fit the archive."""
     place = node_home(home)
     section = _section(place)
-    typer.echo("\n".join([*_words(section), "", *_of_this_archive(place), *_measured(section)]))
+    typer.echo(
+        "\n".join([*_words(section), "", *_of_this_archive(place), *_closed(place, section), *_measured(section)])
+    )
 
 
 def simulate(
@@ -234,6 +236,29 @@ def _of_this_archive(home: Home) -> Iterator[str]:
         yield f"  {level.level:<9} {'does not start: ' + ' and '.join(lacks) if lacks else 'fits'}"
     for encoder, epoch, made in epochs:
         yield f"  published for {encoder}: epoch {epoch}, {made[:16]} UTC"
+
+
+def _closed(home: Home, section: PolicySection) -> Iterator[str]:
+    """Say what is not given away before the next release, because what was spent on it is not known."""
+    from contextlib import closing  # noqa: PLC0415 - loaded only when used
+
+    from node.accounting import check_charges  # noqa: PLC0415 - loaded only when used
+    from node.budgets import check_record  # noqa: PLC0415 - loaded only when used
+    from node.state import audited_to, open_state  # noqa: PLC0415 - loaded only when used
+    from rsfed.errors import StateError  # noqa: PLC0415 - loaded only when used
+    from rsfed.privacy.policy import policy as policy_of  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
+
+    release, chosen = ReleaseStore(home.releases).current(), policy_of(section.level)
+    checks = [check_charges] * chosen.publishes + [check_record] * chosen.refines
+    with closing(open_state(home)) as connection:
+        if release is None or audited_to(connection) is None:  # nothing was given away yet
+            return
+        for check in checks:
+            try:
+                check(home, connection, release)
+            except StateError as error:
+                yield f"  closed: {error.public} [{error.reason}]"
 
 
 def _measured(section: PolicySection) -> Iterator[str]:

@@ -37,8 +37,10 @@ def _status(home: Home) -> dict[str, Any]:
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
     from node.requests import count_waiting  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
+    from node.spending import spending_lost  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
+    from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
     config = load_config(NodeConfig, home.path)
@@ -55,10 +57,12 @@ def _status(home: Home) -> dict[str, Any]:
             "warning": warning(catalogue.modalities(), release) or None,
         }
         waiting = count_waiting(catalogue.connection, utc_now())
+        lost = spending_lost(home, catalogue.connection, release) if release else ""
     return {
         "home": str(home.path),
         **_identity(home),
         "policy": config.policy.level,
+        "spending_lost": (lost or None) if policy(config.policy.level).publishes else None,
         "archive": archive,
         "release": release
         and {
@@ -110,6 +114,11 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
         ("home", result["home"]),
         ("certificate", f"until {result['certificate_expires'][:10]}" if result["name"] else "none"),
         ("policy level", result["policy"]),
+        *(
+            [("", f"counts and refine rest until the next release: {lost}")]
+            if (lost := result["spending_lost"])
+            else []
+        ),
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
         (

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from rsfed.trust.merkle import Tree, leaf_hash
 
 STARTED = "log.started"
 _FILE = "log.jsonl"
+_PREVIOUS = "previous"  # in the first entry of a log that replaced one, how far that was; null if unknown
 _CHECKSUM = 9  # characters: eight digits and a space
 _PART = 1 << 16  # bytes that are searched at once
 _WAY_OUT = "restore a backup, or begin a new log with `audit restart`, which tells the federation that it did"
@@ -242,9 +243,25 @@ def restart(folder: Path, witness: Position | None, *, now: datetime) -> Positio
     path = folder / _FILE
     if path.exists():
         path.rename(_unused(folder, witness.log if witness else "unknown"))
-    _create(folder, witness, now)
+    previous = witness and {"log": witness.log, "size": witness.size, "root": witness.root.hex()}
+    _create(folder, {_PREVIOUS: previous}, now)
     position, _ = position_of(read_entries(folder))
     return position
+
+
+def restarted_at(folder: Path) -> datetime | None:
+    """Return when a log was begun in place of an older one; None where it is the first, or there is none.
+
+    Raises:
+        StateError: AUDIT_DAMAGED.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        line = file.readline()
+    first = json.loads(_entry(line, 0, path)) if line.endswith(b"\n") else {}
+    return datetime.fromtimestamp(first["at"] / 1000, UTC) if _PREVIOUS in first else None
 
 
 def _make_missing(folder: Path, witness: Position | None, now: datetime) -> None:
@@ -258,14 +275,12 @@ def _make_missing(folder: Path, witness: Position | None, now: datetime) -> None
         return
     if witness is not None:
         raise _missing(path)
-    _create(folder, None, now)
+    _create(folder, {}, now)
 
 
-def _create(folder: Path, previous: Position | None, now: datetime) -> None:
+def _create(folder: Path, told: dict[str, Any], now: datetime) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    first: dict[str, Any] = {"at": stamp(now), "kind": STARTED, "log": secrets.token_hex(16)}
-    if previous is not None:
-        first["previous"] = {"log": previous.log, "size": previous.size, "root": previous.root.hex()}
+    first = {"at": stamp(now), "kind": STARTED, "log": secrets.token_hex(16), **told}
     path = folder / _FILE
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:

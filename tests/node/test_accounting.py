@@ -12,7 +12,7 @@ from members import World
 from serving import make_auditor, make_home, publish
 
 from node.accounting import Accountant
-from node.auditing import Kind
+from node.auditing import Kind, restart
 from node.backup import back_up, restore
 from node.state import open_state
 from rsfed.errors import StateError
@@ -114,6 +114,19 @@ def test_a_restored_home_publishes_no_more_under_the_releases_of_before(node, tm
     node.charge()
     restore(tmp_path / "backup", type(node.home)(tmp_path / "again"), now=node.world.clock())
     node.home = type(node.home)(tmp_path / "again")
+    assert node.refused() == "COUNTS_STORE"
+    node.world.clock.move(hours=1)
+    assert node.charge(release=publish(node.home, node.world, 2)).number == 1
+
+
+def test_counts_rest_under_the_releases_of_before_the_audit_log_was_begun_anew(node, tmp_path):
+    node.copy_of_state(tmp_path / "older.sqlite")
+    node.charge()
+    node.put_state(tmp_path / "older.sqlite")
+    node.auditor._log.close()
+    with closing(open_state(node.home)) as connection:
+        restart(node.home, connection, now=node.world.clock())
+    node.auditor = make_auditor(node.home, node.world)
     assert node.refused() == "COUNTS_STORE"
     node.world.clock.move(hours=1)
     assert node.charge(release=publish(node.home, node.world, 2)).number == 1

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from members import World
 from serving import make_auditor, make_home, publish
 
-from node.auditing import Kind
+from node.auditing import Kind, restart
 from node.backup import back_up, restore
 from node.bucketed import ROW, Bucketed
 from node.budgets import Budgets
@@ -256,6 +256,34 @@ def test_a_bucket_is_found_by_its_encoder_and_number_and_others_are_empty():
     rows["encoder"] = [0, 0, 0, 1, 1]
     kept = Bucketed.read(7, FLOOR, ("a", "b"), rows.tobytes())
     assert kept.of("a", 0)["id"].tolist() == [1, 2]
+def test_an_audit_log_that_was_begun_anew_gives_nothing_back_whatever_database_lies_beside_it(node, tmp_path):
+    """Neither an older database, nor the one that was there, is held against anything: the release is closed."""
+    node.charge()
+    node.copy_of_state(tmp_path / "older.sqlite")
+    node.charge()
+    node.put_state(tmp_path / "older.sqlite")
+    node.auditor._log.close()
+    with closing(open_state(node.home)) as connection:
+        restart(node.home, connection, now=node.world.clock())
+    node.auditor = make_auditor(node.home, node.world)
+    assert node.refused() == "REFINE_STORE"
+    node.world.clock.move(hours=1)
+    node.budgets = node.started()
+    assert len(node.charge(release=publish(node.home, node.world, 2))[0]) == FLOOR
+
+
+def test_a_log_begun_anew_beside_a_database_that_is_gone_gives_nothing_back_though_it_can_name_no_older_one(node):
+    node.charge()
+    node.put_state(None)
+    node.auditor._log.close()
+    (node.home.audit / "log.jsonl").write_bytes(b"damaged\n")
+    with closing(open_state(node.home)) as connection:
+        restart(node.home, connection, now=node.world.clock())
+    node.auditor = make_auditor(node.home, node.world)
+    assert node.refused() == "REFINE_STORE"
+    node.budgets = node.started()
+
+
     assert kept.of("a", 1)["id"].tolist() == [3]
     assert kept.of("b", 0)["id"].tolist() == [4, 5]
     assert [len(kept.of(*each)) for each in (("b", 1), ("c", 0), ("a", 9))] == [0, 0, 0]

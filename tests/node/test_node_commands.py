@@ -162,6 +162,23 @@ def test_the_policy_is_explained_for_the_archive_with_the_levels_that_fit(node_a
     assert "cells_per_class = 1" in out
 
 
+def test_an_audit_log_begun_anew_closes_counts_and_refine_and_the_operator_is_told(node_and_archive, capsys):
+    home, _ = node_and_archive
+    configure(home, "[policy]", '[policy]\nlevel = "catalogue"')
+    give_release(home, "Forest")
+    told = {}
+    for when in ("before", "after"):
+        status = json.loads(rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")[1])
+        told[when] = status["spending_lost"], rsfed(capsys, "node", "policy", "explain", "--home", home.path)[1]
+        assert rsfed(capsys, "node", "audit", "restart", "--home", home.path)[0] == ExitCode.DONE
+    assert told["before"][0] is None
+    assert "closed" not in told["before"][1]
+    assert "begun anew" in told["after"][0]
+    assert "[COUNTS_STORE]" in told["after"][1]
+    assert "[REFINE_STORE]" in told["after"][1]
+    assert "rest until the next release" in rsfed(capsys, "node", "status", "--home", home.path)[1]
+
+
 def test_doctor_fails_with_code_1_and_says_how_to_join(node_and_archive, capsys):
     home, _ = node_and_archive
     code, out, _ = rsfed(capsys, "node", "doctor", "--home", home.path, "--output", "json")
