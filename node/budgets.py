@@ -24,7 +24,7 @@ from node.auditing import Kind, name_digest
 from node.spending import spending_lost
 from node.state import utc_text, writing_soon
 from rsfed.errors import StateError
-from rsfed.privacy.budgets import Budget, Spent, listed, payable
+from rsfed.privacy.budgets import MOST_ITEMS, Budget, Spent, listed, payable
 from rsfed.trust.audit_log import read_entries
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 _MARK = f'"{Kind.REFINE_CHARGED}"'.encode()
 _SPENT = """
-SELECT content, sum(own) FILTER (WHERE requester = ?), count(*) FILTER (WHERE own > 0), sum(common) FROM refine_spent
-WHERE release = ? AND content IN (SELECT value FROM json_each(?)) GROUP BY content
+SELECT sum(own) FILTER (WHERE requester = ?), count(*) FILTER (WHERE own > 0), sum(common) FROM json_each(?)
+LEFT JOIN refine_spent ON release = ? AND content = value GROUP BY key ORDER BY key
 """
 _SPEND = """
 INSERT INTO refine_spent VALUES (?, ?, ?, ?, ?)
@@ -109,23 +109,28 @@ class Budgets:
     def _spend(
         self, release: Release, query: VerifiedQuery, rows: Rows, floor: int, rng: np.random.Generator
     ) -> tuple[int, Ids]:
-        """Charge one bucket; return how many items were charged, and which are listed."""
+        """Charge one bucket; return how many items were charged, and which are listed.
+
+        Looking up and charging is as much work as for a full bucket, so that time tells nothing of how many it has.
+        """
         requester = _number(query.requester.uri)
         own, common = payable(self._budget, self._spent(release, requester, rows["content"]))
         left = np.flatnonzero(own | common)
         drawn = left[listed(rows["acquisition"][left], floor, rng)]
         if not len(drawn):
             return 0, np.empty(0, np.int64)
-        columns = (each.tolist() for each in (rows["content"][left], own[left], common[left]))
-        values = ((release.digest, content, requester, int(a), int(b)) for content, a, b in zip(*columns, strict=True))
+        charged = np.zeros((MOST_ITEMS, 2), np.int64)  # what is behind the bucket's items charges nothing
+        charged[: len(rows)] = np.column_stack([own, common])
+        columns = np.resize(rows["content"], MOST_ITEMS).tolist(), charged.tolist()
+        values = ((release.digest, content, requester, *each) for content, each in zip(*columns, strict=True))
         self._connection.executemany(_SPEND, values)
         return len(left), rows["id"][drawn].astype(np.int64)
 
     def _spent(self, release: Release, requester: int, contents: NDArray[np.int64]) -> Spent:
-        found = self._connection.execute(_SPENT, (requester, release.digest, str(contents.tolist())))
-        known = {content: (own or 0, holders, common) for content, own, holders, common in found}
-        table = np.array([known.get(content, (0, 0, 0)) for content in contents.tolist()], np.int64).reshape(-1, 3)
-        return Spent(*table.T)
+        asked = str(np.resize(contents, MOST_ITEMS).tolist())
+        found = self._connection.execute(_SPENT, (requester, asked, release.digest)).fetchall()
+        table = np.array([(own or 0, holders, common or 0) for own, holders, common in found], np.int64)
+        return Spent(*table[: len(contents)].T)
 
     def _record(self, release: Release, query: VerifiedQuery, items: int) -> int:
         at = utc_text(self._now())

@@ -27,7 +27,7 @@ from node.bucketed import ROW, Bucketed
 from node.budgets import Budgets
 from node.state import open_state
 from rsfed.errors import StateError
-from rsfed.privacy.budgets import Budget
+from rsfed.privacy.budgets import MOST_ITEMS, Budget
 from rsfed.trust.audit_log import read_entries
 from rsfed.trust.envelope import VerifiedQuery
 from rsfed.trust.names import Role
@@ -116,6 +116,22 @@ def test_what_is_listed_and_what_is_not_is_charged_alike_and_a_bucket_that_is_wi
     with closing(open_state(node.home)) as connection:
         spent = dict(connection.execute("SELECT content, own + common FROM refine_spent"))
     assert spent == dict.fromkeys([*range(1, 6), *range(20, 26)], 1)
+
+
+def work(node, bucket):
+    """How many instructions of its virtual machine the database needs to charge for a bucket, in tens."""
+    steps = Counter()
+    node.budgets._connection.set_progress_handler(lambda: steps.update(["step"]), 10)
+    assert len(node.charge("ada", bucket)[0]) == FLOOR
+    node.budgets._connection.set_progress_handler(None, 0)
+    return steps["step"]
+
+
+def test_a_small_bucket_is_as_much_work_as_a_full_one(node):
+    node.charge()
+    small, full = rows_of(range(200, 204)), rows_of(range(300, 300 + MOST_ITEMS))
+    for _ in range(2):
+        assert work(node, small) == pytest.approx(work(node, full), rel=0.3)
 
 
 def test_the_audit_log_has_each_charge_and_no_item_or_name(node):
@@ -240,22 +256,6 @@ def test_a_restored_home_refines_nothing_under_the_releases_of_before(node, tmp_
         assert len(node.charge(budgets=budgets, release=publish(node.home, node.world, 2))[0]) == FLOOR
 
 
-def test_a_clock_that_was_set_back_refines_nothing_until_it_has_caught_up(node):
-    node.charge()
-    node.world.clock.move(minutes=-1)
-    with pytest.raises(StateError) as refused:
-        node.charge()
-    assert refused.value.reason == "CLOCK_BACK"
-    assert node.refused() == "CLOCK_BACK"
-    node.world.clock.move(minutes=1)
-    assert len(node.charge()[0]) == FLOOR
-
-
-def test_a_bucket_is_found_by_its_encoder_and_number_and_others_are_empty():
-    rows = np.concatenate([rows_of([1, 2], bucket=0), rows_of([3], bucket=1), rows_of([4, 5], bucket=0)])
-    rows["encoder"] = [0, 0, 0, 1, 1]
-    kept = Bucketed.read(7, FLOOR, ("a", "b"), rows.tobytes())
-    assert kept.of("a", 0)["id"].tolist() == [1, 2]
 def test_an_audit_log_that_was_begun_anew_gives_nothing_back_whatever_database_lies_beside_it(node, tmp_path):
     """Neither an older database, nor the one that was there, is held against anything: the release is closed."""
     node.charge()
@@ -284,6 +284,22 @@ def test_a_log_begun_anew_beside_a_database_that_is_gone_gives_nothing_back_thou
     node.budgets = node.started()
 
 
+def test_a_clock_that_was_set_back_refines_nothing_until_it_has_caught_up(node):
+    node.charge()
+    node.world.clock.move(minutes=-1)
+    with pytest.raises(StateError) as refused:
+        node.charge()
+    assert refused.value.reason == "CLOCK_BACK"
+    assert node.refused() == "CLOCK_BACK"
+    node.world.clock.move(minutes=1)
+    assert len(node.charge()[0]) == FLOOR
+
+
+def test_a_bucket_is_found_by_its_encoder_and_number_and_others_are_empty():
+    rows = np.concatenate([rows_of([1, 2], bucket=0), rows_of([3], bucket=1), rows_of([4, 5], bucket=0)])
+    rows["encoder"] = [0, 0, 0, 1, 1]
+    kept = Bucketed.read(7, FLOOR, ("a", "b"), rows.tobytes())
+    assert kept.of("a", 0)["id"].tolist() == [1, 2]
     assert kept.of("a", 1)["id"].tolist() == [3]
     assert kept.of("b", 0)["id"].tolist() == [4, 5]
     assert [len(kept.of(*each)) for each in (("b", 1), ("c", 0), ("a", 9))] == [0, 0, 0]
