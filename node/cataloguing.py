@@ -1,8 +1,9 @@
 """Publishing a catalogue or counts in epochs: made anew for every one, kept signed in the node's database.
 
 An epoch is due after the stated interval, once enough acquisitions came or went since the last one, and as long as the
-release's budget of counts lasts. It is charged first; what a crash cuts short is lost, and the next one is due after
-the interval.
+release's budget of counts lasts; under a new release, or at another level, at once, but of the acquisitions of the last
+one, as long as not enough came or went. It is charged first; what a crash cuts short is lost, and the next one is due
+after the interval.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from rsfed.privacy.buckets import Places, buckets
 from rsfed.privacy.budgets import refinable
 from rsfed.privacy.cells import Cells
 from rsfed.privacy.counts import Charge, counted, noisy, spread
-from rsfed.privacy.publication import acquisition_numbers
+from rsfed.privacy.publication import Acquisitions, acquisition_numbers, of_a_batch
 from rsfed.telemetry import log
 from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.trust.catalogue import digest_of, part_of, sign_catalogue
@@ -51,8 +52,13 @@ class _Held:
 
     ids: Ids
     codes: Codes
-    acquisitions: NDArray[np.uint64]
+    acquisitions: Acquisitions
     classes: Places
+
+    def of(self, acquisitions: Acquisitions) -> _Held:
+        """Return those of some acquisitions."""
+        own = np.isin(self.acquisitions, acquisitions)
+        return _Held(self.ids[own], self.codes[own], self.acquisitions[own], self.classes[own])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Cataloguer:
         self._now = now
         self._interval = timedelta(days=section.catalogue_days)
         self._rules = f"{policy.level} {policy.floor}"
+        self._rests: datetime | None = None  # until when nothing more can be published
 
     def current(self, connection: sqlite3.Connection, release: Release) -> bytes:
         """Return the catalogue of a release as it is given away; b"" where there is none under the rules of now."""
@@ -120,11 +127,11 @@ class Cataloguer:
         accountant = Accountant(self._home, connection, self._note)
         try:
             charges = accountant.charges(release)
-            if charges and self._now() - charges[-1].at < self._interval:
+            if (charges and self._now() - charges[-1].at < self._interval) or self._resting():
                 return None
             held = self._fitting(connection, release, items)
             if held is None:
-                return False
+                return None if self._resting() else False
             charge = accountant.charge(release, self._section.epsilon, now=self._now())
         except StateError as error:
             log.error("catalogue.refused", reason=error.reason, what=error.public)
@@ -137,23 +144,40 @@ class Cataloguer:
     def _fitting(
         self, connection: sqlite3.Connection, release: Release, items: Mapping[str, Items]
     ) -> dict[str, _Held] | None:
-        """Return the items of each encoder, if they may be published and enough has changed."""
+        """Return the items of each encoder that may be published now; None where none may, or too little changed."""
         if not release.manifest.codebook:
             log.warning("catalogue.no_codebook", release=release.manifest.version)
             return None
-        all_held = {name: self._held(connection, release, each()) for name, each in items.items()}
-        held = {name: each for name, each in all_held.items() if len(each.ids)}
-        now, before = _all_acquisitions(held), self._row(connection, release, "acquisitions")
-        if len(now) < self._policy.least_acquisitions:
-            needed = self._policy.least_acquisitions
-            log.warning("catalogue.unfit", level=self._policy.level, acquisitions=len(now), needed=needed)
+        held = {name: self._held(connection, release, each()) for name, each in items.items()}
+        now, least = _all_acquisitions(held), self._policy.least_acquisitions
+        if len(now) < least:
+            log.warning("catalogue.unfit", level=self._policy.level, acquisitions=len(now), needed=least)
             return None
-        if (
-            before is not None
-            and len(np.setxor1d(now, np.frombuffer(before[0], "<u8"))) < self._policy.least_acquisitions
-        ):
+        chosen = self._chosen(connection, release, now)
+        if not len(chosen):
             return None
-        return held
+        held = {name: each.of(chosen) for name, each in held.items()}
+        return {name: each for name, each in held.items() if len(each.ids)}
+
+    def _chosen(self, connection: sqlite3.Connection, release: Release, now: Acquisitions) -> Acquisitions:
+        """Return the acquisitions to publish: beside the publication before, of whatever release, none stands out."""
+        query = "SELECT acquisitions, made, release = ? AND rules = ? FROM catalogue"
+        row = connection.execute(query, (release.digest, self._rules)).fetchone()
+        if row is None:
+            return now
+        before, least = np.frombuffer(row[0], "<u8").astype(np.uint64), self._policy.least_acquisitions
+        if row[2]:
+            return now if len(np.setxor1d(now, before)) >= least else now[:0]
+        due = datetime.fromisoformat(row[1]) + self._interval
+        come = self._now() >= due
+        chosen = of_a_batch(now if come else np.intersect1d(now, before), before, least, self._key)
+        if not len(chosen):
+            self._rests = due
+            log.warning("catalogue.waits", reason="fewer acquisitions went since the last one than can go unnoticed")
+        return chosen
+
+    def _resting(self) -> bool:
+        return self._rests is not None and self._now() < self._rests
 
     def _held(self, connection: sqlite3.Connection, release: Release, items: tuple[Ids, Codes, Columns]) -> _Held:
         ids, codes, _ = items
@@ -278,5 +302,5 @@ def _cells(release: Release) -> Cells:
     return Cells.of(release.manifest.codebook, release.manifest.codebook_reach)
 
 
-def _all_acquisitions(held: Mapping[str, _Held]) -> NDArray[np.uint64]:
+def _all_acquisitions(held: Mapping[str, _Held]) -> Acquisitions:
     return np.unique(np.concatenate([np.empty(0, np.uint64), *(each.acquisitions for each in held.values())]))

@@ -54,13 +54,14 @@ class Epochs:
             items: Gives the items of each encoder.
 
         Returns:
-            Whether anything changed, and whether it was not yet time for something.
+            Whether anything changed, and whether more may, by and by.
         """
         done: list[bool | None] = []
         if self._publisher is not None:
+            done += [self._publisher.carry(self._connection, release, name, each) for name, each in items.items()]
             done += [self._publisher.publish(self._connection, release, name, each) for name, each in items.items()]
         if self._cataloguer is not None:
             done.append(self._cataloguer.publish(self._connection, release, items))
         if any(done):
             self.take(release)
-        return any(done), None in done
+        return any(done), any(done) or None in done

@@ -1,6 +1,7 @@
 """Publishing in epochs: what `rsfed.privacy.publication` decides, kept in the node's database.
 
-A publication outlives restarts: made anew from scratch, it would differ from the one before by single acquisitions.
+A publication outlives restarts and releases: made anew from scratch, it would differ from the one before by single
+acquisitions.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+from numpy.typing import NDArray
 
 from node.published import Published
+from node.served import Facts
 from rsfed.clock import Now
 from rsfed.codes import Codes, Ids
 from rsfed.home import transaction
@@ -20,7 +23,16 @@ from rsfed.index.facets import Columns
 from rsfed.privacy import grid
 from rsfed.privacy.cells import Cells
 from rsfed.privacy.policy import Policy
-from rsfed.privacy.publication import ROW, Present, Rows, acquisition_numbers, nothing, published
+from rsfed.privacy.publication import (
+    ROW,
+    Acquisitions,
+    Present,
+    Rows,
+    acquisition_numbers,
+    cells_now,
+    nothing,
+    published,
+)
 from rsfed.telemetry import log
 from rsfed.trust.release_store import Release
 
@@ -64,6 +76,28 @@ class Publisher:
             return None
         cells = self._cells(release)
         return Published.of(cells, kept.rows, kept.epoch, tie_key=self._tie_key, release=release.digest)
+
+    def carry(self, connection: sqlite3.Connection, release: Release, encoder: str, items: Items) -> bool:
+        """Go on under a release that nothing is published of yet with what was published under the one before.
+
+        Returns:
+            Whether there was such, and is published now; the next epoch begins when it would have begun.
+        """
+        if self._made(connection, release, encoder) is not None or not release.manifest.codebook:
+            return False
+        query = "SELECT made, items FROM publication WHERE encoder = ? ORDER BY made DESC LIMIT 1"
+        row = connection.execute(query, (encoder,)).fetchone()
+        if row is None:
+            return False
+        before = np.frombuffer(row[1], ROW)
+        cells = cells_now(before, present_items(connection, self._cells(release), items()))
+        known = Facts.read(connection, before["id"]).columns
+        there = _present(before["id"], before["acquisition"], cells, known)
+        rows = published(nothing(), there, self._policy.floor, 1)
+        kept = _Kept(1, datetime.fromisoformat(row[0]), self._policy.floor, self._per_class, rows)
+        self._keep(connection, release, encoder, kept)
+        log.info("publication.carried", published=len(rows), before=len(before))
+        return True
 
     def publish(self, connection: sqlite3.Connection, release: Release, encoder: str, items: Items) -> bool | None:
         """Publish what can be, if it is time.
@@ -118,7 +152,7 @@ class Publisher:
         made = kept.made.astimezone(UTC).isoformat()
         values = (release.digest, encoder, kept.epoch, made, kept.floor, kept.per_class, kept.rows.tobytes())
         with transaction(connection):
-            connection.execute("DELETE FROM publication WHERE release != ?", (release.digest,))
+            connection.execute("DELETE FROM publication WHERE encoder = ? AND release != ?", (encoder, release.digest))
             connection.execute("INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
@@ -134,11 +168,10 @@ def present_items(connection: sqlite3.Connection, cells: Cells, items: tuple[Ids
     query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
     names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
     distinct, places = np.unique(np.array(names, str), return_inverse=True)
+    return _present(ids, acquisition_numbers(distinct.tolist())[places], cells.nearest(codes)[0], known)
+
+
+def _present(ids: Ids, acquisitions: Acquisitions, cells: NDArray[np.int64], known: Columns) -> Present:
     tiers = range(grid.TIERS)
-    return Present(
-        ids,
-        acquisition_numbers(distinct.tolist())[places],
-        cells.nearest(codes)[0],
-        tuple(grid.tiles(known.boxes, tier) for tier in tiers),
-        tuple(grid.periods(known.times, tier) for tier in tiers),
-    )
+    tiles = tuple(grid.tiles(known.boxes, tier) for tier in tiers)
+    return Present(ids, acquisitions, cells, tiles, tuple(grid.periods(known.times, tier) for tier in tiers))

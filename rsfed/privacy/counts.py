@@ -135,8 +135,8 @@ def store_broken(what: str) -> StateError:
     )
 
 
-def draws(ids: Ids, key: bytes) -> NDArray[np.uint64]:
-    """Return a number for each item that looks random to whoever has not the key."""
+def draws(ids: Ids | NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
+    """Return a number for each item, or acquisition, that looks random to whoever has not the key."""
     digests = [hashlib.blake2b(item.to_bytes(8, "little"), key=key, digest_size=8).digest() for item in ids.tolist()]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 

@@ -6,7 +6,11 @@ are counted until so many are gone that they make a batch themselves, and what i
 two answers, whatever their filters and epochs, differ by fewer than `floor` acquisitions.
 
 Items that are too few for an atom of their tile and month are put together in the next coarser tier, at last in one
-that tells neither place nor time; what is too few even there is not published. Pure rules.
+that tells neither place nor time; what is too few even there is not published.
+
+Under a new release, whose cells are others, the items that were published are put together anew, those that are counted
+though they are gone included; what came since waits for its batch all the same. A catalogue, which is of all
+acquisitions at once, goes on with those of the last one (`of_a_batch`). Pure rules.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.codes import Ids
+from rsfed.privacy.counts import draws
 from rsfed.privacy.grid import TIERS, Places
 
 ROW = np.dtype(
@@ -37,6 +42,8 @@ ROW = np.dtype(
 _ATOM = ("cell", "tier", "place", "time")
 Rows = NDArray[np.void]
 """Published items, by rising id, of the type `ROW`."""
+Acquisitions = NDArray[np.uint64]
+"""Numbers of acquisitions; see `acquisition_numbers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,49 @@ def published(before: Rows, present: Present, floor: int, epoch: int) -> Rows:
     rows = np.concatenate(parts)
     ordered: Rows = rows[np.argsort(rows["id"], kind="stable")]
     return ordered
+
+
+def cells_now(before: Rows, present: Present) -> NDArray[np.int64]:
+    """Return the cell that each published item is in now, where the cells are others than before.
+
+    Of one that is gone nobody knows: it is counted where most of those are that were in one cell with it.
+
+    Args:
+        before: What is published.
+        present: The items of the archive now, and their cells.
+    """
+    there = np.isin(before["id"], present.ids)
+    cells = np.zeros(len(before), np.int64)
+    cells[there] = present.cells[np.searchsorted(present.ids, before["id"][there])]
+    for former in np.unique(before["cell"][~there]):
+        own = before["cell"] == former
+        beside = cells[own & there] if (own & there).any() else cells[there]
+        cells[own & ~there] = np.bincount(beside, minlength=1).argmax()
+    return cells
+
+
+def of_a_batch(now: Acquisitions, before: Acquisitions, least: int, key: bytes) -> Acquisitions:
+    """Return the acquisitions that a publication under other codes may be of, beside one that was made before.
+
+    The two differ by none or by a whole batch. Where so few went that they would stand out, as many others are left
+    out with them as make a batch; where so few came, they wait.
+
+    Args:
+        now: Numbers of the acquisitions of the archive, rising.
+        before: Of those that the publication before is of, rising.
+        least: Acquisitions of a batch, and of a publication.
+        key: A secret of the node, which decides who is left out.
+
+    Returns:
+        Their numbers, rising; none where too few would be left.
+    """
+    if len(np.setxor1d(now, before)) >= least:
+        return now
+    stay = np.intersect1d(now, before)
+    if len(stay) == len(before):
+        return before
+    kept = stay[np.argsort(draws(stay, key))][: max(0, len(before) - least)]
+    return np.sort(kept) if len(kept) >= least else kept[:0]
 
 
 def atoms(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:

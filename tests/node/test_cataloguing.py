@@ -4,7 +4,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from publications import CLASSES, Publishing
+from publications import CLASSES, PER_ACQUISITION, Publishing
 
 from node.cataloguing import catalogue_chunk
 from node.state import open_state
@@ -85,6 +85,72 @@ def test_after_the_budget_of_the_release_the_last_one_stays_until_there_is_a_new
     node.release = node.new_release(2)
     assert node.publish() is True
     assert node.opened().epoch == 1
+
+
+def spoken_of(node):
+    """Acquisitions that the catalogue of now is of."""
+    with closing(open_state(node.home)) as connection:
+        (known,) = connection.execute("SELECT acquisitions FROM catalogue").fetchone()
+    return set(np.frombuffer(known, "<u8").tolist())
+
+
+def drop(node, acquisitions):
+    """Acquisitions leave the archive."""
+    gone = np.isin(node.ids, node.ids[: acquisitions * PER_ACQUISITION])
+    node.ids, node.codes = node.ids[~gone], node.codes[~gone]
+
+
+def test_a_new_release_is_published_at_once_of_the_acquisitions_of_before_and_others_wait_for_their_batch(node):
+    node.add(60)
+    node.publish()
+    first = spoken_of(node)
+    node.add(29, start=60)
+    node.world.clock.move(days=1)
+    node.release = node.new_release(2)
+    assert node.publish() is True
+    assert node.opened().epoch == 1
+    assert spoken_of(node) == first, "29 that came would be told by comparing the releases"
+    node.add(1, start=89)
+    assert node.publish() is None
+    node.world.clock.move(days=1)
+    assert node.publish() is True
+    assert len(spoken_of(node) ^ first) == 30
+
+
+def test_a_new_release_within_the_interval_takes_nothing_up_however_much_came(node):
+    node.add(60)
+    node.publish()
+    first = spoken_of(node)
+    node.add(60, start=60)
+    node.release = node.new_release(2)
+    assert node.publish() is True
+    assert spoken_of(node) == first
+
+
+def test_where_few_acquisitions_went_a_new_release_leaves_as_many_out_as_make_a_batch(node):
+    node.add(90)
+    node.publish()
+    first = spoken_of(node)
+    drop(node, 1)
+    node.release = node.new_release(2)
+    assert node.publish() is True
+    assert spoken_of(node) < first
+    assert len(spoken_of(node) ^ first) == 30
+
+
+def test_where_that_leaves_too_few_a_new_release_is_not_published_before_enough_changed(node):
+    node.add(40)
+    node.publish()
+    signed = node.signed()
+    drop(node, 1)
+    node.add(30, start=40)
+    node.release = node.new_release(2)
+    cataloguer = node.cataloguer()
+    assert node.publish(cataloguer) is None
+    assert node.signed() == b"" != signed
+    node.world.clock.move(days=1)
+    assert node.publish(cataloguer) is True
+    assert len(spoken_of(node)) == 69
 
 
 def test_a_crash_after_the_charge_publishes_nothing_and_costs_the_epoch(node, monkeypatch):

@@ -23,6 +23,7 @@ from serving import (
 )
 
 from node.catalogue import Catalogue
+from node.epochs import Epochs
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.publishing import Publisher
@@ -35,6 +36,7 @@ from rsfed.index.filters import Filter
 from rsfed.merging.answers import Question
 from rsfed.merging.validate import validate
 from rsfed.privacy import grid
+from rsfed.privacy.cells import Cells
 from rsfed.privacy.policy import Policies, policy
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import make_server
@@ -93,7 +95,8 @@ class Guarded:
         codes = np.frombuffer(b"".join(self.codes[i] for i in ids.tolist()), np.uint8).reshape(len(ids), 4)
         with Catalogue(self.home) as catalogue:
             facts = Facts.read(catalogue.connection, ids)
-        self.publisher.publish(self.connection, self.release, "rgb", lambda: (ids, codes, facts.columns))
+        items = {"rgb": lambda: (ids, codes, facts.columns)}
+        Epochs(self.connection, self.publisher, None).begin(self.release, items)
         found = self.publisher.current(self.connection, self.release, "rgb")
         exact = serve_codes(self.home, self.release, ids, codes)
         self.searcher.shelf.served = Served(
@@ -333,6 +336,25 @@ def test_a_publication_outlives_a_restart_and_waits_for_its_epoch(guarded):
     guarded.publish()
     assert said(guarded.search(cell_code(0))) != before
     assert guarded.searcher.shelf.served.published["rgb"].epoch == 2
+
+
+def test_a_new_release_speaks_of_what_was_published_and_of_others_in_the_next_epoch(guarded):
+    """Cells are others, and as many codes; who compares the answers of both releases learns of none that came."""
+    day = timedelta(days=1)
+    guarded.publisher = Publisher(policy("guarded"), 1, day, tie_key=tie_key(guarded.home), now=guarded.world.clock)
+    before = set(guarded.searcher.shelf.served.published["rgb"].ids.tolist())
+    guarded.add(200, np.random.default_rng(9))
+    del guarded.codes[min(before)]  # withdrawn, or it cannot be read just now
+    guarded.release = publish(guarded.home, guarded.world, 2, codebook=CODEBOOK[::-1], codebook_reach=6)
+    guarded.publish()
+    found = guarded.searcher.shelf.served.published["rgb"]
+    assert set(found.ids.tolist()) == before
+    assert found.cells.codes.tolist() != Cells.of(CODEBOOK, 6).codes.tolist()
+    guarded.world.clock.move(days=1)
+    guarded.publish()
+    assert len(guarded.searcher.shelf.served.published["rgb"].ids) > len(before)
+    with closing(open_state(guarded.home)) as connection:
+        assert connection.execute("SELECT release, epoch FROM publication").fetchall() == [(guarded.release.digest, 2)]
 
 
 async def test_the_wire_says_policy_and_the_audit_log_says_why(guarded):

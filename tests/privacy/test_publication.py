@@ -10,8 +10,10 @@ from rsfed.privacy.publication import (
     Present,
     acquisition_numbers,
     atoms,
+    cells_now,
     held_class,
     nothing,
+    of_a_batch,
     published,
     size_class,
 )
@@ -34,8 +36,20 @@ class Archive:
         leaving = self.rng.permutation(sorted(self.there))[:go].tolist()
         self.there = (self.there | set(new)) - set(leaving)
 
-    def present(self) -> Present:
-        ids = np.array(sorted(self.there), np.int64)
+    def new_release(self) -> None:
+        """Codes, and so cells, are others; those of what is gone stay unknown."""
+        for item, (flight, _, *rest) in self.facts.items():
+            self.facts[item] = (flight, int(self.rng.integers(0, 3)), *rest)
+
+    def carried(self, rows: np.ndarray) -> np.ndarray:
+        """What a node publishes of `rows` under the cells of now."""
+        known = self.present(rows["id"].tolist())
+        cells = cells_now(rows, self.present())
+        there = Present(known.ids, rows["acquisition"], cells, known.places, known.times)
+        return published(nothing(), there, FLOOR, 0)
+
+    def present(self, items=None) -> Present:
+        ids = np.array(sorted(self.there if items is None else items), np.int64)
         facts = np.array([self.facts[item] for item in ids.tolist()], np.int64).reshape(-1, 4)
         tile, month = facts[:, 2].astype(np.int32), facts[:, 3].astype(np.int32)
         none = np.full_like(tile, -1)
@@ -94,6 +108,59 @@ def test_an_epoch_publishes_all_that_can_be_and_nothing_twice(seed, changes):
         waiting = archive.there - set(rows["id"].tolist())
         for cell in range(3):
             assert archive.acquisitions({item for item in waiting if archive.facts[item][1] == cell}) < FLOOR
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), CHANGES, st.tuples(st.integers(0, 40), st.integers(0, 25)), CHANGES)
+def test_what_is_told_after_a_change_of_release_depends_on_nothing_that_came_since_and_keeps_the_floor(
+    seed, before, since, after
+):
+    archive, rows = Archive(seed), nothing()
+    for epoch, change in enumerate(before):
+        archive.change(*change)
+        rows = published(rows, archive.present(), FLOOR, epoch)
+    archive.new_release()
+    unchanged = archive.carried(rows)
+    archive.change(since[0], 0)
+    assert np.array_equal(archive.carried(rows), unchanged), "who compares the releases learns of nothing that came"
+    archive.change(0, since[1])
+    rows = archive.carried(rows)
+    said = [set(), *sets_of(rows)]
+    for epoch, change in enumerate(after, 1):
+        archive.change(*change)
+        rows = published(rows, archive.present(), FLOOR, epoch)
+        said += [answers_of(rows, archive.rng) for _ in range(4)] + sets_of(rows)
+    for one in said:
+        for other in said:
+            for spoken in (one - other, one & other):
+                assert not spoken or archive.acquisitions(spoken) >= FLOOR
+
+
+def test_what_is_gone_is_counted_under_the_next_release_where_most_of_its_cell_went():
+    archive = Archive(0)
+    archive.facts = {n: (n, n % 2, 0, 0) for n in range(10)}
+    archive.there = set(archive.facts)
+    rows = published(nothing(), archive.present(), FLOOR, 1)
+    archive.facts = {n: (n, 2 if n % 2 else 0, 0, 0) for n in range(10)}
+    archive.there -= {3, 4}
+    rows = archive.carried(rows)
+    assert rows["id"].tolist() == list(range(10))
+    assert rows["cell"].tolist() == [0, 2] * 5
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(1, 12), st.binary(min_size=4, max_size=8))
+def test_acquisitions_of_two_publications_differ_by_none_or_by_a_batch(before, now, least, key):
+    was, there = (np.array(sorted(each), np.uint64) for each in (before, now))
+    chosen = set(of_a_batch(there, was, least, key).tolist())
+    assert chosen <= now
+    assert len(chosen ^ before) >= least or chosen in (before, set())
+    if before <= now and len(now - before) < least:
+        assert chosen == before, "what came waits"
+    if len(now ^ before) >= least:
+        assert chosen == now
+    if chosen and chosen != before and len(now ^ before) < least:
+        assert len(chosen) >= least
 
 
 def test_items_are_told_as_finely_as_enough_acquisitions_allow():
