@@ -16,6 +16,8 @@ from rsfed.analyst.options import DEFAULT_HOME, HomeOption, analyst_home
 from rsfed.errors import ExitCode, RsfedError, UsageError
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
     from rsfed.analyst.access import AccessClient, Delivered
     from rsfed.analyst.state import Asked
     from rsfed.home import Home
@@ -117,7 +119,9 @@ def collect(
     """Fetch what was approved, and print the names of the files.
 
     Each is opened here with this home's key, once it is proven that the archive sealed it for this request. Files are
-    named after archive and request.
+    named after archive and request. The code of a crop or file is computed here and compared with what the archive
+    claimed of the image when a query found it. Of an archive whose claim does not hold, later queries show no more than
+    its share of each ranking, until `rsfed access believe`.
 
     Exit codes: 0 done, 1 something that was named or approved could not be had.
     """
@@ -143,8 +147,9 @@ def collect(
                     _tell(each, f"{newest.state} at {each.node}")
                     whole = whole and not requests
                 else:
-                    newest = replace(newest, file=str(_written(folder, each, delivered)))
-                    typer.echo(newest.file)
+                    file = _written(folder, each, delivered)
+                    typer.echo(str(file))
+                    newest = replace(newest, file=str(file), claim=_checked(place, state, each, file))
                 put(state, newest)
             return whole
 
@@ -169,6 +174,34 @@ def withdraw(
                 typer.echo(f"{now.id.hex()}: {now.state}")
 
         _run(place, take_back)
+
+
+@app.command("believe")
+def believe(node: Annotated[str, typer.Argument(help="Name of the archive.")], home: HomeOption = DEFAULT_HOME) -> None:
+    """Believe an archive again whose claim did not hold, once that is explained."""
+    from rsfed.analyst.state import forgive, open_state  # noqa: PLC0415 - loaded only when used
+
+    with closing(open_state(analyst_home(home))) as state:
+        known = forgive(state, node)
+    typer.echo(f"{node} is believed again" if known else f"no claim of {node} failed to hold; nothing changed")
+
+
+def _checked(home: Home, state: Connection, asked: Asked, file: Path) -> str:
+    """Hold what came against what its archive claimed, say what that shows, and return the verdict."""
+    from rsfed.analyst.checking import check  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.claims import Verdict  # noqa: PLC0415 - loaded only when used
+
+    verdict, why = check(home, state, asked, file)
+    if verdict is not Verdict.BROKEN:
+        _tell(
+            asked,
+            f"what {asked.node} claimed of it {'holds' if verdict is Verdict.HOLDS else f'is not checked: {why}'}",
+        )
+    else:
+        _tell(asked, f"WHAT {asked.node} CLAIMED OF IT DOES NOT HOLD: the image has another code than it was found by")
+        _tell(asked, f"from now on {asked.node} has no more than its share of a ranking; ask its operator")
+        _tell(asked, f"once that is explained, `rsfed access believe {asked.node}`")
+    return verdict.value
 
 
 def _run(home: Home, act: Callable[[AccessClient], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the act returns
@@ -223,6 +256,7 @@ def _as_json(asked: Asked) -> dict[str, Any]:
         "expires": asked.expires and asked.expires.isoformat(timespec="seconds"),
         "note": asked.note,
         "file": asked.file,
+        "claim": asked.claim,
     }
 
 

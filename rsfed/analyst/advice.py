@@ -46,6 +46,10 @@ _BY_STATUS = {
 }
 _OPTIONS = {"time": "--after, --before", "bbox": "--bbox", "modality": "--modality", "label": "--label"}
 _UNFILTERABLE = "UNFILTERABLE_"
+BOUNDED = (
+    "an image of it did not bear out what it had claimed, so it has no more than its share of a ranking; once that is "
+    "explained, `rsfed access believe {node}`"
+)
 SHOWN = 16  # hexadecimal digits of a query's id or digest, by which `audit export --query` finds it
 
 
@@ -55,6 +59,8 @@ def notes(results: Sequence[SearchResult]) -> list[str]:
     for outcome in worst_outcomes(results):
         if outcome.status != "COMPLETE":
             lines.append(f"{outcome.node}: {advice(outcome)}")
+        if outcome.bounded:
+            lines.append(f"{outcome.node}: {BOUNDED.format(node=outcome.node)}")
         if outcome.unknown:
             fields = ", ".join(outcome.filtered)
             lines.append(f"{outcome.node}: {outcome.unknown} items do not say enough to pass the filter ({fields})")

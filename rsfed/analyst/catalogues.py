@@ -7,8 +7,8 @@ asked for again when the node said that there may be a newer one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rsfed.analyst.connection import COORDINATOR
 from rsfed.codes import Codes, hamming
 from rsfed.errors import InvalidAnswer, RsfedError
+from rsfed.merging.shares import within_share
 from rsfed.transport.channel import call
 from rsfed.trust.catalogue import PUBLISHING, Opened, digest_of, open_catalogue
 from rsfed.trust.identity import write_atomically
@@ -163,6 +164,19 @@ def nearest(
         size, distance = int(part.sizes[number]), int(distances[which][number])
         found.append(FoundBucket(len(found) + 1, node, number, distance, size))
     return found
+
+
+def nearest_bounded(  # noqa: PLR0913 - as `nearest`, and whom it bounds
+    code: Codes, encoder: str, reads: Sequence[Read], bounded: Collection[str], *, k: int | None, radius: int | None
+) -> list[FoundBucket]:
+    """Rank buckets as `nearest` does, with no more than their share of them of nodes whose claims did not hold."""
+    if not bounded:
+        return nearest(code, encoder, reads, k=k, radius=radius)
+    each = [found for read in reads for found in nearest(code, encoder, [read], k=k, radius=radius)]
+    ranked = sorted(each, key=lambda found: (found.distance, found.node, found.number))
+    answered = sum(read.catalogue is not None for read in reads)
+    stay = within_share([found.node for found in ranked], bounded, answered, k)
+    return [replace(ranked[position], rank=rank) for rank, position in enumerate(stay, 1)]
 
 
 def _first(distances: NDArray[np.uint16], k: int | None, radius: int | None) -> NDArray[np.int64]:

@@ -85,13 +85,14 @@ def close_query(envelope: QueryEnvelope, identity: Identity) -> ClosedQuery:
     return ClosedQuery(envelope, inner, sign_envelope(outer, identity), key)
 
 
-def merge_locally(
+def merge_locally(  # noqa: PLR0913 - what is merged, for whom, and how
     response: QueryServiceSearchResponse,
     query: ClosedQuery,
     identity: Identity,
     manifest: Manifest,
     *,
     now: datetime,
+    whole: bool = False,
 ) -> QueryServiceSearchResponse:
     """Open the answers of nodes and merge them, as the coordinator would have.
 
@@ -101,6 +102,7 @@ def merge_locally(
         identity: Who asked.
         manifest: Of the release that made the codes.
         now: Time of the check.
+        whole: As for `response_of`.
 
     Raises:
         InvalidAnswer: the coordinator speaks in the name of a node.
@@ -116,7 +118,7 @@ def merge_locally(
             judged = _take(outcome.node, sealed.get(outcome.node, b""), query, question, gathered, identity, now)
             judged.elapsed.CopyFrom(outcome.elapsed)
         gathered.outcomes.append(judged)
-    merged = response_of(question, gathered)
+    merged = response_of(question, gathered, whole=whole)
     merged.query_id = response.query_id
     return merged
 

@@ -214,6 +214,7 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "filtered": list(outcome.filtered),
             "unknown": outcome.unknown,
             "unfilterable": list(outcome.unfilterable),
+            "bounded": outcome.bounded,
         }
         for outcome in outcomes
     ]

@@ -229,7 +229,8 @@ async def _ask_privately(  # noqa: PLR0913 - options of the command
     home: Home, wanted: _Wanted, output: Output, *, refine: int | None, sheet: Path | None, require_all: bool
 ) -> ExitCode:
     """Rank what archives publish, print it, and return the exit code."""
-    from rsfed.analyst.catalogues import nearest  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.advice import BOUNDED  # noqa: PLC0415 - loaded only when used
+    from rsfed.analyst.catalogues import nearest_bounded  # noqa: PLC0415 - loaded only when used
     from rsfed.analyst.private import PrivateAnswer, show  # noqa: PLC0415 - loaded only when used
 
     if sheet is not None or output not in {Output.TABLE, Output.JSON} or wanted.filters.as_json() is not None:
@@ -241,12 +242,15 @@ async def _ask_privately(  # noqa: PLR0913 - options of the command
         reads = await session.catalogues()
         answers = []
         for name, code in zip(_names(wanted.images, encoded.images), encoded.codes, strict=True):
-            buckets = nearest(code, session.encoder, reads, k=wanted.k, radius=wanted.radius)
+            limits = {"k": wanted.k, "radius": wanted.radius}
+            buckets = nearest_bounded(code, session.encoder, reads, session.distrusted, **limits)
             refined = None if refine is None else tuple(await session.refine(code, reads, count=refine))
             answers.append(PrivateAnswer(name, tuple(buckets), refined))
         if refine is not None:
             _remember(session, [each for answer in answers for each in answer.refined or ()])
     show(_asked(session, wanted), answers, reads, session.release.manifest, as_json=output is Output.JSON)
+    for node in sorted(session.distrusted & {read.node for read in reads}):
+        typer.echo(f"{node}: {BOUNDED.format(node=node)}", err=True)
     if all(read.catalogue is None for read in reads):
         raise NoNodeReachable("no archive of the federation publishes a catalogue that could be read")
     if set(encoded.images) != set(range(len(wanted.images))):

@@ -17,6 +17,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from rsfed.analyst.catalogues import FoundBucket, Read, nearest
+from rsfed.analyst.claims import Claim, covered
 from rsfed.analyst.connection import COORDINATOR
 from rsfed.analyst.local_merge import opened_from, sealed_for
 from rsfed.analyst.state import Found
@@ -57,6 +58,7 @@ class Refined:
         handles: Of the listed items of each, 32 hexadecimal digits each; none where they are withheld.
         withheld: Why buckets were withheld; "NOTHING" where none was, "" when there was no answer.
         reason: Why there was no answer; "" where there was.
+        claims: What the archive says of the items of each bucket; none where that is not kept.
     """
 
     node: str
@@ -65,10 +67,16 @@ class Refined:
     handles: tuple[tuple[str, ...], ...] = ()
     withheld: str = ""
     reason: str = ""
+    claims: tuple[Claim, ...] = ()
 
     def found(self) -> list[Found]:
-        """Return where the handles came from."""
-        return [Found(bytes.fromhex(each), self.node, self.query_id) for some in self.handles for each in some]
+        """Return where the handles came from, and what was said of them."""
+        said = [claim.to_text() for claim in self.claims] or [""] * len(self.handles)
+        return [
+            Found(bytes.fromhex(each), self.node, self.query_id, claim)
+            for claim, some in zip(said, self.handles, strict=True)
+            for each in some
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,13 @@ class Refinement:
         except RsfedError as error:
             return Refined(catalogue.node, envelope.query_id, buckets, reason=error.reason)
         withheld = WithheldReason.Name(answer.withheld).removeprefix("WITHHELD_REASON_")
-        return Refined(catalogue.node, envelope.query_id, buckets, handles, withheld)
+        claims = self._claims(catalogue.parts[self.encoder].middles, buckets)
+        return Refined(catalogue.node, envelope.query_id, buckets, handles, withheld, claims=claims)
+
+    def _claims(self, middles: Codes, buckets: Sequence[FoundBucket]) -> tuple[Claim, ...]:
+        release, classes = self.release.digest.hex(), covered(middles, self.release.manifest.codebook)
+        codes = [middles[bucket.number].tobytes().hex() for bucket in buckets]
+        return tuple(Claim(release, self.encoder, _REFINES, code, classes=classes) for code in codes)
 
     def _envelope(self, refine: RefineBuckets, key: X25519PrivateKey) -> QueryEnvelope:
         member, now = self.connection.identity.member, self.connection.now()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from rsfed.analyst.claims import Claim
 from rsfed.analyst.state import Found
+from rsfed.merging.shares import within_share
 
 if TYPE_CHECKING:
     from rsfed.trust.manifest import Calibration
@@ -19,6 +21,7 @@ Interval = tuple[datetime, datetime]
 
 UNREACHED = frozenset({"TIMED_OUT", "UNREACHABLE", "EJECTED"})
 """Statuses of nodes that did not answer at all."""
+_ANSWERED = frozenset({"COMPLETE", "PARTIAL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Outcome:
         filtered: Fields of the query's filter, which the node applied: of time, bbox, modality, label.
         unknown: Items that say nothing of such a field, so that they cannot pass; None without filter or answer.
         unfilterable: Fields of the query's filter that the node lets no query be filtered by, for which it refused.
+        bounded: Whether it has no more than its share of the ranking, because a claim of it did not hold.
     """
 
     node: str
@@ -51,6 +55,7 @@ class Outcome:
     filtered: tuple[str, ...] = ()
     unknown: int | None = None
     unfilterable: tuple[str, ...] = ()
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a ranking was made from: digest of the release, its encoder, and the packed query code."""
+
+    release: bytes
+    encoder: str
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """The ranking for one code.
 
@@ -102,6 +116,7 @@ class SearchResult:
         buckets: Every bucket that was listed, nearest first.
         outcomes: One for each node, in the order of their names.
         query_digest: SHA-256 of the signed query, hexadecimal: how audit logs name it.
+        origin: What it was made from; None where claims of nodes are not kept.
     """
 
     query_id: bytes
@@ -110,6 +125,7 @@ class SearchResult:
     buckets: tuple[Bucket, ...]
     outcomes: tuple[Outcome, ...]
     query_digest: str = ""
+    origin: Origin | None = None
 
     @property
     def matched(self) -> int:
@@ -117,8 +133,33 @@ class SearchResult:
         return sum(bucket.size for bucket in self.buckets)
 
     def found(self) -> list[Found]:
-        """Return where the handles of the hits came from."""
-        return [Found(bytes.fromhex(hit.handle), hit.node, self.query_id) for hit in self.hits]
+        """Return where the handles of the hits came from, and what was said of them."""
+        levels = {outcome.node: outcome.level for outcome in self.outcomes}
+        return [
+            Found(bytes.fromhex(hit.handle), hit.node, self.query_id, self._claim(hit, levels.get(hit.node, "")))
+            for hit in self.hits
+        ]
+
+    def _claim(self, hit: Hit, level: str) -> str:
+        if self.origin is None:
+            return ""
+        release, code = self.origin.release.hex(), self.origin.code.hex()
+        return Claim(release, self.origin.encoder, level, code, hit.distance).to_text()
+
+    def bounded(self, nodes: Collection[str], k: int | None) -> SearchResult:
+        """Return the result with no more than their share of hits of some nodes, which say so.
+
+        Args:
+            nodes: Nodes that are not believed.
+            k: Items wanted; None where all are.
+        """
+        answered = sum(outcome.status in _ANSWERED for outcome in self.outcomes)
+        stay = within_share([hit.node for hit in self.hits], nodes, answered, k)
+        hits = tuple(replace(self.hits[position], rank=rank) for rank, position in enumerate(stay, 1))
+        outcomes = tuple(replace(each, bounded=each.node in nodes) for each in self.outcomes)
+        last = hits[-1].distance if k is not None and len(hits) == k else None
+        buckets = tuple(bucket for bucket in self.buckets if last is None or bucket.distance <= last)
+        return replace(self, hits=hits, buckets=buckets, outcomes=outcomes)
 
     def first(self, count: int) -> SearchResult:
         """Return the result with its first `count` hits."""
@@ -130,7 +171,7 @@ class SearchResult:
 
     def answered(self) -> bool:
         """Say whether any node searched its archive; a refusal is no answer."""
-        return any(outcome.status in {"COMPLETE", "PARTIAL"} for outcome in self.outcomes)
+        return any(outcome.status in _ANSWERED for outcome in self.outcomes)
 
 
 def worst_outcomes(results: Sequence[SearchResult]) -> tuple[Outcome, ...]:

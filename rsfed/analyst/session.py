@@ -21,8 +21,8 @@ from rsfed.analyst.encoding import EncodedImages, OnRefused, encode_images
 from rsfed.analyst.filters import Filters
 from rsfed.analyst.local_merge import close_page, close_query, merge_locally, open_page
 from rsfed.analyst.refining import Refined, Refinement
-from rsfed.analyst.results import Hit, Outcome, SearchResult, mark_partial, merge_pages, rate
-from rsfed.analyst.state import Result, keep_found, open_state
+from rsfed.analyst.results import Hit, Origin, Outcome, SearchResult, mark_partial, merge_pages, rate
+from rsfed.analyst.state import Result, distrusted, keep_found, open_state
 from rsfed.clock import Now, utc_now
 from rsfed.codes import Codes
 from rsfed.errors import (
@@ -96,11 +96,13 @@ class AnalystSession:
     Args:
         home: Home of the analyst.
         now: Wall clock.
-        sealed: Seal queries for the nodes and merge their answers here, so that the coordinator reads neither.
+        sealed: Seal queries for the nodes and merge their answers here, so that the coordinator reads neither. It is so
+            in any case where a node's claim did not hold: only here it can be kept to its share of a ranking.
 
     Attributes:
         release: The release whose codes are compared, newest when the session was opened or last refreshed.
         encoder: Id of its encoder that makes the codes of query images.
+        distrusted: Nodes whose claims did not hold.
     """
 
     release: Release
@@ -109,7 +111,9 @@ class AnalystSession:
     def __init__(self, home: Home, *, now: Now = utc_now, sealed: bool = False) -> None:
         self._home = home
         self._now = now
-        self._sealed = sealed
+        with closing(open_state(home)) as state:
+            self.distrusted = distrusted(state)
+        self._sealed = sealed or bool(self.distrusted)
         self._connection = Connection(home, now=now)
         self._loaded: tuple[bytes, Encoder] | None = None
         # query id -> expiry, what was signed, what opens answers
@@ -214,17 +218,12 @@ class AnalystSession:
                 wider than the release's codes.
             RsfedError: what the coordinator refused, or that it is not reached in time.
         """
-        if radius is not None and radius > self.bits:
-            raise UsageError(
-                f"codes of the federation's release have {self.bits} bits; ask for a radius up to that, not {radius}",
-                reason="SEARCH_RANGE",
-            )
         most = SEALED_CODES if self._sealed else MAX_CODES
         at_once = most if radius is None else 1  # nodes bound what they list for one query, not for one code
         results: list[SearchResult] = []
         for start in range(0, len(codes), at_once):
             results += await self._search(codes[start : start + at_once], k, radius, filters, on_outcome)
-        return results
+        return [self._bounded(result, k if radius is None else None) for result in results]
 
     async def search_radius(
         self,
@@ -243,9 +242,13 @@ class AnalystSession:
         results = []
         for position in range(len(codes)):
             code = codes[position : position + 1]
-            (found,) = await self.search(code, k=MAX_K, radius=radius, filters=filters, on_outcome=on_outcome)
-            results.append((await self._list_all(found, limit)).first(limit))
+            (found,) = await self._search(code, MAX_K, radius, filters, on_outcome)
+            results.append(self._bounded(await self._list_all(found, limit), None).first(limit))
         return results
+
+    def _bounded(self, result: SearchResult, k: int | None) -> SearchResult:
+        """Keep nodes whose claims did not hold to their share of a ranking."""
+        return result.bounded(self.distrusted, k) if self.distrusted else result
 
     async def expand(self, result: SearchResult, bucket: int, *, offset: int, limit: int = PAGE) -> list[Hit]:
         """Ask for more items of one bucket of a result, in the same order.
@@ -278,6 +281,11 @@ class AnalystSession:
     async def _search(
         self, codes: Codes, k: int, radius: int | None, filters: Filters, on_outcome: OnOutcome | None
     ) -> list[SearchResult]:
+        if radius is not None and radius > self.bits:
+            raise UsageError(
+                f"codes of the federation's release have {self.bits} bits; ask for a radius up to that, not {radius}",
+                reason="SEARCH_RANGE",
+            )
         envelope = make_query(
             codes,
             self.release,
@@ -300,12 +308,17 @@ class AnalystSession:
                 error.detail = f"the coordinator's audit log names it query {envelope.query_id.hex()[:SHOWN]}"
             raise
         if closed:
-            result = merge_locally(result, closed, identity, self.release.manifest, now=self._now())
+            whole, manifest = bool(self.distrusted), self.release.manifest
+            result = merge_locally(result, closed, identity, manifest, now=self._now(), whole=whole)
         found = decode_response(
             result, query_id=envelope.query_id, codes=len(codes), bits=self.bits, filtered=filters.fields
         )
         digest = query_digest(signed)
-        return [replace(each, hits=rate(each.hits, self.calibration), query_digest=digest) for each in found]
+        origins = [Origin(self.release.digest, self.encoder, code.tobytes()) for code in codes]
+        return [
+            replace(each, hits=rate(each.hits, self.calibration), query_digest=digest, origin=origin)
+            for each, origin in zip(found, origins, strict=True)
+        ]
 
     async def _page(
         self, request: ArchiveServiceExpandBucketRequest, node: str, key: X25519PrivateKey | None

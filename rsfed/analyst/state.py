@@ -1,4 +1,4 @@
-"""What an analyst's home remembers: which node and query a handle came from, and what was asked for."""
+"""What an analyst's home remembers: where a handle came from and what its node claimed, and what was asked for."""
 
 from __future__ import annotations
 
@@ -36,15 +36,20 @@ CREATE TABLE request (             -- what was asked for
   file TEXT                        -- where it was put, once it was collected
 ) STRICT, WITHOUT ROWID;
 """
+_SCHEMA_2 = """
+ALTER TABLE found ADD COLUMN claim TEXT NOT NULL DEFAULT '';  -- what its node said of it: rsfed.analyst.claims.Claim
+ALTER TABLE request ADD COLUMN claim TEXT;  -- what the image that came says of that: rsfed.analyst.claims.Verdict
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a handle came from."""
+    """Where a handle came from, and what its node said of the item; "" where that is not known."""
 
     handle: bytes
     node: str
     query_id: bytes
+    claim: str = ""
 
 
 class Result(Protocol):
@@ -70,6 +75,7 @@ class Asked:
         expires: When it ends, or can no longer be collected.
         note: What the operator says to a denial.
         file: Where it was put, once it was collected.
+        claim: What the image that came says of the node's claim; None before.
     """
 
     id: bytes
@@ -82,6 +88,7 @@ class Asked:
     expires: datetime | None = None
     note: str = ""
     file: str | None = None
+    claim: str | None = None
 
 
 _NAMES = [field.name for field in fields(Asked)]
@@ -93,15 +100,16 @@ def open_state(home: Home) -> sqlite3.Connection:
     Raises:
         StateError: the file is newer than this software, damaged, or on a network file system.
     """
-    return open_database(home.database, (_SCHEMA_1,))
+    return open_database(home.database, (_SCHEMA_1, _SCHEMA_2))
 
 
 def keep_found(connection: sqlite3.Connection, results: Iterable[Result], *, now: datetime) -> None:
     """Keep where the handles of results came from, and forget those that mean nothing any more."""
-    rows = [(each.handle, each.node, each.query_id, _text(now)) for result in results for each in result.found()]
+    found = [each for result in results for each in result.found()]
+    rows = [(each.handle, each.node, each.query_id, _text(now), each.claim) for each in found]
     with transaction(connection):
         connection.execute("DELETE FROM found WHERE at < ?", (_text(now - KEPT),))
-        connection.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)
+        connection.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def find(connection: sqlite3.Connection, text: str) -> Found:
@@ -117,7 +125,7 @@ def find(connection: sqlite3.Connection, text: str) -> Found:
     """
     if not _HANDLE.fullmatch(text):
         raise UsageError("a handle has 32 hexadecimal digits", detail=text)
-    query = "SELECT handle, node, query_id FROM found WHERE handle = ?"
+    query = "SELECT handle, node, query_id, claim FROM found WHERE handle = ?"
     row = connection.execute(query, (bytes.fromhex(text),)).fetchone()
     if row is None:
         raise UnknownHandle(
@@ -159,6 +167,20 @@ def chosen(connection: sqlite3.Connection, beginnings: Sequence[str]) -> list[As
             )
         found += fitting
     return found
+
+
+def distrusted(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the nodes that claimed of an item what its image does not bear out."""
+    return frozenset(node for (node,) in connection.execute("SELECT node FROM request WHERE claim = 'broken'"))
+
+
+def forgive(connection: sqlite3.Connection, node: str) -> bool:
+    """Believe a node again; return whether it was not believed."""
+    with transaction(connection):
+        changed = connection.execute(
+            "UPDATE request SET claim = 'forgiven' WHERE node = ? AND claim = 'broken'", (node,)
+        )
+    return changed.rowcount > 0
 
 
 def _asked(row: Sequence[object]) -> Asked:

@@ -76,8 +76,13 @@ def outcome_of(name: str, answer: NodeAnswer, question: Question) -> NodeOutcome
     )
 
 
-def response_of(question: Question, gathered: Gathered) -> pb.QueryServiceSearchResponse:
+def response_of(question: Question, gathered: Gathered, *, whole: bool = False) -> pb.QueryServiceSearchResponse:
     """Merge what was gathered, code by code.
+
+    Args:
+        question: What was asked.
+        gathered: What came of it.
+        whole: Whether all that nodes list is ranked, however many items were asked for.
 
     Raises:
         InvalidMessage: ANSWER_TOO_LARGE for one message.
@@ -85,7 +90,7 @@ def response_of(question: Question, gathered: Gathered) -> pb.QueryServiceSearch
     rankings = []
     for code in range(question.codes):
         columns = {name: answer.columns[code] for name, answer in gathered.answers.items()}
-        limit = question.k if question.radius is None else None
+        limit = question.k if question.radius is None and not whole else None
         rankings.append(_to_wire(merge(columns, question.query_id, k=limit)))
     return _sendable(
         pb.QueryServiceSearchResponse(query_id=question.query_id, rankings=rankings, outcomes=gathered.outcomes)

@@ -55,6 +55,7 @@ class ScriptedSession:
         return EncodedImages(np.zeros((len(origins), 4), np.uint8), origins)
 
     filters = None
+    distrusted = frozenset()
 
     def remember(self, results):
         self.remembered.extend(results)

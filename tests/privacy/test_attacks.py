@@ -56,8 +56,12 @@ def test_private_queries_send_the_same_and_others_do_not(archive, tmp_path):
     assert all(line.held for line in told(transcripts.private_queries(tmp_path, archive, ("catalogue",))))
 
 
+def test_a_liar_takes_all_of_a_ranking_until_one_picture_gives_it_away_and_then_its_share():
+    assert all(line.held for line in told(lying.lying_node()))
+
+
 def test_what_is_not_built_is_not_told_as_held():
-    assert not any(line.held for line in told(lying.lying_node()))
+    assert Line("some attack", "guarded", 3.0, True, 0.0, 1.0, built=False).held is False
 
 
 def test_an_attack_that_fails_against_its_control_holds_nothing_and_fails_the_bench(

@@ -1,4 +1,4 @@
-"""A node that lies about its codes: whether that is found out, and how much of a merged ranking it takes."""
+"""A node that lies about its codes: whether a picture gives it away, and how much of a merged ranking it takes then."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import numpy as np
 from honest_archives import QUERY_ID, Archive, question
 
 from attacks.lines import Line
-from rsfed.errors import InvalidAnswer
+from rsfed.analyst.claims import Claim, Verdict, judge
 from rsfed.merging.merge import merge
+from rsfed.merging.shares import within_share
 from rsfed.merging.validate import validate
 
 K, HONEST, ITEMS, QUERIES = 20, 2, 400, 50
 LEVEL = "partner"
+DETECTED = 0.95  # of liars, by one picture: some of their items are near the query, after all
 
 
 class Liar(Archive):
@@ -25,32 +27,36 @@ class Liar(Archive):
 
 
 def lying_node():
-    """Lines of one liar among honest nodes of the same size."""
+    """Lines of one liar among honest nodes of the same size, of which an analyst has one picture of its ranking."""
     rng, asked = np.random.default_rng(13), question(k=K)
     codes = [rng.integers(0, 1 << 16, ITEMS).tolist() for _ in range(HONEST + 1)]
-    detected, shares, fair = [], [], []
+    names = [*(f"honest-{n}" for n in range(HONEST)), "liar"]
+    found, shares, capped, fair = [], [], [], []
     for query in rng.integers(0, 1 << 16, QUERIES).tolist():
-        for liar, taken in ((Liar, shares), (Archive, fair)):
-            nodes = [*(Archive(f"honest-{n}", codes[n]) for n in range(HONEST)), liar("liar", codes[-1])]
-            columns, refused = {}, []
-            for node in nodes:
-                try:
-                    columns[node.name] = validate(node.response([query], asked), asked).columns[0]
-                except InvalidAnswer:
-                    refused.append(node.name)
-            merged = merge(columns, QUERY_ID, k=K)
-            owners = merged.bucket_nodes[merged.hit_buckets]
-            taken.append(float(np.mean([merged.nodes[owner] == "liar" for owner in owners])))
-            if liar is Liar:
-                detected.append("liar" in refused)
-    share, honest = float(np.mean(shares)), float(np.mean(fair))
-    more = {"share_of_the_same_node_when_honest": honest, "share_of_the_merge": share}
-    won, found = share > 2 * honest, float(np.mean(detected))
-    yield Line(
-        "lying node.detected", LEVEL, 0.0, won, found, 1.0, {}, more, least=True, built=False,
-        why="not built: no part recomputes a code from a released picture and compares it with what was claimed",
-    )  # fmt: skip
-    yield Line(
-        "lying node.share_of_merge", LEVEL, share, won, share, None, {}, more, built=False,
-        why="not built: at equal distance nodes take turns, but nothing bounds what one node has of a ranking",
-    )  # fmt: skip
+        lied, honest = (_ranked(query, asked, names, codes, liar) for liar in (Liar, Archive))
+        shares.append(_share(lied[:K]))
+        fair.append(_share(honest[:K]))
+        capped.append(_share([lied[at] for at in within_share([n for n, _ in lied], {"liar"}, len(names), K)]))
+        released = codes[-1][next(item for name, item in lied if name == "liar")]
+        claim = Claim("", "rgb", LEVEL, query.to_bytes(2, "big").hex(), 0)
+        verdict = judge(claim, np.frombuffer(released.to_bytes(2, "big"), np.uint8)[None], ())
+        found.append(verdict is Verdict.BROKEN)
+    share, own = float(np.mean(shares)), float(np.mean(fair))
+    more = {"share_of_the_same_node_when_honest": own, "share_of_the_merge": share}
+    won = share > 2 * own
+    yield Line("lying node.detected", LEVEL, 0.0, won, float(np.mean(found)), DETECTED, {}, more, least=True)
+    yield Line("lying node.share_of_merge", LEVEL, share, won, float(np.mean(capped)), 1 / len(names), {}, more)
+
+
+def _ranked(query, asked, names, codes, last):
+    """Node and item of each hit of a merge of all that is listed; the last node is of another kind."""
+    kinds = [*[Archive] * HONEST, last]
+    nodes = [kind(name, own) for kind, name, own in zip(kinds, names, codes, strict=True)]
+    columns = {node.name: validate(node.response([query], asked), asked).columns[0] for node in nodes}
+    merged = merge(columns, QUERY_ID, k=None)
+    handles = [bytes(handle).rstrip(b".").decode().split(":") for handle in merged.hit_handles]
+    return [(name, int(item)) for name, item in handles]
+
+
+def _share(ranked):
+    return float(np.mean([name == "liar" for name, _ in ranked]))
