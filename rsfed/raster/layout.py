@@ -166,7 +166,8 @@ def _files(
         entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in known, entry.name))
         product = product_of(folder, {entry.name for entry in entries}) if inside else None
     except OSError:
-        yield Skipped(_relative(folder, root), "the folder cannot be read; let this user read it", passing=True)
+        reason = "it or a folder in it cannot be read; let this user read it"
+        yield Skipped(_relative(folder, root), reason, passing=True)
         return
     if product:
         yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands or product.problem)

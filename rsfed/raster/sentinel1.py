@@ -26,6 +26,7 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.backscatter import Block, Calibration, Table, table
 from rsfed.raster.image import Pixels, Source
 from rsfed.raster.item import Declared, Window
+from rsfed.raster.listing import listed
 from rsfed.raster.modality import MODALITIES, Modality
 from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.xml_document import Document, child, local, read_document
@@ -101,8 +102,8 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
     """Return the product that a folder is, as far as its names tell; None for any other folder."""
     if not {"measurement", "annotation"} <= set(names):
         return None
-    samples = [path for path in sorted((folder / "measurement").glob("*")) if path.suffix.lower() in _IMAGES]
-    annotations = sorted([*(folder / "annotation").glob("*.xml"), *(folder / "annotation").glob("calibration/*.xml")])
+    samples = _measurements(folder)
+    annotations = sorted([*_documents(folder / "annotation"), *_documents(folder / "annotation" / "calibration")])
     return Product(
         layout=LAYOUT,
         folder=folder,
@@ -239,7 +240,7 @@ def calibration_of(annotation: Document, calibration: Document, noise: Document)
 def _annotations(folder: Path) -> dict[str, tuple[Path, Document]]:
     """Return the product annotation of each polarisation."""
     found: dict[str, tuple[Path, Document]] = {}
-    for path in sorted((folder / "annotation").glob("*.xml")):
+    for path in _documents(folder / "annotation"):
         document = read_document(path, "product annotation")
         if (kind := document.text("productType")) != "GRD":
             raise RasterRejected(f"it is a Sentinel-1 product of type {kind or 'unknown'}, not GRD; leave it out")
@@ -254,11 +255,18 @@ def _annotations(folder: Path) -> dict[str, tuple[Path, Document]]:
 
 def _samples(folder: Path, annotation: Path) -> Path:
     """Return the file of amplitudes, also where it was made a COG, whose name ends on `-cog`."""
-    for path in sorted((folder / "measurement").iterdir()):
-        stem = path.stem.removesuffix(_COG)
-        if path.suffix.lower() in _IMAGES and stem == annotation.stem.removesuffix(_COG):
+    for path in _measurements(folder):
+        if path.stem.removesuffix(_COG) == annotation.stem.removesuffix(_COG):
             return path
     raise RasterRejected("a measurement file is missing; copy the product again from its origin")
+
+
+def _measurements(folder: Path) -> list[Path]:
+    return [path for path in listed(folder / "measurement") if path.suffix.lower() in _IMAGES]
+
+
+def _documents(folder: Path) -> list[Path]:
+    return [path for path in listed(folder) if path.suffix == ".xml"]
 
 
 def _same(documents: Sequence[Document], name: str) -> str:

@@ -24,6 +24,7 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.declared import Reflectance
 from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
+from rsfed.raster.listing import listed
 from rsfed.raster.modality import Modality
 from rsfed.raster.product import OpenBand, Product
 from rsfed.raster.reflectance import of_product
@@ -40,6 +41,7 @@ _NATIVE = {
     **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", "SCL"), 20),
 }
+_SIZES = ("R10m", "R20m", "R60m")
 _FILE = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_([126]0)m)?\.jp2", re.IGNORECASE)
 _DATATAKE = re.compile(r"G?(S2[A-Z])_(\d{8}T\d{6})_")
 _SPACECRAFT = re.compile(r"Sentinel-2([A-Z])")
@@ -127,18 +129,29 @@ def _compact(text: str | None) -> str | None:
 
 
 def _files(folder: Path) -> dict[str, dict[int, list[Path]]]:
-    """Return the image files by band and by pixel size in metres, 0 where their names do not say it."""
+    """Return the image files by band and by pixel size in metres, 0 where their names do not say it.
+
+    Raises:
+        OSError: a folder of the product cannot be listed just now.
+    """
     found: dict[str, dict[int, list[Path]]] = {}
-    for pattern in ("*/IMG_DATA/*", "*/IMG_DATA/R[126]0m/*"):
-        for path in sorted((folder / "GRANULE").glob(pattern)):
+    for images in _tiles(folder):
+        held = listed(images)
+        below = (path for each in held if each.name in _SIZES for path in listed(each))
+        for path in (*held, *below):
             if (match := _FILE.search(path.name)) and match.end() == len(path.name):
                 found.setdefault(match[1].upper(), {}).setdefault(int(match[2] or 0), []).append(path)
     return found
 
 
+def _tiles(folder: Path) -> list[Path]:
+    """Return the folder of images of each tile."""
+    return [images for granule in listed(folder / "GRANULE") if (images := granule / "IMG_DATA").is_dir()]
+
+
 def _problem(folder: Path, found: Mapping[str, Mapping[int, list[Path]]]) -> str | None:
     """Return what is wrong with the files of a product; None where nothing is."""
-    tiles = len(list((folder / "GRANULE").glob("*/IMG_DATA")))
+    tiles = len(_tiles(folder))
     if tiles > 1:
         return f"it holds {tiles} tiles, not one; get it in the format of one tile for each product"
     twice = (band for band, sizes in found.items() if any(len(paths) > 1 for paths in sizes.values()))

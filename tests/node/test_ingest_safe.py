@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from node_archives import configure, make_node, run
 from safe_makers import GRD, amplitudes, offset_list, product_xml, scene, write_s1, write_s2
@@ -71,6 +73,39 @@ def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
     (item,) = present(home, "sentinel-1-grd-db").values()
     assert item.acquisition == "S1A:054117:069480"
     assert item.footprint is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "locked"),
+    [
+        (KIND, "GRANULE"),
+        (KIND, "IMG_DATA"),
+        (KIND, "R20m"),
+        ("sentinel-1-grd-db", "measurement"),
+        ("sentinel-1-grd-db", "annotation"),
+        ("sentinel-1-grd-db", "calibration"),
+    ],
+)
+def test_a_product_of_which_a_folder_cannot_be_listed_just_now_is_not_withdrawn(tmp_path, monkeypatch, kind, locked):
+    home, archive = make_node(tmp_path, kind=kind)
+    for seed, name in enumerate(("a.SAFE", "b.SAFE")):
+        if kind == KIND:
+            write_s2(archive / name, scene(seed))
+        else:
+            write_s1(archive / name, amplitudes(seed))
+    run(home)
+    before, listing = present(home, kind), os.scandir
+
+    def refuse(folder):
+        if os.fspath(folder).endswith(f"/{locked}") and "a.SAFE" in os.fspath(folder):
+            raise PermissionError(13, "Permission denied")
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report, skipped = run(home)
+    assert "let this user read it" in skipped["a.SAFE"]
+    assert report.withdrawn == 0
+    assert present(home, kind) == before
 
 
 @pytest.mark.parametrize(
