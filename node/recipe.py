@@ -73,7 +73,7 @@ def recipe(reading: Reading) -> str:
     geometry = reading.spec.model_dump_json(
         exclude={"resampling": True, "fill": True, "groups": {"__all__": {"offset", "scale"}}}
     )
-    said = "" if reading.radiometry is None else f" {reading.radiometry}"
+    said = "" if reading.radiometry is None else f" radiometry {reading.radiometry}"
     said += "" if reading.stride is None else f" stride {reading.stride:g}"
     said += "" if reading.max_cloud == ArchiveSection().max_cloud else f" cloud {reading.max_cloud:g}"
     return hashlib.sha256(f"{reading.modality.name} {geometry}{said}".encode()).hexdigest()[:16]

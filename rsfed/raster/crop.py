@@ -44,7 +44,7 @@ def crop(item: Item) -> tuple[str, bytes]:
     """
     known = modality(item.modality)
     with opened(item.path, known, radiometry=item.radiometry) as source:
-        check_unchanged(item)
+        check_unchanged(item, source)
         values = np.concatenate([part.values for part in strips(source, item.window)], axis=1)
         profile = _profile(source, item)
     picture = "crs" not in profile and values.dtype == np.uint8 and len(values) in _PICTURE_BANDS

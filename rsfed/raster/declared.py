@@ -46,9 +46,12 @@ class Reflectance(Source):
     @classmethod
     def with_radiometry(cls, stored: Source, radiometry: Radiometry) -> Reflectance:
         """Return the reflectance of a source."""
-        nodata = tuple(NODATA if each is None else each for each in stored.nodata)
-        dtype = stored.dtype if radiometry.changes_nothing else "float32"
-        return cls(**_header(stored) | {"nodata": nodata, "dtype": dtype}, stored=stored, radiometry=radiometry)
+        changed = {
+            "nodata": tuple(NODATA if each is None else each for each in stored.nodata),
+            "dtype": stored.dtype if radiometry.changes_nothing else "float32",
+            "declared": radiometry.declared,
+        }
+        return cls(**_header(stored) | changed, stored=stored, radiometry=radiometry)
 
     def read(self, places: Sequence[int], window: Window) -> Pixels:
         """Decode some bands in a window."""
@@ -78,7 +81,8 @@ class FromPower(Source):
     @classmethod
     def of(cls, stored: Source) -> FromPower:
         """Return the decibels of a source."""
-        return cls(**_header(stored) | {"nodata": (None,) * len(stored.nodata)}, stored=stored)
+        changed = {"nodata": (None,) * len(stored.nodata), "declared": LINEAR}
+        return cls(**_header(stored) | changed, stored=stored)
 
     def read(self, places: Sequence[int], window: Window) -> Pixels:
         """Decode some bands in a window."""

@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from functools import lru_cache
 from pathlib import Path
 
 from rsfed.errors import RasterRejected
+from rsfed.raster.image import Source
 from rsfed.raster.item import Declared, Item, Window
-from rsfed.raster.layouts import product_at
 
 
-def content_digest(file_digest: bytes, window: Window, modality: str, radiometry: Declared = None) -> str:
+def content_digest(source_digest: bytes, window: Window, modality: str, declared: Declared = None) -> str:
     """Return the digest of a patch: SHA-256 over all that makes its values, hexadecimal.
 
     Args:
-        file_digest: The source's own SHA-256.
+        source_digest: The source's own SHA-256.
         window: Its pixels of the source.
         modality: Name of the modality.
-        radiometry: What the operator declared.
+        declared: What the operator said of its values, where they were taken by that.
     """
-    said = "" if radiometry is None else f",{radiometry}"
+    said = "" if declared is None else f",{declared}"
     place = f"{window.col},{window.row},{window.width},{window.height},{modality}{said}"
-    return hashlib.sha256(file_digest + place.encode()).hexdigest()
+    return hashlib.sha256(source_digest + place.encode()).hexdigest()
 
 
-def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a source, 32 bytes; a file is hashed again only after it changed.
+def source_digest(source: Source) -> bytes:
+    """Return the SHA-256 of an open source, 32 bytes; a file is hashed again only after it changed.
 
     That of a product is over band name and SHA-256 of each band's file, in the order of its layout, and over the files
     that decide what they mean, so neither the names of its files nor what else accompanies them changes it.
 
     Raises:
-        RasterRejected: a folder that is no product.
+        OSError: it cannot be read.
+    """
+    if source.product is None:
+        return file_digest(source.path)
+    parts = [band.encode() + b"\0" + file_digest(file) for band, file in source.product.bands.items()]
+    parts += [file_digest(file) for file in source.product.decides]
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file, 32 bytes; it is hashed again only after it changed.
+
+    Raises:
         OSError: it cannot be read.
     """
     status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        product = product_at(path)
-        parts = [band.encode() + b"\0" + file_digest(file) for band, file in product.bands.items()]
-        parts += [file_digest(file) for file in product.decides]
-        return hashlib.sha256(b"".join(parts)).digest()
     return _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def check_unchanged(item: Item) -> None:
-    """Check that the source of a patch still is what was ingested.
+def check_unchanged(item: Item, source: Source) -> None:
+    """Check that the source of a patch, which is open, still is what was ingested.
 
     Raises:
         RasterRejected: it is not.
         OSError: it cannot be read.
     """
-    if content_digest(file_digest(item.path), item.window, item.modality, item.radiometry) != item.digest:
+    if content_digest(source_digest(source), item.window, item.modality, source.declared) != item.digest:
         raise RasterRejected("it changed since it was ingested; run the ingest again")
 
 

@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsfed.raster.item import Window
+from rsfed.raster.item import Declared, Window
 from rsfed.raster.location import Location
+
+if TYPE_CHECKING:
+    from rsfed.raster.product import Product
 
 Pixels = tuple[NDArray[Any], NDArray[np.bool_] | None]
 """Stored values, shape (bands, rows, columns), and where all have data, shape (rows, columns); None for everywhere."""
@@ -33,6 +36,8 @@ class Source(ABC):
         row_bytes: Bytes that one row takes in memory, of all bands that are decoded with it.
         overview: Factor by which it is reduced, 1 for full resolution.
         whole: Width and height at full resolution; None where they are no others.
+        product: The folder that it was opened from; None for a file.
+        declared: What the operator said of its values, where they were taken by that.
     """
 
     path: Path
@@ -45,6 +50,8 @@ class Source(ABC):
     row_bytes: int
     overview: int
     whole: tuple[int, int] | None = field(default=None, kw_only=True)
+    product: Product | None = field(default=None, kw_only=True)
+    declared: Declared = field(default=None, kw_only=True)
 
     @property
     def size(self) -> tuple[int, int]:

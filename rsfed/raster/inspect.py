@@ -9,12 +9,11 @@ from pathlib import Path
 
 from rsfed.raster import metadata
 from rsfed.raster.clouds import cloud_shares
-from rsfed.raster.digest import content_digest, file_digest
+from rsfed.raster.digest import content_digest, source_digest
 from rsfed.raster.geometry import cut, region, shrunk
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import InputSpec
 from rsfed.raster.item import Declared, Footprint, Interval, Window
-from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import Modality
 from rsfed.raster.pixels import nodata_shares, reduced_strips
 from rsfed.raster.rows import streamed
@@ -57,7 +56,7 @@ class SourceInfo:
         acquisition: The overpass that it was taken in, None where unknown.
         place: Id that several modalities of one place share; None where unknown, or where there are several patches.
         direction: Pass in which a radar took it, None where unknown.
-        digest: SHA-256 of its bytes, as `rsfed.raster.digest.file_digest` makes it.
+        digest: SHA-256 of its bytes, as `rsfed.raster.digest.source_digest` makes it.
         windows: Its patches, row by row.
     """
 
@@ -100,8 +99,8 @@ def inspect(  # noqa: PLR0913 - how an archive is read
         RasterRejected: with what is wrong and its remedy; nothing else is ever raised.
     """
     with opened(path, modality, root=root, reduction=own_reduction(modality, spec), radiometry=radiometry) as source:
-        info = survey(source, path, modality, spec, radiometry=radiometry, stride=stride)
-        classes = product_at(path).classes if path.is_dir() else None
+        info = survey(source, path, modality, spec, stride)
+        classes = source.product.classes if source.product else None
         if classes is None:
             return info
         taken = _taken(source, [each.window for each in info.windows], spec)
@@ -115,15 +114,7 @@ def own_reduction(known: Modality, spec: InputSpec) -> int:
     return 1 if known.decibel else spec.reduction
 
 
-def survey(  # noqa: PLR0913 - those of `inspect`
-    source: Source,
-    path: Path,
-    modality: Modality,
-    spec: InputSpec,
-    *,
-    radiometry: Declared = None,
-    stride: float | None = None,
-) -> SourceInfo:
+def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, stride: float | None = None) -> SourceInfo:
     """Describe an open source; arguments and errors as for `inspect`."""
     location, tags = source.location, source.tags()
     whole = Window(0, 0, *source.size)
@@ -134,7 +125,7 @@ def survey(  # noqa: PLR0913 - those of `inspect`
         reduced_strips(streamed(source), shrunk(whole, factor), factor),
         [shrunk(each, factor) for each in _taken(source, windows, spec)],
     )
-    digest = file_digest(path)
+    digest = source_digest(source)
     footprint, *footprints = location.footprints([whole, *windows])
     return SourceInfo(
         width=whole.width,
@@ -151,7 +142,7 @@ def survey(  # noqa: PLR0913 - those of `inspect`
         direction=metadata.direction(tags),
         digest=digest,
         windows=tuple(
-            SourceWindow(window, float(share), content_digest(digest, window, modality.name, radiometry), where)
+            SourceWindow(window, float(share), content_digest(digest, window, modality.name, source.declared), where)
             for window, share, where in zip(windows, shares, footprints, strict=True)
         ),
     )

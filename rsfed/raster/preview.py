@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rsfed.raster.digest import check_unchanged
 from rsfed.raster.item import Item, Window
 from rsfed.raster.modality import Modality
 from rsfed.raster.pixels import strips
@@ -33,10 +34,12 @@ def preview(source: Item | Path, modality: Modality, size: int) -> NDArray[np.ui
         RGB, uint8, shape (size, size, 3).
 
     Raises:
-        RasterRejected: the image cannot be read.
+        RasterRejected: the image cannot be read, or that of an item changed since it was ingested.
     """
     path, said = (source.path, source.radiometry) if isinstance(source, Item) else (source, None)
     with opened(path, modality, radiometry=said) as image:
+        if isinstance(source, Item):
+            check_unchanged(source, image)
         window = source.window if isinstance(source, Item) else Window(0, 0, image.width, image.height)
         span = max(window.width, window.height)
         across = taps(window.width, (window.width - span) // 2, span, size, "bilinear")

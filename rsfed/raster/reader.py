@@ -38,7 +38,7 @@ def read(item: Item, spec: InputSpec) -> Content:
     """
     known = modality(item.modality)
     with opened(item.path, known, reduction=own_reduction(known, spec), radiometry=item.radiometry) as source:
-        check_unchanged(item)
+        check_unchanged(item, source)
         return _content(source, item.window, known, spec)
 
 
@@ -70,7 +70,7 @@ def _tried(source: Source, item: Item, known: Modality, spec: InputSpec) -> Cont
     try:
         with refusing(item.path):
             content = _content(source, item.window, known, spec)
-            check_unchanged(item)  # also since the block was decoded that it comes from
+            check_unchanged(item, source)  # also since the block was decoded that it comes from
             return content
     except RasterRejected as error:
         return error

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,12 @@ class Radiometry:
     Attributes:
         offset: Added to the stored values of each band.
         gain: Multiplies them after that.
+        declared: What the operator said is to be added, where the offset is that.
     """
 
     offset: tuple[float, ...]
     gain: float = 1.0
+    declared: int | None = None
 
     @property
     def changes_nothing(self) -> bool:
@@ -101,7 +103,7 @@ def of_product(document: Document, level: str, bands: Sequence[str], declared: i
     baseline = _baseline(document)
     if baseline is not None and baseline < _FIRST_WITH_OFFSET:
         return Radiometry((0.0,) * len(bands), gain)
-    return Radiometry(declared_offsets(declared, len(bands)).offset, gain)
+    return replace(declared_offsets(declared, len(bands)), gain=gain)
 
 
 def of_stac(
@@ -129,7 +131,7 @@ def of_stac(
     known = [offset for offset in offsets if offset is not None]
     if known and len(known) == len(offsets):
         return Radiometry(tuple(known), gain)
-    return Radiometry(declared_offsets(declared, len(assets)).offset, gain)
+    return replace(declared_offsets(declared, len(assets)), gain=gain)
 
 
 def has_scale(asset: Mapping[str, object]) -> bool:
@@ -145,7 +147,7 @@ def declared_offsets(declared: int | None, bands: int) -> Radiometry:
     """
     if declared is None:
         raise RasterRejected(UNDECLARED)
-    return Radiometry((float(declared),) * bands)
+    return Radiometry((float(declared),) * bands, declared=declared)
 
 
 def _listed_offsets(document: Document, name: str) -> dict[str, float]:

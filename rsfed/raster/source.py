@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def opened(
         door = _Door(real, root, _remedy(modality, root), held)
         if stat.S_ISDIR(real.stat().st_mode):
             product = product_at(real)
-            source = door.product(product, modality, radiometry)
+            source = replace(door.product(product, modality, radiometry), product=product)
             held.callback(source.close)
             _check_contained(product, root)
         else:

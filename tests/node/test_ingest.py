@@ -67,7 +67,7 @@ def test_a_second_run_reads_nothing_and_changes_nothing(node_and_archive, monkey
     run(home)
     before = items(home)
     monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
-    monkeypatch.setattr("rsfed.raster.inspect.file_digest", lambda *a: pytest.fail("a file was read again"))
+    monkeypatch.setattr("rsfed.raster.inspect.source_digest", lambda *a: pytest.fail("a file was read again"))
     report, _ = run(home)
     assert (report.files, report.read, report.withdrawn) == (5, 0, 0)
     assert items(home) == before

@@ -56,6 +56,14 @@ def test_every_modality_has_a_picture(tmp_path, name):
     assert preview(write_image(tmp_path / "a.tif", values), known, 40).shape == (40, 40, 3)
 
 
+def test_an_item_that_changed_is_not_drawn(tmp_path):
+    path = write_image(tmp_path / "a.png", photo(size=32), driver="PNG")
+    item = item_of(path, "rgb", spec("red green blue", size=16, fit="tile"))
+    write_image(path, photo(1, size=32), driver="PNG")
+    with pytest.raises(RasterRejected, match="changed since it was ingested"):
+        preview(item, modality("rgb"), 16)
+
+
 def test_bad_image_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"hello")
     with pytest.raises(RasterRejected):

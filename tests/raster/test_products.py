@@ -24,7 +24,6 @@ from raster_makers import (
 
 from rsfed.errors import RasterRejected
 from rsfed.raster.crop import crop
-from rsfed.raster.digest import file_digest
 from rsfed.raster.item import Item, Window
 from rsfed.raster.layout import Candidate, walk
 from rsfed.raster.modality import modality
@@ -110,15 +109,32 @@ def test_crop_and_preview_of_a_product_are_of_the_finest_grid(made):
 
 def test_digest_follows_the_pixels_and_no_name(made, tmp_path):
     folder, _ = made
-    digest = file_digest(folder)
+
+    def digest_of(product):
+        return look(product, KIND, WHOLE).digest
+
+    digest = digest_of(folder)
     other = PATCH.replace("26_57", "27_57")
     optical_patch(tmp_path, other)
-    assert file_digest(tmp_path / other) == digest
+    assert digest_of(tmp_path / other) == digest
     swapped = shutil.copytree(folder, tmp_path / PATCH)
     band(swapped, "B02").rename(tmp_path / "b2")
     band(swapped, "B03").rename(band(swapped, "B02"))
     (tmp_path / "b2").rename(band(swapped, "B03"))
-    assert file_digest(swapped) != digest
+    assert digest_of(swapped) != digest
+
+
+def test_the_folder_of_a_product_is_listed_once_when_it_is_looked_at(made, monkeypatch):
+    folder, _ = made
+    listed, listing = [], os.scandir
+
+    def counted(path):
+        listed.append(os.fspath(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    look(folder, KIND, WHOLE)
+    assert listed == [str(folder)]
 
 
 def test_a_band_that_changed_since_the_ingest_is_refused(copy):
