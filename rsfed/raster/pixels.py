@@ -82,13 +82,13 @@ def reduced(parts: Iterator[Strip], factor: int, rows: int) -> Iterator[Strip]:
         end = part.row + part.values.shape[1]
         ready = rows - done if end == rows else (end - done) // factor * factor
         if ready:
-            joined = _joined(waiting, done)
-            yield _block_mean(joined, ready, factor, done // factor)
+            yield _block_mean(joined(waiting, done), ready, factor, done // factor)
             done += ready
             waiting = [part] if done < end else []
 
 
-def _joined(parts: list[Strip], first: int) -> Strip:
+def joined(parts: Sequence[Strip], first: int = 0) -> Strip:
+    """Return strips that follow each other as one that begins at a row of theirs."""
     values = np.concatenate([part.values for part in parts], axis=1)
     valid = None
     if any(part.valid is not None for part in parts):

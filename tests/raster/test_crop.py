@@ -1,5 +1,7 @@
 """A patch as a file of its own holds its pixels and their place, and nothing else of its source."""
 
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
 from rsfed.errors import RasterRejected
 from rsfed.raster.crop import crop, crop_bytes
@@ -57,6 +60,77 @@ def test_what_means_nothing_still_does(tmp_path):
     copy.write_bytes(content)
     with rasterio.open(copy, driver=driver) as found:
         assert found.nodata == -9999.0
+
+
+@contextmanager
+def lying_nowhere():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def read_back(tmp_path, item):
+    """Return the values of a delivered patch and where each band has data."""
+    driver, content = crop(item)
+    copy = tmp_path / "copy"
+    copy.write_bytes(content)
+    with lying_nowhere(), rasterio.open(copy, driver=driver) as found:
+        return found.read(), found.read_masks() != 0
+
+
+def holed(values, where, tmp_path):
+    """Write an image that has no data in some places, by a mask of its own."""
+    bands, height, width = values.shape
+    path = tmp_path / "holes.tif"
+    form = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype.name}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), lying_nowhere(), rasterio.open(path, "w", **form) as dataset:
+        dataset.write(values)
+        dataset.write_mask(~where)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("rgbn-reflectance", np.random.default_rng(0).integers(0, 4000, (4, 40, 40)).astype(np.uint16)),
+        ("rgb", np.random.default_rng(0).integers(0, 200, (3, 40, 40)).astype(np.uint8)),
+        ("rgb", (np.arange(3 * 40 * 40) % 256).astype(np.uint8).reshape(3, 40, 40)),  # no value is left for nodata
+        ("int16-1", np.random.default_rng(0).integers(-3, 4, (1, 40, 40)).astype(np.int16)),
+        ("sentinel-1-grd", np.random.default_rng(0).normal(size=(2, 40, 40)).astype(np.float32)),
+    ],
+)
+def test_holes_of_a_mask_stay_holes_and_pixels_stay_pixels(tmp_path, kind, values):
+    where = np.random.default_rng(1).random((40, 40)) < 0.1
+    item = item_of(holed(values, where, tmp_path), Window(5, 10, 30, 20), kind)
+    found, has_data = read_back(tmp_path, item)
+    part = (slice(10, 30), slice(5, 35))
+    assert (has_data == ~where[part]).all()
+    np.testing.assert_array_equal(found[:, ~where[part]], values[:, *part][:, ~where[part]])
+
+
+def test_what_an_offset_makes_dark_is_no_hole_and_holes_are(tmp_path):
+    values = np.full((4, 16, 16), 1500, np.uint16)
+    values[:, 0, 0], values[:, 1, 1] = 0, 900
+    path = tmp_path / "scene.tif"
+    write_geotiff(path, values, Grid(32632, 600_000.0, 5_200_000.0, 10.0), {})
+    kind, window = "rgbn-reflectance", Window(0, 0, 16, 16)
+    digest = content_digest(file_digest(path), window, kind, -1000)
+    found, has_data = read_back(tmp_path, Item(1, path, window, kind, digest, radiometry=-1000))
+    assert [tuple(place) for place in np.argwhere(~has_data.all(axis=0))] == [(0, 0)]
+    assert (found[:, 1, 1] == 0).all(), "reflectance that is not above 0"
+    assert (found[:, 2, 2] == 500).all()
+
+
+def test_power_without_a_logarithm_is_a_hole(tmp_path):
+    values = np.full((2, 16, 16), 0.01, np.float32)
+    values[1, 3, 4] = 0
+    path = tmp_path / "power.tif"
+    write_geotiff(path, values, Grid(32632, 600_000.0, 5_200_000.0, 10.0), {})
+    kind, window = "sentinel-1-rtc-db", Window(0, 0, 16, 16)
+    digest = content_digest(file_digest(path), window, kind, "linear")
+    found, has_data = read_back(tmp_path, Item(1, path, window, kind, digest, radiometry="linear"))
+    assert [tuple(place) for place in np.argwhere(~has_data.all(axis=0))] == [(3, 4)]
+    assert found[0, 0, 0] == pytest.approx(-20, abs=1e-4)
 
 
 def test_a_photograph_becomes_a_png(tmp_path):
