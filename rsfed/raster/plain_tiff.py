@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio import Affine
 
+from rsfed.raster import limits
 from rsfed.raster.image import Pixels, Source, without_data
 from rsfed.raster.item import Window
 from rsfed.raster.location import Location, is_sound
@@ -197,7 +198,8 @@ def _read_header(content: bytes) -> tuple[_Plan, float, float] | None:
 
 
 # Files of an archive differ by pixels and corner alone. So a header is worked out once for many: another file as long,
-# whose other bytes are the same, says the same, unless a tag has its values among the pixels.
+# whose other bytes are the same, says the same, unless something else of the header lies among the pixels or in the
+# corner, whose bytes are not compared.
 _LAST: dict[int, _Plan] = {}  # by length of the file
 _PLANS: dict[bytes, _Plan] = {}  # by all bytes but pixels and corner
 _MOST_PLANS = 256
@@ -211,13 +213,19 @@ def _known(content: bytes) -> _Plan | None:
 
 def _key(content: bytes, plan: _Plan) -> bytes:
     """Return what is neither pixels nor corner, and where these lie."""
-    holes = [(plan.start, plan.start + plan.size)]
-    if plan.corner is not None:
-        holes.append((plan.corner, plan.corner + _CORNER))
-    holes.sort()
-    edges = [0, *(edge for hole in holes for edge in hole), len(content)]
+    edges = [0, *(edge for hole in sorted(_holes(plan)) for edge in hole), len(content)]
     told = [content[edges[place] : edges[place + 1]] for place in range(0, len(edges), 2)]
     return b"%d,%d,%d," % (plan.start, plan.size, plan.corner or 0) + b"".join(told)
+
+
+def _holes(plan: _Plan) -> list[tuple[int, int]]:
+    """Return first byte and end of the pixels, and of the corner where there is one."""
+    pixels = (plan.start, plan.start + plan.size)
+    return [pixels] if plan.corner is None else [pixels, (plan.corner, plan.corner + _CORNER)]
+
+
+def _apart(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[1] <= other[0] or one[0] >= other[1]
 
 
 def _worked_out(content: bytes) -> _Plan | None:
@@ -229,8 +237,10 @@ def _worked_out(content: bytes) -> _Plan | None:
     if plan is None:
         return None
     (first,) = struct.unpack_from("<I", content, 4)
-    told = [(first, first + 2 + 12 * len(tags) + 4), *((tag.place, tag.end) for _, tag in tags if tag.end)]
-    apart = all(end <= plan.start or begin >= plan.start + plan.size for begin, end in told)
+    told = [(first, first + 2 + 12 * len(tags) + 4)]
+    told += [(tag.place, tag.end) for number, tag in tags if tag.end and number != _TIE]
+    holes = _holes(plan)
+    apart = all(_apart(each, hole) for each in told for hole in holes) and all(map(_apart, holes, holes[1:]))
     if apart and len(key := _key(content, plan)) <= _MOST_KEPT:
         if len(_PLANS) >= _MOST_PLANS or len(_LAST) >= _MOST_PLANS:
             _PLANS.clear()
@@ -290,7 +300,8 @@ def _plan(tags: Mapping[int, _Tag], values: Mapping[int, bytes]) -> _Plan | None
     }
     (width,), (height,), (rows,) = told[_WIDTH], told[_HEIGHT], told[_ROWS]
     dtype = _TYPES.get((told[_BITS][0], told[_FORMAT][0]))
-    if dtype is None or any(told[number] != (1,) for number in _ONES) or not width or not height or not rows:
+    sides = 0 < width <= limits.MAX_SIDE and 0 < height <= limits.MAX_SIDE
+    if dtype is None or any(told[number] != (1,) for number in _ONES) or not sides or not rows:
         return None
     start = _one_piece(told[_OFFSETS], told[_COUNTS], width * np.dtype(dtype).itemsize, height, min(rows, height))
     nodata = _nodata(texts.get(_NODATA), dtype)
@@ -306,7 +317,7 @@ def _plan(tags: Mapping[int, _Tag], values: Mapping[int, bytes]) -> _Plan | None
 
 def _one_piece(offsets: Sequence[int], counts: Sequence[int], row: int, height: int, rows: int) -> int | None:
     """Return where the pixels begin, None unless the strips are whole and follow each other."""
-    sizes = [row * min(rows, height - top) for top in range(0, height, rows)] if height < 1 << 16 else []
+    sizes = [row * min(rows, height - top) for top in range(0, height, rows)]
     if list(counts) != sizes or offsets[0] < _HEADER:
         return None
     begins = [offsets[0]]
@@ -339,7 +350,7 @@ def _nodata(text: bytes | None, dtype: str) -> float | bool | None:
     value = float(number)
     if dtype == "float32":
         return value
-    limits = np.iinfo(dtype)
-    if not limits.min <= value <= limits.max:
+    held = np.iinfo(dtype)
+    if not held.min <= value <= held.max:
         return False
     return value if value.is_integer() else None

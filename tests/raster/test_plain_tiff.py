@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 from pathlib import Path
 
@@ -138,6 +139,36 @@ def test_every_byte_of_a_header_is_checked(whole):
             mutated[place] ^= change
             taken += equal_or_left(bytes(mutated), path)
     assert 0 < taken < HEADER  # the corner and the pixel size may be any
+
+
+@pytest.mark.parametrize(("tag", "size"), [(33550, 8), (34735, 2), (34737, 1)])  # pixel size, keys, their text
+def test_a_corner_that_lies_over_another_tag_is_never_taken_from_another_file(tmp_path, tag, size):
+    """Files that are the same but for the bytes of their corner may still differ in more than their corner."""
+    content = bytearray(write_band(tmp_path / "a.tif", samples("uint16"), gsd=10, blockysize=9).read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    entries = {struct.unpack_from("<H", content, start + 2 + 12 * n)[0]: start + 2 + 12 * n for n in range(count)}
+    length, over = struct.unpack_from("<II", content, entries[tag] + 4)
+    length *= size
+    corner = struct.pack("<6d", 0, 0, 0, 600_000, 5_400_000, 0)
+    end = len(content)
+    content += bytes(24 + max(24, length))  # corner and other values, one over the other
+    content[end : end + 48] = corner
+    content[end + 24 : end + 24 + length] = content[over : over + length]
+    struct.pack_into("<I", content, entries[33922] + 8, end)
+    struct.pack_into("<I", content, entries[tag] + 8, end + 24)
+    other = bytearray(content)
+    other[end + 24 : end + 48] = struct.pack("<3d", 20, 20, 0)
+    for each in (content, other, content):
+        equal_or_left(bytes(each), tmp_path / "b.tif")
+
+
+def test_sides_are_as_limited_as_those_of_other_files(tmp_path):
+    for shape in ((1, 65_536), (65_536, 1)):
+        path = write_image(tmp_path / "a.tif", np.ones((1, *shape), np.uint8))
+        assert plain(path, "uint8") is None
+        with pytest.raises(RasterRejected, match="the limit is 65,535"), opened(path, modality("uint8-1")):
+            pass
 
 
 @settings(max_examples=150)
