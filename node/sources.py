@@ -15,6 +15,12 @@ _EDGES = ("west", "south", "east", "north")
 _HAS_CODES = """
 SELECT 1 FROM item JOIN code ON code.item = item.id AND code_set IN (SELECT id FROM code_set) WHERE source = ? LIMIT 1
 """
+_TELL_ANEW = """
+UPDATE item SET acquisition = :acquisition, acquired_start = :start, acquired_end = :end, place = :place,
+  west = :west, south = :south, east = :east, north = :north
+WHERE id = :id AND (acquisition, acquired_start, acquired_end, place, west, south, east, north)
+  IS NOT (:acquisition, :start, :end, :place, :west, :south, :east, :north)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ def radar_direction(connection: sqlite3.Connection) -> str | None:
 def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int:
     """Take up what a file holds: new patches come, those that it no longer holds are withdrawn.
 
-    A patch whose content is the same keeps its id.
+    A patch whose content is the same keeps its id; what is told of it may be other than before.
 
     Returns:
         The number of the source.
@@ -138,8 +144,7 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     fresh = [window for window in info.windows if window.digest not in held]
     kept = [(held.pop(window.digest), window) for window in info.windows if window.digest in held]
     _retire(connection, held.values(), "withdrawn")
-    for item, window in kept:
-        connection.execute("UPDATE item SET nodata = ?, state = 'present' WHERE id = ?", (window.nodata, item))
+    _refresh(connection, source, kept, read, rules)
     _retire(connection, [item for item, window in kept if read.state(window, rules) == "recorded"], "recorded")
     _insert(connection, source, fresh, read, rules)
     set_labels(connection, source, seen.labels)
@@ -210,23 +215,39 @@ def set_classes(connection: sqlite3.Connection, classes: Mapping[str, Collection
 
 
 def _tell_relabelled(connection: sqlite3.Connection) -> None:
-    """Tell whoever serves patches that their classes are to be read again."""
+    """Tell whoever serves patches that their classes, times and footprints are to be read again."""
     set_meta(connection, RELABELLED, int(get_meta(connection, RELABELLED) or 0) + 1)
+
+
+def _common(connection: sqlite3.Connection, info: SourceInfo, rules: Rules) -> dict[str, object]:
+    """Return what is told of all patches of a source alike."""
+    start, end = (moment.astimezone(UTC).isoformat() for moment in info.acquired) if info.acquired else (None, None)
+    acquisition = info.acquisition or _unknown(connection, info.digest, rules)
+    return {"acquisition": acquisition, "start": start, "end": end, "place": info.place}
+
+
+def _where(window: SourceWindow) -> dict[str, object]:
+    return dict(zip(_EDGES, window.footprint or (None,) * 4, strict=True))
+
+
+def _refresh(
+    connection: sqlite3.Connection, source: int, kept: Sequence[tuple[int, SourceWindow]], read: Read, rules: Rules
+) -> None:
+    """Bring patches whose pixels are the same in line with what their source tells of them now."""
+    common = _common(connection, read.info, rules)
+    told = 0
+    for item, window in kept:
+        facts = {**common, **_where(window), "id": item, "nodata": window.nodata}
+        connection.execute("UPDATE item SET nodata = :nodata, state = 'present' WHERE id = :id", facts)
+        told += connection.execute(_TELL_ANEW, facts).rowcount
+    if told and connection.execute(_HAS_CODES, (source,)).fetchone():
+        _tell_relabelled(connection)
 
 
 def _insert(
     connection: sqlite3.Connection, source: int, windows: Sequence[SourceWindow], read: Read, rules: Rules
 ) -> None:
-    info = read.info
-    start, end = (moment.astimezone(UTC).isoformat() for moment in info.acquired) if info.acquired else (None, None)
-    common = {
-        "source": source,
-        "modality": rules.modality,
-        "acquisition": info.acquisition or _unknown(connection, info.digest, rules),
-        "start": start,
-        "end": end,
-        "place": info.place,
-    }
+    common = _common(connection, read.info, rules) | {"source": source, "modality": rules.modality}
     connection.executemany(
         """
         INSERT INTO item (id, source, col, row, width, height, modality, digest, state, nodata, acquisition,
@@ -238,7 +259,7 @@ def _insert(
             {
                 **common,
                 **asdict(window.window),
-                **dict(zip(_EDGES, window.footprint or (None,) * 4, strict=True)),
+                **_where(window),
                 "id": item,
                 "digest": window.digest,
                 "state": read.state(window, rules),

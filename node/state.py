@@ -225,6 +225,10 @@ _SCHEMA_9 = """
 ALTER TABLE source ADD COLUMN direction TEXT;  -- pass of a radar, ascending or descending; NULL where unknown
 """
 
+_SCHEMA_10 = """
+UPDATE source SET recipe = '' WHERE acquisition GLOB 'S1?:*:*';  -- of BigEarthNet it is without the datatake now
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_1,
     _SCHEMA_2,
@@ -235,13 +239,14 @@ MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_7,
     _SCHEMA_8,
     _SCHEMA_9,
+    _SCHEMA_10,
 )
 
 UNKNOWN = "unknown:"
 """What the acquisition of a patch starts with whose file names none."""
 
 RELABELLED = "relabelled"
-"""In meta, how often patches with codes may have got other classes; absent until then."""
+"""In meta, how often patches with codes may have got other classes, times or footprints; absent until then."""
 
 PATIENCE_MS = 2000  # for another process that writes; whoever asks has a deadline
 _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second

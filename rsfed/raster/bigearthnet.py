@@ -3,7 +3,7 @@
 | patch | folder and files | acquisition | time | place |
 |---|---|---|---|---|
 | Sentinel-2 | `<name>/<name>_B02.tif` and 11 more | platform and sensing start of the datatake, in the name | of the label file, else of the name | tile of the grid and patch number |
-| Sentinel-1 | `<name>/<name>_VV.tif`, `_VH.tif` | of the product that the label file names, else mission and absolute orbit, worked out from the time in the name | as above | as above |
+| Sentinel-1 | `<name>/<name>_VV.tif`, `_VH.tif` | mission and absolute orbit, of the product that the label file names, else worked out from the time in the name | as above | as above |
 
 Version 1 has labels beside the bands (`<name>_labels_metadata.json`) and names without tile, in whose times a leading zero
 is missing; version 2 has one table for all patches (`rsfed.raster.bigearthnet_records`).
@@ -113,7 +113,9 @@ def _tags(patch: str, told: Mapping[str, Any]) -> dict[str, str]:
     elif match := _RADAR.fullmatch(patch):
         mission, day, time, tile, col, row = match.groups()
         moment = f"{day}T{time}"
-        acquisition = metadata.acquisition({}, _text(told.get("scene_source"))) or _orbit(mission, moment)
+        scene = metadata.acquisition({}, _text(told.get("scene_source")))
+        # Without the datatake, which nothing but a label file tells: so it is one whether there is one or not.
+        acquisition = scene.rpartition(":")[0] if scene else _orbit(mission, moment)
     else:
         raise RasterRejected("its name is not that of a patch; give it its name again")
     acquired = _text(told.get("acquisition_date")) or _text(told.get("acquisition_time")) or moment

@@ -95,6 +95,30 @@ def test_one_changed_band_makes_a_new_patch_and_a_bad_product_leaves_the_others(
     assert items(home)[PATCH].id > max(item.id for item in before.values())
 
 
+def test_a_radar_patch_is_of_one_overpass_with_and_without_its_label_file_and_its_facts_follow_it(tmp_path):
+    home, archive = make_node(tmp_path, kind="sentinel-1-grd")
+    names = ["S1A_IW_GRDH_1SDV_20170613T165043_33UUP_1_2", "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_1_3"]
+    for seed, name in enumerate(names):
+        radar_patch(archive, name, seed)
+    told = {
+        "scene_source": "S1A_IW_GRDH_1SDV_20170613T165043_20170613T165108_017018_01C579_7EEC",
+        "acquisition_time": "2017-06-13T16:50:44",
+    }
+
+    def tell(**facts):
+        (archive / names[0] / f"{names[0]}_labels_metadata.json").write_text(json.dumps(facts))
+        run(home)
+        with Catalogue(home) as catalogue:
+            return {item.path.name: item for item in catalogue.items("sentinel-1-grd")}
+
+    found = tell(**told)
+    assert {item.acquisition for item in found.values()} == {"S1A:017018"}
+    other = told["scene_source"].replace("017018", "017019")
+    after = tell(**told | {"scene_source": other, "acquisition_time": "2017-06-13T16:50:45"})[names[0]]
+    assert after.id == found[names[0]].id, "its pixels are the same"
+    assert (after.acquisition, after.acquired[0].second) == ("S1A:017019", 45)
+
+
 def test_a_product_that_is_changed_while_it_is_read_is_taken_up_by_the_next_run(archive_of, monkeypatch):
     home, _ = archive_of
     look = node.ingest.inspect

@@ -111,7 +111,7 @@ def test_the_published_nomenclature_of_19_classes():
             "S1A_IW_GRDH_1SDV_20180204T043253_35VPK_57_38",
             {"scene_source": "S1A_IW_GRDH_1SDV_20180204T043253_20180204T043318_020452_022F7E_8893",
              "acquisition_time": "2018-02-04T04:32:53"},
-            "S1A:020452:022F7E", "2018-02-04T04:32:53", "35VPK_57_38",
+            "S1A:020452", "2018-02-04T04:32:53", "35VPK_57_38",
         ),
         # orbits that the label files of these products tell
         ("S1A_IW_GRDH_1SDV_20180204T043253_35VPK_57_38", None, "S1A:020452", "20180204T043253", "35VPK_57_38"),
