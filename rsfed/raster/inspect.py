@@ -104,7 +104,7 @@ def inspect(  # noqa: PLR0913 - how an archive is read
         if classes is None:
             return info
         taken = _taken(source, [each.window for each in info.windows], spec)
-        shares = cloud_shares(classes, source.size, taken, root)
+        shares = cloud_shares(classes, source, taken, root)
     clouded = (replace(each, cloud=float(share)) for each, share in zip(info.windows, shares, strict=True))
     return replace(info, windows=tuple(clouded))
 

@@ -13,6 +13,8 @@ from rsfed.raster import limits
 from rsfed.raster.image import Source
 from rsfed.raster.item import Window
 
+_SUMMED_AT_ONCE = 1 << 20  # pixels; their sums take eight bytes each
+
 
 @dataclass(frozen=True, slots=True)
 class Strip:
@@ -113,25 +115,58 @@ def _block_mean(strip: Strip, rows: int, factor: int, row: int) -> Strip:
     return Strip(row, total / np.maximum(count, 1), valid)
 
 
-def nodata_shares(parts: Iterable[Strip], windows: list[Window]) -> NDArray[np.float64]:
+def nodata_shares(
+    parts: Iterable[Strip], windows: Sequence[Window], factor: tuple[int, int] = (1, 1)
+) -> NDArray[np.float64]:
     """Return the share of pixels without data in each window, shape (windows,).
 
     Args:
-        parts: Strips of the whole source, from top to bottom.
-        windows: Windows of the source.
+        parts: Strips of a whole source, from top to bottom.
+        windows: Windows of a source of the same ground.
+        factor: How many of its pixels a pixel of the strips is wide and high.
     """
     counts = np.zeros(len(windows), np.int64)
     edges = np.array([(w.col, w.row, w.col + w.width, w.row + w.height) for w in windows], np.int64)
     for part in parts:
         if part.valid is None:
             continue
-        # Sums from the upper left corner give the count in any rectangle by four look-ups.
-        total = np.zeros((part.valid.shape[0] + 1, part.valid.shape[1] + 1), np.int64)
-        np.cumsum(np.cumsum(~part.valid, axis=0), axis=1, out=total[1:, 1:])
-        top, bottom = (np.clip(edges[:, side] - part.row, 0, part.valid.shape[0]) for side in (1, 3))
-        left, right = edges[:, 0], edges[:, 2]
-        counts += total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+        rows = max(1, _SUMMED_AT_ONCE // part.valid.shape[1])
+        for first in range(0, len(part.valid), rows):
+            valid = part.valid[first : first + rows]
+            top = (part.row + first) * factor[1]
+            near = np.flatnonzero((edges[:, 1] < top + len(valid) * factor[1]) & (edges[:, 3] > top))
+            counts[near] += _missing(valid, edges[near] - (0, top, 0, top), factor)
     return counts / ((edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1]))
+
+
+def _missing(valid: NDArray[np.bool_], edges: NDArray[np.int64], factor: tuple[int, int]) -> NDArray[np.int64]:
+    """Return how many pixels without data are in each rectangle, shape (rectangles,).
+
+    Args:
+        valid: Where there is data, shape (rows, columns).
+        edges: Left, upper, right and lower edge of each in finer pixels, shape (rectangles, 4); those above and below
+            may lie outside.
+        factor: How many finer pixels a pixel is wide and high.
+    """
+    across, down = factor
+    height, width = valid.shape
+    # Sums from the upper left corner give the count in any rectangle by its four corners.
+    total = np.zeros((height + 1, width + 1), np.int64)
+    np.cumsum(~valid, axis=0, out=total[1:, 1:])
+    np.cumsum(total[1:, 1:], axis=1, out=total[1:, 1:])
+
+    def above(row: NDArray[np.int64], col: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sums in finer pixels: within a pixel they grow linearly along both axes."""
+        (i, below), (j, beyond) = np.divmod(row, down), np.divmod(col, across)
+        next_i, next_j = np.minimum(i + 1, height), np.minimum(j + 1, width)
+        upper = total[i, j] * (across - beyond) + total[i, next_j] * beyond
+        lower = total[next_i, j] * (across - beyond) + total[next_i, next_j] * beyond
+        result: NDArray[np.int64] = upper * (down - below) + lower * below
+        return result
+
+    top, bottom = (np.clip(edges[:, side], 0, height * down) for side in (1, 3))
+    left, right = edges[:, 0], edges[:, 2]
+    return above(bottom, right) - above(top, right) - above(bottom, left) + above(top, left)
 
 
 def strip_rows(source: Source) -> int:

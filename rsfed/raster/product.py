@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
@@ -16,6 +17,18 @@ from rsfed.raster.modality import Modality
 
 OpenBand = Callable[[Path, Modality], Source]
 """Opens one file as a source of one band."""
+
+
+class Classes(NamedTuple):
+    """A file that says what each pixel shows, clouds and shadows included.
+
+    Attributes:
+        kind: How it says it: one of those that `rsfed.raster.clouds` knows.
+        path: The file.
+    """
+
+    kind: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,7 @@ class Product:
         decides: Files that decide what its pixels mean, so that it is another product where one of them is another.
         bands_told: Whether its names tell which bands the files are; else that is known when it is opened.
         named: Whether the folder has the product's own name, so that another of that name is a copy.
-        classes: File that says what each pixel shows, clouds and shadows included; None where there is none.
+        classes: What says where clouds and their shadows are; None where nothing does.
     """
 
     layout: str
@@ -46,7 +59,7 @@ class Product:
     decides: tuple[Path, ...] = ()
     bands_told: bool = True
     named: bool = True
-    classes: Path | None = None
+    classes: Classes | None = None
 
     def stamp(self) -> tuple[int, int]:
         """Return the bytes of all its files, and a number that changes with the size or time of any of them.
@@ -54,7 +67,7 @@ class Product:
         Raises:
             OSError: one of them is gone or cannot be looked at.
         """
-        classes = () if self.classes is None else (self.classes,)
+        classes = () if self.classes is None else (self.classes.path,)
         states = [path.stat() for path in (*self.bands.values(), *self.companions, *self.decides, *classes)]
         told = repr([(each.st_size, each.st_mtime_ns) for each in states])
         return sum(each.st_size for each in states), int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])

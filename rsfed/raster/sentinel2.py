@@ -6,7 +6,7 @@
 | acquisition | `SPACECRAFT_NAME` and `DATATAKE_SENSING_START`, else the first two parts of the datatake's identifier |
 | time | `PRODUCT_START_TIME` and `PRODUCT_STOP_TIME` |
 | radiometry | `rsfed.raster.reflectance` |
-| classes | `SCL` of L2A, at 20 m, else at 60 m |
+| classes | `SCL` of L2A, at 20 m, else at 60 m; without it `GRANULE/*/QI_DATA/MSK_CLASSI_B00.jp2` |
 
 Folder and files may have been renamed: the XML is found by its own name, and bands by the end of theirs.
 """  # noqa: E501 - a table
@@ -26,7 +26,7 @@ from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
 from rsfed.raster.listing import listed
 from rsfed.raster.modality import Modality
-from rsfed.raster.product import OpenBand, Product
+from rsfed.raster.product import Classes, OpenBand, Product
 from rsfed.raster.reflectance import of_product
 from rsfed.raster.stack import Stack
 from rsfed.raster.xml_document import Document, read_document
@@ -54,17 +54,17 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         return None
     found = _files(folder)
     native = {band: _at_native_size(found[band], size) for band, size in _NATIVE.items() if band in found}
-    classes = native.pop("SCL", None)
+    scl = native.pop("SCL", None)
     return Product(
         layout=LAYOUT,
         folder=folder,
         bands={band: native[band] for band in sorted(native)},
         tags=partial(_tags, folder),
         opens=open_product,
-        decides=(*documents, *((classes,) if classes else ())),
+        decides=(*documents, *((scl,) if scl else ())),
         bands_told=False,
         named=folder.suffix.lower() == _SAFE,
-        classes=classes,
+        classes=Classes("SCL", scl) if scl else _mask(folder),
         problem=_problem(folder, found) if documents else "its product XML is missing; copy the product again",
     )
 
@@ -142,6 +142,12 @@ def _files(folder: Path) -> dict[str, dict[int, list[Path]]]:
             if (match := _FILE.search(path.name)) and match.end() == len(path.name):
                 found.setdefault(match[1].upper(), {}).setdefault(int(match[2] or 0), []).append(path)
     return found
+
+
+def _mask(folder: Path) -> Classes | None:
+    """Return the classification mask of a product that has no scene classification."""
+    masks = (granule / "QI_DATA" / "MSK_CLASSI_B00.jp2" for granule in listed(folder / "GRANULE"))
+    return next((Classes("MSK_CLASSI", path) for path in masks if path.is_file()), None)
 
 
 def _tiles(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@
 | time | `start_datetime` and `end_datetime`, else `datetime` |
 | pass | `sat:orbit_state` |
 | radiometry | `rsfed.raster.reflectance` |
-| classes | asset `scl` |
+| classes | asset `scl`, of Landsat `qa_pixel` |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rsfed.raster.image import Source
 from rsfed.raster.item import Declared
 from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.modality import REFLECTANCES, Modality
-from rsfed.raster.product import OpenBand, Product
+from rsfed.raster.product import Classes, OpenBand, Product
 from rsfed.raster.reflectance import Radiometry, has_scale, of_stac
 from rsfed.raster.small_file import read_small
 from rsfed.raster.stack import Stack
@@ -54,7 +54,10 @@ _NAMES = {
     "vv": "VV",
     "vh": "VH",
     "scl": "SCL",
+    "qa_pixel": "QA_PIXEL",
+    "qa_pixel.tif": "QA_PIXEL",
 }
+_CLASSES = ("SCL", "QA_PIXEL")
 _COLOURS = {
     "red": ("B04",),
     "green": ("B03",),
@@ -78,14 +81,15 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
     if item is None:
         return None
     files = {band: file for band, (_, file) in _assets(item, folder).items()}
-    classes = files.pop("SCL", None)
+    held = [Classes(kind, files.pop(kind)) for kind in _CLASSES if kind in files]
+    classes = held[0] if held else None
     return Product(
         layout=LAYOUT,
         folder=folder,
         bands={band: files[band] for band in sorted(files)},
         tags=partial(_tags, item),
         opens=open_product,
-        decides=(path, *((classes,) if classes else ())),
+        decides=(path, *((classes.path,) if classes else ())),
         bands_told=False,
         named=False,
         classes=classes,

@@ -72,7 +72,7 @@ class Stack(Source):
                 try:
                     members.append(open_band(product.bands[band], _alone(modality, band)))
                 except Exception as error:
-                    raise _of_band(band, error, product.bands[band]) from error
+                    raise of_band(band, error, product.bands[band]) from error
                 opened.callback(members[-1].close)
             stack = cls._of(tuple(members), modality, product)
             opened.pop_all()
@@ -84,9 +84,10 @@ class Stack(Source):
         factors = []
         for band, member in zip(modality.bands, members, strict=True):
             try:
-                factors.append(_factor(member, finest))
+                _check_type(member, finest)
+                factors.append(factor_of(member, finest))
             except RasterRejected as error:
-                raise _of_band(band, error, member.path) from error
+                raise of_band(band, error, member.path) from error
         row_bytes = finest.width * len(members) * np.dtype(finest.dtype).itemsize
         check_size(finest.width, finest.height)
         if row_bytes * finest.height > limits.MAX_BYTES:
@@ -123,7 +124,7 @@ class Stack(Source):
         try:
             values, valid = member.read([0], Window(col, row, right - col, bottom - row))
         except Exception as error:
-            raise _of_band(self.bands[place], error, member.path) from error
+            raise of_band(self.bands[place], error, member.path) from error
         if factor == _SAME:
             return values, valid
         cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
@@ -169,14 +170,17 @@ def _scale(finest: Affine, band: Affine, reach: int) -> tuple[int, int, float]:
     return across, down, max(skew * reach, *map(abs, shift))
 
 
-def _factor(member: Source, finest: Source) -> Factor:
-    """Return how much coarser a band is than the finest one.
+def _check_type(member: Source, finest: Source) -> None:
+    if member.dtype != finest.dtype:
+        raise RasterRejected(f"its samples are {member.dtype} and those of others {finest.dtype}; convert them to one")
+
+
+def factor_of(member: Source, finest: Source) -> Factor:
+    """Return how much coarser a band is than the finest one, or than a whole product.
 
     Raises:
         RasterRejected: they do not lie on one grid.
     """
-    if member.dtype != finest.dtype:
-        raise RasterRejected(f"its samples are {member.dtype} and those of others {finest.dtype}; convert them to one")
     here, there = member.location, finest.location
     size = member.width, member.height
     if here is there and here.crs is not None and size == (finest.width, finest.height):
@@ -200,7 +204,7 @@ def _lacking(product: Product, modality: Modality, missing: Sequence[str]) -> st
     return f"{named} missing; copy it again from its origin"
 
 
-def _of_band(band: str, error: Exception, path: Path) -> RasterRejected:
+def of_band(band: str, error: Exception, path: Path) -> RasterRejected:
     """Return the refusal of a product for what went wrong with one band."""
     found = refused(error, path)
     return RasterRejected(f"band {band}: {found.public}", reason=found.reason, detail=found.detail)

@@ -72,6 +72,8 @@ def write_s2(  # everything that a test may want otherwise
     level="L2A",
     xml: str | None = None,
     classes: np.ndarray | None = None,
+    classes_gsd: int = 20,
+    mask: np.ndarray | None = None,
     tile="T33UUP",
     corner=(600_000.0, 5_400_000.0),
 ) -> Path:
@@ -82,7 +84,9 @@ def write_s2(  # everything that a test may want otherwise
         stored: Values of each band that is written, at its pixel size.
         level: "L1C" or "L2A".
         xml: Its product XML; one of baseline 03.01, without offsets, when left out.
-        classes: Scene classification at 20 m.
+        classes: Scene classification.
+        classes_gsd: Its pixel size in metres.
+        mask: Classification mask at 60 m: opaque clouds, cirrus, snow.
         tile: Part of the file names.
         corner: Upper left corner in UTM zone 33.
     """
@@ -91,14 +95,23 @@ def write_s2(  # everything that a test may want otherwise
     images = folder / "GRANULE" / GRANULE.replace("L2A", level) / "IMG_DATA"
     layers = {(name, BANDS[name]): values for name, values in stored.items() if level == "L1C" or name != "B10"}
     if classes is not None:
-        layers["SCL", 20] = classes
+        layers["SCL", classes_gsd] = classes
+    if mask is not None:
+        path = images.parent / "QI_DATA" / "MSK_CLASSI_B00.jp2"
+        path.parent.mkdir(parents=True)
+        write_jp2(path, mask, 60, corner)
     for (name, gsd), values in layers.items():
         start = f"{tile}_20240531T103021_{name}"
         path = images / f"{start}.jp2" if level == "L1C" else images / f"R{gsd}m" / f"{start}_{gsd}m.jp2"
         path.parent.mkdir(parents=True, exist_ok=True)
-        where = {"crs": "EPSG:32633", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1])}
-        write_image(path, values[None], driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES", **where)
+        write_jp2(path, values[None], gsd, corner)
     return folder
+
+
+def write_jp2(path: Path, values: np.ndarray, gsd: float, corner=(600_000.0, 5_400_000.0), epsg=32633) -> Path:
+    """Write JPEG 2000 without loss, of samples of shape (bands, rows, columns)."""
+    where = {"crs": f"EPSG:{epsg}", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1])}
+    return write_image(path, values, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES", **where)
 
 
 def vectors(name: str, values: str, lines: list[tuple[int, list[int], list[float]]]) -> str:

@@ -91,7 +91,7 @@ def test_a_product_is_one_candidate_with_time_and_overpass_from_its_xml_whatever
     assert info.acquired[0] == datetime(2024, 5, 31, 10, 30, 21, 24000, tzinfo=UTC)
     assert (info.width, info.bands, info.crs, info.gsd) == (SIZE, 12, "EPSG:32633", 10)
     assert info.footprint == info.windows[0].footprint
-    assert product_at(found.path).classes.name.endswith("SCL_20m.jp2")
+    assert product_at(found.path).classes.path.name.endswith("SCL_20m.jp2")
 
 
 def test_overpass_is_the_same_across_tiles_levels_and_baselines(tmp_path):

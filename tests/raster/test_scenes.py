@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,14 +11,15 @@ from hypothesis import strategies as st
 from raster_makers import REFLECTANCE, UTM, reflectance, spec, write_image
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
-from safe_makers import scene, write_s2
+from safe_makers import scene, write_jp2, write_s2
 
 from rsfed.errors import RasterRejected
 from rsfed.raster.image_file import ImageFile
 from rsfed.raster.input_spec import BandGroup, InputSpec, default_spec
 from rsfed.raster.inspect import inspect
-from rsfed.raster.item import Item
+from rsfed.raster.item import Item, Window
 from rsfed.raster.modality import modality
+from rsfed.raster.pixels import Strip, nodata_shares
 from rsfed.raster.reader import read, read_many
 
 BANDS = "red green blue nir"
@@ -249,3 +252,75 @@ def test_clouds_and_shadows_are_told_patch_by_patch_and_snow_is_none(tmp_path):
     assert set(shares.values()) == {0.0}
     bare = write_s2(tmp_path / "bare.SAFE", scene(1, size=96))
     assert _look(bare, default_spec(kind, 16, "tile"), kind=kind).windows[0].cloud is None
+
+
+def _clouds(folder, kind):
+    """Return the share of clouds in each patch by its corner."""
+    known = modality(kind)
+    windows = _look(folder, default_spec(known, 16, "tile"), kind=known).windows
+    return {(each.window.col, each.window.row): each.cloud for each in windows}
+
+
+def test_clouds_are_told_by_coarse_classes_to_the_pixel(tmp_path):
+    classes = np.full((16, 16), 4, np.uint8)
+    classes[:3, :3] = 9
+    shares = _clouds(write_s2(tmp_path / "a.SAFE", scene(1), classes=classes, classes_gsd=60), "sentinel-2-l2a")
+    edge, corner = 2 * 16 / 256, 2 * 2 / 256  # clouds are 18 pixels wide and high, patches 16
+    assert {place: share for place, share in shares.items() if share} == {
+        (0, 0): 1.0, (16, 0): edge, (0, 16): edge, (16, 16): corner
+    }  # fmt: skip
+
+
+def test_clouds_of_level_1c_are_told_by_its_classification_mask_and_snow_is_none(tmp_path):
+    mask = np.zeros((3, 16, 16), np.uint8)
+    mask[0, 0, 0], mask[1, 8, 8], mask[2] = 1, 1, 1
+    folder = write_s2(tmp_path / "a.SAFE", scene(1), level="L1C", mask=mask)
+    shares = _clouds(folder, "sentinel-2-l1c")
+    assert {place: share for place, share in shares.items() if share} == {(0, 0): 36 / 256, (48, 48): 36 / 256}
+    scl = np.full((48, 48), 4, np.uint8)
+    both = write_s2(tmp_path / "b.SAFE", scene(1), mask=mask, classes=scl)
+    assert set(_clouds(both, "sentinel-2-l2a").values()) == {0.0}, "the scene classification knows more"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"corner": (600_020.0, 5_400_000.0)}, "covers other ground"),
+        ({"epsg": 32632}, "another projection"),
+        ({"gsd": 30}, "covers other ground"),
+    ],
+)
+def test_classes_that_lie_elsewhere_than_the_scene_are_refused(tmp_path, change, reason):
+    classes = np.full((48, 48), 4, np.uint8)
+    folder = write_s2(tmp_path / "a.SAFE", scene(1), classes=classes)
+    write_jp2(next(folder.rglob("*SCL_20m.jp2")), classes[None], **{"gsd": 20, **change})
+    with pytest.raises(RasterRejected, match=f"band SCL: it .*{reason}.*;"):
+        _clouds(folder, "sentinel-2-l2a")
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    factor=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_shares_of_coarse_pixels_are_those_of_their_copies(shape, factor, seed):
+    random = np.random.default_rng(seed)
+    valid = random.random(shape) < 0.5
+    parts = [Strip(row, valid[row : row + 7], valid[row : row + 7]) for row in range(0, shape[0], 7)]
+    fine = valid.repeat(factor[1], axis=0).repeat(factor[0], axis=1)
+    windows = []
+    for _ in range(8):
+        (top, bottom), (left, right) = (sorted(random.choice(side + 1, 2, replace=False)) for side in fine.shape)
+        windows.append(Window(int(left), int(top), int(right - left), int(bottom - top)))
+    wanted = [1 - fine[w.row : w.row + w.height, w.col : w.col + w.width].mean() for w in windows]
+    assert nodata_shares(iter(parts), windows, factor).tolist() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_shares_of_a_coarse_raster_take_little_memory():
+    valid = np.random.default_rng(0).random((1500, 1500)) < 0.5
+    tracemalloc.start()
+    nodata_shares([Strip(0, valid, valid)], [Window(0, 0, 9000, 9000)], (6, 6))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20, "eight bytes for each of a part of its pixels, not for the 81 million that they stand for"

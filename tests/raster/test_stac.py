@@ -153,8 +153,16 @@ def test_other_satellites_are_read_where_their_item_says_the_scale(tmp_path, sma
     path.write_text(json.dumps(item))
     wanted = (small["B08"][0, 0] + 1000) * 0.275 - 2000
     assert content(folder, REFLECTANCE, COLOURS)[3, 0, 0] == pytest.approx(max(0, wanted), abs=0.01)
+    quality = np.zeros((SIZE, SIZE), np.uint16)
+    for place, bits in enumerate((0b100, 0b1000, 0b10000, 0b10, 0b100000, 0b1, 0b1100_0000_0000)):
+        quality[place] = bits  # cirrus, cloud, shadow; dilated, snow, fill and a doubtful shadow
+    write_image(folder / "quality.TIF", quality[None], **UTM)
+    item["assets"]["QA_PIXEL.TIF"] = {"href": "https://example.org/quality.TIF"}
+    path.write_text(json.dumps(item))
+    (window,) = look(folder, REFLECTANCE, COLOURS).windows
+    assert window.cloud == 3 / SIZE
     for asset in item["assets"].values():
-        del asset["raster:bands"]
+        asset.pop("raster:bands", None)
     path.write_text(json.dumps(item))
     with pytest.raises(RasterRejected, match="does not say the scale of its values; add raster:scale"):
         look(folder, REFLECTANCE, COLOURS)
