@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets bench-ingest bench-privacy bench-jp2 clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets soak-formats bench-ingest bench-privacy bench-jp2 clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -94,6 +94,9 @@ soak-index: $(READY) ## Kill a process in changes of an index of a million items
 
 soak-budgets: $(READY) ## Kill a process that charges what refine spends, 100 times; KILLS=5 for a look
 	RSFED_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/node/test_budgets.py -k killed --timeout 3600
+
+soak-formats: $(DEV_READY) ## Read mutated files of every format in a process of limited memory, 2,000 of each; COUNT=50 for a look
+	PYTHONPATH=tests/raster $(BIN)/python tests/raster/soak_formats.py --count $(or $(COUNT),2000)
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) demo bench build *.egg-info
