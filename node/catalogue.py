@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rsfed.codes import Codes
 
 State = Literal["present", "recorded", "withdrawn"]
-"""`present` is searched; `recorded` has too much nodata for that or lies under clouds; `withdrawn` is gone."""
+"""`present` is searched; `recorded` is not: too little data, clouds, or the place of another; `withdrawn` is gone."""
 
 _PAGE = 1000  # rows read or deleted at a time, so that nothing long holds up the write-ahead log or other writers
 _OF_ENCODER = "code_set = (SELECT id FROM code_set WHERE release = ? AND encoder = ?)"
@@ -106,8 +106,12 @@ class Catalogue:
 
     def count_covered(self, max_nodata: float) -> int:
         """Return how many recorded patches have data enough: clouds, shadows or snow keep them out of the search."""
-        query = "SELECT count(*) FROM item WHERE state = 'recorded' AND nodata <= ?"
+        query = "SELECT count(*) FROM item WHERE state = 'recorded' AND nodata <= ? AND same_as IS NULL"
         return int(self.connection.execute(query, (max_nodata,)).fetchone()[0])
+
+    def count_behind(self) -> int:
+        """Return how many recorded patches have another one of their acquisition searched in their place."""
+        return int(self.connection.execute("SELECT count(*) FROM item WHERE same_as IS NOT NULL").fetchone()[0])
 
     def modalities(self) -> dict[str, int]:
         """Return how many present patches there are of each modality."""

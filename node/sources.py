@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC
 
 from node.catalogue import State
+from node.places import left_behind, settle
 from node.state import RELABELLED, UNKNOWN, get_meta, set_meta, take_item_ids
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 
@@ -116,7 +117,8 @@ def radar_direction(connection: sqlite3.Connection) -> str | None:
 def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int:
     """Take up what a file holds: new patches come, those that it no longer holds are withdrawn.
 
-    A patch whose content is the same keeps its id; what is told of it may be other than before.
+    A patch whose content is the same keeps its id; what is told of it may be other than before. Of patches that are one
+    place one is searched (`node.places`).
 
     Returns:
         The number of the source.
@@ -143,10 +145,13 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     )
     fresh = [window for window in info.windows if window.digest not in held]
     kept = [(held.pop(window.digest), window) for window in info.windows if window.digest in held]
+    hidden = [item for item, window in kept if read.state(window, rules) == "recorded"]
+    due = left_behind(connection, [*held.values(), *hidden])
     _retire(connection, held.values(), "withdrawn")
     _refresh(connection, source, kept, read, rules)
-    _retire(connection, [item for item, window in kept if read.state(window, rules) == "recorded"], "recorded")
+    _retire(connection, hidden, "recorded")
     _insert(connection, source, fresh, read, rules)
+    settle(connection, due | _searched(connection, [source]))
     set_labels(connection, source, seen.labels)
     return int(source)
 
@@ -167,12 +172,14 @@ def set_labels(connection: sqlite3.Connection, source: int, labels: Collection[s
 
 def withdraw(connection: sqlite3.Connection, sources: Collection[int]) -> None:
     """Withdraw all patches of these sources; their rows stay, so that no id is ever used again."""
+    due: set[int] = set()
     for source in sources:
-        items = connection.execute(
-            "SELECT id FROM item WHERE source = ? AND state <> 'withdrawn'", (source,)
-        ).fetchall()
-        _retire(connection, [item for (item,) in items], "withdrawn")
+        rows = connection.execute("SELECT id FROM item WHERE source = ? AND state <> 'withdrawn'", (source,)).fetchall()
+        items = [item for (item,) in rows]
+        due |= left_behind(connection, items)
+        _retire(connection, items, "withdrawn")
         connection.execute("UPDATE source SET present = 0 WHERE id = ?", (source,))
+    settle(connection, due)
 
 
 def set_unknown_acquisitions(connection: sqlite3.Connection, rules: Rules) -> None:
@@ -188,6 +195,8 @@ def set_unknown_acquisitions(connection: sqlite3.Connection, rules: Rules) -> No
         "UPDATE item SET acquisition = :name WHERE source = :source AND state <> 'withdrawn' AND acquisition <> :name",
         ({"name": _unknown(connection, digest, rules), "source": source} for source, digest in rows),
     )
+    searched = _searched(connection, [source for source, _ in rows])
+    settle(connection, searched | left_behind(connection, searched))
 
 
 def own_labels(connection: sqlite3.Connection) -> list[str]:
@@ -238,7 +247,7 @@ def _refresh(
     told = 0
     for item, window in kept:
         facts = {**common, **_where(window), "id": item, "nodata": window.nodata}
-        connection.execute("UPDATE item SET nodata = :nodata, state = 'present' WHERE id = :id", facts)
+        connection.execute("UPDATE item SET nodata = :nodata, state = 'present', same_as = NULL WHERE id = :id", facts)
         told += connection.execute(_TELL_ANEW, facts).rowcount
     if told and connection.execute(_HAS_CODES, (source,)).fetchone():
         _tell_relabelled(connection)
@@ -275,8 +284,17 @@ def _unknown(connection: sqlite3.Connection, digest: bytes, rules: Rules) -> str
     return f"file:{digest.hex()}" if rules.independent_files else f"{UNKNOWN}{get_meta(connection, 'archive')}"
 
 
+def _searched(connection: sqlite3.Connection, sources: Collection[int]) -> set[int]:
+    """Return the items of sources that are searched."""
+    rows = (
+        connection.execute("SELECT id FROM item WHERE source = ? AND state = 'present'", (source,))
+        for source in sources
+    )
+    return {item for found in rows for (item,) in found}
+
+
 def _retire(connection: sqlite3.Connection, items: Iterable[int], state: str) -> None:
     """Take patches out of the search: another state, and no code left."""
     for item in items:
-        connection.execute("UPDATE item SET state = ? WHERE id = ?", (state, item))
+        connection.execute("UPDATE item SET state = ?, same_as = NULL WHERE id = ?", (state, item))
         connection.execute("DELETE FROM code WHERE item = ? AND code_set IN (SELECT id FROM code_set)", (item,))

@@ -226,7 +226,11 @@ ALTER TABLE source ADD COLUMN direction TEXT;  -- pass of a radar, ascending or 
 """
 
 _SCHEMA_10 = """
-UPDATE source SET recipe = '' WHERE acquisition GLOB 'S1?:*:*';  -- of BigEarthNet it is without the datatake now
+ALTER TABLE item ADD COLUMN same_as INTEGER;  -- the item that is searched in its place; NULL otherwise
+CREATE INDEX item_behind ON item (same_as) WHERE same_as IS NOT NULL;
+CREATE INDEX item_by_place ON item (acquisition, south) WHERE state <> 'withdrawn' AND south IS NOT NULL;
+UPDATE source SET recipe = '';  -- so that what was taken up before is compared, too, and
+-- overpasses of BigEarthNet's Sentinel-1 are named anew
 """
 
 MIGRATIONS: tuple[str, ...] = (

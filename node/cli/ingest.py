@@ -93,6 +93,7 @@ def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
                 "present": present,
                 "recorded": catalogue.count(state="recorded"),
                 "covered": catalogue.count_covered(reading.spec.max_nodata),
+                "same_place": catalogue.count_behind(),
                 "labelled": labelled,
                 "unmapped": catalogue.count_with_labels(report.labels.unmapped),
                 "ambiguous": catalogue.count_with_labels(report.labels.ambiguous),
@@ -119,7 +120,7 @@ def _table(result: dict[str, Any]) -> str:
         ("files", f"{files['seen']} seen, {files['read']} read, {files['withdrawn']} withdrawn"),
         (
             "patches",
-            f"{patches['present']} present, {patches['recorded']} recorded (too much nodata, or covered)",
+            f"{patches['present']} present, {patches['recorded']} recorded (no data, covered, or same place)",
         ),
         ("input", _input(result)),
         ("acquisitions", str(result["acquisitions"])),

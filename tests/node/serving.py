@@ -109,14 +109,14 @@ def random_codes(count: int, bits: int = 32, *, distinct: int = 6, seed: int = 0
     return pool[rng.integers(0, distinct, count)]
 
 
-def serve_codes(home: Home, release: Release, ids, codes, *, held: int | None = None) -> Served:
+def serve_codes(home: Home, release: Release, ids, codes, *, held: int | None = None, encoder="rgb") -> Served:
     """What a node serves once it has hashed these patches."""
     bits, ids = release.manifest.bits, np.array(ids, np.int64)
     with Catalogue(home) as catalogue:
         facts = Facts.read(catalogue.connection, np.sort(ids))
     known = facts.of(ids).columns if len(facts.ids) == len(ids) else None  # some tests make items up
     view = View(bits, (Part(Segment.build(bits, ids, codes, known), NONE_GONE),))
-    return Served(release, {"rgb": Snapshot(release.digest, "rgb", view)}, facts, {"rgb": held or len(ids)})
+    return Served(release, {encoder: Snapshot(release.digest, encoder, view)}, facts, {encoder: held or len(ids)})
 
 
 def codes_in(view: View) -> dict[int, bytes]:

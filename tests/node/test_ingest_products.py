@@ -26,8 +26,8 @@ OTHER = PATCH.replace("26_57", "27_57")
 def patches(tmp_path_factory):
     """Two patches and a pair of one of them, laid out as version 2."""
     root = tmp_path_factory.mktemp("patches")
-    for name in (PATCH, OTHER):
-        optical_patch(root / "BigEarthNet-S2" / name[:-6], name, seed=len(name))
+    for number, name in enumerate((PATCH, OTHER)):
+        optical_patch(root / "BigEarthNet-S2" / name[:-6], name, seed=number, west=600_000.0 + 1200 * number)
     radar_patch(root / "BigEarthNet-S1" / RADAR_PATCH[:-6])
     (root / "metadata.csv").write_text(
         f"patch_id,labels,contains_cloud_or_shadow\n{PATCH},Arable land;Pastures,False\n{OTHER},Pastures,False\n"

@@ -25,6 +25,12 @@ def present(home, kind=KIND):
         return {item.path.name: item for item in catalogue.items(kind)}
 
 
+def taken_up(home, kind=KIND):
+    """Those too in whose place another one of their overpass is searched."""
+    with Catalogue(home) as catalogue:
+        return present(home, kind) | {item.path.name: item for item in catalogue.items(kind, "recorded")}
+
+
 def test_products_go_in_and_one_that_says_nothing_waits_for_the_operators_word(tmp_path):
     home, archive = make_node(tmp_path, kind=KIND)
     values = scene()
@@ -33,14 +39,15 @@ def test_products_go_in_and_one_that_says_nothing_waits_for_the_operators_word(t
     write_s2(archive / "new.SAFE", raised, xml=product_xml(offsets=offset_list("L2A", -1000)))
     write_s2(archive / "unsaid.SAFE", raised, xml=product_xml(baseline="99.99"))
     report, skipped = run(home)
-    first = present(home)
+    first = taken_up(home)
     assert set(first) == {"old.SAFE", "new.SAFE"}
+    assert set(present(home)) == {"new.SAFE"}, "both are of one datatake and place"
     assert "archive.radiometry" in skipped["unsaid.SAFE"]
     assert {item.acquisition for item in first.values()} == {"S2A:20240531T103021"}
 
     configure(home, "[archive]", "[archive]\nradiometry = -1000")
     report, skipped = run(home)
-    after = present(home)
+    after = taken_up(home)
     assert (report.read, skipped) == (3, {})
     assert {name: after[name].id for name in first} == {name: item.id for name, item in first.items()}, "their XML says"
     spec = default_spec(modality(KIND), 64)
@@ -65,7 +72,7 @@ def test_an_archive_of_radar_scenes_is_of_one_pass(tmp_path):
     assert (
         "ascending pass and the archive holds the descending one; search it by a node of its own" in skipped["a.SAFE"]
     )
-    assert set(present(home, "sentinel-1-grd-db")) == {"b.SAFE", "c.SAFE"}
+    assert set(taken_up(home, "sentinel-1-grd-db")) == {"b.SAFE", "c.SAFE"}
 
 
 def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
@@ -77,6 +84,22 @@ def test_radar_scenes_become_tiles_with_their_overpass(tmp_path):
     (item,) = present(home, "sentinel-1-grd-db").values()
     assert item.acquisition == "S1A:054117:069480"
     assert item.footprint is not None
+
+
+def test_of_a_product_that_is_there_twice_one_is_searched_and_one_that_was_renamed_is_a_new_patch(tmp_path):
+    home, archive = make_node(tmp_path, kind=KIND)
+    write_s2(archive / "a.SAFE", scene())
+    write_s2(archive / "copy" / "a.SAFE", scene())
+    run(home)
+    (first,) = present(home).values()
+    assert first.path.parent.name == archive.name
+    (archive / "a.SAFE").rename(archive / "mine")
+    report, skipped = run(home)
+    assert (report.read, report.withdrawn, skipped) == (1, 1, {})
+    (second,) = present(home).values()
+    assert second.path.parent.name == "copy"
+    assert set(taken_up(home)) == {"a.SAFE", "mine"}
+    assert {item.digest for item in taken_up(home).values()} == {first.digest}
 
 
 @pytest.mark.parametrize(

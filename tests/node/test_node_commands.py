@@ -43,7 +43,15 @@ def test_ingest_prints_its_result_as_json_and_nothing_else_on_standard_output(no
         "gsd": None,
         "release": 1,
         "files": {"seen": 4, "read": 4, "withdrawn": 0},
-        "patches": {"present": 4, "recorded": 0, "covered": 0, "labelled": 3, "unmapped": 1, "ambiguous": 0},
+        "patches": {
+            "present": 4,
+            "recorded": 0,
+            "covered": 0,
+            "same_place": 0,
+            "labelled": 3,
+            "unmapped": 1,
+            "ambiguous": 0,
+        },
         "skipped": [],
         "labels": {
             "mapped": 2,
