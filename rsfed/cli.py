@@ -91,7 +91,8 @@ def _say_what_failed(error: sqlite3.Error | OSError) -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         click.echo(f"rsfed: {what}; check that path, permissions and free space of the disk will do", err=True)
     else:
-        click.echo(f"rsfed: the state cannot be used: {error}; try again, and if it goes on check the disk", err=True)
+        remedy = "try again, and if it goes on check the disk and its free space"
+        click.echo(f"rsfed: the state cannot be used: {error}; {remedy}", err=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ import node.ingest
 from node.catalogue import Catalogue
 from node.ingest import Listener, ingest
 from node.state import MIGRATIONS
+from rsfed import cli
 from rsfed.errors import ArchiveError, ConfigError, ExitCode, StateError
 from rsfed.home import open_database
 from rsfed.raster.input_spec import default_spec
@@ -688,6 +690,30 @@ def test_an_ingest_killed_many_times_loses_nothing_that_was_acknowledged(node_an
     assert report.read == 0
     assert {item.id: item.digest for item in items(home).values()} == seen
     assert all_ids(home) == list(range(1, files + 1))
+
+
+def test_a_full_disk_ends_the_ingest_with_a_word_and_loses_nothing_that_was_acknowledged(
+    node_and_archive, monkeypatch, capsys
+):
+    home, archive = node_and_archive
+    for number in range(60):
+        png(archive / f"{number:02}.png", number, size=(16, 16))
+    monkeypatch.setattr(node.ingest, "_BATCH_FILES", 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (home.database.stat().st_size + (100 << 10), hard))
+    try:
+        assert cli.run(["node", "ingest", "--home", str(home.path)]) == ExitCode.FAILURE
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("rsfed: ")]
+    assert "disk" in line
+    assert "check the disk and its free space" in line
+    before = items(home)
+    assert 0 < len(before) < 60
+    report, skipped = run(home)
+    assert (report.read, skipped) == (60 - len(before), {})
+    assert before.items() <= items(home).items()
+    assert all_ids(home) == list(range(1, 61))
 
 
 def test_a_missing_configuration_says_what_to_run(tmp_path):
