@@ -63,6 +63,27 @@ def test_by_place_no_place_is_in_two_parts():
         assert set(division.own) == {-1}
 
 
+pair = st.tuples(
+    st.integers(0, 40), st.integers(0, 4),
+    st.sampled_from([(0.0, 0.0), (0.0005, 0.0), (0.0, -0.0004), (0.0002, 0.0002)]), st.sampled_from(["", "tag"]),
+)  # fmt: skip
+
+
+@given(st.lists(pair, min_size=6, max_size=30, unique_by=lambda each: each[:2]), st.integers(0, 9))
+def test_by_place_both_of_a_pair_of_sensors_are_in_one_part(pairs, seed):
+    """A pair lies at one place, by nine tenths of its ground or by its tag, and was taken in two acquisitions."""
+    seen = []
+    for number, (col, row, (east, north), tag) in enumerate(pairs):
+        name = f"33UUP_{number}" if tag else None
+        for sensor, (across, up) in (("S1B:006020", (0.0, 0.0)), ("S2A:20170613T101031", (east, north))):
+            box = (0.02 * col + across, 45 + 0.02 * row + up, 0.02 * col + across + 0.01, 45.01 + 0.02 * row + up)
+            seen.append(Whereabouts(name, None if tag else box, sensor))
+    both = images(each=len(pairs), where=lambda position: seen[position])
+    both.labels[:] = True
+    parts = parts_of(divide(both, Split.BY_PLACE, seed))
+    assert sum(len({position // 2 for position in part}) for part in parts) == len(pairs)
+
+
 def test_by_acquisition_no_acquisition_is_in_two_parts():
     seen = images(each=40, where=lambda position: Whereabouts(None, None, f"pass {position % 9}"))
     division = divide(seen, Split.BY_ACQUISITION, 0)
