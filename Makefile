@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets soak-formats bench-ingest bench-privacy bench-jp2 clean help
+.PHONY: demo test lint protos format bench-hashing bench-hashing-scratch bench-federated bench-federated-full bench-bigearthnet bench-precision bench-query bench-defaults bench-index bench-memory soak-training soak-index soak-budgets soak-formats bench-ingest bench-privacy bench-jp2 soak-ingest clean help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -91,6 +91,9 @@ soak-training: $(READY) ## Train while nodes and the coordinator are killed at r
 
 soak-index: $(READY) ## Kill a process in changes of an index of a million items, 100 times; KILLS=5 for a look
 	$(BIN)/python -m rsfed.lab.soak_index --kills $(or $(KILLS),100)
+
+soak-ingest: $(DEV_READY) ## Kill ingests while files come, change and go, 50 times; KILLS=5 for a look
+	RSFED_KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest tests/node/test_ingest_killed.py --timeout 3600 -s
 
 soak-budgets: $(READY) ## Kill a process that charges what refine spends, 100 times; KILLS=5 for a look
 	RSFED_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/node/test_budgets.py -k killed --timeout 3600
