@@ -22,6 +22,7 @@ from rsfed.config_objectives import DEFAULT_OBJECTIVE
 from rsfed.errors import UsageError
 from rsfed.hashing.evaluation.tables import Spread, spread
 from rsfed.lab.bench_command import exit_code
+from rsfed.lab.bench_holes import holes, table
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, multi_labels, official_splits, unpacked
 from rsfed.lab.evaluate import outputs
 from rsfed.lab.evaluate.data import ImageSet, find
@@ -60,7 +61,10 @@ def main() -> None:
     with narrator.phase("EuroSAT"):
         tiles = find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT))
         settings = Settings(EUROSAT_METHODS, EUROSAT_BITS, SEEDS, Split.OFFICIAL, K, EUROSAT_EPOCHS)
-        eurosat = evaluate(featured(data, tiles), settings, narrator.say)
+        photographs = featured(data, tiles)
+        eurosat = evaluate(photographs, settings, narrator.say)
+    with narrator.phase("holes"):
+        without_data = holes(data, photographs, EUROSAT_EPOCHS)
     console = Console(highlight=False, width=WIDTH)
     for found in (ucm, labelled, eurosat):
         if found is labelled:
@@ -69,7 +73,9 @@ def main() -> None:
         console.print()
     console.print(f"{ucm.protocol.source}: mAP@{K} of {BEST} less that of")
     console.print(_differences(ucm))
-    sys.stdout.write(json.dumps(summary(ucm, labelled, eurosat)) + "\n")
+    console.print("EuroSAT: how far codes move where pixels have no data, and different images lie apart:")
+    console.print(table(without_data))
+    sys.stdout.write(json.dumps(summary(ucm, labelled, eurosat) | {"holes": without_data}) + "\n")
 
 
 def _ucm(images: ImageSet, narrator: Narrator) -> Evaluation:

@@ -8,7 +8,7 @@ import pytest
 from bench_data import EUROSAT, LABELS, PER_CLASS, UCM, write_data
 
 from rsfed.errors import UsageError
-from rsfed.lab import bench_hashing, bench_images
+from rsfed.lab import bench_hashing, bench_holes, bench_images
 from rsfed.lab.evaluate import methods
 from rsfed.lab.evaluate.run import evaluate
 
@@ -119,3 +119,25 @@ def test_without_the_data_the_variable_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RSFED_TEST_DATA", str(tmp_path))
     with pytest.raises(UsageError, match="RSFED_TEST_DATA"):
         bench_images.data_folder()
+
+
+def test_codes_are_compared_with_those_of_copies_with_holes_of_every_shape(ran):
+    found = ran[0]["holes"]
+    assert found["images"] == 2 * len(EUROSAT)
+    for shape in bench_holes.SHAPES:
+        assert found[shape].keys() == {"5", "10"}
+        for figures in found[shape].values():
+            assert 0 <= figures["mean"] <= found["bits"]
+            assert 0 <= figures["unchanged"] <= 1
+    assert "scattered, 10 %" in ran[1]
+
+
+@pytest.mark.parametrize("shape", bench_holes.SHAPES)
+def test_holes_have_at_most_the_share_that_they_are_named_by(shape):
+    for seed in range(4):
+        found = bench_holes.SHAPES[shape](64, 409, np.random.default_rng(seed))
+        assert found.shape == (64, 64)
+        assert 400 <= found.sum() <= 409
+    rows, cols = np.nonzero(found)
+    across, down = np.ptp(cols) + 1, np.ptp(rows) + 1
+    assert {"edge": min(across, down) == 7, "block": across == down == 20, "scattered": min(across, down) > 50}[shape]
