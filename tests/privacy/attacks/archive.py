@@ -27,7 +27,8 @@ class Archive:
         codes: Packed codes, uint8, shape (n, bits // 8).
         labels: The class of each as its archive labels it, int64.
         features: What describes each, float32, shape (n, features).
-        queries: Codes of images that are not in the archive.
+        queries: Codes of images that are neither in the archive nor were trained on: what analysts ask with, and all
+            that attackers have to learn from.
         query_labels: Their classes.
         query_features: What describes them.
         codebook: That of the release.
@@ -61,6 +62,11 @@ class Archive:
     def predicted(self):
         """The class of the nearest class code of each patch, int64."""
         return self.cell_classes[hamming(self.codes, self.cells).argmin(axis=1)]
+
+    @property
+    def query_predicted(self):
+        """The same of the images that are not in the archive."""
+        return self.cell_classes[hamming(self.queries, self.cells).argmin(axis=1)]
 
     @property
     def bits(self):

@@ -218,9 +218,8 @@ def _identified(archive, middles, places):
 
 
 def _decoder(archive, ridge=10.0):
-    """Learn from one half of the archive to turn a code into the features of what it shows."""
-    learnt = np.arange(len(archive)) % 2 == 0
-    signs = np.c_[2.0 * unpack(archive.codes[learnt]) - 1, np.ones(learnt.sum())]
-    aims = archive.features[learnt] - archive.features.mean(axis=0)
+    """Learn from images that the archive does not hold to turn a code into the features of what it shows."""
+    signs = np.c_[2.0 * unpack(archive.queries) - 1, np.ones(len(archive.queries))]
+    aims = archive.query_features - archive.query_features.mean(axis=0)
     solved = np.linalg.solve(signs.T @ signs + ridge * np.eye(signs.shape[1]), signs.T @ aims)
     return lambda code: np.r_[2.0 * unpack(code[None])[0] - 1, 1.0] @ solved

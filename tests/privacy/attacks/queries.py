@@ -61,6 +61,19 @@ class Mark:
         return found
 
 
+def marked(target, places):
+    """The patches as attackers begin with them: at the public code of the class that their archive says."""
+    archive, rng = target.archive, np.random.default_rng(4)
+    cells = dict(zip(archive.cell_classes.tolist(), unpack(archive.cells).astype(bool), strict=True))
+    own, marks = target.marks(np.arange(len(archive))), []
+    for place in places.tolist():
+        alike = np.setdiff1d(np.flatnonzero(archive.labels == archive.labels[place]), [place])
+        other = int(rng.choice(alike)) if len(alike) else int(place == 0)
+        reference = int(own[other]), archive.bits[other]
+        marks.append(Mark(target, int(own[place]), cells[int(archive.labels[place])], reference))
+    return marks
+
+
 def flips(mark: Mark):
     """Flip each bit of one query: the told distance rises where the bit was right, and falls where it was wrong.
 

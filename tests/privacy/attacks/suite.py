@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from attacks import beside, catalogues, codes_attacked, lying, refining, sets, speed, transcripts
+from attacks import beside, catalogues, codes_attacked, lying, places, refining, sets, speed, transcripts
 from attacks.archive import Archive
 from attacks.lines import Line
 
@@ -40,6 +40,8 @@ def lying_node(folder, archives):
 
 ATTACKS: tuple[Attack, ...] = (
     codes_by_asking,
+    places.by_place,
+    refining.refine_spent,
     refining.refine_linked,
     two_catalogues,
     catalogues.floors,

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 
 import numpy as np
 from members import World
 from serving import Asker, add_patches, make_auditor, make_home, make_searcher, publish, serve_codes
 
+from node.budgets import Budgets
 from node.catalogue import Catalogue
 from node.cataloguing import Cataloguer
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.publishing import Publisher
+from node.refining import Refiner
 from node.served import Facts, Served
 from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.config_policy import PolicySection
 from rsfed.errors import WithheldByPolicy
 from rsfed.home import transaction
+from rsfed.privacy.budgets import Budget
 from rsfed.privacy.cells import Cells
 from rsfed.privacy.policy import Policies, policy
 from rsfed.trust.catalogue import open_catalogue
 from rsfed.trust.manifest import FederationClass, Nomenclature
 from rsfed.trust.names import Role
 from rsfed.v1 import archive_pb2 as pb
+from rsfed.wire import NO_FOOTPRINT
 
 IDENTITIES = 10
 BITS = 32
@@ -37,7 +42,8 @@ LEVELS = ("partner", "guarded", "catalogue", "sealed", "counts")
 CONTROL = "partner"
 EPOCH = timedelta(hours=1)
 _SOON = 60.0  # seconds
-_TILES, _MONTHS = 6, 4
+TILES, MONTHS = 6, 4
+WEST = 7.0  # of the first tile; all are as far north
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Seen:
         sizes: How large each is told to be.
         samples: How many of its patches are listed.
         items: The listed patches, bucket after bucket.
+        boxes: The footprint that is told of each, int32, shape (n, 4).
     """
 
     marks: np.ndarray
@@ -57,6 +64,7 @@ class Seen:
     sizes: np.ndarray
     samples: np.ndarray
     items: np.ndarray
+    boxes: np.ndarray
 
     def told(self, mark):
         """How far away a bucket is told to be; None where it is not listed."""
@@ -74,9 +82,11 @@ class Target:
         bands: Width of the bands into which told distances are put before attackers see them: for controls.
         start: How many patches it holds at first; all where that is None.
         names: Acquisition of each patch; each is its own where that is None.
+        where: Tile and month of each patch, as `scattered` draws them where that is None.
+        section: Bounds of what it publishes that are not the defaults.
     """
 
-    def __init__(self, folder, archive, level, *, bands=1, start=None, names=None):
+    def __init__(self, folder, archive, level, *, bands=1, start=None, names=None, where=None, section=None):
         self.archive, self.level, self.bands = archive, level, bands
         self.world, self.home = World(), make_home(folder)
         classes = tuple(FederationClass(id=each, name=f"class {each}") for each in archive.cell_classes.tolist())
@@ -90,10 +100,11 @@ class Target:
         self.searcher = make_searcher(self.home, self.world, None, policies=self.policies, connection=_fast(self.home))
         self.wait()
         self.auditor = make_auditor(self.home, self.world, identity=self.identity)
-        self.cataloguer = self.make_cataloguer() if policy(level).publishes else None
+        self.cataloguer = self.make_cataloguer(**section or {}) if policy(level).publishes else None
         self.asked = 0
         self.ids = np.array(add_patches(self.home, len(archive)), np.int64)
         self.names = np.array(names if names is not None else [f"file {each}" for each in self.ids], str)
+        self.where = scattered(len(self.ids), 1) if where is None else where
         self._place()
         with Catalogue(self.home) as catalogue:
             self.facts = Facts.read(catalogue.connection, self.ids)
@@ -123,6 +134,12 @@ class Target:
             now=self.world.clock,
         )
 
+    def make_refiner(self, answers, handles):
+        """What lists patches of buckets, each so often at most, by these handles."""
+        note, clock = self.auditor.note, self.world.clock
+        budgets = Budgets(self.home, _fast(self.home), Budget(answers), note=note, now=clock)
+        return Refiner(self.searcher.shelf, self.searcher.guard, budgets, handles, clock)
+
     def serve(self, places):
         """Hold these patches of the archive from now on, and publish what is due."""
         ids, codes, facts = self.ids[places], self.archive.codes[places], self.facts.of(self.ids[places])
@@ -132,12 +149,13 @@ class Target:
             self.publisher.publish(self.connection, self.release, "rgb", lambda: (ids, codes, facts.columns))
             found = self.publisher.current(self.connection, self.release, "rgb")
             published = {} if found is None else {"rgb": found}
-        signed = b""
+        signed, bucketed = b"", None
         if self.cataloguer is not None:
             items = {"rgb": lambda: (ids, codes, facts.columns)}
             self.cataloguer.publish(self.connection, self.release, items)
             signed = self.cataloguer.current(self.connection, self.release)
-        self.served = Served(self.release, exact.snapshots, facts, exact.held, 0, published, signed)
+            bucketed = self.cataloguer.bucketed(self.connection, self.release)
+        self.served = Served(self.release, exact.snapshots, facts, exact.held, 0, published, signed, bucketed)
         self.searcher.shelf.served = self.served
 
     @property
@@ -186,26 +204,36 @@ class Target:
         columns = (answer.distance_upper, "<u2"), (answer.bucket_sizes, "<u4"), (answer.sample_counts, "<u4")
         uppers, sizes, samples = (np.frombuffer(data, kind).astype(np.int64) for data, kind in columns)
         uppers = uppers // self.bands * self.bands + self.bands - 1
-        return Seen(self._opened(answer.bucket_handles), uppers, sizes, samples, self._opened(answer.item_handles))
+        items = self.opened(answer.item_handles)
+        boxes = np.full((len(items), 4), NO_FOOTPRINT, np.int32)
+        if answer.footprints:
+            boxes = np.frombuffer(answer.footprints, "<i4").reshape(-1, 4)
+        return Seen(self.opened(answer.bucket_handles), uppers, sizes, samples, items, boxes)
 
-    def _opened(self, column):
+    def opened(self, column):
+        """What handles mean: item ids, or marks of buckets."""
         return np.frombuffer(self.handles._cipher.decryptor().update(column), "<i8").reshape(-1, 2)[:, 0]
 
     def _place(self):
-        """Give patches acquisitions, and one of a few tiles and months."""
+        """Give patches contents and acquisitions, and footprint and time within their tile and month."""
         rng = np.random.default_rng(1)
-        tiles, months = rng.integers(0, _TILES, len(self.ids)), rng.integers(1, _MONTHS + 1, len(self.ids))
         rows = []
-        for name, tile, month, item in zip(self.names.tolist(), tiles, months, self.ids.tolist(), strict=True):
-            west, day = 7.0 + int(tile) + rng.random() * 0.9, rng.integers(1, 28)
+        for name, tile, month, item in zip(self.names.tolist(), *self.where, self.ids.tolist(), strict=True):
+            west, day = WEST + int(tile) + rng.random() * 0.9, rng.integers(1, 28)
             moment = f"2024-{month:02}-{day:02}T10:00:00+00:00"
-            rows.append((name, moment, moment, west, west + 1e-3, item))
+            rows.append((sha256(item.to_bytes(8)).hexdigest(), name, moment, moment, west, west + 1e-3, item))
         with transaction(self.connection):
             self.connection.executemany(
-                "UPDATE item SET acquisition = ?, acquired_start = ?, acquired_end = ?, west = ?, south = 46.1,"
-                " east = ?, north = 46.11 WHERE id = ?",
+                "UPDATE item SET digest = ?, acquisition = ?, acquired_start = ?, acquired_end = ?, west = ?,"
+                " south = 46.1, east = ?, north = 46.11 WHERE id = ?",
                 rows,
             )
+
+
+def scattered(count, seed):
+    """Draw the tile and the month of each of some patches."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, TILES, count), rng.integers(1, MONTHS + 1, count)
 
 
 def _fast(home):
