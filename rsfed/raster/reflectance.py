@@ -6,7 +6,7 @@ that says it, and never guessed from a date or a name:
 | source | rule |
 |---|---|
 | product XML | `BOA_ADD_OFFSET` (L2A) or `RADIO_ADD_OFFSET` (L1C) of each band; without any, 0 for a baseline that the XML itself names below 04.00 |
-| STAC item | 0 where a flag says that the offset is applied already; else `raster:offset / raster:scale` of each band |
+| STAC item | 0 where a flag says that the offset is applied already, which speaks of what the catalogue itself made and not of JPEG 2000 originals; else `raster:offset / raster:scale` of each band |
 | the operator | `archive.radiometry` in node.toml: what is to be added, 0 or -1000 |
 | published with a data set | 0 for BigEarthNet: v1 is older than baseline 04.00; of v2 the authors publish the products (N0205, N0206) and means of stored values (B02 438, B03 614, B04 588) that leave no room for 1,000 |
 
@@ -125,13 +125,21 @@ def of_stac(
         raise RasterRejected("its bands have different scales; correct raster:scale in the catalogue")
     gain = scales.pop() * UNIT if scales else 1.0
     gain = float(round(gain)) if abs(gain - round(gain)) < 1e-6 and round(gain) else gain  # 0.0001 is no exact float
-    if any(properties.get(flag) is True for flag in _APPLIED):
-        return Radiometry((0.0,) * len(assets), gain)
-    offsets = [_stored_offset(scale, offset) for scale, offset in bands]
+    applied = any(properties.get(flag) is True for flag in _APPLIED)
+    offsets = [
+        0.0 if applied and not _is_original(asset) else _stored_offset(scale, offset)
+        for asset, (scale, offset) in zip(assets, bands, strict=True)
+    ]
     known = [offset for offset in offsets if offset is not None]
     if known and len(known) == len(offsets):
         return Radiometry(tuple(known), gain)
     return replace(declared_offsets(declared, len(assets)), gain=gain)
+
+
+def _is_original(asset: Mapping[str, object]) -> bool:
+    """Return whether an asset is the agency's own file, in which no catalogue applied anything: they are JPEG 2000."""
+    kind, href = (str(asset.get(key, "")).lower() for key in ("type", "href"))
+    return kind.startswith(("image/jp2", "image/jpx")) or href.partition("?")[0].endswith(".jp2")
 
 
 def has_scale(asset: Mapping[str, object]) -> bool:

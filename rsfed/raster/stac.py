@@ -67,7 +67,8 @@ _COLOURS = {
 _SIZE = re.compile(r"_[126]0m$")
 _DATATAKE = re.compile(r"G?(S2[A-Z])_(\d{8}T\d{6})_")
 _SENTINEL_2 = re.compile(r"sentinel-?2|\bS2[A-Z]_", re.IGNORECASE)
-_LEVEL = re.compile(r"(?:S2MSI|MSIL|L|sentinel-2-l)(1C|2A)\b", re.IGNORECASE)
+_LEVEL = re.compile(r"(?:S2MSI|(?:MSI|(?<![a-z]))L)(1C|2A)(?![a-z0-9])", re.IGNORECASE)
+_LEVELS = {"sentinel-2-l1c": "1c", "sentinel-2-l2a": "2a", "rgbn-reflectance": "2a"}
 
 
 def product(folder: Path, names: Collection[str]) -> Product | None:
@@ -113,7 +114,7 @@ def open_product(product: Product, modality: Modality, open_band: OpenBand, decl
     if item is None:
         raise RasterRejected("its JSON is a STAC item no more; run the ingest again")
     level = _level(item)
-    if level and modality.name.startswith("sentinel-2-l") and modality.name != f"sentinel-2-l{level}":
+    if level and _LEVELS.get(modality.name, level) != level:
         raise RasterRejected(f"it is of level {level.upper()} and the archive holds {modality.name}; take it out")
     found = _assets(item, product.folder)
     assets = {
@@ -206,6 +207,7 @@ def _level(item: Mapping[str, Any]) -> str | None:
     told = (
         *(properties.get(key) for key in ("s2:product_type", "processing:level", "s2:product_uri")),
         item.get("collection"),
+        item.get("id"),
     )
     match = next((found for each in told if isinstance(each, str) and (found := _LEVEL.search(each))), None)
     return match[1].lower() if match else None

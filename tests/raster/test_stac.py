@@ -109,6 +109,45 @@ def test_items_that_lack_a_band_or_are_of_another_level_are_refused(tmp_path, sm
         look(folder, "sentinel-2-l1c", spec("B02", size=8))
 
 
+@pytest.mark.parametrize("level", ["1C", "2A"])
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("s2:product_uri", "S2A_MSIL{}_20240531T103021_N0510_R108_T33UUP_20240531T150000.SAFE"),
+        ("s2:product_type", "S2MSI{}"),
+        ("processing:level", "L{}"),
+        ("id", "S2A_33UUP_20240531_0_L{}"),
+    ],
+)
+def test_the_level_is_taken_from_where_catalogues_say_it(tmp_path, small, key, told, level):
+    folder = write_item(tmp_path / "a", small, **{key: told.format(level)})
+    path = folder / "a.json"
+    item = json.loads(path.read_text()) | {"collection": "ours"}
+    path.write_text(json.dumps(item | {"id": told.format(level) if key == "id" else "ours"}))
+    for kind in {"1C": (REFLECTANCE, KIND), "2A": ("sentinel-2-l1c",)}[level]:
+        with pytest.raises(RasterRejected, match=f"it is of level {level} and the archive holds {kind}"):
+            look(folder, kind, spec(" ".join(modality(kind).bands), size=8))
+
+
+def test_jpeg_2000_originals_have_their_offset_whatever_was_applied_to_the_catalogues_own_files(tmp_path, small):
+    done = write_item(tmp_path / "done", small, **{"earthsearch:boa_offset_applied": True})
+    folder = write_item(tmp_path / "originals", raised(small), **{"earthsearch:boa_offset_applied": True})
+    path = folder / "originals.json"
+    item = json.loads(path.read_text())
+    for band, asset in zip(small, item["assets"].values(), strict=True):
+        (folder / f"{band}.tif").unlink()
+        options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+        write_image(folder / f"{band}.jp2", small[band][None] + 1000, **UTM, **options)
+        asset |= {"href": f"s3://bucket/{band}.jp2", "type": "image/jp2"}
+    path.write_text(json.dumps(item))
+    np.testing.assert_array_equal(content(folder, REFLECTANCE, COLOURS), content(done, REFLECTANCE, COLOURS))
+    for asset in item["assets"].values():
+        del asset["raster:bands"]
+    path.write_text(json.dumps(item))
+    with pytest.raises(RasterRejected, match=r"archive\.radiometry"):
+        look(folder, REFLECTANCE, COLOURS)
+
+
 @pytest.mark.parametrize(
     "content",
     [
