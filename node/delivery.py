@@ -11,6 +11,7 @@ from rsfed.errors import AccessRefused, RasterRejected
 from rsfed.raster import limits
 from rsfed.raster.crop import crop, crop_bytes
 from rsfed.raster.digest import content_digest
+from rsfed.raster.layouts import product_at
 from rsfed.raster.modality import modality
 from rsfed.raster.preview import preview
 from rsfed.raster.refusal import refusing
@@ -52,7 +53,7 @@ def size_of(item: Item, want: Want) -> int:
         RasterRejected: the file is gone or damaged.
     """
     with refusing(item.path):
-        if want is Want.FILE and not item.path.is_dir():
+        if want is Want.FILE and product_at(item.path) is None:
             return item.path.stat().st_size
     return 3 * QUICKLOOK**2 if want is Want.QUICKLOOK else crop_bytes(item)
 
@@ -68,9 +69,9 @@ def quicklook(item: Item) -> tuple[str, bytes]:
 
 def _whole_file(item: Item) -> tuple[str, bytes]:
     """Return the file of a patch; of a product, which is several files, all bands on one grid as one file."""
-    if item.path.is_dir():
-        return crop(item)
     with refusing(item.path):
+        if product_at(item.path) is not None:
+            return crop(item)
         content = item.path.read_bytes()
         driver = limits.driver_for(content[: limits.MAGIC_BYTES])
         if (

@@ -66,6 +66,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         tags=lambda: _tags(patch, read_label_file(label_file)),
         opens=open_product,
         companions=(label_file,) if label_file.name in names else (),
+        name=folder.name,
         problem=problem,
     )
 

@@ -38,7 +38,7 @@ def source_digest(source: Source) -> bytes:
         return file_digest(source.path)
     parts = [band.encode() + b"\0" + file_digest(file) for band, file in source.product.bands.items()]
     parts += [file_digest(file) for file in source.product.decides]
-    return hashlib.sha256(b"".join(parts)).digest()
+    return hashlib.sha256(b"".join(parts) + source.product.says).digest()
 
 
 def file_digest(path: Path) -> bytes:

@@ -14,6 +14,8 @@ from rsfed.raster.bigearthnet_records import NOMENCLATURES, Records
 from rsfed.raster.layouts import product_of
 from rsfed.raster.limits import IMAGE_SUFFIXES
 from rsfed.raster.product import Product
+from rsfed.raster.stac import Described, described
+from rsfed.raster.stac_tree import tree_of
 
 _SIDECARS = (
     *(".aux.xml", ".json", ".geojson", ".txt", ".xml", ".ovr", ".msk", ".prj", ".md"),
@@ -21,19 +23,20 @@ _SIDECARS = (
 )
 _WORDS = frozenset({"folders", "none", *NOMENCLATURES})  # whatever else is the name of a label file
 NOT_THERE = "the label file names it and it is not there; correct the label file"
+_UNLINKED = "no catalogue above it links to it; link it, or take it out"
 _MAX_DEPTH = 32  # folders below the archive
 Labels = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that looks like an image, or a folder that is a product.
+    """A file that looks like an image, or a product.
 
     Attributes:
         path: Its absolute path.
         name: Its path relative to the archive, with forward slashes.
         own_labels: What its owner calls it; nothing where it is unlabelled.
-        product: What the folder is; None for a file.
+        product: What it is; None for an image.
         covered: Its data set says that clouds, shadow or snow cover it.
     """
 
@@ -106,7 +109,8 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
     seen: set[str] = set()
     once = _Once(root, known)
     records = Records(root, labels)
-    for entry in _files(root, root, {labels, *METADATA_FILES} if listed is not None else METADATA_FILES, known):
+    passed_over = {labels, *METADATA_FILES} if listed is not None else METADATA_FILES
+    for entry in _Walk(root, passed_over, known).folder(root):
         seen.add(entry.name)
         if isinstance(entry, Skipped):
             yield entry
@@ -147,9 +151,9 @@ class _Once:
         """Return why a product is not taken up, None for the first of its name and for files."""
         if found.product is None:
             return None
-        if found.product.problem or not found.product.named:
+        name = found.product.name
+        if found.product.problem or name is None:
             return found.product.problem
-        name = found.path.name
         first = self._known.get(name)
         if first is None or not (self._root / first).is_dir():
             first = found.name
@@ -157,37 +161,106 @@ class _Once:
         return None if taken == found.name else f"it is a copy of {taken}; take one of them out"
 
 
-def _files(
-    folder: Path, root: Path, passed_over: Collection[str], known: Collection[str]
+class _Walk:
+    """Lists what lies in folders and below, known files first; labels are not looked up yet.
+
+    Args:
+        root: The archive.
+        passed_over: Names that are neither images nor problems.
+        known: Names that were taken up before.
+    """
+
+    def __init__(self, root: Path, passed_over: Collection[str], known: Collection[str]) -> None:
+        self._root = root
+        self._passed_over = passed_over
+        self._known = known
+        self._catalogues: set[Path] = set()  # whose links were followed
+
+    def folder(
+        self, folder: Path, linked: frozenset[Path] | None = None, named: frozenset[Path] = frozenset()
+    ) -> Iterator[Candidate | Skipped]:
+        """Yield what lies in a folder and below.
+
+        Args:
+            folder: The folder.
+            linked: The items that the catalogues above it link to; None where there are none.
+            named: Files that belong to items above it.
+        """
+        root = folder == self._root
+        inside = "" if root else f"{folder.relative_to(self._root).as_posix()}/"
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in self._known, entry.name))
+            names = {entry.name for entry in entries}
+            product = None if root else product_of(folder, names)
+            found = Described() if product else described(folder, names, whole=not root)
+            linked, problems = self._governed(found.catalogues, linked)
+        except OSError:
+            yield Skipped(
+                _relative(folder, self._root), "it or a folder in it cannot be read; let this user read it", passing=True
+            )
+            return
+        if product:
+            yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands or product.problem)
+            return
+        yield from problems
+        yield from _items(found, folder, inside, linked)
+        yield from self._entries(entries, inside, linked, named | found.files if found.files else named)
+
+    def _governed(
+        self, catalogues: Collection[Path], linked: frozenset[Path] | None
+    ) -> tuple[frozenset[Path] | None, list[Skipped]]:
+        """Return the items that the catalogues above and in a folder link to, and what is wrong with their links."""
+        problems = []
+        for path in catalogues:
+            if path in self._catalogues:
+                continue
+            if linked is not None:
+                problems.append(Skipped(_relative(path, self._root), _UNLINKED))
+                continue
+            tree = tree_of(path, self._root)
+            self._catalogues |= tree.documents
+            problems += [Skipped(_relative(each, self._root), reason) for each, reason in tree.problems.items()]
+            linked = frozenset(tree.items) if tree.decides else None
+        return linked, problems
+
+    def _entries(
+        self,
+        entries: Collection[os.DirEntry[str]],
+        inside: str,
+        linked: frozenset[Path] | None,
+        named: frozenset[Path],
+    ) -> Iterator[Candidate | Skipped]:
+        folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
+        for entry in entries:
+            path = Path(entry.path)
+            name = inside + entry.name
+            if entry.name.startswith(".") or name in self._passed_over or (path in named and entry.is_file()):
+                continue
+            if reason := _refused(entry, name, self._root):
+                yield Skipped(_printable(name), reason)
+            elif entry.is_dir():
+                yield from self.folder(path, linked, named)
+            elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
+                yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                yield Candidate(path, name, ())
+            elif not entry.name.lower().endswith(_SIDECARS):
+                yield Skipped(name, _not_an_image(path))
+
+
+def _items(
+    found: Described, folder: Path, inside: str, linked: frozenset[Path] | None
 ) -> Iterator[Candidate | Skipped]:
-    """Yield what lies in a folder and below, known files first; labels are not looked up yet."""
-    inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: (inside + entry.name not in known, entry.name))
-        product = product_of(folder, {entry.name for entry in entries}) if inside else None
-    except OSError:
-        reason = "it or a folder in it cannot be read; let this user read it"
-        yield Skipped(_relative(folder, root), reason, passing=True)
-        return
-    if product:
-        yield from [Candidate(folder, inside[:-1], (), product)] * bool(product.bands or product.problem)
-        return
-    folded: dict[str, str] = {}  # names that differ only in case are the same file on some systems
-    for entry in entries:
-        path = Path(entry.path)
-        name = inside + entry.name
-        if entry.name.startswith(".") or name in passed_over:
-            continue
-        if reason := _refused(entry, name, root):
-            yield Skipped(_printable(name), reason)
-        elif entry.is_dir():
-            yield from _files(path, root, passed_over, known)
-        elif (twin := folded.setdefault(entry.name.casefold(), entry.name)) != entry.name:
-            yield Skipped(name, f"its name differs from {twin} only in upper and lower case; rename one of them")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield Candidate(path, name, ())
-        elif not entry.name.lower().endswith(_SIDECARS):
-            yield Skipped(name, _not_an_image(path))
+    """Yield what the STAC documents of a folder describe."""
+    for name, reason in found.problems.items():
+        yield Skipped(_printable(inside + name), reason)
+    for name, item in found.items.items():
+        called = _printable(inside + name if name else inside[:-1])
+        listed = "/" in name  # by an ItemCollection, which no catalogue has to link to
+        if linked is not None and not listed and item.decides[0] not in linked:
+            yield Skipped(called, _UNLINKED)
+        else:
+            yield Candidate(folder / name, called, (), item)
 
 
 def _refused(entry: os.DirEntry[str], name: str, root: Path) -> str | None:

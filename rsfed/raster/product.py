@@ -1,6 +1,6 @@
-"""Folders that are one source: products whose bands lie in files of their own.
+"""Products: sources whose bands lie in files of their own, a folder or an item of a STAC document.
 
-Which folders these are say the layouts (`rsfed.raster.layouts`).
+Which these are say the layouts (`rsfed.raster.layouts`).
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ class Classes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A folder whose files are the bands of one source.
+    """Files that are the bands of one source.
 
     Attributes:
         layout: Name of its layout.
-        folder: The folder.
+        folder: The folder that they lie in or below.
         bands: File of each band, in an order that is fixed for the layout; none where it is nothing to search.
         tags: Returns its metadata, as `rsfed.raster.metadata` reads them.
         opens: Opens it: takes itself, what its archive holds, what opens one of its files, and what was declared.
         companions: Files that say something of it and hold no pixels.
         problem: Why it is none after all and what to do; None where it is one.
         decides: Files that decide what its pixels mean, so that it is another product where one of them is another.
+        says: What decides that, too, and lies in a file with other things.
         bands_told: Whether its names tell which bands the files are; else that is known when it is opened.
-        named: Whether the folder has the product's own name, so that another of that name is a copy.
+        name: Its own name, so that another one of that name is a copy; None where it has none.
         classes: What says where clouds and their shadows are; None where nothing does.
     """
 
@@ -57,8 +58,9 @@ class Product:
     companions: tuple[Path, ...] = ()
     problem: str | None = None
     decides: tuple[Path, ...] = ()
+    says: bytes = b""
     bands_told: bool = True
-    named: bool = True
+    name: str | None = None
     classes: Classes | None = None
 
     def stamp(self) -> tuple[int, int]:
@@ -70,4 +72,6 @@ class Product:
         classes = () if self.classes is None else (self.classes.path,)
         states = [path.stat() for path in (*self.bands.values(), *self.companions, *self.decides, *classes)]
         told = repr([(each.st_size, each.st_mtime_ns) for each in states])
-        return sum(each.st_size for each in states), int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])
+        return sum(each.st_size for each in states), int.from_bytes(
+            hashlib.sha256(told.encode() + self.says).digest()[:7]
+        )

@@ -112,7 +112,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         opens=open_product,
         decides=tuple(annotations),
         bands_told=False,
-        named=folder.suffix.lower() == ".safe",
+        name=folder.name if folder.suffix.lower() == ".safe" else None,
         problem=None if samples else "its measurement files are missing; copy the product again from its origin",
     )
 

@@ -63,7 +63,7 @@ def product(folder: Path, names: Collection[str]) -> Product | None:
         opens=open_product,
         decides=(*documents, *((scl,) if scl else ())),
         bands_told=False,
-        named=folder.suffix.lower() == _SAFE,
+        name=folder.name if folder.suffix.lower() == _SAFE else None,
         classes=Classes("SCL", scl) if scl else _mask(folder),
         problem=_problem(folder, found) if documents else "its product XML is missing; copy the product again",
     )

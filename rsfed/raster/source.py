@@ -69,10 +69,10 @@ def opened(
         RasterRejected: with what is wrong and its remedy; also for anything that fails while it is open.
     """
     with refusing(path), ExitStack() as held:
-        real = _contained(path, root)
+        listed = path.parent.is_file()  # an item of a document that lists several
+        real = _contained(path.parent, root) / path.name if listed else _contained(path, root)
         door = _Door(real, root, _remedy(modality, root), held)
-        if stat.S_ISDIR(real.stat().st_mode):
-            product = product_at(real)
+        if product := product_at(real):
             source = replace(door.product(product, modality, radiometry), product=product)
             held.callback(source.close)
             _check_contained(product, root)
