@@ -65,6 +65,7 @@ class Kind(StrEnum):
     ACCESS_APPROVED = "access.approved"  # by the operator, as the two below
     ACCESS_DENIED = "access.denied"
     ACCESS_RECALLED = "access.recalled"  # what had been approved
+    ARCHIVE_WITHDRAWN = "archive.withdrawn"  # sources are gone, before their patches are taken out
     CATALOGUE_ANSWERED = "catalogue.answered"
     COUNTS_CHARGED = "counts.charged"  # before they are drawn
     REFINE_CHARGED = "refine.charged"  # before it is answered

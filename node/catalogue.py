@@ -32,7 +32,9 @@ _OF_ENCODER = "code_set = (SELECT id FROM code_set WHERE release = ? AND encoder
 
 
 def archive_root(home: Home, config: NodeConfig) -> Path:
-    """Return the archive folder; a relative path starts at the home."""
+    """Return the archive folder; a relative path starts at the home, where the files of a STAC endpoint lie, too."""
+    if config.archive.stac is not None:
+        return home.path / "fetched"
     return home.path / Path(config.archive.path).expanduser()
 
 

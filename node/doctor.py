@@ -134,6 +134,8 @@ def _disk(home: Home) -> Finding:
 
 def _archive(home: Home, config: NodeConfig) -> Finding:
     root = archive_root(home, config)
+    if config.archive.stac is not None and not root.exists():
+        return Finding("archive", Verdict.WARN, "nothing of it was fetched yet", "run `rsfed node ingest`")
     if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be searched
         return Finding("archive", Verdict.FAIL, f"{root} is not there", "mount it, or correct [archive] path")
     if not os.access(root, os.R_OK | os.X_OK):

@@ -9,13 +9,16 @@ import fcntl
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from node.auditing import Kind, note_beside
+from node.fitting import Entries, fitting
 from node.labels import LabelMapping, map_labels
+from node.mirror import Mirror
 from node.recipe import Reading, reading_of, recipe
 from node.sources import (
     Known,
@@ -23,6 +26,7 @@ from node.sources import (
     Rules,
     Seen,
     acknowledge,
+    count_patches,
     find_source,
     own_labels,
     present_sources,
@@ -33,20 +37,18 @@ from node.sources import (
     withdraw,
 )
 from node.state import open_state
+from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, load_config
+from rsfed.config_images import ArchiveSection
 from rsfed.crew import Crew
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
 from rsfed.raster.inspect import SourceInfo, inspect
 from rsfed.raster.layout import Candidate, Skipped, walk
-from rsfed.raster.modality import Modality
 from rsfed.raster.refusal import refusing
 
 _BATCH_FILES = 64  # acknowledged together
 _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
-
-
-Entries = tuple[list[Candidate], list[Skipped]]
 _DIED = RasterRejected(
     "reading it ended the process that read it, for lack of memory or by a fault of the decoder; look at the file",
     reason="UNREADABLE",
@@ -58,14 +60,16 @@ class Report:
     """What a run did.
 
     Attributes:
+        reading: How the archive was read.
         files: Files that were looked at.
         read: Files that were new or had changed.
-        withdrawn: Files that are gone or will not do any more.
+        withdrawn: Files that were there and are gone or will not do any more.
         skipped: How often each reason to skip something came up.
         labels: What the own labels mean now.
         seconds: How long it took.
     """
 
+    reading: Reading
     files: int = 0
     read: int = 0
     withdrawn: int = 0
@@ -97,8 +101,8 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         workers: Processes that read images, 0 for none; as node.toml says when left out.
 
     Raises:
-        ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly; WORKERS,
-            the processes cannot be started.
+        ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly;
+            ARCHIVE_UNREACHABLE, it is to be fetched and cannot be; WORKERS, the processes cannot be started.
         ConfigError: node.toml will not do, `[labels.map]` included.
         StateError: another ingest is running, or the state cannot be opened.
     """
@@ -113,46 +117,21 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         independent_files=config.archive.independent_files,
         recipe=recipe(reading),
     )
+    if workers is None:
+        workers = config.archive.workers
     with _alone(home), closing(open_state(home)) as connection:
+        run = _Run(home, connection, reading, rules, listener, workers)
+        missing = [] if config.archive.stac is None else run.fetch(config.archive, accept_empty=accept_empty)
         held = present_sources(connection)
-        entries = fitting(walk(reading.root, config.archive.labels, {path for _, path in held}), reading.modality)
+        candidates, problems = fitting(
+            walk(reading.root, config.archive.labels, {path for _, path in held}), reading.modality
+        )
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
-        if workers is None:
-            workers = config.archive.workers
-        run = _Run(connection, reading, rules, listener, workers)
-        run.take(entries, held, accept_empty=accept_empty)
+        run.take((candidates, missing + problems), held, accept_empty=accept_empty)
         run.report.labels = _settle(connection, config, reading)
     run.report.seconds = time.monotonic() - start
     return run.report
-
-
-def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Entries:
-    """Return what of an archive may be of its modality, and what is not taken up.
-
-    All products of other bands are one entry: in a data set of pairs they are as many as the others.
-    """
-    candidates: list[Candidate] = []
-    problems: list[Skipped] = []
-    foreign: list[str] = []
-    for entry in entries:
-        if isinstance(entry, Skipped):
-            problems.append(entry)
-        elif _may_be(entry, kind):
-            candidates.append(entry)
-        else:
-            foreign.append(entry.name)
-    if foreign:
-        which = f"it and {len(foreign) - 1:,} more products have" if len(foreign) > 1 else "it has"
-        problems.append(
-            Skipped(foreign[0], f"{which} no band of modality {kind.name}; search such products by a node of their own")
-        )
-    return candidates, problems
-
-
-def _may_be(candidate: Candidate, kind: Modality) -> bool:
-    product = candidate.product
-    return product is None or not product.bands_told or any(band in product.bands for band in kind.bands)
 
 
 def look(reading: Reading, path: Path) -> SourceInfo | RasterRejected:
@@ -187,10 +166,17 @@ class _Wanted:
 class _Run:
     """One pass over the archive, with what it has read and not yet acknowledged."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, reading: Reading, rules: Rules, listener: Listener, workers: int
+    def __init__(  # noqa: PLR0913, PLR0917 - what a pass is made with
+        self,
+        home: Home,
+        connection: sqlite3.Connection,
+        reading: Reading,
+        rules: Rules,
+        listener: Listener,
+        workers: int,
     ) -> None:
-        self.report = Report()
+        self.report = Report(reading)
+        self._home = home
         self._connection = connection
         self._reading = reading
         self._rules = rules
@@ -203,15 +189,19 @@ class _Run:
         self._direction = radar_direction(connection)
 
     def take(self, entries: Entries, held: list[tuple[int, str]], *, accept_empty: bool) -> None:
-        """Take up what is new, then withdraw what is gone of the sources that were held before."""
+        """Withdraw what is gone of what was held before, take up what is new, then withdraw what will not do."""
         candidates, problems = entries
+        place = _place(self._reading.root)
         if held and not candidates and not accept_empty:
-            raise ArchiveError(
-                "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",
-                reason="ARCHIVE_EMPTY",
-            )
+            raise _empty()
         for problem in problems:
             self._skip(problem)
+        # What lies in a folder that cannot be listed just now is not gone.
+        unseen = {problem.name for problem in problems if problem.passing}
+        below = tuple(f"{name}/" for name in unseen)
+        held = [(number, path) for number, path in held if path not in unseen and not path.startswith(below)]
+        listed = {candidate.name for candidate in candidates}
+        self._withdraw([number for number, path in held if path not in listed])  # reading what is new may take hours
         with closing(self._looked_at(self._wanted(candidates))) as sources:
             for wanted, found in sources:
                 self._take_up(wanted, found)
@@ -219,10 +209,33 @@ class _Run:
         self._acknowledge()
         self._listener.progressed(len(candidates), len(candidates))
         self.report.files = len(candidates)
-        # What lies in a folder that cannot be listed just now is not gone.
-        unseen = {problem.name for problem in problems if problem.passing}
-        below = tuple(f"{problem.name}/" for problem in problems)
-        self._withdraw([number for number, path in held if path not in unseen and not path.startswith(below)])
+        if _place(self._reading.root) != place:
+            raise ArchiveError("the archive was taken away while it was read; mount it and run the ingest again")
+        self._withdraw([number for number, path in held if path in listed and number not in self._good])
+
+    def fetch(self, archive: ArchiveSection, *, accept_empty: bool) -> list[Skipped]:
+        """Bring the files of a STAC endpoint in line with it; what is gone there is withdrawn before anything comes.
+
+        Returns:
+            What is left out.
+
+        Raises:
+            ArchiveError: ARCHIVE_UNREACHABLE, or ARCHIVE_EMPTY, it lists nothing any more.
+        """
+        mirror = Mirror(self._reading.root, archive, self._reading.modality)
+        listing = mirror.listing()
+        gone = mirror.held() - set(listing.items)
+        if gone and not listing.items and not accept_empty:
+            raise _empty()
+        if gone and listing.whole:
+            held = present_sources(self._connection)
+            self._withdraw([number for number, path in held if path in gone])
+            mirror.drop(gone)
+        elif gone:
+            self._skip(
+                Skipped(mirror.name, f"{len(gone):,} items are not listed, and stay until all of it can be seen")
+            )
+        return listing.problems + mirror.fetch(listing, self._listener.progressed)
 
     def _wanted(self, candidates: Sequence[Candidate]) -> Iterator[_Wanted]:
         """Yield what is new or has changed; the others are kept."""
@@ -312,12 +325,35 @@ class _Run:
         self._pending, self._relabelled = [], []
         self._acknowledged = time.monotonic()
 
-    def _withdraw(self, held: Iterable[int]) -> None:
-        gone = [source for source in held if source not in self._good]
-        for start in range(0, len(gone), _BATCH_FILES):
-            with transaction(self._connection):
-                withdraw(self._connection, gone[start : start + _BATCH_FILES])
-        self.report.withdrawn = len(gone)
+    def _withdraw(self, gone: Sequence[int]) -> None:
+        """Withdraw sources, and note it in the audit log; a log that cannot be written keeps none of them in."""
+        if not gone:
+            return
+        patches = count_patches(self._connection, gone)
+        try:
+            told = {"sources": len(gone), "patches": patches}
+            note_beside(self._home, self._connection, Kind.ARCHIVE_WITHDRAWN, now=utc_now(), **told)
+        finally:
+            for start in range(0, len(gone), _BATCH_FILES):
+                with transaction(self._connection):
+                    withdraw(self._connection, gone[start : start + _BATCH_FILES])
+            self.report.withdrawn += len(gone)
+
+
+def _place(root: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one that may be mounted in its place; None where there is none."""
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _empty() -> ArchiveError:
+    return ArchiveError(
+        "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",
+        reason="ARCHIVE_EMPTY",
+    )
 
 
 def _check_stamp(candidate: Candidate, seen: Seen) -> None:

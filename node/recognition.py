@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from node.ingest import fitting
+from node.fitting import fitting
 from node.labels import LabelMapping, map_labels
+from node.mirror import Mirror
 from node.recipe import Reading
 from rsfed.config import NodeConfig
 from rsfed.errors import RasterRejected
+from rsfed.raster import stac
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.source import opened
 
@@ -75,10 +77,12 @@ def recognise(reading: Reading, config: NodeConfig) -> Recognition:
     """Look at names, sizes and some headers of an archive.
 
     Raises:
-        ArchiveError: there is no archive folder, or its labels cannot be read.
+        ArchiveError: there is no archive folder, or its labels cannot be read; ARCHIVE_UNREACHABLE.
         ConfigError: `[labels.map]` will not do, or metadata need a package that is not installed.
     """
     found = Recognition()
+    if config.archive.stac is not None:
+        return _endpoint(reading, config, found)
     candidates, problems = fitting(walk(reading.root, config.archive.labels), reading.modality)
     for problem in problems:
         _note(found, problem)
@@ -91,6 +95,18 @@ def recognise(reading: Reading, config: NodeConfig) -> Recognition:
     found.labels = map_labels(found.own_labels, config.labels.map, reading.nomenclature)
     for name, sources in sorted(by_layout.items()):
         found.layouts[name] = _layout(sources, reading, found)
+    return found
+
+
+def _endpoint(reading: Reading, config: NodeConfig, found: Recognition) -> Recognition:
+    """Look at what a STAC endpoint lists; nothing of it is fetched."""
+    mirror = Mirror(reading.root, config.archive, reading.modality)
+    listing = mirror.listing()
+    refusals = [Skipped(name, why) for name, each in listing.items.items() if (why := mirror.refusal(each))]
+    for problem in [*listing.problems, *refusals]:
+        _note(found, problem)
+    found.unlabelled = len(listing.items) - len(refusals)
+    found.layouts[stac.LAYOUT] = Layout(found.unlabelled, bands=reading.modality.bands)
     return found
 
 

@@ -23,6 +23,7 @@ advertise = {advertise}
 
 [archive]
 # The images; they are only ever read, and never leave. A relative path starts at the folder of this file.
+# In place of a path, `stac` names the address of a STAC catalogue (docs/archives.md).
 path = {path}
 # What the images are: rgb, sentinel-2-l2a, ..., or <type>-<bands> such as uint16-7.
 modality = {modality}

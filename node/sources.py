@@ -182,6 +182,12 @@ def withdraw(connection: sqlite3.Connection, sources: Collection[int]) -> None:
     settle(connection, due)
 
 
+def count_patches(connection: sqlite3.Connection, sources: Collection[int]) -> int:
+    """Return how many patches that are not withdrawn these sources have."""
+    query = "SELECT count(*) FROM item WHERE state <> 'withdrawn' AND source IN (SELECT value FROM json_each(?))"
+    return int(connection.execute(query, (str(list(sources)),)).fetchone()[0])
+
+
 def set_unknown_acquisitions(connection: sqlite3.Connection, rules: Rules) -> None:
     """Bring the acquisitions of patches whose file names none in line with what the operator says now.
 

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from rsfed.codes import MAX_BITS, MIN_BITS
 from rsfed.config_section import Section
-from rsfed.errors import UsageError
+from rsfed.errors import ConfigError, UsageError
+from rsfed.hosts import Hosts, address, own_entry
 from rsfed.raster.input_spec import MAX_SIZE, Fit, InputSpec, branched_spec, reduced_spec
 from rsfed.raster.modality import check_radiometry, modality
 
@@ -28,6 +29,9 @@ class ArchiveSection(Section):
     """The images of the node."""
 
     path: str = "archive"  # relative to the home
+    stac: str | None = None  # instead of path, the address of a STAC catalogue, collection, ItemCollection or its pages
+    hosts: tuple[str, ...] = ()  # that files and links of it may lie on, beside its own
+    fetch_gib: float = Field(default=100.0, gt=0)  # that its files may take in the home
     modality: ModalityName = "rgb"
     labels: str = "folders"  # or "none", "bigearthnet-19", "bigearthnet-43", or the name of a CSV file with path,label
     independent_files: bool = False  # every file without metadata is an acquisition of its own
@@ -35,6 +39,26 @@ class ArchiveSection(Section):
     workers: int = Field(default=0, ge=0, le=64)  # processes that read images ahead; 0 reads without any
     stride: float | None = Field(default=None, ge=10, le=1e6)  # metres; cuts scenes along a grid of their projection
     max_cloud: float = Field(default=0.2, ge=0, le=1)  # share of a searched patch under clouds or shadows, where told
+
+    @model_validator(mode="after")
+    def _lies_in_one_place(self) -> Self:
+        if self.stac is None:
+            if self.hosts:
+                raise ValueError("hosts are those of stac, which is not set; take hosts out")
+            return self
+        if "path" in self.model_fields_set:
+            raise ValueError("path and stac are two archives; take one of them out")
+        try:
+            if reason := self.allowed.refusal(address(self.stac)):
+                raise ValueError(f"stac will not do: {reason}")
+        except ConfigError as error:
+            raise ValueError(error.public) from error
+        return self
+
+    @property
+    def allowed(self) -> Hosts:
+        """The hosts that are fetched from."""
+        return Hosts((*own_entry(self.stac or ""), *self.hosts))
 
     @model_validator(mode="after")
     def _declares_what_its_images_have(self) -> Self:

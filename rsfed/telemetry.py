@@ -36,6 +36,7 @@ ALLOWED_FIELDS = frozenset(
         "policy",
         "port",
         "query",
+        "rate",
         "reason",
         "release",
         "remedy",

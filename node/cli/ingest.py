@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,11 +11,12 @@ import typer
 from node.cli.control import notify_serve
 from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
 from node.cli.progress import progress
+from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
     from node.ingest import Report
-    from node.recipe import Reading
     from rsfed.home import Home
+    from rsfed.raster.layout import Skipped
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("ingest")(ingest)
 
 
-def ingest(
+def ingest(  # noqa: PLR0913, PLR0917 - the options of the command
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,
     accept_empty: Annotated[
@@ -35,33 +37,88 @@ def ingest(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what is recognised; read no pixel and write nothing.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=1, max=86_400, help="Seconds between two looks of --watch.")
+    ] = 60.0,
 ) -> None:
     """Bring the catalogue in line with the archive: new files come, changed ones are read again, vanished ones go.
 
     Images are only read, never moved or changed. A second run reads nothing; an interrupted run goes on where it was.
     Files that will not do are skipped, each with its reason, and counted.
     """
-    from node.ingest import Listener  # noqa: PLC0415 - loaded only when used
-    from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
+    place = node_home(home)
+    if dry_run and watch:
+        raise UsageError("--dry-run looks once; leave out --watch")
+    if dry_run:
+        typer.echo(_recognised(place, output))
+    elif watch:
+        from node.cli.watch import watching  # noqa: PLC0415 - loaded only when used
+
+        told: set[tuple[str, str]] = set()
+        watching(lambda: _look(place, output, told, workers, accept_empty=accept_empty), interval)
+    else:
+        report = _pass(place, set(), workers, accept_empty=accept_empty)
+        result = _result(place, report)
+        typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+        _warn(place)
+
+
+def _recognised(home: Home, output: Output) -> str:
+    from node.cli.dry_run import shown  # noqa: PLC0415 - loaded only when used
     from node.recipe import reading_of  # noqa: PLC0415 - loaded only when used
+    from node.recognition import recognise  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
 
-    place = node_home(home)
-    config = load_config(NodeConfig, place.path)
-    reading = reading_of(place, config)
-    if dry_run:
-        from node.cli.dry_run import shown  # noqa: PLC0415 - loaded only when used
-        from node.recognition import recognise  # noqa: PLC0415 - loaded only when used
+    config = load_config(NodeConfig, home.path)
+    reading = reading_of(home, config)
+    return shown(reading, recognise(reading, config), output)
 
-        typer.echo(shown(reading, recognise(reading, config), output))
-        return
+
+def _pass(home: Home, told: set[tuple[str, str]], workers: int | None, *, accept_empty: bool) -> Report:
+    """Ingest once, telling what is skipped unless it was told before, and let a running `serve` know.
+
+    Args:
+        home: The node's home.
+        told: What was skipped before and why; then what was skipped now.
+        workers: As for `ingest`.
+        accept_empty: As for `ingest`.
+    """
+    from node.ingest import Listener  # noqa: PLC0415 - loaded only when used
+    from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
+
+    now: set[tuple[str, str]] = set()
     with progress("ingest") as (progressed, say):
-        told = Listener(progressed, lambda problem: say(f"skipped {problem.name}: {problem.reason}"))
-        report = bring_in_line(place, told, accept_empty=accept_empty, workers=workers)
-    notify_serve(place)
-    result = _result(place, reading, report)
-    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
-    _warn(place)
+
+        def skipped(problem: Skipped) -> None:
+            now.add((problem.name, problem.reason))
+            if (problem.name, problem.reason) not in told:
+                say(f"skipped {problem.name}: {problem.reason}")
+
+        report = bring_in_line(home, Listener(progressed, skipped), accept_empty=accept_empty, workers=workers)
+    told.clear()
+    told |= now
+    notify_serve(home)
+    return report
+
+
+def _look(home: Home, output: Output, told: set[tuple[str, str]], workers: int | None, *, accept_empty: bool) -> None:
+    """Ingest once more, and print one line where something came or went."""
+    report = _pass(home, told, workers, accept_empty=accept_empty)
+    if not (report.read or report.withdrawn):
+        return
+    result = _result(home, report)
+    typer.echo(json.dumps(result) if output is Output.JSON else _line(result))
+    _warn(home)
+
+
+def _line(result: dict[str, Any]) -> str:
+    files, rate = result["files"], result["files"]["read"] / max(result["seconds"], 1e-3)
+    return (
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  {files['read']:,} read ({rate:,.1f}/s), {files['withdrawn']:,} "
+        f"withdrawn, {sum(each['count'] for each in result['skipped']):,} skipped; "
+        f"{result['patches']['present']:,} patches present"
+    )
 
 
 def _warn(home: Home) -> None:
@@ -75,10 +132,11 @@ def _warn(home: Home) -> None:
             typer.echo(f"warning: {lost}", err=True)
 
 
-def _result(home: Home, reading: Reading, report: Report) -> dict[str, Any]:
+def _result(home: Home, report: Report) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
 
+    reading = report.reading
     names = {entry.id: entry.name for entry in reading.nomenclature.classes} if reading.nomenclature else {}
     with Catalogue(home) as catalogue:
         present, labelled = catalogue.count(), catalogue.count_labelled()

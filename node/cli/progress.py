@@ -14,6 +14,24 @@ Say = Callable[[str], None]
 """Prints one line on standard error without tearing the bar."""
 
 
+class _Pace:
+    """How many are done in a second; begins anew where fewer are done than before, as what is fetched is then read."""
+
+    def __init__(self) -> None:
+        self._start, self._done = time.monotonic(), 0
+
+    def rate(self, done: int) -> float:
+        """Return how many are done in a second.
+
+        Args:
+            done: How many are done now.
+        """
+        if done < self._done:
+            self._start = time.monotonic()
+        self._done = done
+        return done / max(time.monotonic() - self._start, 1e-3)
+
+
 @contextmanager
 def progress(what: str) -> Iterator[tuple[Progressed, Say]]:
     """Show the progress of something, and give a way to print lines meanwhile.
@@ -38,7 +56,7 @@ def _bar(what: str) -> Iterator[tuple[Progressed, Say]]:
 
     rate = TextColumn("{task.fields[rate]:.1f}/s")
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    start = time.monotonic()
+    pace = _Pace()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate=0.0)
 
@@ -46,7 +64,7 @@ def _bar(what: str) -> Iterator[tuple[Progressed, Say]]:
             bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
         def progressed(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=done / max(time.monotonic() - start, 1e-3))
+            bar.update(task, completed=done, total=total, rate=pace.rate(done))
 
         yield progressed, say
 
@@ -55,13 +73,15 @@ def _bar(what: str) -> Iterator[tuple[Progressed, Say]]:
 def _lines(what: str) -> Iterator[tuple[Progressed, Say]]:
     from rsfed.telemetry import log  # noqa: PLC0415 - loaded only when used
 
-    start = last = time.monotonic()
+    last = time.monotonic()
+    pace = _Pace()
 
     def progressed(done: int, total: int) -> None:
         nonlocal last
+        rate = pace.rate(done)
         if time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
-            left = (last - start) / max(done, 1) * (total - done)
-            log.info(f"{what}.progress", count=done, pending=total - done, seconds=round(left))
+            left = (total - done) / rate if rate else 0
+            log.info(f"{what}.progress", count=done, pending=total - done, rate=round(rate, 1), seconds=round(left))
 
     yield progressed, lambda line: print(line, file=sys.stderr)

@@ -35,7 +35,6 @@ from rsfed.raster.stack import Stack
 
 LAYOUT = "stac"
 SUFFIXES = (".json", ".geojson")
-CLASSES = "SCL"
 _NAMES = {
     "coastal": "B01",
     "blue": "B02",
@@ -56,7 +55,8 @@ _NAMES = {
     "qa_pixel": "QA_PIXEL",
     "qa_pixel.tif": "QA_PIXEL",
 }
-_CLASSES = ("SCL", "QA_PIXEL")
+CLASSES = ("SCL", "QA_PIXEL")
+"""What says where clouds are; the first that an item has counts."""
 _COLOURS = {
     "red": ("B04",),
     "green": ("B03",),
@@ -213,7 +213,7 @@ def _product(source: Path, item: Document) -> Product:
     collection = _collection(source)
     folder = (collection or source).parent
     files = {band: file for band, (_, file) in _files(item, folder).items()}
-    held = [Classes(kind, files.pop(kind)) for kind in _CLASSES if kind in files]
+    held = [Classes(kind, files.pop(kind)) for kind in CLASSES if kind in files]
     classes = held[0] if held else None
     return Product(
         layout=LAYOUT,

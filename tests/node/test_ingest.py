@@ -22,9 +22,10 @@ from safe_makers import scene as safe_scene
 from safe_makers import write_s2
 
 import node.ingest
+from node.audit import lines
 from node.catalogue import Catalogue
 from node.ingest import Listener, ingest
-from node.state import MIGRATIONS
+from node.state import MIGRATIONS, open_state
 from rsfed import cli
 from rsfed.errors import ArchiveError, ConfigError, ExitCode, StateError
 from rsfed.home import open_database
@@ -116,6 +117,49 @@ def test_a_vanished_file_withdraws_its_patch_and_returning_content_gets_a_new_id
     after = items(home)
     assert after["a.png"].id > before["b.png"].id
     assert after["a.png"].digest == before["a.png"].digest
+
+
+def test_what_is_gone_is_withdrawn_and_noted_before_anything_new_is_read(node_and_archive, monkeypatch):
+    home, archive = node_and_archive
+    path = png(archive / "a.png", 1)
+    png(archive / "b.png", 2)
+    run(home)
+    path.unlink()
+    png(archive / "c.png", 3)
+    present = []
+    look = node.ingest.inspect
+    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: present.append(set(items(home))) or look(*a, **k))
+    assert run(home)[0].withdrawn == 1
+    assert present == [{"b.png"}]
+    with closing(open_state(home)) as connection:
+        (noted,) = [line.data for line in lines(home, connection, last=9) if line.kind == "archive.withdrawn"]
+    assert noted == {"sources": 1, "patches": 1}
+    next(home.audit.glob("*")).unlink()
+    home.audit.rmdir()
+    home.audit.write_text("no folder")
+    (archive / "b.png").unlink()
+    with pytest.raises((StateError, OSError)):
+        run(home)
+    assert set(items(home)) == {"c.png"}, "a log that cannot be written keeps nothing in"
+
+
+def test_an_archive_that_is_taken_away_while_it_is_read_loses_nothing(node_and_archive, monkeypatch):
+    home, archive = node_and_archive
+    for number, name in enumerate(("a", "b")):
+        png(archive / f"{name}.png", number)
+    run(home)
+    before = items(home)
+    for number, name in enumerate(("a", "b")):
+        png(archive / f"{name}.png", 10 + number)
+    look = node.ingest.inspect
+    away = archive.parent / "away"
+    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: (look(*a, **k), archive.rename(away))[0])
+    with pytest.raises(ArchiveError, match="taken away while it was read"):
+        run(home)
+    monkeypatch.undo()
+    away.rename(archive)
+    assert items(home)["b.png"] == before["b.png"]
+    assert run(home)[0].withdrawn == 0
 
 
 def test_a_renamed_file_is_a_new_patch_of_the_same_content(node_and_archive):

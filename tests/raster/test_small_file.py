@@ -48,6 +48,6 @@ def test_a_folder_that_cannot_be_read_just_now_is_told_as_passing(tmp_path, monk
     def fails(_path, _most, _what):
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr("rsfed.raster.stac.read_small", fails)
+    monkeypatch.setattr("rsfed.raster.stac_documents.read_small", fails)
     [problem] = walk(tmp_path)
     assert problem == Skipped("item", problem.reason, passing=True)
