@@ -123,4 +123,4 @@ def _possible(cells: Cells, codes: Codes) -> NDArray[np.bool_]:
 
 
 def _slack(codes: Codes) -> int:
-    return max(1, 8 * codes.shape[1] // _SLACK)
+    return max(1, 8 * int(codes.shape[1]) // _SLACK)

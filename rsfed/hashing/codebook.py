@@ -84,11 +84,11 @@ def count_codes(  # noqa: PLR0913 - labelled codes, what they are held against, 
     known = behind > 0
     own = np.packbits(_class_codes(set_bits[known] / behind[known, None], _of(centres, known)), axis=1)
     distances = np.zeros(width + 1)
-    groups = [group[told[:, known].any(axis=1)] for group, told in held_out]
-    groups = [group for group in groups if len(group)]
-    for group in groups:
+    counted = [group[told[:, known].any(axis=1)] for group, told in held_out]
+    counted = [group for group in counted if len(group)]
+    for group in counted:
         distances += np.bincount(hamming(group, own).min(axis=1), minlength=width + 1) / len(group)
-    return CodeCounts(set_bits, behind, distances * min(1.0, MOST_ACQUISITIONS / max(1, len(groups))))
+    return CodeCounts(set_bits, behind, distances * min(1.0, MOST_ACQUISITIONS / max(1, len(counted))))
 
 
 def to_arrays(counts: CodeCounts) -> Arrays:

@@ -196,7 +196,9 @@ class _Walk:
             linked, problems = self._governed(found.catalogues, linked)
         except OSError:
             yield Skipped(
-                _relative(folder, self._root), "it or a folder in it cannot be read; let this user read it", passing=True
+                _relative(folder, self._root),
+                "it or a folder in it cannot be read; let this user read it",
+                passing=True,
             )
             return
         if product:
