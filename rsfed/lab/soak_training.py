@@ -2,9 +2,9 @@
 
 Every trial is a federation of its own, of real processes over mTLS, in which one process is killed (SIGKILL) in the
 middle of a run and started again at once. A trial is good where the run publishes one release that all nodes take up,
-and every round was done once. What it is worth is measured on held-out patches, beside an undisturbed run's. A
-third of the trials train from scratch, a third on a frozen trunk, where nodes give sums for the last layer at both ends
-of a run, and a third are runs of the closed form.
+every round was done once, and the release finds the like of held-out patches as well as that of an undisturbed run,
+but for what another seed changes. A third of the trials are runs of the closed form, the default on a frozen trunk, a
+third train on a trunk, where nodes give sums for the last layer at both ends of a run, and a third from scratch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,9 @@ CLASSES = ("field", "forest", "water", "town")
 ROUNDS, NEEDED = 8, 2  # rounds of a run, nodes that each needs: one may be away
 SIZE, BITS, PER_CLASS, HELD_OUT = 32, 32, 15, 25  # pixels; patches of a class in an archive, and held out
 FEATURES = 24  # of the trunk: random filters tell stripes apart
+SEEDS = 3  # of undisturbed runs of each kind; the first is that of all others
+DEVIATIONS = 3.0  # of these, that a release may be worth less
+ONE_QUERY = 1 / (HELD_OUT * len(CLASSES))  # mAP that a release may be worth less in any case
 PLAN = Plan("rgb", SIZE, BITS, CLASSES, width=8, local_steps=20, seed=0)
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RSFED_NODE__ARCHIVE__INDEPENDENT_FILES": "true"}  # sums need acquisitions
 
@@ -51,7 +55,7 @@ class Outcome:
     Attributes:
         weights: SHA-256 of the released weights.
         mean_average_precision: mAP@20 of held-out patches among others.
-        seconds: How long the run took.
+        seconds: How long the run took from its begin.
         rounds: What the coordinator said of each round.
         model_bytes: Size of the released weights in float32.
         summed: Nodes whose sums are in the last layer; 0 where nobody was asked.
@@ -88,38 +92,61 @@ async def _soak(kills: int, draw: random.Random) -> dict[str, object]:
         trunk = Path(name) / "trunk.onnx"
         trunk.write_bytes(random_trunk(3, SIZE, FEATURES))
         on_trunk = replace(PLAN, trunk=trunk)
-        plans = {"scratch": PLAN, "trunk": on_trunk, "closed_form": replace(on_trunk, objective="closed_form")}
-        calm = {kind: await trial(plan=plan) for kind, plan in plans.items()}
+        plans = {"closed_form": replace(on_trunk, objective="closed_form"), "trunk": on_trunk, "scratch": PLAN}
+        kinds = list(plans)[:kills]  # as many as have a trial
+        calm = {kind: [await trial(plan=replace(plans[kind], seed=seed)) for seed in range(SEEDS)] for kind in kinds}
         failed: list[str] = []
-        outcomes: dict[str, dict[str, list[Outcome]]] = {kind: {"node": [], "coordinator": []} for kind in plans}
+        outcomes: dict[str, dict[str, list[Outcome]]] = {kind: {"node": [], "coordinator": []} for kind in kinds}
         for number in range(2 * kills):
-            kind, who = list(plans)[number // 2 % len(plans)], "node" if number % 2 else "coordinator"
+            kind, who = kinds[number // 2 % len(kinds)], "node" if number % 2 else "coordinator"
             victim = draw.choice(NODES) if who == "node" else COORDINATOR
-            moment = draw.uniform(0.0, calm[kind].seconds)
+            moment = draw.uniform(0.0, calm[kind][0].seconds)
             what = f"{kind}: {victim} dies {moment:.1f} s after the start"
             sys.stderr.write(f"trial {number + 1} of {2 * kills}, {what}\n")
             try:
-                outcomes[kind][who].append(await trial(victim, moment, plans[kind]))
+                outcomes[kind][who].append(found := await trial(victim, moment, plans[kind]))
+                check_worth(found, calm[kind])
             except RsfedError as error:
                 failed.append(f"{what}: {error}")
-    done = [outcome for by_victim in outcomes.values() for some in by_victim.values() for outcome in some]
-    return {"trials": 2 * kills, "good": len(done), "failed": failed} | {
+    return {"trials": 2 * kills, "good": 2 * kills - len(failed), "failed": failed} | {
         kind: _compared(calm[kind], by_victim) for kind, by_victim in outcomes.items()
     }
 
 
-def _compared(calm: Outcome, outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
+def check_worth(outcome: Outcome, calm: Sequence[Outcome]) -> None:
+    """Make sure that a trial gave what undisturbed runs give.
+
+    Args:
+        outcome: The trial's.
+        calm: Of an undisturbed run with the same seed, and then of some with others.
+
+    Raises:
+        StateError: it is worth less than another seed explains.
+    """
+    drop = calm[0].mean_average_precision - outcome.mean_average_precision
+    if drop > max(ONE_QUERY, DEVIATIONS * _deviation(calm)):
+        raise StateError(f"its mAP is {drop:.3f} below that of an undisturbed run")
+
+
+def _compared(calm: Sequence[Outcome], outcomes: dict[str, list[Outcome]]) -> dict[str, object]:
     """Return what was found beside an undisturbed run, by who was killed."""
+    first = calm[0]
     return {
-        "map": round(calm.mean_average_precision, 4),
+        "map": round(first.mean_average_precision, 4),
+        "map_deviation": round(_deviation(calm), 4),
         "trials": {who: len(some) for who, some in outcomes.items()},
-        "map_drop": {who: _drops(calm, some) for who, some in outcomes.items()},
-        "identical_weights": {who: sum(o.weights == calm.weights for o in some) for who, some in outcomes.items()},
+        "map_drop": {who: _drops(first, some) for who, some in outcomes.items()},
+        "identical_weights": {who: sum(o.weights == first.weights for o in some) for who, some in outcomes.items()},
         "rounds_with_all_nodes": {who: sum(o.complete for o in some) for who, some in outcomes.items()},
         "sums_of_all_nodes": {who: sum(o.summed == len(NODES) for o in some) for who, some in outcomes.items()},
-        "seconds": round(calm.seconds, 1),
+        "seconds": round(first.seconds, 1),
         "seconds_longest": round(max((o.seconds for some in outcomes.values() for o in some), default=0.0), 1),
     }
+
+
+def _deviation(calm: Sequence[Outcome]) -> float:
+    """Return the sample deviation of mAP over the seeds."""
+    return float(np.std([outcome.mean_average_precision for outcome in calm], ddof=1))
 
 
 def _drops(calm: Outcome, outcomes: list[Outcome]) -> dict[str, float]:
@@ -148,9 +175,7 @@ async def trial(
         async with Processes(folder / "logs", _ENVIRONMENT) as processes:
             federation = DemoFederation(processes, folder)
             await _found(federation, folder, plan)
-            start = time.monotonic()
-            rounds = await _train(federation, victim, moment, number)
-            seconds = time.monotonic() - start
+            rounds, seconds = await _train(federation, victim, moment, number)
             await federation.wait_indexed(NODES, release=2)
             weights, precision, summed = _worth(Home(federation.home(COORDINATOR)))
             digest = hashlib.sha256(weights).hexdigest()
@@ -168,17 +193,24 @@ async def _found(federation: DemoFederation, folder: Path, plan: Plan) -> None:
     await federation.wait_indexed(NODES, release=1)
 
 
-async def _train(federation: DemoFederation, victim: str | None, moment: float, number: int) -> list[dict[str, Any]]:
-    """Train and return the events of the rounds; the victim dies so many seconds after the run began."""
-    rounds, dying = [], None
+async def _train(
+    federation: DemoFederation, victim: str | None, moment: float, number: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Train; return the events of the rounds, and how many seconds the run took.
+
+    The victim dies so many seconds after the run began.
+    """
+    rounds, dying, begun = [], None, time.monotonic()
     async for event in federation.train(number, NEEDED):
-        if event["event"] == "started" and victim is not None:
-            dying = asyncio.create_task(_die(federation, victim, moment))
+        if event["event"] == "started":
+            begun = time.monotonic()
+            dying = None if victim is None else asyncio.create_task(_die(federation, victim, moment))
         elif event["event"] == "round":
             rounds.append(event)
+    seconds = time.monotonic() - begun
     if dying is not None:
         await dying
-    return rounds
+    return rounds, seconds
 
 
 async def _die(federation: DemoFederation, victim: str, moment: float) -> None:
