@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from rsfed.config_objectives import ClosedFormSection
+from rsfed.config_objectives import BatchAllSection, ClosedFormSection
 from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
 from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
@@ -53,6 +53,7 @@ ROBUST_NAME, ROBUST = (
 )  # sums have no median
 WAYS: Mapping[str, Way] = {
     "plain FedAvg, 20 rounds": PLAIN,
+    "plain FedAvg, 20 rounds, without fixed centres": replace(PLAIN, objective=BatchAllSection()),
     "plain FedAvg, 60 rounds": replace(PLAIN, rounds=ROUNDS.rounds),
     "with a proximal term": replace(PLAIN, rounds=ROUNDS.rounds, strategy=FedProxSection()),
     "with server momentum": replace(WHOLE, start=False, end=False),

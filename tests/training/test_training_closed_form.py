@@ -9,8 +9,10 @@ import pytest
 from flwr.app import Array
 from onnx_maker import tiny_trunk
 from pydantic import ValidationError
+from test_training_bad_input import as_if_older
 from test_training_bounds import ask
 from test_training_resume import process
+from test_training_rounds import run_whole
 from test_training_sums import app_of, patches
 from training_archive import load_patches, make_archive
 from training_fakes import CLASSES, answer_tasks, small_plan, until
@@ -93,17 +95,24 @@ def test_nodes_with_classes_of_their_own_get_the_codes_of_one_place(plan):
     assert (held == centres[unseen.labels.argmax(axis=1)]).mean() > 0.95
 
 
-def wrong_sign(app):
-    """A node that sends its products with the centres with the wrong sign."""
+def multiplied(app, *, claimed=1, **factors):
+    """A node that sends arrays of its sums many times as large, and claims as many patches as is said."""
 
     def attacking(message, context):
         reply = app(message, context)
         if message.metadata.message_type == SUMS:
             found = reply.content["arrays"]
-            found[refit.TARGETS] = Array(-found[refit.TARGETS].numpy())
+            for name, factor in factors.items():
+                found[name] = Array(found[name].numpy() * np.float32(factor))
+            reply.content["metrics"]["num-examples"] *= claimed
         return reply
 
     return attacking
+
+
+def wrong_sign(app):
+    """A node that sends its products with the centres with the wrong sign."""
+    return multiplied(app, targets=-1)
 
 
 @pytest.mark.parametrize("enough", [10_000, 100])  # of the 300 random features of the plan
@@ -119,25 +128,20 @@ def test_a_node_whose_sums_contradict_those_of_the_others_is_named_and_changes_n
         run(plan, [*honest[:2], wrong_sign(app_of(patches(4, 12), 36))], least=3)
 
 
-def claiming(app, times):
-    """A node that claims so many times its patches, with the sums that as many would have."""
-
-    def greedy(message, context):
-        reply = app(message, context)
-        if message.metadata.message_type == SUMS:
-            found = reply.content["arrays"]
-            for name in list(found):
-                found[name] = Array(found[name].numpy() * np.float32(times))
-            reply.content["metrics"]["num-examples"] *= times
-        return reply
-
-    return greedy
+@pytest.mark.parametrize("factors", [{"targets": 1e6}, {"gram": 1e6}, {"gram": 1e6, "targets": 1e6}])
+def test_a_node_that_sends_a_million_times_its_sums_is_named_and_changes_no_code(plan, factors):
+    honest = [app_of(patches(seed, 12), 36) for seed in (1, 2)]
+    found, (report,), _ = run(plan, [*honest, multiplied(app_of(patches(4, 12), 36), **factors)])
+    assert (report.nodes, report.failed) == ((1, 2), {3: "SUMS_VALUES"})
+    without, _, _ = run(plan, honest)
+    for name, array in without.items():
+        assert (found[name] == array).all()
 
 
 def test_a_node_that_claims_far_more_patches_than_the_others_counts_for_ten_medians(plan):
     held = [patches(seed, 12) for seed in (1, 2, 3)]
     apps = [app_of(each, 36) for each in held]
-    found, (report,), _ = run(plan, [*apps[:2], claiming(apps[2], 1000)])
+    found, (report,), _ = run(plan, [*apps[:2], multiplied(apps[2], claimed=1000, gram=1000, targets=1000)])
     assert (report.nodes, report.failed) == ((1, 2, 3), {})
     own = [sum_up(plan, start(plan), each, threads=1)[0] for each in held]
     expected = refit.fit(start(plan), [*own[:2], own[2].times(10)], plan.seed)
@@ -282,6 +286,46 @@ async def test_a_coordinator_that_ends_while_nodes_give_their_sums_asks_again_an
 
 def test_a_node_that_gives_no_sums_takes_no_part_and_none_trains(make, plan):
     assert ask(make(archive=INDEPENDENT, training="sums = false"), PREFLIGHT, plan=plan).error == "SUMS_REFUSED"
+
+
+BAD = {  # what an archive holds, what its operator says, and why it takes no part
+    "void": ({}, {"archive": INDEPENDENT}, "NO_LABELLED_PATCHES"),
+    "unmapped": ({"glacier": 30}, {"archive": INDEPENDENT}, "NO_LABELLED_PATCHES"),
+    "small": ({"forest": LEAST_PATCHES - 1}, {"archive": INDEPENDENT}, "TOO_FEW_PATCHES"),
+    "narrow": (COUNTS, {}, "TOO_FEW_ACQUISITIONS"),
+    "keeping": (COUNTS, {"archive": INDEPENDENT, "training": "sums = false"}, "SUMS_REFUSED"),
+    "older": (COUNTS, {"archive": INDEPENDENT}, "OTHER_SOFTWARE"),
+}
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+async def test_what_the_closed_form_cannot_be_had_of_is_said_before_its_round(
+    tmp_path, members, key, trunk, plan, uniform
+):
+    """An archive of one class is none of it: the centres of the others come with their sums."""
+
+    def answering(name, counts, **more):
+        made = make_archive(tmp_path / name, counts, members=members, key=key, plan=plan, trunk=trunk, **more)
+        return lambda task: run_task(app, made.path, as_if_older(task) if name == "older" else task)
+
+    nodes = {name: answering(name, counts, **more) for name, (counts, more, _) in BAD.items()}
+    nodes |= {"uniform": answering("uniform", {"water": 24}, archive=INDEPENDENT)} if uniform else {}
+    told = []
+    try:
+        await run_whole(nodes, plan=plan, start=start(plan), rules=Rules(1, 60.0), told=told)
+        ended = ""
+    except TrainingError as error:
+        ended = error.public
+    refused = {name: reason for name, (_, _, reason) in BAD.items()}
+    kind, first = told[0]
+    assert kind == "preflight"
+    assert (first["nodes"], first["refused"]) == (["uniform"] if uniform else [], refused)
+    if uniform:
+        assert [(data["nodes"], data["failed"]) for kind, data in told if kind == "round"] == [(["uniform"], {})]
+    else:
+        assert all(f"{name} ({reason})" in ended for name, reason in refused.items())
+        assert "archive.independent_files" in ended
+        assert len(told) == 1
 
 
 def test_a_task_to_train_the_closed_form_is_refused(make, plan):

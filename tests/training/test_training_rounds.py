@@ -41,11 +41,11 @@ async def run(nodes, **options):
 
 
 async def run_whole(
-    nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, before=(), **options
+    nodes, *, plan=None, rules=None, board=None, start=None, since=None, kept=None, told=None, before=(), **options
 ):
     """The same with all events, and nodes that answer for the calibration, too."""
     board = board or TaskBoard()
-    events, kept = [], [] if kept is None else kept
+    events, kept = [] if told is None else told, [] if kept is None else kept
     tasks = [asyncio.create_task(answer_tasks(board, name, answer)) for name, answer in nodes.items()]
     await asyncio.sleep(0.01)
     try:
