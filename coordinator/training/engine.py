@@ -12,6 +12,7 @@ from flwr.app import Context, Message, RecordDict
 
 from coordinator.training.arrays import record_of
 from coordinator.training.attendance import PreflightReport
+from coordinator.training.blob import Blob
 from coordinator.training.checkpoints import Progress
 from coordinator.training.grid import Exchange
 from coordinator.training.rounds import CalibrationReport, Hooks, RoundReport, server_app
@@ -50,6 +51,9 @@ class RunGrid(Protocol):
 
     def wait(self, seconds: float) -> None:
         """Let time pass for nodes to come."""
+
+    def aside(self, data: bytes) -> Blob:
+        """Put bytes aside until they are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         on_wait=told.waiting,
         pause=grid.wait,
         name=grid.name_of,
+        aside=grid.aside,
     )
     server_app(hooks, since)(grid, context)
     counted = [data for data in told.rounds if data["counted"]]

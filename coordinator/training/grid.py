@@ -134,6 +134,14 @@ class BoardGrid(Grid):  # type: ignore[misc]  # flwr stays untyped behind this f
         """
         self._board.pause(seconds)
 
+    def aside(self, data: bytes) -> Blob:
+        """Put bytes aside until they are let go, where tasks and results are.
+
+        Raises:
+            TrainingError: RESULTS_UNWRITABLE.
+        """
+        return self._board.blob(data)
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Pin messages to the board and return their ids. Messages that share their records are encoded once."""
         encoded: dict[int, tuple[RecordDict, Blob]] = {}  # the records, too: a number counts as long as they live

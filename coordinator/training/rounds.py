@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from coordinator.training.arrays import as_float32, record_of, view, views
 from coordinator.training.attendance import Attendance, Nodes, PreflightReport
+from coordinator.training.blob import Blob
 from coordinator.training.changes import shorten
 from coordinator.training.checkpoints import Progress
 from coordinator.training.late import LateMean
@@ -95,6 +96,7 @@ class Hooks:
         on_wait: Called with a round, the nodes that are there and those that it takes, while they are too few.
         pause: Lets seconds pass.
         name: Returns the name of a node by its number, for people.
+        aside: Puts bytes aside until they are let go.
     """
 
     on_preflight: Callable[[PreflightReport], None] = field(default=lambda _: None)
@@ -104,6 +106,7 @@ class Hooks:
     on_wait: Callable[[int, int, int], None] = field(default=lambda _round, _present, _needed: None)
     pause: Callable[[float], None] = time.sleep
     name: Callable[[int], str] = str
+    aside: Callable[[bytes], Blob] = Blob.of
 
 
 def server_app(hooks: Hooks | None = None, since: Progress | None = None) -> ServerApp:
@@ -172,7 +175,9 @@ class RoundLoop:
         self._late = LateMean(rules.average, plan.rounds, since.strategy)
         self._downlink = Downlink(rules.coding, lost if rules.packs else {})
         since.strategy.clear()  # it is large, and whoever made it may hold it as long as the run
-        self._last_layer = LastLayer(grid, plan, self._attendance, rules.min_nodes, rules.timeout_s, self._downlink)
+        self._last_layer = LastLayer(
+            grid, plan, self._attendance, rules.min_nodes, rules.timeout_s, self._downlink, hooks.aside
+        )
 
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for the rounds of the plan that are left and return the trained weights.
@@ -277,7 +282,7 @@ class RoundLoop:
         given = self._last_layer.gather(arrays, nodes, number, nodes.ids)
         while late := self._attendance.late(number, {*given.sums, *given.failed}):
             given = given.and_of(self._last_layer.gather(arrays, late, number, late.ids))
-        given = self._last_layer.agreeing(given)
+        given = self._last_layer.agreeing(arrays, given)
         counted = len(given.sums) >= self._rules.min_nodes
         if counted:
             arrays = self._last_layer.solved(arrays, given)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from safetensors import numpy as safetensors
 
 from coordinator.training.arrays import record_of, views
 from coordinator.training.attendance import Attendance, Nodes
+from coordinator.training.blob import Blob
 from coordinator.training.changes import shorten
 from coordinator.training.updates import MAX_CLAIM, MAX_EXAMPLES, read_result
 from rsfed.clock import Deadline
@@ -21,7 +23,7 @@ from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
-from rsfed.hashing.refit import centres_of, contradicting_of, from_arrays, solved
+from rsfed.hashing.refit import as_they_came, centres_of, contradicting_of, from_arrays, solved
 
 SMALL = "TOO_FEW_PATCHES"
 CONTRADICTS = "SUMS_CONTRADICT"
@@ -52,6 +54,23 @@ class SolveReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """The sums of a node, put aside: they are large, so memory holds those of one at a time however many give theirs.
+
+    Attributes:
+        blob: Where they are.
+        patches: Patches that they come from.
+    """
+
+    blob: Blob
+    patches: int
+
+    def read(self) -> Sums:
+        """Return them."""
+        return as_they_came(safetensors.load(self.blob.read()), self.patches)
+
+
+@dataclass(frozen=True, slots=True)
 class Given:
     """What nodes gave.
 
@@ -61,7 +80,7 @@ class Given:
         slowest: How long the slowest node computed, as it says, in seconds.
     """
 
-    sums: dict[int, Sums]
+    sums: dict[int, Aside]
     failed: dict[int, str]
     slowest: float
 
@@ -88,6 +107,7 @@ class LastLayer:
         min_nodes: Nodes that must answer.
         timeout_s: How long nodes are waited for.
         downlink: How nodes get the weights.
+        aside: Puts bytes aside until they are let go.
     """
 
     grid: Grid
@@ -96,6 +116,7 @@ class LastLayer:
     min_nodes: int
     timeout_s: float
     downlink: Downlink
+    aside: Callable[[bytes], Blob] = Blob.of
 
     def solve(
         self, arrays: ArrayRecord, nodes: Nodes, *, after: int, took_part: Collection[int] = ()
@@ -116,7 +137,7 @@ class LastLayer:
         Returns:
             The weights, and what nodes gave.
         """
-        given = self.agreeing(self.gather(arrays, nodes, max(1, after), took_part))
+        given = self.agreeing(arrays, self.gather(arrays, nodes, max(1, after), took_part))
         withheld = {given.failed[node] for node in took_part if node in given.failed} - AWAY - _ONCE_MORE - DISPENSABLE
         answered = len(given.sums) + sum(why == SMALL for why in given.failed.values())
         complete = bool(given.sums) and not withheld and answered >= self.min_nodes
@@ -126,11 +147,12 @@ class LastLayer:
 
     def solved(self, arrays: ArrayRecord, given: Given) -> ArrayRecord:
         """Return weights with a last layer that is solved for from the sums of nodes, at least one."""
-        return record_of(solved(self.plan, views(arrays), _held_down(given.sums).values()).items())
+        return record_of(solved(self.plan, views(arrays), _held_down(given.sums)).items())
 
-    def agreeing(self, given: Given) -> Given:
-        """Return what nodes gave without the sums that contradict those of the others."""
-        wrong = contradicting_of(self.plan, given.sums)
+    def agreeing(self, arrays: ArrayRecord, given: Given) -> Given:
+        """Return what nodes gave for these weights, without the sums that contradict those of the others."""
+        parts = ((node, each.read()) for node, each in given.sums.items())
+        wrong = contradicting_of(self.plan, views(arrays), parts)
         sums = {node: each for node, each in given.sums.items() if node not in wrong}
         return replace(given, sums=sums, failed=given.failed | dict.fromkeys(wrong, CONTRADICTS))
 
@@ -160,7 +182,7 @@ class LastLayer:
         content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(task))})
         messages = [Message(content, dst_node_id=node, message_type=SUMS) for node in nodes.ids]
         bits = centres_of(self.plan).shape[1]
-        sums: dict[int, Sums] = {}
+        sums: dict[int, Aside] = {}
         slowest = 0.0
         failed = dict.fromkeys(nodes.ids, "NO_ANSWER")
         for reply in self.grid.send_and_receive(shorten(messages, self.downlink), timeout=deadline.remaining()):
@@ -169,13 +191,23 @@ class LastLayer:
                 failed[node] = reply.error.reason or "NODE_ERROR"
                 continue
             try:
-                sums[node], seconds = _read(reply.content, weights, bits)
+                sums[node], seconds = self._take(reply.content, weights, bits)
                 del failed[node]
                 slowest = max(slowest, seconds)
             except InvalidMessage as error:
                 failed[node] = error.reason
             del reply  # or it would be held while the next one is read
         return Given(dict(sorted(sums.items())), failed, slowest)
+
+    def _take(self, content: RecordDict, weights: Arrays, bits: int) -> tuple[Aside, float]:
+        """Return the sums of a node, put aside, and how long it computed, in seconds.
+
+        Raises:
+            InvalidMessage: SUMS_FORM or SUMS_VALUES.
+            TrainingError: RESULTS_UNWRITABLE.
+        """
+        sums, seconds = _read(content, weights, bits)
+        return Aside(self.aside(safetensors.save(views(content[ARRAYS]))), sums.patches), seconds
 
 
 def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]:
@@ -193,9 +225,8 @@ def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]
     return from_arrays(arrays, patches, weights, bits), seconds
 
 
-def _held_down(given: dict[int, Sums]) -> dict[int, Sums]:
-    """Return the sums, those of a node that claims far more patches than the others made as light as in a round."""
-    if len(given) < LEAST_COMPARED:
-        return given
-    most = MAX_CLAIM * median(each.patches for each in given.values())
-    return {node: each.at_most(most) for node, each in given.items()}
+def _held_down(given: Mapping[int, Aside]) -> Iterator[Sums]:
+    """Give the sums, those of a node that claims far more patches than the others made as light as in a round."""
+    fair = len(given) >= LEAST_COMPARED
+    most = MAX_CLAIM * median(each.patches for each in given.values()) if fair else math.inf
+    return (each.read().at_most(most) for each in given.values())

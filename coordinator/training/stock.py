@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from coordinator.releases import Publisher
 from coordinator.state import State
+from coordinator.training.blob import Blob
 from coordinator.training.checkpoints import Progress
 from coordinator.training.engine import train
 from coordinator.training.grid import Exchange, error_reply
@@ -108,6 +109,10 @@ class SuperLinkGrid:
     def wait(self, seconds: float) -> None:
         """Let time pass for nodes to come."""
         time.sleep(seconds)
+
+    def aside(self, data: bytes) -> Blob:
+        """Put bytes aside until they are let go."""
+        return Blob.of(data)
 
 
 def _home(settings: dict[str, Any]) -> Home:

@@ -97,7 +97,9 @@ def solve(sums: Sums, ridge: float) -> Matrix:
     """Return the weights of the ridge regression, shape (width, bits); the ridge and what float32 lacks are added."""
     regular = sums.gram.astype(np.float64)
     regular[np.diag_indices_from(regular)] += ridge + ROUNDING * np.trace(regular)
-    weights: Matrix = cho_solve(cho_factor(regular, lower=True, overwrite_a=True, check_finite=False), sums.targets)
+    # Its transpose is the same and lies as LAPACK wants it: it is large, and needs no copy.
+    factor = cho_factor(regular.T, lower=True, overwrite_a=True, check_finite=False)
+    weights: Matrix = cho_solve(factor, sums.targets)
     return weights
 
 

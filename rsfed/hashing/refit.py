@@ -8,13 +8,13 @@ towards its own centres. Given the layers below, its best weights follow exactly
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from rsfed.config_objectives import CentresSection, ClosedFormSection
 from rsfed.errors import InvalidMessage, TrainingError
@@ -30,7 +30,8 @@ RIDGE = 0.1  # of the closed form: what its last layer takes has a norm of about
 REFIT_RIDGE = 30.0  # what that of a trained head takes has a squared norm of about its width
 _AT_ONCE = 512  # patches
 _ENOUGH = 1024  # random features that sums are held against each other by
-_AT_A_TIME = 4  # square matrices in float64 while the layer is solved for
+_AT_A_TIME = 4  # square matrices in float64 while sums are checked and the layer is solved for, with some margin
+_PARTS = 2  # copies of what the sums of a node are held against those of others by
 _SLACK = 1e-3  # of what sums may be
 _GRAM, TARGETS = "gram", "targets"  # arrays of sums on the wire
 _ROWS, _BIAS, _NORM_ROWS, _NORM_BIAS = "head.weight", "head.bias", "features.weight", "features.bias"  # of weights
@@ -58,9 +59,10 @@ def sums(network: HashNetwork, patches: PatchSet, centres: NDArray[np.bool_]) ->
 
 
 def sums_bytes(state: State, nodes: int) -> int:
-    """Return the memory that solving for the last layer of these weights needs: sums of each node, and their total."""
-    values: int = (state[_ROWS].shape[1] + 1) ** 2
-    return values * (np.dtype(np.float32).itemsize * nodes + np.dtype(np.float64).itemsize * _AT_A_TIME)
+    """Return the memory that solving for the last layer of these weights needs, where sums are read one by one."""
+    width: int = state[_ROWS].shape[1]
+    held = _AT_A_TIME * np.dtype(np.float64).itemsize * (width + 1) ** 2
+    return held + nodes * _PARTS * np.dtype(np.float32).itemsize * (min(width, _ENOUGH) + 1) ** 2
 
 
 def wire_bytes(state: State, bits: int) -> int:
@@ -133,10 +135,15 @@ def from_arrays(arrays: State, patches: float, state: State, bits: int) -> Sums:
     forms = {_GRAM: (width * (width + 1) // 2,), TARGETS: (width, bits)}
     if {name: array.shape for name, array in arrays.items()} != forms:
         raise InvalidMessage("the sums have another form than the last layer", reason="SUMS_FORM")
-    sums = Sums(_square(arrays[_GRAM], width), arrays[TARGETS], round(patches))
+    sums = as_they_came(arrays, round(patches))
     if patches < LEAST_PATCHES or not _possible(sums, patches, state):
         raise InvalidMessage("no patches have such sums", reason="SUMS_VALUES")
     return sums
+
+
+def as_they_came(arrays: State, patches: int) -> Sums:
+    """Read sums that `from_arrays` found in order once."""
+    return Sums(_square(arrays[_GRAM], len(arrays[TARGETS])), arrays[TARGETS], patches)
 
 
 def centres_of(plan: TrainingPlan) -> NDArray[np.bool_]:
@@ -176,23 +183,25 @@ def solved(plan: TrainingPlan, state: State, parts: Iterable[Sums]) -> State:
     return fit(state, parts, plan.seed) if plan.objective.name == "closed_form" else refit(state, parts)
 
 
-def contradicting_of(plan: TrainingPlan, parts: Mapping[int, Sums]) -> set[int]:
+def contradicting_of(plan: TrainingPlan, state: State, parts: Iterable[tuple[int, Sums]]) -> set[int]:
     """Return the nodes whose sums contradict those of the others, by what a plan's last layer is solved with.
 
     A part of many random features is a smaller kernel machine of the same kind. It says as much of agreement (a few
     hundredths apart on UC Merced), and a layer for each node costs a sixtieth. Which part is drawn anew each time: who
     knew it could be right there and wrong elsewhere.
+
+    Args:
+        plan: What is trained.
+        state: The weights that the sums were made with.
+        parts: The sums of each node; those that are read one by one are held one by one.
     """
-    centres = centres_of(plan)
-    width = min((len(part.gram) - 1 for part in parts.values()), default=0)
-    if plan.objective.name != "closed_form":
-        return contradicting(parts, centres, partial(solve, ridge=REFIT_RIDGE))
-    if width <= _ENOUGH:
-        return contradicting(parts, centres, partial(solve, ridge=RIDGE))
-    drawn = np.sort(np.random.default_rng().choice(width, _ENOUGH, replace=False))
-    narrow = {node: part.over(drawn) for node, part in parts.items()}
-    ridge = RIDGE * _ENOUGH / width  # as the squared norm of what the layer takes
-    return contradicting(narrow, centres, partial(solve, ridge=ridge))
+    width: int = state[_ROWS].shape[1]
+    taken, ridge = np.arange(width), REFIT_RIDGE
+    if plan.objective.name == "closed_form":
+        taken = np.sort(np.random.default_rng().choice(width, min(width, _ENOUGH), replace=False))
+        ridge = RIDGE * len(taken) / width  # as the squared norm of what the layer takes
+    narrow = {node: part.over(taken) for node, part in parts}
+    return contradicting(narrow, centres_of(plan), partial(solve, ridge=ridge))
 
 
 def _square(triangle: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -221,9 +230,9 @@ def _possible(sums: Sums, claimed: float, state: State) -> bool:
         return False
     lifted = gram.astype(np.float64)
     lifted[np.diag_indices_from(lifted)] += ROUNDING * weight
-    try:
-        factor = np.linalg.cholesky(lifted)
-    except np.linalg.LinAlgError:
+    try:  # of its transpose, which is the same and lies as LAPACK wants it: it is large, and needs no copy
+        factor = cholesky(lifted.T, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
         return False
     signs = solve_triangular(factor, targets.astype(np.float64), lower=True, check_finite=False)
     return bool((np.square(signs).sum(axis=0) <= (1 + _SLACK) * claimed).all())
