@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from coordinator.training.rounds import Hooks
     from coordinator.training.rules import Rules
 
-RETURN_S = 30.0  # that nodes of the last round have to come back after a restart; they ask every 15 s at least
+RETURN_S = 30.0  # that nodes which a run knew have to come back after a restart; they ask every 15 s at least
 PREFLIGHT_S = 120.0  # that nodes have to say whether they take part; their training process may have to start first
 _POLL_S = 0.5
 
@@ -153,7 +153,7 @@ class Attendance:
         self._hooks.on_preflight(PreflightReport(number, willing, refused, no_sums))
 
     def _await_return(self) -> Nodes:
-        """Return the present nodes; just after a restart, give those of the last round a moment to come back."""
+        """Return the present nodes; just after a restart, give those that it knew a moment to come back."""
         deadline = Deadline.after(min(RETURN_S, self._rules.timeout_s))
         while self._awaited - set((nodes := self._present()).ids) and deadline.remaining():
             self._hooks.pause(min(_POLL_S, deadline.remaining()))

@@ -61,8 +61,9 @@ def train(
     last round that was done as soon as it runs again.
 
     With `--output json` each line is one object with `run`, `event`, `at` and what the event says: `started` (`rounds`,
-    `min_nodes`, `based_on`: version of the release whose weights it starts from, or null; `strategy`; and
-    `memory_bytes` that it needs at most for `memory_nodes` nodes: those that a round would ask just then), `resumed`
+    `min_nodes`, `based_on`: version of the release whose weights it starts from, or null; `nodes` that were there;
+    `strategy`; and `memory_bytes` that it needs at most for `memory_nodes` nodes: those that a round would ask just
+    then), `resumed`
     after an interruption (`round`: the last one that was done, 0 for none), `preflight` of nodes that are new before a
     round (`round`, `nodes` that take part, `refused`: reason by node, `no_sums`: why some of them will give no sums for
     the last layer, by node), `waiting` for nodes (`round`, `present`,

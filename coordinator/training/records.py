@@ -192,6 +192,12 @@ def rounds_until(state: State, run: int, last: int) -> list[Data]:
     return [told[number] for number in sorted(told) if number <= last]
 
 
+def nodes_met(state: State, run: int) -> set[str]:
+    """Return the names of the nodes that were there when a run began, and of those that took part by its events."""
+    told = [event.data for event in events(state, run) if event.kind in {"started", "preflight"}]
+    return {name for data in told for name in data.get("nodes", ())}
+
+
 def check_resumable(state: State, run: int) -> None:
     """Give a run up that ends the coordinator again and again, for example because memory does not do.
 

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -192,13 +192,15 @@ class RunDriver:
         version = None if start.based_on is None else start.based_on.version
         check_size(sum(array.nbytes for array in start.weights.values()) + RESULT_MARGIN)  # or no node could get them
         fraction = 1.0 if plan.closed_form else rules.fraction
-        nodes = max(rules.min_nodes, int(fraction * len(self._board.present())))
+        present = self._board.present()
+        nodes = max(rules.min_nodes, int(fraction * len(present)))
         copies = copies_held(strategy, nodes)
         model = sum(array.nbytes for array in start.weights.values())
         data = {
             "rounds": plan.rounds,
             "min_nodes": run.min_nodes,
             "based_on": version,
+            "nodes": present,
             "strategy": plan.objective.name if plan.closed_form else strategy.name,
             "memory_nodes": nodes,
             "memory_bytes": model + sums_bytes(start.weights, nodes) if plan.closed_form else copies * model,
@@ -208,11 +210,16 @@ class RunDriver:
 
     def _resume(self, run: records.Run) -> tuple[Origin, Progress] | None:
         """Return where an interrupted run goes on; None where it has not begun."""
+        from coordinator.training.grid import node_number  # noqa: PLC0415 - loads Flower
+
         if (found := self._checkpoints.newest(run.id)) is None:
             return None
         records.check_resumable(self._state, run.id)
-        self._note(run.id, "resumed", {"round": found[1].round})
-        return found
+        origin, since = found
+        self._note(run.id, "resumed", {"round": since.round})
+        if not since.nodes:  # no round counted yet, so nobody is waited for because of one
+            since = replace(since, nodes=tuple(map(node_number, records.nodes_met(self._state, run.id))))
+        return origin, since
 
     def _keep(self, run: int, origin: Origin, progress: Progress, kind: str, data: records.Data) -> None:
         self._checkpoints.keep(run, origin, progress, (kind, data), now=self._now())

@@ -97,6 +97,31 @@ async def test_a_run_that_was_interrupted_gives_what_an_undisturbed_one_gives(tm
     assert (calm.rounds, calm.nodes, calm.loss) == (rough.rounds, rough.nodes, rough.loss)
 
 
+@pytest.mark.parametrize("late", ["there", "later"])
+async def test_nodes_of_a_run_that_was_interrupted_in_its_first_round_are_waited_for(home, state, late):
+    """One round is all that a run of the closed form has: who came back a moment too late had no part in the codes."""
+
+    def silent(task):
+        return None if decode(task).kind == TRAIN else uneven(task)
+
+    nodes = dict.fromkeys("abc" if late == "there" else "a", silent)
+    async with process(home, state, nodes) as coordinator:
+        await until(lambda: len(coordinator.board.present()) == len(nodes))
+        run = records.request_run(state, 1, 2, utc_now())
+        coordinator.driver.wake()
+        if late == "later":
+            await until(lambda: coordinator.events(run))
+            coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, "c", silent)))
+        await until(lambda: "c" in records.nodes_met(state, run))
+    async with process(home, state, dict.fromkeys("ab", uneven)) as coordinator:
+        await until(lambda: resumed(state, run) and len(coordinator.board.present()) == 2)
+        await asyncio.sleep(0.3)
+        coordinator.work.append(asyncio.create_task(answer_tasks(coordinator.board, "c", uneven)))
+        await coordinator.ended(run)
+    [told] = [event.data for event in records.events(state, run) if event.kind == "round"]
+    assert told["nodes"] == ["a", "b", "c"]
+
+
 async def test_a_run_that_was_queued_when_the_coordinator_ended_is_driven_after_the_one_that_goes_on(home, state):
     first, second = (records.request_run(state, 2, 1, utc_now()) for _ in range(2))
     async with process(home, state, {"a": until_round(1, result_of)}) as coordinator:
