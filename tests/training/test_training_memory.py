@@ -4,7 +4,7 @@
 """
 
 import pytest
-from memory_of_a_round import times_the_model, write_result
+from memory_of_a_round import sums_said, times_of_sums, times_the_model, write_result, write_sums
 
 from coordinator.training.strategies import copies_held
 from rsfed.config_strategies import FedAvgMSection, KrumSection
@@ -15,6 +15,16 @@ from rsfed.config_strategies import FedAvgMSection, KrumSection
 )
 def test_a_round_of_eleven_million_parameters_needs_no_more_than_it_says(tmp_path, section, nodes):
     assert times_the_model(write_result(tmp_path / "result"), section, nodes) < copies_held(section, nodes)
+
+
+def test_a_run_of_the_closed_form_holds_the_sums_of_one_node_at_a_time(tmp_path):
+    nodes, projections = 12, 2048
+    measured = times_of_sums(write_sums(tmp_path / "sums", projections), nodes, projections)
+    assert measured < sums_said(nodes, projections)
+
+
+def test_a_run_of_the_closed_form_says_little_more_for_more_nodes():
+    assert sums_said(16) < 1.3 * sums_said(3)
 
 
 @pytest.mark.parametrize("nodes", [3, 16, 1000])
