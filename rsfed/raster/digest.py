@@ -10,6 +10,8 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.image import Source
 from rsfed.raster.item import Declared, Item, Window
 
+_AT_ONCE = 1 << 20  # bytes of a file that is read in one go
+
 
 def content_digest(source_digest: bytes, window: Window, modality: str, declared: Declared = None) -> str:
     """Return the digest of a patch: SHA-256 over all that makes its values, hexadecimal.
@@ -63,6 +65,8 @@ def check_unchanged(item: Item, source: Source) -> None:
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path, _size: int, _modified_ns: int, _inode: int) -> bytes:
-    with path.open("rb") as file:
+def _digest(path: Path, size: int, _modified_ns: int, _inode: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        if size <= _AT_ONCE:  # most files are small, and then making a buffer takes longer than reading
+            return hashlib.sha256(file.read()).digest()
         return hashlib.file_digest(file, "sha256").digest()

@@ -111,7 +111,8 @@ def walk(root: Path, labels: str = "folders", known: Collection[str] = frozenset
     records = Records(root, labels)
     passed_over = {labels, *METADATA_FILES} if listed is not None else METADATA_FILES
     for entry in _Walk(root, passed_over, known).folder(root):
-        seen.add(entry.name)
+        if listed is not None:
+            seen.add(entry.name)
         if isinstance(entry, Skipped):
             yield entry
         elif reason := once.refused(entry):

@@ -13,6 +13,7 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.image import Pixels, Source
 from rsfed.raster.item import Window
 from rsfed.raster.pixels import strip_rows
+from rsfed.raster.plain_tiff import PlainTiff
 from rsfed.raster.refusal import refusing
 
 _WORTHWHILE = 0.25  # share of the rows' pixels that windows take, from which decoding whole rows is the faster way
@@ -52,6 +53,8 @@ class Rows(Source):
     @classmethod
     def over(cls, source: Source, left: int, right: int, reach: int) -> Source:
         """Return a source that keeps rows; where it stands on others, such as a product on its bands, they do."""
+        if isinstance(source, PlainTiff):
+            return source  # its pixels are in memory
 
         def kept(inner: Source) -> Source:
             across, down = max(1, source.width // inner.width), max(1, source.height // inner.height)

@@ -48,13 +48,11 @@ class Stack(Source):
         bands: Names of the modality's bands.
         members: A source of one band for each of them.
         factors: How much coarser each is than the grid of the stack.
-        product: What they belong to.
     """
 
     bands: tuple[str, ...]
     members: tuple[Source, ...]
     factors: tuple[Factor, ...]
-    product: Product
 
     @classmethod
     def open(cls, product: Product, modality: Modality, open_band: OpenBand) -> Self:
@@ -68,9 +66,9 @@ class Stack(Source):
             raise RasterRejected(_lacking(product, modality, missing))
         with ExitStack() as opened:
             members = []
-            for band in modality.bands:
+            for band, alone in zip(modality.bands, _alone(modality), strict=True):
                 try:
-                    members.append(open_band(product.bands[band], _alone(modality, band)))
+                    members.append(open_band(product.bands[band], alone))
                 except Exception as error:
                     raise of_band(band, error, product.bands[band]) from error
                 opened.callback(members[-1].close)
@@ -81,11 +79,15 @@ class Stack(Source):
     @classmethod
     def _of(cls, members: tuple[Source, ...], modality: Modality, product: Product) -> Self:
         finest = max(members, key=lambda each: each.width * each.height)
-        factors = []
+        factors: list[Factor] = []
+        fit: dict[tuple[object, ...], Factor] = {}  # bands of one pixel size, which share what says their place
         for band, member in zip(modality.bands, members, strict=True):
+            alike = member.width, member.height, member.dtype, id(member.location)
             try:
-                _check_type(member, finest)
-                factors.append(factor_of(member, finest))
+                if alike not in fit:
+                    _check_type(member, finest)
+                    fit[alike] = factor_of(member, finest)
+                factors.append(fit[alike])
             except RasterRejected as error:
                 raise of_band(band, error, member.path) from error
         row_bytes = finest.width * len(members) * np.dtype(finest.dtype).itemsize
@@ -134,7 +136,7 @@ class Stack(Source):
 
     def tags(self) -> Mapping[str, str]:
         """Return the metadata of the product."""
-        return self.product.tags()
+        return self.product.tags() if self.product else {}
 
     def close(self) -> None:
         """Close all bands."""
@@ -147,9 +149,12 @@ def _repeated(coarse: NDArray[Any], factor: Factor) -> NDArray[Any]:
     return coarse.repeat(factor.across, axis=1).repeat(factor.down, axis=0)
 
 
-@lru_cache(maxsize=256)
-def _alone(modality: Modality, band: str) -> Modality:
-    return replace(modality, bands=(band,), offset=(0.0,), scale=(1.0,), native_gsd=())
+@lru_cache(maxsize=64)
+def _alone(modality: Modality) -> tuple[Modality, ...]:
+    """Return what the file of each band must be."""
+    return tuple(
+        replace(modality, bands=(band,), offset=(0.0,), scale=(1.0,), native_gsd=()) for band in modality.bands
+    )
 
 
 def _scale(finest: Affine, band: Affine, reach: int) -> tuple[int, int, float]:
