@@ -39,7 +39,7 @@ GOAL_MS = 15.0
 # What ingest and hashing would leave behind, for items that are copies of the one that was ingested.
 _COPY = """
 INSERT INTO item SELECT :id, source, col, row, width, height, modality, digest, state, nodata, acquisition,
-acquired_start, acquired_end, west, south, east, north, place FROM item WHERE id = :first
+acquired_start, acquired_end, west, south, east, north, place, NULL FROM item WHERE id = :first
 """
 
 

@@ -80,7 +80,7 @@ def test_reading_all_codes_takes_little_more_memory_than_they_do(home, catalogue
             """
             WITH RECURSIVE number(n) AS (SELECT 6 UNION ALL SELECT n + 1 FROM number WHERE n < :count)
             INSERT INTO item SELECT n, source, col, row, width, height, modality, digest, state, nodata, acquisition,
-              acquired_start, acquired_end, west, south, east, north, place FROM item, number WHERE id = 1
+              acquired_start, acquired_end, west, south, east, north, place, NULL FROM item, number WHERE id = 1
             """,
             {"count": count},
         )
