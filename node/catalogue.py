@@ -192,10 +192,25 @@ class Catalogue:
         pages = self._pages(query, release_digest, encoder)
         return np.concatenate([np.empty(0, np.int64), *(np.array(rows, np.int64)[:, 0] for rows in pages)])
 
-    def present(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Item]:
-        """Return those of these patches that are present, by rising id."""
-        query = "SELECT * FROM patch WHERE id IN (SELECT value FROM json_each(?)) AND state = 'present' ORDER BY id"
-        return [self._item(row) for row in self.connection.execute(query, (str([int(each) for each in ids]),))]
+    def codes_of(self, release_digest: bytes, encoder: str, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Codes]:
+        """Return the codes that some patches have of this encoder, as `codes` does; `ids` in rising order."""
+        import numpy as np  # noqa: PLC0415 - loaded only when used
+
+        query = f"SELECT item, code FROM code WHERE {_OF_ENCODER} AND item IN (SELECT value FROM json_each(?)) ORDER BY item"  # noqa: E501, S608 - fixed
+        rows: list[tuple[int, bytes]] = []
+        for start in range(0, len(ids), _PAGE):
+            some = str(ids[start : start + _PAGE].tolist())
+            rows += self.connection.execute(query, (release_digest, encoder, some)).fetchall()
+        packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8)
+        return np.array([item for item, _ in rows], np.int64), packed.reshape(len(rows), -1 if rows else 0)
+
+    def uncoded(self, release_digest: bytes, encoder: str, ids: NDArray[np.int64]) -> list[Item]:
+        """Return those of these patches that are present and have no code of this encoder, by rising id."""
+        query = f"""
+            SELECT * FROM patch WHERE id IN (SELECT value FROM json_each(?)) AND state = 'present'
+            AND NOT EXISTS (SELECT 1 FROM code WHERE {_OF_ENCODER} AND item = patch.id) ORDER BY id
+        """  # noqa: S608 - fixed
+        return [self._item(row) for row in self.connection.execute(query, (str(ids.tolist()), release_digest, encoder))]
 
     def keep_codes(self, releases: Collection[bytes]) -> None:
         """Delete the codes of all releases but these, in steps between which others may write."""

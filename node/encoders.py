@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from node.reading import Content
@@ -13,8 +13,8 @@ from rsfed.trust.release_store import Release
 class Encoder(Protocol):
     """Makes the codes of patches."""
 
-    def encode(self, contents: Sequence[Content]) -> Codes:
-        """Return one code for each content, uint8, shape (n, bits // 8)."""
+    def encode(self, contents: Iterable[Content]) -> Codes:
+        """Return one code for each content, which is taken when it is due, uint8, shape (n, bits // 8)."""
 
 
 MakeEncoder = Callable[[Release, str], Encoder]

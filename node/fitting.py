@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rsfed.raster.layout import Candidate, Skipped
 from rsfed.raster.modality import Modality
 
-Entries = tuple[list[Candidate], list[Skipped]]
-"""What is taken up, and what is not."""
 
+def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Iterator[Candidate | Skipped]:
+    """Yield what of an archive may be of its modality, and what is not taken up.
 
-def fitting(entries: Iterable[Candidate | Skipped], kind: Modality) -> Entries:
-    """Return what of an archive may be of its modality, and what is not taken up.
-
-    All products of other bands are one entry: in a data set of pairs they are as many as the others.
+    All products of other bands are one entry, the last: in a data set of pairs they are as many as the others.
     """
-    candidates: list[Candidate] = []
-    problems: list[Skipped] = []
-    foreign: list[str] = []
+    first, foreign = "", 0
     for entry in entries:
-        if isinstance(entry, Skipped):
-            problems.append(entry)
-        elif _may_be(entry, kind):
-            candidates.append(entry)
+        if isinstance(entry, Skipped) or _may_be(entry, kind):
+            yield entry
         else:
-            foreign.append(entry.name)
+            first, foreign = first or entry.name, foreign + 1
     if foreign:
-        which = f"it and {len(foreign) - 1:,} more products have" if len(foreign) > 1 else "it has"
-        problems.append(
-            Skipped(foreign[0], f"{which} no band of modality {kind.name}; search such products by a node of their own")
-        )
-    return candidates, problems
+        which = f"it and {foreign - 1:,} more products have" if foreign > 1 else "it has"
+        yield Skipped(first, f"{which} no band of modality {kind.name}; search such products by a node of their own")
 
 
 def _may_be(candidate: Candidate, kind: Modality) -> bool:

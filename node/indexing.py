@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
@@ -28,10 +28,11 @@ from node.features import FeatureCache, FeatureKey, features_file
 from node.indexes import make_equal, open_index, serve_release, served_release
 from node.presence import Presence
 from node.publishing import Publisher
-from node.reading import Content, reader
+from node.reading import Content, noted, reader
 from node.searchable import REMEDY, unsearchable
 from node.served import Facts, Served, Shelf
 from rsfed.codes import Codes, Ids
+from rsfed.crew import Crew
 from rsfed.errors import ReleaseRefused, RsfedError
 from rsfed.index.facets import Columns
 from rsfed.index.warm import warm
@@ -257,41 +258,59 @@ class _Work:
     def _hash(self, release: Release, encoder_id: str) -> bool:
         """Hash every patch that still needs a code; return whether that was finished."""
         entry = release.manifest.encoders[encoder_id]
+        self._take_up(release, encoder_id)
         missing = self._missing(release, encoder_id, entry.modality)
         self._owner.pending = len(missing)
         if not len(missing):
             return True
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))
         encoder = self._owner.encoder(release, encoder_id)
-        workers = self._owner.workers if len(missing) >= _WORTH_WORKERS else 0
-        reading = reader(self._home, entry.architecture, entry.input, release, workers=workers, niceness=_NICENESS)
+        ahead = self._owner.workers and len(missing) >= _WORTH_WORKERS
+        hands = Crew(self._owner.workers, niceness=_NICENESS) if ahead else None
+        reading = reader(self._home, entry.architecture, entry.input, release, hands=hands)
         failed, done = len(self._failed), 0
-        with closing(reading.contents(self._present(missing), self._unreadable)) as contents:
-            while read := {item.id: content for item, content in islice(contents, BATCH)}:
+        with closing(reading.contents(self._uncoded(release, encoder_id, missing), self._unreadable)) as contents:
+            while ids := self._hash_batch(release, encoder_id, encoder, islice(contents, BATCH)):
+                done += len(ids)
                 if self._owner.stopping or self._newest() != release:
                     return False
-                self._hash_batch(release, encoder_id, encoder, read)
-                done += len(read)
                 self._owner.pending = max(0, len(missing) - done - (len(self._failed) - failed))
         self._owner.pending = 0
+        self._take_up(release, encoder_id)
         if len(self._failed) > failed:
             log.warning("index.unreadable", count=len(self._failed) - failed)
             self._unpublished = True  # what cannot be read is not held
         return True
 
-    def _hash_batch(self, release: Release, encoder_id: str, encoder: Encoder, read: Mapping[int, Content]) -> None:
-        ids, codes = np.array(list(read), np.int64), encoder.encode(list(read.values()))
+    def _hash_batch(
+        self, release: Release, encoder_id: str, encoder: Encoder, read: Iterable[tuple[Item, Content]]
+    ) -> list[int]:
+        """Hash patches while the next ones are read, and return their ids."""
+        hashed: list[int] = []
+        codes = encoder.encode(noted(read, hashed))
+        if not hashed:
+            return hashed
+        ids = np.array(hashed, np.int64)
         self._catalogue.put_codes(release.digest, encoder_id, ids, codes)
         self._drop_withdrawn()
         if self._serves(release):
             self._add(encoder_id, ids, codes)
         if time.monotonic() - self._published > PUBLISH_S:
             self._publish()
+        return hashed
 
-    def _present(self, ids: Ids) -> Iterator[Item]:
-        """Yield those of these patches that are still present, looked up some at a time."""
+    def _uncoded(self, release: Release, encoder_id: str, ids: Ids) -> Iterator[Item]:
+        """Yield those of these patches that are still present and without a code, looked up some at a time."""
         for start in range(0, len(ids), BATCH):
-            yield from self._catalogue.present(ids[start : start + BATCH])
+            yield from self._catalogue.uncoded(release.digest, encoder_id, ids[start : start + BATCH])
+
+    def _take_up(self, release: Release, encoder_id: str) -> None:
+        """Add codes to what is served that an ingest put into the catalogue."""
+        if self._serves(release):
+            missing = self._missing(release, encoder_id, release.manifest.encoders[encoder_id].modality)
+            ids, codes = self._catalogue.codes_of(release.digest, encoder_id, missing)
+            if len(ids):
+                self._add(encoder_id, ids, codes)
 
     def _unreadable(self, item: Item) -> None:
         self._failed[item.id] = time.monotonic()

@@ -8,16 +8,17 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from node.auditing import Kind, note_beside
-from node.fitting import Entries, fitting
+from node.fitting import fitting
+from node.hashing_ahead import hash_ahead
 from node.labels import LabelMapping, map_labels
+from node.looking import Wanted, looked_at
 from node.mirror import Mirror
 from node.recipe import Reading, reading_of, recipe
 from node.sources import (
@@ -40,19 +41,16 @@ from node.state import open_state
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, load_config
 from rsfed.config_images import ArchiveSection
-from rsfed.crew import Crew
+from rsfed.crew import Crew, Hands
 from rsfed.errors import ArchiveError, RasterRejected, StateError
 from rsfed.home import Home, transaction
-from rsfed.raster.inspect import SourceInfo, inspect
+from rsfed.raster.inspect import SourceInfo
 from rsfed.raster.layout import Candidate, Skipped, walk
 from rsfed.raster.refusal import refusing
 
 _BATCH_FILES = 64  # acknowledged together
 _BATCH_SECONDS = 1.0  # after this long a smaller batch is acknowledged, too
-_DIED = RasterRejected(
-    "reading it ended the process that read it, for lack of memory or by a fault of the decoder; look at the file",
-    reason="UNREADABLE",
-)
+Walk = Callable[[], Iterator[Candidate | Skipped]]
 
 
 @dataclass(slots=True)
@@ -66,6 +64,7 @@ class Report:
         withdrawn: Files that were there and are gone or will not do any more.
         skipped: How often each reason to skip something came up.
         labels: What the own labels mean now.
+        hashed: Codes that a cluster made.
         seconds: How long it took.
     """
 
@@ -75,6 +74,7 @@ class Report:
     withdrawn: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     labels: LabelMapping = field(default_factory=LabelMapping)
+    hashed: int = 0
     seconds: float = 0.0
 
 
@@ -91,7 +91,14 @@ class Listener:
     skipped: Callable[[Skipped], None]
 
 
-def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, workers: int | None = None) -> Report:
+def ingest(
+    home: Home,
+    listener: Listener,
+    *,
+    accept_empty: bool = False,
+    workers: int | None = None,
+    cluster: Hands | None = None,
+) -> Report:
     """Bring the catalogue in line with the archive.
 
     Args:
@@ -99,10 +106,12 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         listener: Told how the run goes on.
         accept_empty: An archive without any image is no mistake, but is empty.
         workers: Processes that read images, 0 for none; as node.toml says when left out.
+        cluster: Who reads and hashes images instead, on other machines that see them under the same paths.
 
     Raises:
         ArchiveError: there is no archive folder, its label file cannot be read, or it is empty unexpectedly;
-            ARCHIVE_UNREACHABLE, it is to be fetched and cannot be; WORKERS, the processes cannot be started.
+            ARCHIVE_UNREACHABLE, it is to be fetched and cannot be; WORKERS, the processes cannot be started;
+            SCHEDULER, the cluster has no worker any more.
         ConfigError: node.toml will not do, `[labels.map]` included.
         StateError: another ingest is running, or the state cannot be opened.
     """
@@ -117,50 +126,29 @@ def ingest(home: Home, listener: Listener, *, accept_empty: bool = False, worker
         independent_files=config.archive.independent_files,
         recipe=recipe(reading),
     )
-    if workers is None:
-        workers = config.archive.workers
+    hands = cluster or _crew(config.archive.workers if workers is None else workers)
     with _alone(home), closing(open_state(home)) as connection:
-        run = _Run(home, connection, reading, rules, listener, workers)
+        run = _Run(home, connection, reading, rules, listener, hands)
         missing = [] if config.archive.stac is None else run.fetch(config.archive, accept_empty=accept_empty)
         held = present_sources(connection)
-        candidates, problems = fitting(
-            walk(reading.root, config.archive.labels, {path for _, path in held}), reading.modality
-        )
+        known = {path for _, path in held}
         with transaction(connection):
             set_unknown_acquisitions(connection, rules)
-        run.take((candidates, missing + problems), held, accept_empty=accept_empty)
+        run.take(
+            lambda: fitting(walk(reading.root, config.archive.labels, known), reading.modality),
+            held,
+            missing,
+            accept_empty=accept_empty,
+        )
         run.report.labels = _settle(connection, config, reading)
+        if cluster is not None:
+            run.report.hashed = hash_ahead(home, cluster, listener.progressed)
     run.report.seconds = time.monotonic() - start
     return run.report
 
 
-def look(reading: Reading, path: Path) -> SourceInfo | RasterRejected:
-    """Return what a source is, or why it will not do."""
-    try:
-        with refusing(path):
-            return inspect(
-                path,
-                root=reading.root,
-                modality=reading.modality,
-                spec=reading.spec,
-                radiometry=reading.radiometry,
-                stride=reading.stride,
-            )
-    except RasterRejected as error:
-        return error
-
-
-def _looks(reading: Reading, path: Path) -> Iterator[SourceInfo | RasterRejected]:
-    yield look(reading, path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A source that is to be read: where it is, what the catalogue holds of it, and how it was seen just now."""
-
-    candidate: Candidate
-    known: Known | None
-    seen: Seen
+def _crew(workers: int) -> Hands | None:
+    return Crew(workers) if workers else None
 
 
 class _Run:
@@ -173,7 +161,7 @@ class _Run:
         reading: Reading,
         rules: Rules,
         listener: Listener,
-        workers: int,
+        hands: Hands | None,
     ) -> None:
         self.report = Report(reading)
         self._home = home
@@ -181,37 +169,46 @@ class _Run:
         self._reading = reading
         self._rules = rules
         self._listener = listener
-        self._workers = workers
+        self._hands = hands
         self._pending: list[Read] = []
         self._relabelled: list[tuple[int, frozenset[str]]] = []
         self._acknowledged = time.monotonic()
         self._good: set[int] = set()  # sources that stay in the catalogue
         self._direction = radar_direction(connection)
 
-    def take(self, entries: Entries, held: list[tuple[int, str]], *, accept_empty: bool) -> None:
-        """Withdraw what is gone of what was held before, take up what is new, then withdraw what will not do."""
-        candidates, problems = entries
+    def take(self, entries: Walk, held: list[tuple[int, str]], problems: list[Skipped], *, accept_empty: bool) -> None:
+        """Withdraw what is gone of what was held before, take up what is new, then withdraw what will not do.
+
+        Args:
+            entries: Lists what is in the archive. It is asked twice, to know how much there is without keeping it all.
+            held: Number and path of the sources that the catalogue holds.
+            problems: What is left out already.
+            accept_empty: As for `ingest`.
+        """
         place = _place(self._reading.root)
-        if held and not candidates and not accept_empty:
+        listed, gone = 0, {path: number for number, path in held}
+        for entry in entries():
+            if isinstance(entry, Skipped):
+                problems.append(entry)
+            else:
+                listed += 1
+                gone.pop(entry.name, None)
+        if held and not listed and not accept_empty:
             raise _empty()
         for problem in problems:
             self._skip(problem)
-        # What lies in a folder that cannot be listed just now is not gone.
-        unseen = {problem.name for problem in problems if problem.passing}
-        below = tuple(f"{name}/" for name in unseen)
-        held = [(number, path) for number, path in held if path not in unseen and not path.startswith(below)]
-        listed = {candidate.name for candidate in candidates}
-        self._withdraw([number for number, path in held if path not in listed])  # reading what is new may take hours
-        with closing(self._looked_at(self._wanted(candidates))) as sources:
+        hidden = _hidden(problems)
+        self._withdraw([number for path, number in gone.items() if not hidden(path)])  # what is new may take hours
+        with closing(looked_at(self._reading, self._wanted(entries(), listed, problems), self._hands)) as sources:
             for wanted, found in sources:
                 self._take_up(wanted, found)
                 self._acknowledge_if_due()
         self._acknowledge()
-        self._listener.progressed(len(candidates), len(candidates))
-        self.report.files = len(candidates)
         if _place(self._reading.root) != place:
             raise ArchiveError("the archive was taken away while it was read; mount it and run the ingest again")
-        self._withdraw([number for number, path in held if path in listed and number not in self._good])
+        self._listener.progressed(self.report.files, self.report.files)
+        hidden, kept = _hidden(problems), self._good | set(gone.values())
+        self._withdraw([number for number, path in held if number not in kept and not hidden(path)])
 
     def fetch(self, archive: ArchiveSection, *, accept_empty: bool) -> list[Skipped]:
         """Bring the files of a STAC endpoint in line with it; what is gone there is withdrawn before anything comes.
@@ -237,10 +234,14 @@ class _Run:
             )
         return listing.problems + mirror.fetch(listing, self._listener.progressed)
 
-    def _wanted(self, candidates: Sequence[Candidate]) -> Iterator[_Wanted]:
-        """Yield what is new or has changed; the others are kept."""
-        for done, candidate in enumerate(candidates):
-            self._listener.progressed(done, len(candidates))
+    def _wanted(self, entries: Iterator[Candidate | Skipped], listed: int, problems: list[Skipped]) -> Iterator[Wanted]:
+        """Yield what is new or has changed; the others are kept, and folders that cannot be listed any more noted."""
+        for candidate in entries:
+            if isinstance(candidate, Skipped):
+                problems += [candidate] * candidate.passing
+                continue
+            self._listener.progressed(self.report.files, max(listed, self.report.files))
+            self.report.files += 1
             known = find_source(self._connection, candidate.name)
             try:
                 with refusing(candidate.path):
@@ -252,28 +253,9 @@ class _Run:
                 self._keep(known, seen)
                 self._acknowledge_if_due()
             else:
-                yield _Wanted(candidate, known, seen)
+                yield Wanted(candidate, known, seen)
 
-    def _looked_at(
-        self, sources: Iterator[_Wanted]
-    ) -> Generator[tuple[_Wanted, SourceInfo | RasterRejected], None, None]:
-        """Yield each source with what it is, in order; read ahead by processes where there are any."""
-        if not self._workers:
-            yield from ((wanted, look(self._reading, wanted.candidate.path)) for wanted in sources)
-            return
-        waiting: deque[_Wanted] = deque()  # what is in work
-
-        def paths() -> Iterator[Path]:
-            for wanted in sources:
-                waiting.append(wanted)
-                yield wanted.candidate.path
-
-        crew: Crew[Path, SourceInfo | RasterRejected] = Crew(partial(_looks, self._reading), self._workers)
-        with closing(crew.parts(paths())) as parts:
-            for _, found in parts:
-                yield waiting.popleft(), _DIED if found is None else found
-
-    def _take_up(self, wanted: _Wanted, found: SourceInfo | RasterRejected) -> None:
+    def _take_up(self, wanted: Wanted, found: SourceInfo | RasterRejected) -> None:
         candidate, seen = wanted.candidate, wanted.seen
         if isinstance(found, RasterRejected):
             self._refuse(candidate, wanted.known, found)
@@ -340,13 +322,11 @@ class _Run:
             self.report.withdrawn += len(gone)
 
 
-def _place(root: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one that may be mounted in its place; None where there is none."""
-    try:
-        status = root.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def _hidden(problems: Iterable[Skipped]) -> Callable[[str], bool]:
+    """Return what tells paths that lie in a folder that cannot be listed just now: what is there is not gone."""
+    unseen = {problem.name for problem in problems if problem.passing}
+    below = tuple(f"{name}/" for name in unseen)
+    return lambda path: path in unseen or path.startswith(below)
 
 
 def _empty() -> ArchiveError:
@@ -388,3 +368,12 @@ def _alone(home: Home) -> Iterator[None]:
         except BlockingIOError as error:
             raise StateError("another ingest of this node is running; wait for it", detail=str(home.path)) from error
         yield
+
+
+def _place(root: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one that may be mounted in its place; None where there is none."""
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from node.features import FeatureCache, FeatureKey
-from rsfed.crew import Crew
+from rsfed.crew import Hands, made_of_each
 from rsfed.errors import RasterRejected, TrainingError
 from rsfed.trust.manifest import Architecture, FrozenTrunk
 
@@ -31,7 +31,7 @@ Failed = Callable[["Item"], None]
 
 _AT_ONCE = 16  # patches whose bands wait for the trunk, or for a process to be taken from it
 _PAGE = 1024  # patches whose features are looked up at a time
-_PORTION = 64  # patches that a process reads before it gets others
+_PORTION = 2 * _AT_ONCE  # patches that a process reads before it gets others: as many as may wait for it to be asked
 
 
 class Reader(Protocol):
@@ -54,48 +54,33 @@ class BandReader:
 
     Args:
         spec: How a patch is read.
-        workers: Processes that read ahead; 0 to read in this one, when a patch is asked for.
-        niceness: How far these stand back behind other processes.
+        hands: Who reads ahead; None to read in this process, when a patch is asked for.
     """
 
     features = 0
 
-    def __init__(self, spec: InputSpec, workers: int = 0, niceness: int = 0) -> None:
+    def __init__(self, spec: InputSpec, hands: Hands | None = None) -> None:
         self.spec = spec
-        self._workers = workers
-        self._niceness = niceness
+        self._hands = hands
 
     def contents(self, items: Iterable[Item], failed: Failed) -> Generator[tuple[Item, Content], None, None]:
         """Yield each patch that can be read, in order; those of one source that come together are read in one go."""
-        groups = (list(group) for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)))
-        if self._workers:
-            read = self._ahead(_portions(groups), self._workers)
+        if self._hands:
+            read = made_of_each(self._hands, partial(_parts, self.spec), portions(items), by_source)
         else:
-            read = (each for group in groups for each in _read(self.spec, group))
+            read = (each for group in by_source(items) for each in _read(self.spec, group))
         for item, content in read:
             if content is None:
                 failed(item)
             else:
                 yield item, content
 
-    def _ahead(self, tasks: Iterable[list[Item]], workers: int) -> Iterator[tuple[Item, Content | None]]:
-        """Read by processes; of a task that one died over, each source once more by itself."""
-        crew: Crew[list[Item], list[Content | None]] = Crew(
-            partial(_parts, self.spec), workers, niceness=self._niceness
-        )
-        done = 0
-        with closing(crew.parts(tasks)) as parts:
-            for task, part in parts:
-                if part is not None:
-                    yield from zip(task[done : done + len(part)], part, strict=True)
-                    done = (done + len(part)) % len(task)
-                    continue
-                rest, done = task[done:], 0
-                sources = [list(group) for _, group in groupby(rest, key=lambda item: item.path)]
-                if len(sources) == 1:
-                    yield from ((item, None) for item in rest)
-                else:
-                    yield from self._ahead(sources, 1)
+
+def noted(read: Iterable[tuple[Item, Content]], ids: list[int]) -> Iterator[Content]:
+    """Yield what patches hold, and note whose it was."""
+    for item, content in read:
+        ids.append(item.id)
+        yield content
 
 
 def _read(spec: InputSpec, items: Sequence[Item]) -> Iterator[tuple[Item, Content | None]]:
@@ -106,10 +91,15 @@ def _read(spec: InputSpec, items: Sequence[Item]) -> Iterator[tuple[Item, Conten
         yield item, None if isinstance(content, RasterRejected) else content
 
 
-def _portions(groups: Iterable[list[Item]]) -> Iterator[list[Item]]:
+def by_source(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield those patches together that come one after the other and from one source."""
+    return (list(group) for _, group in groupby(items, key=lambda item: (item.path, item.radiometry)))
+
+
+def portions(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Put small sources together, so that what one process is given is worth the way; a source is never divided."""
     portion: list[Item] = []
-    for group in groups:
+    for group in by_source(items):
         portion += group
         if len(portion) >= _PORTION:
             yield portion
@@ -120,8 +110,7 @@ def _portions(groups: Iterable[list[Item]]) -> Iterator[list[Item]]:
 
 def _parts(spec: InputSpec, items: Sequence[Item]) -> Iterator[list[Content | None]]:
     """Yield what patches hold, some at a time; None for each that cannot be read."""
-    groups = groupby(items, key=lambda item: item.path)
-    read = (content for _, group in groups for _, content in _read(spec, list(group)))
+    read = (content for group in by_source(items) for _, content in _read(spec, group))
     while part := list(islice(read, _AT_ONCE)):
         yield part
 
@@ -175,14 +164,13 @@ class FeatureReader:
             yield made
 
 
-def reader(  # noqa: PLR0913 - how it reads
+def reader(
     home: Home,
     architecture: Architecture,
     spec: InputSpec,
     release: Release | None,
     *,
-    workers: int = 0,
-    niceness: int = 0,
+    hands: Hands | None = None,
 ) -> Reader:
     """Return what reads the patches of a node for an encoder.
 
@@ -191,14 +179,13 @@ def reader(  # noqa: PLR0913 - how it reads
         architecture: The encoder's.
         spec: The encoder's.
         release: Where its trunk lies, if it has one.
-        workers: Processes that read ahead; beside a trunk, which takes far longer than reading, there are none.
-        niceness: How far these stand back behind other processes.
+        hands: Who reads ahead; beside a trunk, which takes far longer than reading, nobody does.
 
     Raises:
         TrainingError: TRUNK_MISSING, it stands on a trunk that is not in the release.
     """
     if not isinstance(architecture, FrozenTrunk):
-        return BandReader(spec, workers, niceness)
+        return BandReader(spec, hands)
     file = None if release is None else release.file(architecture.trunk)
     if file is None:
         raise TrainingError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from node.fitting import fitting
@@ -83,18 +83,25 @@ def recognise(reading: Reading, config: NodeConfig) -> Recognition:
     found = Recognition()
     if config.archive.stac is not None:
         return _endpoint(reading, config, found)
-    candidates, problems = fitting(walk(reading.root, config.archive.labels), reading.modality)
-    for problem in problems:
-        _note(found, problem)
-    by_layout: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        by_layout.setdefault(candidate.product.layout if candidate.product else FILES, []).append(candidate)
-        found.own_labels.update(candidate.own_labels)
-        found.unlabelled += not candidate.own_labels
-        found.covered += candidate.covered
+    samples: dict[str, Sample] = {}
+    for entry in fitting(walk(reading.root, config.archive.labels), reading.modality):
+        if isinstance(entry, Skipped):
+            _note(found, entry)
+            continue
+        name, bands = FILES, reading.modality.bands
+        if entry.product:
+            name, bands = entry.product.layout, tuple(entry.product.bands)
+        layout = found.layouts.setdefault(name, Layout(bands=bands))
+        layout.sources += 1
+        layout.bytes += _size(entry)
+        samples.setdefault(name, Sample()).add(entry)
+        found.own_labels.update(entry.own_labels)
+        found.unlabelled += not entry.own_labels
+        found.covered += entry.covered
     found.labels = map_labels(found.own_labels, config.labels.map, reading.nomenclature)
-    for name, sources in sorted(by_layout.items()):
-        found.layouts[name] = _layout(sources, reading, found)
+    found.layouts = dict(sorted(found.layouts.items()))
+    for name, layout in found.layouts.items():
+        _look_at_headers(samples[name].taken, layout, reading, found)
     return found
 
 
@@ -110,10 +117,26 @@ def _endpoint(reading: Reading, config: NodeConfig, found: Recognition) -> Recog
     return found
 
 
-def _layout(sources: Sequence[Candidate], reading: Reading, found: Recognition) -> Layout:
-    first = sources[0].product
-    layout = Layout(len(sources), sum(_sizes(sources)), tuple(first.bands) if first else reading.modality.bands)
-    for candidate in sources[:: max(1, len(sources) // HEADERS)][:HEADERS]:
+class Sample:
+    """Some of many candidates, evenly spread, without keeping all: every one, then every second, then every fourth."""
+
+    def __init__(self) -> None:
+        self.taken: list[Candidate] = []
+        self._step = 1
+        self._seen = 0
+
+    def add(self, candidate: Candidate) -> None:
+        """Take a candidate, or not."""
+        if self._seen % self._step == 0:
+            self.taken.append(candidate)
+        self._seen += 1
+        if len(self.taken) > HEADERS:
+            self.taken = self.taken[::2]
+            self._step *= 2
+
+
+def _look_at_headers(sample: Sequence[Candidate], layout: Layout, reading: Reading, found: Recognition) -> None:
+    for candidate in sample:
         layout.headers += 1
         try:
             with opened(candidate.path, reading.modality, root=reading.root, radiometry=reading.radiometry) as source:
@@ -122,15 +145,13 @@ def _layout(sources: Sequence[Candidate], reading: Reading, found: Recognition) 
                 layout.grids[Grid(source.width, source.height, gsd, where.crs)] += 1
         except RasterRejected as error:
             _note(found, Skipped(candidate.name, error.public))
-    return layout
 
 
-def _sizes(sources: Iterable[Candidate]) -> Iterable[int]:
-    for candidate in sources:
-        try:
-            yield candidate.stamp()[0]
-        except OSError:  # an ingest will tell
-            yield 0
+def _size(candidate: Candidate) -> int:
+    try:
+        return candidate.stamp()[0]
+    except OSError:  # an ingest will tell
+        return 0
 
 
 def _note(found: Recognition, problem: Skipped) -> None:

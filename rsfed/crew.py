@@ -1,8 +1,9 @@
-"""Processes that work ahead: what they make comes back in the order of the tasks, and no more of it than fits.
+"""Work that is done ahead by others: what they make comes back in the order of the tasks, and no more of it than fits.
 
-A process takes one task at a time and gives what it makes of it in parts. A part stays with the process until it is
-taken, so at most two wait for each process, however fast they are: the last one is told as such, and has to be known. A
-process that dies, by a decoder's fault or for lack of memory, costs the task that it had; another takes its place.
+`Crew` is processes of this machine, `rsfed.cluster` workers of other machines. A process takes one task at a time and
+gives what it makes of it in parts. A part stays with the process until it is taken, so at most two wait for each
+process, however fast they are: the last one is told as such, and has to be known. A process that dies, by a decoder's
+fault or for lack of memory, costs the task that it had; another takes its place.
 """
 
 from __future__ import annotations
@@ -11,18 +12,73 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from enum import IntEnum
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rsfed.errors import ArchiveError
 from rsfed.raster.limits import ONE_OF_SEVERAL
 
 Task = TypeVar("Task")
 Part = TypeVar("Part")
+Each = TypeVar("Each")
+Made = TypeVar("Made")
 _GRACE_S = 5.0
+
+
+class Hands(Protocol):
+    """Whoever does the work.
+
+    Attributes:
+        elsewhere: Whether that is on other machines, which may not see all files that are here.
+    """
+
+    elsewhere: bool
+
+    def parts(
+        self, work: Callable[[Task], Iterable[Part]], tasks: Iterable[Task]
+    ) -> Generator[tuple[Task, Part | None], None, None]:
+        """Yield each task with each of its parts, in the order of the tasks; None where a process died over it.
+
+        Args:
+            work: Gives the parts of a task; a function of a module, or a `partial` of one, as it is pickled.
+            tasks: Taken as processes become free.
+
+        Raises:
+            ArchiveError: WORKERS, the processes cannot be started, or the work fails otherwise than by dying.
+        """
+
+
+def made_of_each(
+    hands: Hands,
+    work: Callable[[list[Each]], Iterable[list[Made]]],
+    portions: Iterable[list[Each]],
+    divided: Callable[[list[Each]], Iterable[list[Each]]],
+) -> Generator[tuple[Each, Made | None], None, None]:
+    """Yield all of each portion in order with what the work makes of it; None for what a process died over.
+
+    Of a portion that one died over, what is left is tried once more in smaller portions.
+
+    Args:
+        hands: Who does it.
+        work: Gives what it makes of each of a portion, in order, some at a time.
+        portions: What is given to a process at a time, none of them empty.
+        divided: Divides what is left of one; what it leaves whole is not tried again.
+    """
+    done = 0
+    with closing(hands.parts(work, portions)) as parts:
+        for portion, part in parts:
+            if part is not None:
+                yield from zip(portion[done : done + len(part)], part, strict=True)
+                done = (done + len(part)) % len(portion)
+                continue
+            smaller, done = list(divided(portion[done:])), 0
+            if len(smaller) == 1:
+                yield from ((each, None) for each in smaller[0])
+            else:
+                yield from made_of_each(hands, work, smaller, divided)
 
 
 class _Kind(IntEnum):
@@ -34,60 +90,58 @@ class _Kind(IntEnum):
     DEAD = 5
 
 
-class Crew(Generic[Task, Part]):
-    """Some processes that do the same work.
+def failed(kind: str) -> ArchiveError:
+    """Return what to say of work that failed by an error of this kind, which it never should."""
+    return ArchiveError(f"an image made its reader fail by {kind}; please report this", reason="WORKERS")
+
+
+class Crew:
+    """Some processes of this machine, started as there is work for them.
 
     Args:
-        work: Gives the parts of a task; a function of a module, or a `partial` of one, as it is pickled.
         workers: How many processes, at least one.
         niceness: How far they stand back behind other processes.
     """
 
-    def __init__(self, work: Callable[[Task], Iterable[Part]], workers: int, *, niceness: int = 0) -> None:
-        self._work = work
+    elsewhere = False
+
+    def __init__(self, workers: int, *, niceness: int = 0) -> None:
         self._workers = workers
         self._niceness = niceness
 
-    def parts(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Part | None], None, None]:
-        """Yield each task with each of its parts, in the order of the tasks; None where its process died over it.
-
-        Args:
-            tasks: Taken as processes become free.
-
-        Raises:
-            ArchiveError: WORKERS, the processes cannot be started, or the work fails otherwise than by dying.
-        """
+    def parts(
+        self, work: Callable[[Task], Iterable[Part]], tasks: Iterable[Task]
+    ) -> Generator[tuple[Task, Part | None], None, None]:
+        """Yield each task with each of its parts, as `Hands` says."""
         coming = iter(tasks)
-        idle = deque(self._worker() for _ in range(self._workers))
+        idle: deque[_Worker] = deque()
         busy: deque[tuple[Task, _Worker]] = deque()
+
+        def occupy() -> None:
+            while len(busy) < self._workers and (task := next(coming, None)) is not None:
+                worker = idle.popleft() if idle else _Worker(work, self._niceness)
+                busy.append((task, worker))
+                worker.give(task)
+
         try:
-            while True:
-                while idle and (task := next(coming, None)) is not None:
-                    idle[0].give(task)
-                    busy.append((task, idle.popleft()))
-                if not busy:
-                    return
+            occupy()
+            while busy:
                 task, worker = busy[0]
                 kind, part = worker.take()
-                if kind is _Kind.PART:
+                if kind is not _Kind.PART:  # with the last part the task is done, so nobody can die over it any more
+                    busy.popleft()
+                    if kind is _Kind.DEAD:
+                        worker.stop()
+                    else:
+                        idle.append(worker)
+                    if kind is _Kind.FAILED:
+                        raise failed(part)
+                    occupy()  # before the part is given away: whoever gets it takes long over it
+                if kind is not _Kind.NONE:
                     yield task, part
-                elif kind is _Kind.LAST:  # with it the task is done, so nobody can die over a task that gave all
-                    idle.append(busy.popleft()[1])
-                    yield task, part
-                elif kind is _Kind.NONE:
-                    idle.append(busy.popleft()[1])
-                elif kind is _Kind.DEAD:
-                    yield task, None
-                    busy.popleft()[1].stop()
-                    idle.append(self._worker())
-                else:
-                    raise ArchiveError(f"an image made its reader fail by {part}; please report this", reason="WORKERS")
         finally:
             for each in (*idle, *(worker for _, worker in busy)):
                 each.stop()
-
-    def _worker(self) -> _Worker:
-        return _Worker(self._work, self._niceness)
 
 
 class _Worker:

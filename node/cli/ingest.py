@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,8 +18,14 @@ from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
     from node.ingest import Report
+    from rsfed.crew import Hands
     from rsfed.home import Home
     from rsfed.raster.layout import Skipped
+
+
+Told = set[tuple[str, str]]
+"""Names of what was skipped, and why."""
+Take = Callable[[Told], "Report"]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +42,10 @@ def ingest(  # noqa: PLR0913, PLR0917 - the options of the command
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=0, max=64, help="Processes that read images (0: none)."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="Read and hash on a Dask cluster, such as tcp://host:8786 (docs/scenes.md)."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what is recognised; read no pixel and write nothing.")
@@ -52,16 +65,19 @@ def ingest(  # noqa: PLR0913, PLR0917 - the options of the command
         raise UsageError("--dry-run looks once; leave out --watch")
     if dry_run:
         typer.echo(_recognised(place, output))
-    elif watch:
-        from node.cli.watch import watching  # noqa: PLC0415 - loaded only when used
+        return
+    with _cluster(scheduler, workers) as elsewhere:
+        take = partial(_pass, place, workers, elsewhere, accept_empty=accept_empty)
+        if watch:
+            from node.cli.watch import watching  # noqa: PLC0415 - loaded only when used
 
-        told: set[tuple[str, str]] = set()
-        watching(lambda: _look(place, output, told, workers, accept_empty=accept_empty), interval)
-    else:
-        report = _pass(place, set(), workers, accept_empty=accept_empty)
-        result = _result(place, report)
-        typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
-        _warn(place)
+            told: Told = set()
+            watching(lambda: _look(place, output, told, take), interval)
+            return
+        report = take(set())
+    result = _result(place, report)
+    typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
+    _warn(place)
 
 
 def _recognised(home: Home, output: Output) -> str:
@@ -75,19 +91,20 @@ def _recognised(home: Home, output: Output) -> str:
     return shown(reading, recognise(reading, config), output)
 
 
-def _pass(home: Home, told: set[tuple[str, str]], workers: int | None, *, accept_empty: bool) -> Report:
+def _pass(home: Home, workers: int | None, elsewhere: Hands | None, told: Told, *, accept_empty: bool) -> Report:
     """Ingest once, telling what is skipped unless it was told before, and let a running `serve` know.
 
     Args:
         home: The node's home.
-        told: What was skipped before and why; then what was skipped now.
         workers: As for `ingest`.
+        elsewhere: The cluster that reads and hashes; None for none.
+        told: What was skipped before and why; then what was skipped now.
         accept_empty: As for `ingest`.
     """
     from node.ingest import Listener  # noqa: PLC0415 - loaded only when used
     from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
 
-    now: set[tuple[str, str]] = set()
+    now: Told = set()
     with progress("ingest") as (progressed, say):
 
         def skipped(problem: Skipped) -> None:
@@ -95,16 +112,17 @@ def _pass(home: Home, told: set[tuple[str, str]], workers: int | None, *, accept
             if (problem.name, problem.reason) not in told:
                 say(f"skipped {problem.name}: {problem.reason}")
 
-        report = bring_in_line(home, Listener(progressed, skipped), accept_empty=accept_empty, workers=workers)
+        listener = Listener(progressed, skipped)
+        report = bring_in_line(home, listener, accept_empty=accept_empty, workers=workers, cluster=elsewhere)
     told.clear()
     told |= now
     notify_serve(home)
     return report
 
 
-def _look(home: Home, output: Output, told: set[tuple[str, str]], workers: int | None, *, accept_empty: bool) -> None:
+def _look(home: Home, output: Output, told: Told, take: Take) -> None:
     """Ingest once more, and print one line where something came or went."""
-    report = _pass(home, told, workers, accept_empty=accept_empty)
+    report = take(told)
     if not (report.read or report.withdrawn):
         return
     result = _result(home, report)
@@ -119,6 +137,17 @@ def _line(result: dict[str, Any]) -> str:
         f"withdrawn, {sum(each['count'] for each in result['skipped']):,} skipped; "
         f"{result['patches']['present']:,} patches present"
     )
+
+
+def _cluster(scheduler: str | None, workers: int | None) -> AbstractContextManager[Hands | None]:
+    """Return the cluster that reads and hashes; None where none is named."""
+    if scheduler is None:
+        return nullcontext()
+    if workers is not None:
+        raise UsageError("--workers is for this machine and --scheduler for a cluster; give one of them")
+    from rsfed.cluster import cluster  # noqa: PLC0415 - loaded only when used
+
+    return cluster(scheduler)
 
 
 def _warn(home: Home) -> None:
@@ -167,6 +196,7 @@ def _result(home: Home, report: Report) -> dict[str, Any]:
             },
             "classes": {names[number]: count for number, count in catalogue.class_counts().items()},
             "acquisitions": catalogue.acquisitions(),
+            "hashed": report.hashed,
             "crs": [{"crs": crs, "files": count} for crs, count in catalogue.reference_systems().items()],
             "seconds": round(report.seconds, 3),
         }
@@ -188,6 +218,7 @@ def _table(result: dict[str, Any]) -> str:
         ("unlabelled", f"{patches['present'] - patches['labelled']} patches"),
         ("skipped", str(sum(each["count"] for each in result["skipped"]))),
         *((f"  {each['count']} x", each["reason"]) for each in result["skipped"]),
+        *([("hashed", f"{result['hashed']:,} patches by the cluster")] if result["hashed"] else []),
         ("seconds", f"{result['seconds']:.1f}"),
     ]
     return "\n".join(f"{name:<14}{value}" for name, value in rows)

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -105,18 +105,16 @@ def _ingest_ratio(paths: Sequence[Path], spec: InputSpec) -> float:
     for _ in range(_ROUNDS):
         alone = _seconds(lambda: encoder.encode(held)) / len(held)
         ahead = _ahead(paths, spec)
-        batch = list(islice(ahead, _BATCH))  # the process has started, which takes the same for any archive
-        count, start = 0, time.perf_counter()
-        while batch:
-            count += len(encoder.encode(batch))
-            batch = list(islice(ahead, _BATCH))
+        first = next(ahead)  # the process has started, which takes the same for any archive
+        start = time.perf_counter()
+        count = len(encoder.encode(chain([first], ahead)))
         ratios.append((time.perf_counter() - start) / count / alone)
     return round(statistics.median(ratios), 2)
 
 
 def _ahead(paths: Sequence[Path], spec: InputSpec) -> Iterator[Content]:
-    crew: Crew[Sequence[Path], list[Content]] = Crew(partial(_parts, spec), 1)
-    for _, part in crew.parts(paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
+    tasks = (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH))
+    for _, part in Crew(1).parts(partial(_parts, spec), tasks):
         yield from part or ()
 
 

@@ -69,8 +69,19 @@ def test_coded_items_are_those_of_exactly_this_release_and_encoder(catalogue, mo
 def test_chosen_patches_come_by_rising_id_without_those_that_are_gone(home, catalogue):
     (catalogue.root / "2.png").unlink()
     run(home)
-    assert [item.id for item in catalogue.present([5, 3, 1, 77])] == [1, 5]
-    assert catalogue.present(np.array([2])) == [catalogue.item(2)]
+    catalogue.put_codes(RELEASE, "rgb", [4, 5], np.array([[4] * 4, [5] * 4], np.uint8))
+    chosen = np.array([1, 3, 5, 77])
+    assert [item.id for item in catalogue.uncoded(OTHER, "rgb", chosen)] == [1, 5]
+    assert [item.id for item in catalogue.uncoded(RELEASE, "rgb", chosen)] == [1]
+    assert catalogue.uncoded(RELEASE, "rgb", np.array([2])) == []
+
+
+def test_codes_of_chosen_patches_come_by_rising_id(catalogue, monkeypatch):
+    monkeypatch.setattr("node.catalogue._PAGE", 2)
+    catalogue.put_codes(RELEASE, "rgb", [5, 2, 4], np.array([[5] * 4, [2] * 4, [4] * 4], np.uint8))
+    ids, codes = catalogue.codes_of(RELEASE, "rgb", np.array([1, 2, 3, 5]))
+    assert (ids.tolist(), codes.tolist()) == ([2, 5], [[2] * 4, [5] * 4])
+    assert catalogue.codes_of(OTHER, "rgb", np.array([2]))[1].shape == (0, 0)
 
 
 def test_reading_all_codes_takes_little_more_memory_than_they_do(home, catalogue):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from safe_makers import scene as safe_scene
 from safe_makers import write_s2
 
 import node.ingest
+import node.looking
 from node.audit import lines
 from node.catalogue import Catalogue
 from node.ingest import Listener, ingest
@@ -30,6 +32,7 @@ from rsfed import cli
 from rsfed.errors import ArchiveError, ConfigError, ExitCode, StateError
 from rsfed.home import open_database
 from rsfed.raster.input_spec import default_spec
+from rsfed.raster.layout import Candidate
 from rsfed.raster.modality import modality
 from rsfed.raster.reader import read
 
@@ -69,7 +72,7 @@ def test_a_second_run_reads_nothing_and_changes_nothing(node_and_archive, monkey
         png(archive / f"{number}.png", number)
     run(home)
     before = items(home)
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
     monkeypatch.setattr("rsfed.raster.inspect.source_digest", lambda *a: pytest.fail("a file was read again"))
     report, _ = run(home)
     assert (report.files, report.read, report.withdrawn) == (5, 0, 0)
@@ -127,8 +130,8 @@ def test_what_is_gone_is_withdrawn_and_noted_before_anything_new_is_read(node_an
     path.unlink()
     png(archive / "c.png", 3)
     present = []
-    look = node.ingest.inspect
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: present.append(set(items(home))) or look(*a, **k))
+    look = node.looking.inspect
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: present.append(set(items(home))) or look(*a, **k))
     assert run(home)[0].withdrawn == 1
     assert present == [{"b.png"}]
     with closing(open_state(home)) as connection:
@@ -173,6 +176,20 @@ def test_a_renamed_file_is_a_new_patch_of_the_same_content(node_and_archive):
     assert set(after) == {"c.png"}
     assert after["c.png"].id != before.id
     assert after["c.png"].digest == before.digest
+
+
+def test_what_is_in_the_archive_is_never_held_as_a_whole(node_and_archive):
+    home, archive = node_and_archive
+    for number in range(30):
+        png(archive / f"{number}.png", number)
+    held = []
+
+    def progressed(done, total):
+        held.append((sum(isinstance(each, Candidate) for each in gc.get_objects()), done, total))
+
+    ingest(home, Listener(progressed, lambda problem: None))
+    assert max(count for count, *_ in held) <= 3
+    assert [(done, total) for _, done, total in held] == [(done, 30) for done in range(31)]
 
 
 def test_ids_rise_and_are_never_used_again(node_and_archive):
@@ -468,7 +485,7 @@ def test_a_new_map_or_nomenclature_maps_again_without_reading_a_pixel(node_and_a
     png(archive / "wood" / "a.png", 1)
     run(home)
     assert items(home)["wood/a.png"].labels == ()
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
     world = World()
     give_release(home, "Forest", "Heath", world=world)
     configure(home, "[labels.map]", '[labels.map]\nwood = ["forest", "heath"]')
@@ -488,7 +505,7 @@ def test_labels_from_a_csv_follow_its_changes_without_reading_a_pixel(node_and_a
     (archive / "labels.csv").write_text("path,label\na.png,forest;river\n")
     run(home)
     assert items(home)["a.png"].labels == (1, 2)
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
     (archive / "labels.csv").write_text("path,label\na.png,river\n")
     run(home)
     assert items(home)["a.png"].labels == (2,)
@@ -568,7 +585,7 @@ def test_a_release_that_only_normalises_otherwise_reads_nothing_again(node_and_a
     home, archive = node_and_archive
     png(archive / "a.png", 1)
     run(home)
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: pytest.fail("a file was read again"))
     spec = default_spec(modality("rgb"), 64)
     group = spec.groups[0].model_copy(update={"scale": (1.0, 2.0, 3.0)})
     changed = spec.model_copy(update={"groups": (group,), "fill": 1.0, "resampling": "nearest"})

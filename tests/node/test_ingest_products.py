@@ -11,8 +11,9 @@ import pytest
 from node_archives import configure, make_node, run
 from raster_makers import PATCH, RADAR_PATCH, optical_patch, radar_patch, write_band
 
-import node.ingest
+import node.looking
 from node.catalogue import Catalogue
+from node.recognition import Sample
 from rsfed import cli
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.modality import modality
@@ -65,7 +66,7 @@ def test_every_product_is_one_patch_with_all_its_bands(archive_of, monkeypatch):
     with Catalogue(home) as catalogue:
         assert catalogue.labels(item.id) == ("Arable land", "Pastures")
         assert catalogue.reference_systems() == {"EPSG:32633": 2}
-    monkeypatch.setattr(node.ingest, "inspect", lambda *a, **k: pytest.fail("a product was read again"))
+    monkeypatch.setattr(node.looking, "inspect", lambda *a, **k: pytest.fail("a product was read again"))
     assert run(home)[0].read == 0
 
 
@@ -121,7 +122,7 @@ def test_a_radar_patch_is_of_one_overpass_with_and_without_its_label_file_and_it
 
 def test_a_product_that_is_changed_while_it_is_read_is_taken_up_by_the_next_run(archive_of, monkeypatch):
     home, _ = archive_of
-    look = node.ingest.inspect
+    look = node.looking.inspect
 
     def changing(path, **options):
         info = look(path, **options)
@@ -129,11 +130,11 @@ def test_a_product_that_is_changed_while_it_is_read_is_taken_up_by_the_next_run(
             write_band(path / f"{PATCH}_B09.tif", np.ones((20, 20), np.uint16), gsd=60)
         return info
 
-    monkeypatch.setattr(node.ingest, "inspect", changing)
+    monkeypatch.setattr(node.looking, "inspect", changing)
     _, skipped = run(home)
     assert skipped[f"BigEarthNet-S2/{PATCH[:-6]}/{PATCH}"] == "it was changed while it was read; run the ingest again"
     assert items(home).keys() == {OTHER}
-    monkeypatch.setattr(node.ingest, "inspect", look)
+    monkeypatch.setattr(node.looking, "inspect", look)
     run(home)
     assert items(home).keys() == {PATCH, OTHER}
 
@@ -161,6 +162,13 @@ def test_a_dry_run_tells_what_is_there_and_writes_nothing(archive_of, capsys):
     assert "120 x 120 pixels at 10 m, EPSG:32633 (1 of 2)" in table
     assert (home.database.read_bytes() if home.database.exists() else None) == database
     assert not items(home)
+
+
+def test_headers_of_many_products_are_evenly_spread_without_keeping_all():
+    sample = Sample()
+    for number in range(1000):
+        sample.add(number)
+    assert sample.taken == list(range(0, 1000, 16))
 
 
 def test_labels_in_the_chosen_nomenclature(archive_of):

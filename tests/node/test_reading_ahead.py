@@ -41,14 +41,14 @@ def notes(task):
 
 def test_parts_come_in_the_order_of_the_tasks_and_a_death_costs_its_task_alone():
     tasks = [3, DIES, 0, 2, DIES, 1]
-    with closing(Crew(parts, 2).parts(tasks)) as made:
+    with closing(Crew(2).parts(parts, tasks)) as made:
         got = list(made)
     three, two = [(3, (3, part)) for part in range(3)], [(2, (2, part)) for part in range(2)]
     assert got == [*three, (DIES, None), *two, (DIES, None), (1, (1, 0))]
 
 
 def test_what_fails_otherwise_ends_the_run_with_a_word(tmp_path):
-    with pytest.raises(ArchiveError) as caught, closing(Crew(parts, 1).parts([1, FAILS, 1])) as made:
+    with pytest.raises(ArchiveError) as caught, closing(Crew(1).parts(parts, [1, FAILS, 1])) as made:
         list(made)
     assert caught.value.reason == "WORKERS"
     assert "KeyError" in caught.value.public
@@ -56,11 +56,19 @@ def test_what_fails_otherwise_ends_the_run_with_a_word(tmp_path):
 
 def test_no_process_goes_farther_ahead_than_two_parts(tmp_path):
     path = tmp_path / "made"
-    with closing(Crew(notes, 1).parts([(path, 20)])) as made:
+    with closing(Crew(1).parts(notes, [(path, 20)])) as made:
         for taken in range(1, 4):
             next(made)
             time.sleep(0.1)
             assert len(path.read_text()) <= taken + 2
+
+
+def test_a_process_works_on_while_the_last_part_of_its_task_is_used(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with closing(Crew(1).parts(notes, [(first, 1), (second, 1)])) as made:
+        next(made)
+        while not second.exists():  # what is made of the second task does not wait to be asked for
+            time.sleep(0.01)
 
 
 def test_patches_are_the_same_with_and_without_processes(tmp_path):
@@ -78,7 +86,7 @@ def test_patches_are_the_same_with_and_without_processes(tmp_path):
         lost = []
         read = [
             (item, {name: each.tobytes() for name, each in content.items()})
-            for item, content in BandReader(spec, workers).contents(iter(items), lost.append)
+            for item, content in BandReader(spec, Crew(workers) if workers else None).contents(iter(items), lost.append)
         ]
         return read, lost
 

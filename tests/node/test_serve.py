@@ -101,7 +101,7 @@ class Encoder:
     """Codes are all alike, so that every patch is found."""
 
     def encode(self, contents):
-        return np.zeros((len(contents), 4), np.uint8)
+        return np.zeros((len(list(contents)), 4), np.uint8)
 
 
 class Scene:
