@@ -3,24 +3,29 @@
 `ben12`: patches of BigEarthNet, 12 files each, written as the real ones are (uncompressed, in strips of 8 KiB), read
 into one array on the 10 m grid; against opening the same files one by one by rasterio and reading their pixels, which
 brings them to no grid. Both in turn on one thread, with the files in the page cache; the ratio is the median of rounds.
-Of scenes tells `rsfed.lab.bench_ingest_scenes`.
+Of scenes tells `rsfed.lab.bench_ingest_scenes`, of the size of an archive `rsfed.lab.bench_ingest_curve`, of JPEG 2000
+`rsfed.lab.bench_jp2`, here for a short training and only where RSFED_TEST_DATA names its images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rsfed.lab.bench_command import exit_code
+from rsfed.lab.bench_ingest_curve import curve
 from rsfed.lab.bench_ingest_scenes import scene_figures
+from rsfed.lab.bench_jp2 import measure
 from rsfed.lab.narrator import Narrator
 from rsfed.raster.item import Window
 from rsfed.raster.modality import MODALITIES
@@ -38,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patches", type=int, default=200, help="patches of 12 files (default: %(default)s)")
     parser.add_argument("--side", type=int, default=3600, help="pixels of a scene (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=2, help="scenes that are ingested (default: %(default)s)")
+    parser.add_argument(
+        "--curve", type=int, nargs="*", default=(1000, 5000, 20_000), help="products of archives (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=1, help="of training for JPEG 2000 (default: %(default)s)")
     options = parser.parse_args(arguments)
     return exit_code("bench_ingest", lambda: _run(options))
 
@@ -48,9 +57,11 @@ def _run(options: argparse.Namespace) -> None:
         with narrator.phase(f"write {options.patches:,} patches"):
             patches = write_patches(Path(folder), options.patches)
         with narrator.phase("read them"):
-            figures = ben12(patches)
+            figures: dict[str, Any] = {**ben12(patches)}
         with narrator.phase("cut scenes and hash their patches"):
             figures |= scene_figures(Path(folder), patches, options.side, options.scenes)
+        figures["curve"] = curve(Path(folder), patches, options.curve, narrator)
+    figures["jp2"] = measure(options.epochs, 1, narrator).summary()["jp2"] if "RSFED_TEST_DATA" in os.environ else None
     sys.stdout.write(json.dumps(figures) + "\n")
 
 
