@@ -48,7 +48,8 @@ def cluster(address: str) -> Iterator[Cluster]:
         _await_workers(client)
         yield Cluster(client)
     finally:
-        client.close(_CONNECT_S)
+        with suppress(OSError):  # it may be gone; what went wrong is told already
+            client.close(_CONNECT_S)
 
 
 class Cluster:
@@ -69,7 +70,7 @@ class Cluster:
         """Yield each task with each of its parts, as `rsfed.crew.Hands` says; those of a task come together.
 
         A task whose worker dies is given to others, until that has happened to it four times or as often as the
-        configuration of Dask says.
+        configuration of Dask says; then once more while nothing else is under way.
         """
         coming = iter(tasks)
         held = self._client.submit(pickle.loads, pickle.dumps(work), pure=False)  # goes to each worker once
@@ -78,16 +79,27 @@ class Cluster:
             while True:
                 room = self._room()
                 while len(busy) < room and (task := next(coming, None)) is not None:
-                    busy.append((task, self._client.submit(_parts_of, held, pickle.dumps(task), pure=False)))
+                    busy.append((task, self._given(held, task)))
                 if not busy:
                     return
                 task, future = busy[0]
                 made = self._made(future)
                 busy.popleft()
-                yield from ((task, part) for part in made)
+                if made is None:  # Dask blames whatever a dying worker had; by itself, only what kills is to blame
+                    self._settle([each for _, each in busy])
+                    made = self._made(self._given(held, task))
+                yield from ((task, part) for part in ([None] if made is None else made))
         finally:
             with suppress(OSError, RuntimeError):  # it may be gone
                 self._client.cancel([held, *(future for _, future in busy)])
+
+    def _given(self, held: Any, task: object) -> Any:  # noqa: ANN401 - Dask has no types
+        return self._client.submit(_parts_of, held, pickle.dumps(task), pure=False)
+
+    def _settle(self, futures: list[Any]) -> None:
+        """Wait until nothing is under way."""
+        for future in futures:
+            self._made(future)
 
     def _room(self) -> int:
         """Return how many tasks may be under way."""
@@ -96,8 +108,8 @@ class Cluster:
         except (OSError, RuntimeError) as error:
             raise _unreachable("the connection to it is lost") from error
 
-    def _made(self, future: Any) -> list[Any]:  # noqa: ANN401 - Dask has no types
-        """Wait for the parts of a task; None alone where workers died over it.
+    def _made(self, future: Any) -> list[Any] | None:  # noqa: ANN401 - Dask has no types
+        """Wait for the parts of a task and return them; None where workers died over it.
 
         Raises:
             ArchiveError: SCHEDULER, there are no workers any more; WORKERS, the work fails otherwise than by dying.
@@ -109,7 +121,7 @@ class Cluster:
             try:
                 return list(future.result(timeout=_LOOK_S))
             except KilledWorker:
-                return [None]
+                return None
             except ImportError as error:
                 raise _unreachable("its workers lack rsfed, or have another version of it") from error
             except (Exception, CancelledError) as error:
