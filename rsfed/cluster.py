@@ -73,7 +73,7 @@ class Cluster:
         configuration of Dask says; then once more while nothing else is under way.
         """
         coming = iter(tasks)
-        held = self._client.submit(pickle.loads, pickle.dumps(work), pure=False)  # goes to each worker once
+        held = self._held(work)
         busy: deque[tuple[Task, Any]] = deque()
         try:
             while True:
@@ -87,11 +87,16 @@ class Cluster:
                 busy.popleft()
                 if made is None:  # Dask blames whatever a dying worker had; by itself, only what kills is to blame
                     self._settle([each for _, each in busy])
+                    held = self._held(work)
                     made = self._made(self._given(held, task))
                 yield from ((task, part) for part in ([None] if made is None else made))
         finally:
             with suppress(OSError, RuntimeError):  # it may be gone
                 self._client.cancel([held, *(future for _, future in busy)])
+
+    def _held(self, work: object) -> Any:  # noqa: ANN401 - Dask has no types
+        """Return the work as a task of its own: it goes to each worker once, and is made again where one dies."""
+        return self._client.submit(pickle.loads, pickle.dumps(work), pure=False)
 
     def _given(self, held: Any, task: object) -> Any:  # noqa: ANN401 - Dask has no types
         return self._client.submit(_parts_of, held, pickle.dumps(task), pure=False)
