@@ -146,7 +146,7 @@ def acknowledge(connection: sqlite3.Connection, read: Read, rules: Rules) -> int
     fresh = [window for window in info.windows if window.digest not in held]
     kept = [(held.pop(window.digest), window) for window in info.windows if window.digest in held]
     hidden = [item for item, window in kept if read.state(window, rules) == "recorded"]
-    due = left_behind(connection, [*held.values(), *hidden])
+    due = left_behind(connection, [*held.values(), *(item for item, _ in kept)])  # also where these lie elsewhere now
     _retire(connection, held.values(), "withdrawn")
     _refresh(connection, source, kept, read, rules)
     _retire(connection, hidden, "recorded")

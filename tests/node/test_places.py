@@ -44,7 +44,7 @@ def source(path, acquisition, windows, *, corner=(10.0, 46.0), nodata=()):
                 for edge, each in enumerate((left, top - size / 1000, left + size / 1000, top))
             )
         window = Window(col, row, size, size)
-        digest = f"{path} {acquisition} {corner} {col} {row} {size}"
+        digest = f"{path} {col} {row} {size}"  # content that returns may lie elsewhere and be of another acquisition
         found.append(SourceWindow(window, 1.0 if number in nodata else 0.0, digest, box))
     info = SourceInfo(1000, 1000, 4, "uint16", (None,) * 4, None, None, None, None, acquisition, None, None,
                       path.encode(), tuple(found))  # fmt: skip
