@@ -58,8 +58,8 @@ class Hasher:
         from rsfed.hashing.encoder import Encoder  # noqa: PLC0415 - loaded only where it is used
         from rsfed.hashing.weights import from_bytes  # noqa: PLC0415
 
-        weights, *rest = self._made_of
-        return Encoder.from_state(from_bytes(weights), *rest)
+        weights, architecture, spec, bits = self._made_of
+        return Encoder.from_state(from_bytes(weights), architecture, spec, bits)
 
 
 def hash_ahead(home: Home, hands: Hands, progressed: Callable[[int, int], None]) -> int:

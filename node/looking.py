@@ -77,7 +77,8 @@ def looked_at(
             yield [wanted.candidate.path for wanted in portion]
 
     work = partial(_looks, reading, hands.elsewhere)
-    with closing(made_of_each(hands, work, portions(), lambda left: [[path] for path in left])) as looked:
+    each = made_of_each(hands, work, portions(), lambda left: [[path] for path in left])
+    with closing(each) as looked:
         for _, found in looked:
             yield waiting.popleft(), _DIED if found is None else found
 
@@ -94,6 +95,6 @@ def _together(sources: Iterable[Wanted]) -> Iterator[list[Wanted]]:
         yield portion
 
 
-def _looks(reading: Reading, elsewhere: bool, paths: Sequence[Path]) -> Iterator[list[SourceInfo | RasterRejected]]:
+def _looks(reading: Reading, elsewhere: bool, paths: list[Path]) -> Iterator[list[SourceInfo | RasterRejected]]:
     """Look at sources; what another machine does not see is not gone, or all of it would be withdrawn."""
     yield [_UNSEEN if elsewhere and not path.exists() else look(reading, path) for path in paths]

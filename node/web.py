@@ -57,6 +57,8 @@ class Fetched:
 class TooLarge(RasterRejected):
     """A file has more bytes than it may."""
 
+    reason = "FETCH_SIZE"
+
 
 class Web:
     """Fetches from listed hosts.

@@ -109,7 +109,7 @@ class Cluster:
     def _room(self) -> int:
         """Return how many tasks may be under way."""
         try:
-            return _AHEAD * max(1, sum(self._client.nthreads().values()))
+            return _AHEAD * max(1, sum(int(each) for each in self._client.nthreads().values()))
         except (OSError, RuntimeError) as error:
             raise _unreachable("the connection to it is lost") from error
 

@@ -73,7 +73,7 @@ def test_chosen_patches_come_by_rising_id_without_those_that_are_gone(home, cata
     chosen = np.array([1, 3, 5, 77])
     assert [item.id for item in catalogue.uncoded(OTHER, "rgb", chosen)] == [1, 5]
     assert [item.id for item in catalogue.uncoded(RELEASE, "rgb", chosen)] == [1]
-    assert catalogue.uncoded(RELEASE, "rgb", np.array([2])) == []
+    assert catalogue.uncoded(RELEASE, "rgb", np.array([4])) == []
 
 
 def test_codes_of_chosen_patches_come_by_rising_id(catalogue, monkeypatch):

@@ -80,8 +80,10 @@ def node_of(tmp_path, url, *more):
 
 
 def present(home):
+    """Return what is searched, and what lies at the same place of the same acquisition and stands behind it."""
     with Catalogue(home) as catalogue:
-        return {item.path.name: item for item in catalogue.items(REFLECTANCE)}
+        items = [item for state in ("present", "recorded") for item in catalogue.items(REFLECTANCE, state)]
+    return {item.path.name: item for item in items}
 
 
 def test_items_are_fetched_once_and_read_again_without_their_host(tmp_path, images):

@@ -57,7 +57,7 @@ def test_products_go_in_and_one_that_says_nothing_waits_for_the_operators_word(t
     assert run(home)[0].read == 0
     configure(home, "radiometry = -1000", "radiometry = 0")
     run(home)
-    last = present(home)
+    last = taken_up(home)
     assert {name for name in last if last[name].id != after[name].id} == {"unsaid.SAFE"}, "its codes are made anew"
 
 

@@ -29,8 +29,10 @@ def put_listed(archive, **seeds):
 
 
 def present(home):
+    """Return what is searched, and what lies at the same place of the same acquisition and stands behind it."""
     with Catalogue(home) as catalogue:
-        return {item.path.name: item for item in catalogue.items(REFLECTANCE)}
+        items = [item for state in ("present", "recorded") for item in catalogue.items(REFLECTANCE, state)]
+    return {item.path.name: item for item in items}
 
 
 def test_items_of_an_item_collection_come_and_go_one_by_one(tmp_path):

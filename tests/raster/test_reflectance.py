@@ -40,8 +40,8 @@ def test_a_product_of_before_04_00_has_none_and_its_name_is_not_asked(product):
 def test_without_offsets_a_newer_or_unknown_baseline_needs_the_operators_word(product, baseline):
     with pytest.raises(RasterRejected, match=r"archive\.radiometry = 0 or -1000"):
         product(baseline=baseline)
-    assert product(baseline=baseline, declared=-1000) == Radiometry((-1000, -1000))
-    assert product(baseline=baseline, declared=0) == Radiometry((0, 0))
+    assert product(baseline=baseline, declared=-1000) == Radiometry((-1000, -1000), declared=-1000)
+    assert product(baseline=baseline, declared=0) == Radiometry((0, 0), declared=0)
 
 
 @pytest.mark.parametrize(
