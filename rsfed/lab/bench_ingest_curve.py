@@ -16,7 +16,7 @@ from rsfed.lab.memory import MemoryMeter
 from rsfed.lab.narrator import Narrator
 from rsfed.lab.processes import RSFED, CommandFailed
 
-_NAME = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
+_SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_"  # its patches are called by row and column
 _A_ROW = 1000  # patches with one number in their names
 
 
@@ -45,7 +45,7 @@ def curve(parent: Path, patches: Sequence[Path], sizes: Sequence[int], narrator:
 def _linked(archive: Path, patches: Sequence[Path], size: int) -> Path:
     for number in range(size):
         patch = patches[number % len(patches)]
-        folder = archive / str(number // _A_ROW) / f"{_NAME}_{number // _A_ROW}_{number % _A_ROW}"
+        folder = archive / str(number // _A_ROW) / f"{_SCENE}{number // _A_ROW}_{number % _A_ROW}"
         folder.mkdir(parents=True)
         for file in patch.iterdir():
             (folder / file.name.replace(patch.name, folder.name)).hardlink_to(file)
