@@ -63,6 +63,7 @@ def test_ingest_prints_its_result_as_json_and_nothing_else_on_standard_output(no
         },
         "classes": {"Forest": 2, "Sea Lake": 1},
         "acquisitions": 1,
+        "hashed": 0,
         "crs": [{"crs": None, "files": 4}],
     }
 
