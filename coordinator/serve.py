@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.authority import Authority
@@ -112,7 +113,7 @@ class Coordinator:
         self._publisher = Publisher(home, state, config.federation, now=now)
         self._driver = RunDriver(
             state,
-            config,
+            partial(load_config, CoordinatorConfig, home.path),
             self._board,
             starting=self._publisher.start,
             publish=self._publish,

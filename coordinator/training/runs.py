@@ -67,7 +67,7 @@ class RunDriver:
 
     Args:
         state: The coordinator's database.
-        config: coordinator.toml.
+        config: Returns coordinator.toml as it is now: a change counts from the next run on.
         board: Where nodes take their tasks.
         starting: Returns the weights that a run of this plan starts from.
         publish: Makes a release of what a run gave, or returns the one that it made of that already.
@@ -82,7 +82,7 @@ class RunDriver:
     def __init__(  # noqa: PLR0913 - one argument for each thing a run touches
         self,
         state: State,
-        config: CoordinatorConfig,
+        config: Callable[[], CoordinatorConfig],
         board: TaskBoard,
         *,
         starting: Callable[[TrainingPlan], Start],
@@ -182,9 +182,10 @@ class RunDriver:
         from rsfed.hashing.objectives import check_objective  # noqa: PLC0415 - loads torch
         from rsfed.hashing.refit import sums_bytes  # noqa: PLC0415 - loads torch
 
-        plan = make_plan(self._config, run.rounds, self._trunk())
+        config = self._config()
+        plan = make_plan(config, run.rounds, self._trunk())
         check_objective(plan.objective, plan.class_ids, plan.bits, seed=plan.seed)  # else every node would refuse it
-        strategy, rules = self._config.averages_by, Rules.of(self._config.training, run.min_nodes)
+        strategy, rules = config.averages_by, Rules.of(config.training, run.min_nodes)
         make_strategy(strategy, fraction=rules.fraction, min_nodes=rules.min_nodes)  # or says why not
         start = self._starting(plan)
         origin = Origin(plan.model_dump_json(), start.based_on, strategy, rules)

@@ -14,7 +14,7 @@ from coordinator.training.board import TaskBoard
 from coordinator.training.checkpoints import Checkpoints
 from coordinator.training.runs import RunDriver, Start, make_plan
 from rsfed.clock import utc_now
-from rsfed.config import CoordinatorConfig, NomenclatureSection
+from rsfed.config import CoordinatorConfig, CoordinatorTraining, NomenclatureSection
 from rsfed.config_images import EncoderSection
 from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection
 from rsfed.config_strategies import BulyanSection, FedAvgSection, FedMedianSection, FedProxSection
@@ -36,10 +36,10 @@ class Coordinator:
     """A driver with a publisher that only remembers."""
 
     def __init__(self, home, state, **changes):
-        self.state, self.board, self.published = state, TaskBoard(), []
+        self.state, self.board, self.published, self.changes = state, TaskBoard(), [], changes
         self.driver = RunDriver(
             state,
-            config(**changes),
+            lambda: config(**self.changes),
             self.board,
             starting=lambda _: Start(weights()),
             publish=self.publish,
@@ -104,6 +104,15 @@ async def test_runs_are_driven_one_after_the_other_in_the_order_they_came(coordi
     coordinator.driver.wake()
     versions = [(await coordinator.ended(run)).release_version for run in runs]
     assert versions == [2, 3, 4]
+
+
+async def test_a_change_of_the_configuration_counts_from_the_next_run_on(coordinator, state):
+    for rate in (0.125, 0.5):
+        coordinator.changes["training"] = CoordinatorTraining(learning_rate=rate)
+        run = records.request_run(state, 1, 1, utc_now())
+        coordinator.driver.wake()
+        await coordinator.ended(run)
+    assert [plan.learning_rate for plan, *_ in coordinator.published] == [0.125, 0.5]
 
 
 async def test_a_failed_run_says_why_and_the_next_one_goes_on(coordinator, state):
