@@ -82,7 +82,7 @@ async def test_a_bad_update_is_named_and_counted_and_the_release_is_that_of_the_
     state, first = federation.state, federation.publisher.current()
     coordinator = Coordinator(federation.home, state)
     whole = federation.config.training.model_copy(update={"coding": "float32"})  # so that the result is exact
-    coordinator.driver._config = federation.config.model_copy(update={"training": whole})
+    coordinator.driver._config = lambda: federation.config.model_copy(update={"training": whole})
     coordinator.driver._starting = federation.publisher.start
     coordinator.driver._publish = federation.publisher.publish_trained
     nodes = dict.fromkeys(HONEST, lambda task: result_of(task, step=STEP)) | {"rogue": answer}

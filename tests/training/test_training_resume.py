@@ -164,7 +164,7 @@ async def test_an_interrupted_run_goes_on_with_the_plan_and_the_rules_that_it_be
     plans, codings, asked = [], [], []
     async with process(home, state, {}) as coordinator:
         today = CoordinatorTraining(coding="float32", fraction=0.5, round_timeout_s=1e-3)
-        coordinator.driver._config = config(objective=BatchAllSection(), strategy=FedMedianSection(), training=today)
+        coordinator.changes |= {"objective": BatchAllSection(), "strategy": FedMedianSection(), "training": today}
         coordinator.driver._starting = lambda _: 1 / 0
 
         def answer(task):

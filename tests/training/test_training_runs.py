@@ -307,7 +307,7 @@ def test_a_plan_without_a_proximal_term_is_one_that_nodes_of_before_there_was_on
 @pytest.mark.parametrize(("section", "copies"), [(FedAvgSection(), 6), (FedMedianSection(), 6 + 3)])
 async def test_a_run_says_at_its_start_which_strategy_averages_and_what_memory_it_needs(home, state, section, copies):
     driven = Coordinator(home, state)
-    driven.driver._config = config(strategy=section)
+    driven.changes["strategy"] = section
     async with at_work(driven):
         run = records.request_run(state, 1, 3, utc_now())
         driven.driver.wake()
@@ -322,7 +322,7 @@ async def test_a_run_says_at_its_start_which_strategy_averages_and_what_memory_i
 
 async def test_a_strategy_that_needs_more_nodes_than_a_run_has_is_refused_before_the_first_round(home, state):
     driven = Coordinator(home, state)
-    driven.driver._config = config(strategy=BulyanSection())
+    driven.changes["strategy"] = BulyanSection()
     async with at_work(driven):
         run = records.request_run(state, 1, 6, utc_now())
         driven.driver.wake()
@@ -340,7 +340,7 @@ async def test_fedprox_reaches_the_nodes_as_part_of_the_plan(home, state):
         return result_of(task)
 
     driven = Coordinator(home, state)
-    driven.driver._config = config(strategy=FedProxSection(proximal_mu=0.25))
+    driven.changes["strategy"] = FedProxSection(proximal_mu=0.25)
     async with at_work(driven, answer):
         run = records.request_run(state, 1, 1, utc_now())
         driven.driver.wake()
