@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
-from test_training_runs import Coordinator, config
+from test_training_runs import Coordinator
 from training_fakes import answer_tasks, result_of, until, weights
 
 from coordinator.state import State
