@@ -131,9 +131,9 @@ class Publisher:
             trained: What the run gave.
             before: Release whose weights it started from.
         """
-        from safetensors.numpy import save  # noqa: PLC0415 - loaded only when used
+        from rsfed.hashing.weights import to_bytes  # noqa: PLC0415 - loaded only when used
 
-        weights = save(trained.weights)
+        weights = to_bytes(trained.weights)
         training = Provenance(
             rounds=trained.rounds + (before.rounds if before else 0),
             strategy=trained.strategy,

@@ -24,6 +24,7 @@ from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
 from rsfed.hashing.refit import as_they_came, centres_of, contradicting_of, from_arrays, solved
+from rsfed.hashing.weights import to_bytes
 
 SMALL = "TOO_FEW_PATCHES"
 CONTRADICTS = "SUMS_CONTRADICT"
@@ -207,7 +208,7 @@ class LastLayer:
             TrainingError: RESULTS_UNWRITABLE.
         """
         sums, seconds = _read(content, weights, bits)
-        return Aside(self.aside(safetensors.save(views(content[ARRAYS]))), sums.patches), seconds
+        return Aside(self.aside(to_bytes(views(content[ARRAYS]))), sums.patches), seconds
 
 
 def _read(content: RecordDict, weights: Arrays, bits: int) -> tuple[Sums, float]:

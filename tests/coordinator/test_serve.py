@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, closing
 from datetime import timedelta
 
 import grpc
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from founded import SEALING_KEY, FakeNode, free_port, member
@@ -39,6 +40,7 @@ from rsfed.errors import (
     StateError,
     UnknownHandle,
 )
+from rsfed.hashing.weights import from_bytes
 from rsfed.home import Home
 from rsfed.transport.channel import call, open_control_channel, open_join_channel
 from rsfed.transport.limits import ANSWER_BYTES
@@ -662,6 +664,20 @@ async def test_a_run_that_was_interrupted_while_it_published_has_one_release_of_
     _, kept = kept_releases(federation.home, federation.state)
     assert [release.manifest.version for release in kept] == [2, 1]
     assert releases[0].manifest.metrics == {}
+
+
+async def test_weights_that_lie_column_by_column_are_published_as_they_are(federation):
+    """A last layer that was solved for lies so, and safetensors would write its bytes in the wrong order."""
+    plan = make_plan(federation.config, 1)
+    drawn = np.random.default_rng(0)
+    moved = {
+        name: drawn.normal(size=array.shape).astype(np.float32)
+        for name, array in federation.publisher.start(plan).weights.items()
+    }
+    trained = Trained({name: np.asfortranarray(each) for name, each in moved.items()}, 1, frozenset({"bern"}), None)
+    release = federation.publisher.publish_trained(plan, trained, None)
+    published = from_bytes(release.weights(plan.modality).read_bytes())
+    assert all(np.array_equal(published[name], each) for name, each in moved.items())
 
 
 async def test_a_run_for_another_width_of_codes_starts_afresh(federation):
