@@ -170,11 +170,9 @@ class Publisher:
             StateError: there is no release.
             ConfigError: NOMENCLATURE_VERSION, the plan has other classes than the release under the same version.
         """
-        from safetensors.numpy import load  # noqa: PLC0415 - loaded only when used
-
         from coordinator.training.checkpoints import Base  # noqa: PLC0415 - loaded only when used
         from coordinator.training.runs import Start  # noqa: PLC0415 - loaded only when used
-        from rsfed.hashing.weights import init_weights  # noqa: PLC0415 - loaded only when used
+        from rsfed.hashing.weights import from_bytes, init_weights  # noqa: PLC0415 - loaded only when used
 
         release = self.current()
         _check_nomenclature(release.manifest.nomenclature, plan.nomenclature)
@@ -182,8 +180,8 @@ class Publisher:
         wanted = (plan.bits, plan.input, plan.architecture)
         if encoder and not plan.closed_form and (release.manifest.bits, encoder.input, encoder.architecture) == wanted:
             base = Base(release.manifest.version, release.digest, release.manifest.training.rounds)
-            return Start(load(release.weights(plan.modality).read_bytes()), base)
-        return Start(load(init_weights(plan.architecture, plan.input, plan.bits, plan.seed)))
+            return Start(from_bytes(release.weights(plan.modality).read_bytes()), base)
+        return Start(from_bytes(init_weights(plan.architecture, plan.input, plan.bits, plan.seed)))
 
     def current(self) -> Release:
         """Return the release that is served.

@@ -9,7 +9,6 @@ from statistics import median
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from safetensors import numpy as safetensors
 
 from coordinator.training.arrays import record_of, views
 from coordinator.training.attendance import Attendance, Nodes
@@ -24,7 +23,7 @@ from rsfed.hashing.exchange import Downlink
 from rsfed.hashing.payload import Arrays, Config
 from rsfed.hashing.plan import ARRAYS, CONFIG, EXAMPLES, MEMBERS, PLAN, ROUND, SECONDS, SUMS, TrainingPlan
 from rsfed.hashing.refit import as_they_came, centres_of, contradicting_of, from_arrays, solved
-from rsfed.hashing.weights import to_bytes
+from rsfed.hashing.weights import from_bytes, to_bytes
 
 SMALL = "TOO_FEW_PATCHES"
 CONTRADICTS = "SUMS_CONTRADICT"
@@ -68,7 +67,7 @@ class Aside:
 
     def read(self) -> Sums:
         """Return them."""
-        return as_they_came(safetensors.load(self.blob.read()), self.patches)
+        return as_they_came(from_bytes(self.blob.read()), self.patches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors
 
@@ -31,7 +32,11 @@ class DiskMemory:
 
     def keep(self, run_id: int, kept: Kept) -> None:
         """Keep what a round left, in place of what the round before left."""
-        arrays = {f"{part}/{name}": array for part in _PARTS for name, array in getattr(kept, part).items()}
+        arrays = {
+            f"{part}/{name}": np.asarray(array, order="C")  # else safetensors writes its bytes as they lie
+            for part in _PARTS
+            for name, array in getattr(kept, part).items()
+        }
         draft = self._path.with_suffix(".new")
         try:
             said = {_RUN: str(run_id), _ROUND: str(kept.round), _APPLIED: kept.applied.hex()}

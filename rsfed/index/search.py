@@ -18,7 +18,7 @@ from rsfed.index.words import Words, to_words
 
 _ALL = 2**62  # items; more than there can be
 _LISTED = 24  # looking at one item of a bucket costs 1, taking one from an inverted list and finding its code this
-_GROWTH = 4  # how many times more items are looked at at least when too few passed
+_GROWTH = 4  # at least so many times more items are looked at when too few passed
 
 
 @dataclass(frozen=True)

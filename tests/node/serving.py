@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import Message
 from members import World
 
-from node.auditing import Auditor, open_log
+from node.auditing import Auditor, open_log, restart
 from node.budgets import Budgets
 from node.catalogue import Catalogue
 from node.desk import AccessDesk
@@ -179,6 +179,14 @@ def make_auditor(home: Home, world: World, *, identity: Identity | None = None) 
     identity = identity or world.identity(Role.NODE, "berne")
     with closing(open_state(home)) as connection:
         return Auditor(open_log(home, connection, now=world.clock()), lambda: identity, world.clock)
+
+
+def begin_audit_log_anew(home: Home, world: World, auditor: Auditor) -> Auditor:
+    """What `rsfed node audit restart` does between two starts; returns the auditor of the new log."""
+    auditor._log.close()
+    with closing(open_state(home)) as connection:
+        restart(home, connection, now=world.clock())
+    return make_auditor(home, world)
 
 
 def make_desk(home: Home, world: World, auditor: Auditor, identity, *, policies=PARTNER, **how) -> AccessDesk:

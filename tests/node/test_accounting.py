@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 from members import World
-from serving import make_auditor, make_home, publish
+from serving import begin_audit_log_anew, make_auditor, make_home, publish
 
 from node.accounting import Accountant
-from node.auditing import Kind, restart
+from node.auditing import Kind
 from node.backup import back_up, restore
 from node.state import open_state
 from rsfed.errors import StateError
@@ -123,10 +123,7 @@ def test_counts_rest_under_the_releases_of_before_the_audit_log_was_begun_anew(n
     node.copy_of_state(tmp_path / "older.sqlite")
     node.charge()
     node.put_state(tmp_path / "older.sqlite")
-    node.auditor._log.close()
-    with closing(open_state(node.home)) as connection:
-        restart(node.home, connection, now=node.world.clock())
-    node.auditor = make_auditor(node.home, node.world)
+    node.auditor = begin_audit_log_anew(node.home, node.world, node.auditor)
     assert node.refused() == "COUNTS_STORE"
     node.world.clock.move(hours=1)
     assert node.charge(release=publish(node.home, node.world, 2)).number == 1

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import World
-from serving import make_auditor, make_home, publish
+from serving import begin_audit_log_anew, make_auditor, make_home, publish
 
 from node.auditing import Kind, restart
 from node.backup import back_up, restore
@@ -262,10 +262,7 @@ def test_an_audit_log_that_was_begun_anew_gives_nothing_back_whatever_database_l
     node.copy_of_state(tmp_path / "older.sqlite")
     node.charge()
     node.put_state(tmp_path / "older.sqlite")
-    node.auditor._log.close()
-    with closing(open_state(node.home)) as connection:
-        restart(node.home, connection, now=node.world.clock())
-    node.auditor = make_auditor(node.home, node.world)
+    node.auditor = begin_audit_log_anew(node.home, node.world, node.auditor)
     assert node.refused() == "REFINE_STORE"
     node.world.clock.move(hours=1)
     node.budgets = node.started()
