@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from rsfed.lab.bench_command import exit_code
-from rsfed.lab.bench_ingest_curve import curve
+from rsfed.lab.bench_ingest_curve import NORTH, SCENE, SIDE, curve
 from rsfed.lab.bench_ingest_scenes import scene_figures
 from rsfed.lab.bench_jp2 import measure
 from rsfed.lab.narrator import Narrator
@@ -33,7 +33,6 @@ from rsfed.raster.source import opened
 from rsfed.raster.writer import Grid, read_plainly, write_geotiff
 
 _SENTINEL_2 = MODALITIES["sentinel-2-l2a"]
-_SIDE = 1200  # metres
 _ROUNDS = 7
 
 
@@ -66,16 +65,16 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def write_patches(parent: Path, count: int) -> list[Path]:
-    """Write the folders of patches of BigEarthNet; returns them."""
+    """Write the folders of a row of patches of BigEarthNet; returns them."""
     random = np.random.default_rng(0)
     folders = []
     for number in range(count):
-        folder = parent / f"S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_{number // 100}_{number % 100}"
+        folder = parent / f"{SCENE}{number}_0"
         folder.mkdir()
         for band, gsd in zip(_SENTINEL_2.bands, _SENTINEL_2.native_gsd, strict=True):
-            side = round(_SIDE / gsd)
+            side = round(SIDE / gsd)
             values = random.integers(1, 4000, (1, side, side)).astype(np.uint16)
-            grid = Grid(32633, 300_000.0 + _SIDE * number, 5_400_000.0, gsd)
+            grid = Grid(32633, 300_000.0 + SIDE * number, NORTH, gsd)
             write_geotiff(folder / f"{folder.name}_{band}.tif", values, grid, {})
         folders.append(folder)
     return folders

@@ -1,13 +1,15 @@
 """The part of `make bench-ingest` about the size of an archive: `rsfed node ingest` in a process of its own.
 
-Archives are made of the patches of BigEarthNet that are there, under as many names as wanted; every file is a link to
-one of them, so that a large archive takes no room. Of each is told how many products are taken up in a second, into a
-real catalogue, and how much memory that takes at most.
+Archives are the row of patches of BigEarthNet that is there, written again row below row, so that each lies where no
+other does. Of each is told how many products are taken up in a second, into a real catalogue, and how much memory that
+takes at most.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +18,8 @@ from rsfed.lab.memory import MemoryMeter
 from rsfed.lab.narrator import Narrator
 from rsfed.lab.processes import RSFED, CommandFailed
 
-_SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_"  # its patches are called by row and column
-_A_ROW = 1000  # patches with one number in their names
+SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_"  # its patches are called by column and row
+NORTH, SIDE = 5_400_000.0, 1200  # metres: upper edge of the first row, height of each
 
 
 def curve(parent: Path, patches: Sequence[Path], sizes: Sequence[int], narrator: Narrator) -> list[dict[str, float]]:
@@ -25,7 +27,7 @@ def curve(parent: Path, patches: Sequence[Path], sizes: Sequence[int], narrator:
 
     Args:
         parent: Where they are made.
-        patches: Folders of patches of BigEarthNet.
+        patches: Folders of patches of BigEarthNet, a row from west to east.
         sizes: Products of each archive.
         narrator: Told the figures of each.
 
@@ -34,22 +36,26 @@ def curve(parent: Path, patches: Sequence[Path], sizes: Sequence[int], narrator:
     """
     found = []
     for size in sizes:
+        archive = parent / f"archive-{size}"
+        with narrator.phase(f"write {size:,} products"):
+            _write(archive, patches, size)
         with narrator.phase(f"ingest {size:,} products"):
-            archive = _linked(parent / f"archive-{size}", patches, size)
             point = {"products": size, **_ingested(parent / f"home-{size}", archive)}
+        shutil.rmtree(archive)
         narrator.say(f"  {point['per_s']:,} products/s, {point['peak_rss_mb']:,} MB")
         found.append(point)
     return found
 
 
-def _linked(archive: Path, patches: Sequence[Path], size: int) -> Path:
-    for number in range(size):
-        patch = patches[number % len(patches)]
-        folder = archive / str(number // _A_ROW) / f"{_SCENE}{number // _A_ROW}_{number % _A_ROW}"
-        folder.mkdir(parents=True)
-        for file in patch.iterdir():
-            (folder / file.name.replace(patch.name, folder.name)).hardlink_to(file)
-    return archive
+def _write(archive: Path, patches: Sequence[Path], size: int) -> None:
+    for column, patch in enumerate(patches):
+        files = [(file.name.removeprefix(patch.name), file.read_bytes()) for file in patch.iterdir()]
+        for row in range(len(range(column, size, len(patches)))):
+            folder = archive / str(row) / f"{SCENE}{column}_{row}"
+            folder.mkdir(parents=True)
+            north = struct.pack("<d", NORTH - SIDE * row)
+            for ending, content in files:
+                (folder / f"{folder.name}{ending}").write_bytes(content.replace(struct.pack("<d", NORTH), north))
 
 
 def _ingested(home: Path, archive: Path) -> dict[str, float]:
