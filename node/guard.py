@@ -27,7 +27,15 @@ from node.ledger import Ledger
 from node.served import Served
 from node.shaping import LEVELS
 from rsfed.codes import Codes, from_bytes
-from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle, UsageError, WithheldByPolicy
+from rsfed.errors import (
+    Busy,
+    EnvelopeRefused,
+    InvalidMessage,
+    StaleRelease,
+    UnknownHandle,
+    UsageError,
+    WithheldByPolicy,
+)
 from rsfed.index.filters import Filter
 from rsfed.index.search import Snapshot
 from rsfed.privacy.detail import Detail
@@ -134,7 +142,8 @@ class Guard:
         Raises:
             NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY; SCOPE_ENDED,
                 SCOPE_MODALITY, SCOPE_NODE or SCOPE_LEVEL, the requester may not ask this.
-            StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
+            Busy: STARTING, no release is served yet.
+            StaleRelease: another release is served, or RELEASE_EXPIRED.
             CodeError: the codes have another width than the release's.
             UsageError: FILTER, the filter makes no sense; EnvelopeRefused with UNFILTERABLE_..., the policy keeps a
                 field of it to itself.
@@ -148,7 +157,7 @@ class Guard:
         """Admit a query that was answered before and asks for more of the same.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError, UsageError: as for `admit`;
+            NotAdmitted, EnvelopeRefused, InvalidMessage, Busy, StaleRelease, CodeError, UsageError: as for `admit`;
                 ENVELOPE_DIFFERS when the query id was answered for other signed bytes.
             UnknownHandle: the query was not answered here.
             WithheldByPolicy: as for `admit`, or NOT_PAGED: who is answered by cells gets no more of a bucket.
@@ -167,7 +176,7 @@ class Guard:
         """Admit a new query that refines and write it into the ledger.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease: as for `admit`.
+            NotAdmitted, EnvelopeRefused, InvalidMessage, Busy, StaleRelease: as for `admit`.
             WithheldByPolicy: NOT_REFINED, the level lists no items of buckets.
             UnknownHandle: NO_CATALOGUE, nothing is published; CATALOGUE_CHANGED, the buckets are of another epoch.
         """
@@ -252,7 +261,7 @@ def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Se
 def _current(envelope: QueryEnvelope, served: Served | None, now: datetime) -> Served:
     """Return what is served if a query is of its release and of one of its encoders."""
     if served is None:
-        raise StaleRelease("this node serves no release yet; try again later")
+        raise Busy("this node is starting and answers once it has loaded its index; try again later", reason="STARTING")
     if envelope.release_digest != served.release.digest:
         raise StaleRelease("the codes are of another release than the one served here; fetch the newest and ask again")
     if served.release.manifest.expired(now):

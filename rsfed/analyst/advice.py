@@ -31,6 +31,7 @@ _BY_REASON = {
     "SEAL_BROKEN": f"its answer was changed on its way, or is not for this query; search again, else {_OPERATOR}",
     "SEAL_SENDER": f"another member answered in its name; {_OPERATOR}",
     "SEAL_SIGNATURE": f"its answer is not signed by whom it names; {_OPERATOR}",
+    "STARTING": "it is starting: it loads its index, or hashes its images for the first time; search again later",
 }
 _BY_STATUS = {
     "PARTIAL": "not all of it was searched: it is hashing images just now (search again later), or its images are of a "

@@ -418,6 +418,7 @@ def test_all_filters_that_a_node_does_not_let_are_said_at_once(session, image, r
             "STALE_RELEASE",
             "until it has hashed its images for the newest; search again in some minutes",
         ),
+        ("BUSY", "STARTING", "it is starting: it loads its index, or hashes its images for the first time; search again"),
         ("UNREACHABLE", "UNREACHABLE", "the coordinator cannot reach it; search again later"),
         ("PARTIAL", "DEADLINE", "not all that it found could be listed"),
         ("PARTIAL", "", "it is hashing images just now"),
