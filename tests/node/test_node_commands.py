@@ -139,6 +139,14 @@ def test_status_says_that_a_node_which_serves_no_release_yet_is_starting(
     assert f"serve         {says}, coordinator not reached lately" in out
 
 
+def test_serve_names_its_policy_level_in_one_line_and_where_to_read_more(node_and_archive, capsys):
+    code, _, err = rsfed(capsys, "node", "serve", "--home", node_and_archive[0].path)
+    assert code == ExitCode.NOT_ADMITTED
+    level, refusal = err.splitlines()
+    assert level == "policy level guarded: `rsfed node policy explain` says what it gives away"
+    assert refusal.endswith("[NOT_JOINED]")
+
+
 def test_init_status_backup_and_restore_go_together(tmp_path, capsys):
     home, archive = tmp_path / "home", tmp_path / "images"
     png(archive / "a.png", 1)
