@@ -12,7 +12,8 @@ Checked in this order, each before the next:
 
 A query that refines is checked in the same order; then, before the ledger, whether its catalogue is the one of now.
 
-Whoever is answered by cells learns POLICY of what the policy refuses; the reasons here are for the audit log.
+Whoever is answered by cells learns POLICY of what the policy refuses, and the level, which answers tell, too; the
+reasons here are for the audit log.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ class Guard:
         """
         query, served, codes, ask, policy, where = self._checked(signed, served, now)
         if policy.by_cells:
-            raise WithheldByPolicy("answers that go by cells are not paged further", reason="NOT_PAGED")
+            raise WithheldByPolicy(
+                "answers that go by cells are not paged further", reason="NOT_PAGED", level=policy.level
+            )
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
             raise UnknownHandle("this query was not answered here; search first")
@@ -188,7 +191,9 @@ class Guard:
         policy = self._policies.for_analyst(query.requester.name)
         self._check_scope(query, served, policy, now)
         if not policy.refines:
-            raise WithheldByPolicy("no items of buckets are listed at this level", reason="NOT_REFINED")
+            raise WithheldByPolicy(
+                "no items of buckets are listed at this level", reason="NOT_REFINED", level=policy.level
+            )
         if served.bucketed is None:
             raise UnknownHandle("this archive publishes no catalogue, or none yet", reason="NO_CATALOGUE")
         if envelope.refine.epoch != served.bucketed.epoch:
@@ -208,10 +213,10 @@ class Guard:
         policy = self._policies.for_analyst(query.requester.name)
         self._check_scope(query, served, policy, now)
         if policy.publishes:
-            raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED")
+            raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED", level=policy.level)
         where = self._where(query.envelope, served, policy)
         if policy.by_cells:
-            _check_published(query.envelope.encoder, served)
+            _check_published(query.envelope.encoder, served, policy)
         return query, served, codes, ask, policy, where
 
     def _where(self, envelope: QueryEnvelope, served: Served, policy: Policy) -> Filter | None:
@@ -223,7 +228,7 @@ class Guard:
         try:
             exact = filter_of(envelope, manifest, kept | {"label"})
         except (EnvelopeRefused, UsageError) as error:
-            raise WithheldByPolicy(error.public, reason=error.reason) from error
+            raise WithheldByPolicy(error.public, reason=error.reason, level=policy.level) from error
         return exact and self._detail.filter(ASKED.filter(exact))
 
     def _check_scope(self, query: VerifiedQuery, served: Served, policy: Policy, now: datetime) -> None:
@@ -232,18 +237,20 @@ class Guard:
         scope.check_node(self._node, LEVELS[policy.level])
 
 
-def _check_published(encoder: str, served: Served) -> None:
+def _check_published(encoder: str, served: Served, policy: Policy) -> None:
     """Check that there is something to answer from by cells."""
     if not served.release.manifest.codebook:
         raise WithheldByPolicy(
             "the release has no codebook: train on archives that say when their images were taken, and contribute to "
             "the calibration",
             reason="NO_CODEBOOK",
+            level=policy.level,
         )
     if encoder not in served.published:
         raise WithheldByPolicy(
             "nothing is published yet: patches are hashed, or the archive has too few acquisitions for the level",
             reason="NOT_PUBLISHED",
+            level=policy.level,
         )
 
 
