@@ -43,7 +43,11 @@ def serve(
 
 def resolve(
     handles: Annotated[
-        list[str], typer.Argument(metavar="HANDLE...", help="Handles of hits, 32 hexadecimal digits each.")
+        list[str],
+        typer.Argument(
+            metavar="HANDLE...",
+            help="Handles of hits, 32 hexadecimal digits each; the first digits of one that `audit show` lists.",
+        ),
     ],
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,
