@@ -46,8 +46,8 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
 
     Args:
         home: The node's home.
-        handles: Handles in hexadecimal digits; of one that was looked up or asked for before, the first digits of it, or of
-            its digest, as `rsfed node audit show` has them.
+        handles: Handles in hexadecimal digits; of one that was looked up or asked for before its first digits, or those
+            of its digest, as `rsfed node audit show` has them.
         operator: Who asks, a user of the operating system.
         now: Time of the look-up.
 
@@ -81,7 +81,7 @@ def _whole(connection: sqlite3.Connection, text: str) -> bytes:
     if not _FIRST_DIGITS.fullmatch(text):
         raise UsageError("a handle has 32 hexadecimal digits; of a known one the first four will do", detail=text)
     known = connection.execute("SELECT handle FROM resolved UNION SELECT handle FROM access_request").fetchall()
-    names = {handle: (handle.hex(), handle_digest(handle)) for (handle,) in known}
+    names: dict[bytes, tuple[str, str]] = {handle: (handle.hex(), handle_digest(handle)) for (handle,) in known}
     found = [handle for handle, both in names.items() if any(name.startswith(text.lower()) for name in both)]
     if len(found) > 1:
         raise UsageError(f"{len(found)} handles begin so; give more digits", detail=text)
