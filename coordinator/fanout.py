@@ -22,12 +22,14 @@ from rsfed.errors import (
     RsfedError,
     StaleRelease,
     Unreachable,
+    WithheldByPolicy,
 )
 from rsfed.merging.answers import Question
 from rsfed.merging.queries import Gathered, outcome_of
 from rsfed.merging.validate import rows_of, validate
 from rsfed.telemetry import log
 from rsfed.trust.envelope import filter_names
+from rsfed.trust.scope import level_number
 from rsfed.v1 import outcome_pb2 as pb
 from rsfed.v1.archive_pb2 import ArchiveServiceSearchRequest, ArchiveServiceSearchResponse
 from rsfed.v1.envelope_pb2 import SignedEnvelope
@@ -194,4 +196,6 @@ def _failure(name: str, error: RsfedError) -> pb.NodeOutcome:
     if isinstance(error, EnvelopeRefused):
         fields = pb.FilterField.values()[1:]  # the first is none
         outcome.unfilterable.extend(field for field in fields if filter_names([field])[0] in error.fields)
+    if isinstance(error, WithheldByPolicy):
+        outcome.level = level_number(error.level)
     return outcome

@@ -2,7 +2,8 @@
 
 With every answer comes a signed head of the node's log. The newest is kept, and each other one must be the beginning
 of it or its continuation, which the node proves on demand, beside the queries. A log that was rewritten or cut shows.
-Such a node is still asked: its answers are not worse for it, but the operators have to know.
+Such a node is still searched: its answers are not worse for it, but the operators have to know. Nothing is refined
+there: what it had spent on that may have gone back with the log.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from coordinator.links import NodeLink
 from coordinator.live import Live
 from coordinator.state import State, to_ms
 from rsfed.clock import Deadline
-from rsfed.errors import Busy, DeadlineExceeded, InvalidAnswer, RsfedError, Unreachable
+from rsfed.errors import Busy, DeadlineExceeded, InvalidAnswer, RsfedError, TrustError, Unreachable
 from rsfed.telemetry import log
 from rsfed.trust.audit_head import Head, verify_head
 from rsfed.trust.audit_log import Position
@@ -90,6 +91,20 @@ class HeadKeeper:
             await self._wake.wait()
             await asyncio.sleep(_GATHER_S)
             await self.check()
+
+    async def check_not_rolled_back(self, node: str) -> None:
+        """Check that a node did not contradict its audit log, as one does whose state is an older one.
+
+        Raises:
+            TrustError: AUDIT_FORK or AUDIT_ROLLBACK; until its operator has explained it.
+        """
+        kept = await asyncio.to_thread(self._load, node)
+        if kept is not None and kept.settled:
+            raise TrustError(
+                "the audit log of this archive went back or contradicts itself, so nothing is refined there; its "
+                "operator and the coordinator's have to deal with it",
+                reason=kept.reason,
+            )
 
     async def check(self) -> None:
         """Check what came until now; what cannot be proven just now waits on."""

@@ -30,6 +30,7 @@ from rsfed.v1.query_pb2_grpc import QueryServiceServicer
 if TYPE_CHECKING:
     import grpc
 
+    from coordinator.heads import HeadKeeper
     from coordinator.journal import Journal
     from coordinator.scopes import Quotas
 
@@ -61,15 +62,18 @@ class QueryService(QueryServiceServicer):
         journal: Takes note of every query.
         quotas: Counts the requests of analysts.
         limits: How much a search may take.
+        heads: Knows whose audit log went back.
     """
 
-    def __init__(self, live: Live, nodes: Nodes, journal: Journal, quotas: Quotas, limits: Limits) -> None:
+    def __init__(  # noqa: PLR0913 - the parts of a coordinator that answer
+        self, live: Live, nodes: Nodes, journal: Journal, quotas: Quotas, limits: Limits, *, heads: HeadKeeper
+    ) -> None:
         self._live = live
         self._nodes = nodes
         self._journal = journal
         self._quotas = quotas
         self._limits = limits
-        self._relay = AccessRelay(live, nodes, journal, quotas)
+        self._relay = AccessRelay(live, nodes, journal, quotas, heads)
         self._searches = 0
 
     async def Search(  # noqa: N802 - name of the wire

@@ -20,6 +20,7 @@ from rsfed.trust.sealing import MAX_DELIVERY_BYTES
 from rsfed.v1 import query_pb2 as pb
 
 if TYPE_CHECKING:
+    from coordinator.heads import HeadKeeper
     from coordinator.journal import Journal
     from coordinator.links import NodeLink
     from coordinator.scopes import Quotas
@@ -34,12 +35,14 @@ class AccessRelay:
         nodes: Reaches the nodes.
         journal: Takes note of every call.
         quotas: Counts the requests of analysts.
+        heads: Knows whose audit log went back.
     """
 
-    def __init__(self, live: Live, nodes: Nodes, journal: Journal, quotas: Quotas) -> None:
+    def __init__(self, live: Live, nodes: Nodes, journal: Journal, quotas: Quotas, heads: HeadKeeper) -> None:
         self._live = live
         self._nodes = nodes
         self._journal = journal
+        self._heads = heads
         self._quotas = quotas
 
     async def request(
@@ -97,11 +100,13 @@ class AccessRelay:
         """Pass on a query for items of buckets, and its answer.
 
         Raises:
+            TrustError: AUDIT_FORK or AUDIT_ROLLBACK, what the node spent on refine may have gone back with its log.
             RsfedError: the analyst may not ask this node, or the node refused the query.
         """
         inner = request.request
         with self._noting("refine.relayed", request.node, inner.sealed_query):
             link = await self._link(request.node, inner.sealed_query)
+            await self._heads.check_not_rolled_back(request.node)
             inner.remaining_ms = int(deadline.remaining() * 1000)
             response = await link.refine(inner, deadline)
             if len(response.sealed_answer) > SMALL_MESSAGE_BYTES:

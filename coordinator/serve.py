@@ -162,7 +162,8 @@ class Coordinator:
         authority = Authority(self._home, self._state, self._config, now=self._now)
         members = FederationService(self._live, authority, self._nodes, serve.advertise)
         limits = Limits(self._config.query.deadline_s, serve.max_concurrent)
-        queries = QueryService(self._live, self._nodes, self._journal, Quotas(self._state, self._now), limits)
+        quotas = Quotas(self._state, self._now)
+        queries = QueryService(self._live, self._nodes, self._journal, quotas, limits, heads=self._heads)
 
         federation = make_server(
             Port.FEDERATION,

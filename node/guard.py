@@ -12,7 +12,8 @@ Checked in this order, each before the next:
 
 A query that refines is checked in the same order; then, before the ledger, whether its catalogue is the one of now.
 
-Whoever is answered by cells learns POLICY of what the policy refuses; the reasons here are for the audit log.
+Whoever is answered by cells learns POLICY of what the policy refuses, and the level, which answers tell, too; the
+reasons here are for the audit log.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from node.ledger import Ledger
 from node.served import Served
 from node.shaping import LEVELS
 from rsfed.codes import Codes, from_bytes
-from rsfed.errors import EnvelopeRefused, InvalidMessage, StaleRelease, UnknownHandle, UsageError, WithheldByPolicy
+from rsfed.errors import (
+    Busy,
+    EnvelopeRefused,
+    InvalidMessage,
+    StaleRelease,
+    UnknownHandle,
+    UsageError,
+    WithheldByPolicy,
+)
 from rsfed.index.filters import Filter
 from rsfed.index.search import Snapshot
 from rsfed.privacy.detail import Detail
@@ -134,7 +143,8 @@ class Guard:
         Raises:
             NotAdmitted, EnvelopeRefused, InvalidMessage: the envelope will not do, or REPLAY; SCOPE_ENDED,
                 SCOPE_MODALITY, SCOPE_NODE or SCOPE_LEVEL, the requester may not ask this.
-            StaleRelease: another release is served, or none yet, or RELEASE_EXPIRED.
+            Busy: STARTING, no release is served yet.
+            StaleRelease: another release is served, or RELEASE_EXPIRED.
             CodeError: the codes have another width than the release's.
             UsageError: FILTER, the filter makes no sense; EnvelopeRefused with UNFILTERABLE_..., the policy keeps a
                 field of it to itself.
@@ -148,14 +158,16 @@ class Guard:
         """Admit a query that was answered before and asks for more of the same.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease, CodeError, UsageError: as for `admit`;
+            NotAdmitted, EnvelopeRefused, InvalidMessage, Busy, StaleRelease, CodeError, UsageError: as for `admit`;
                 ENVELOPE_DIFFERS when the query id was answered for other signed bytes.
             UnknownHandle: the query was not answered here.
             WithheldByPolicy: as for `admit`, or NOT_PAGED: who is answered by cells gets no more of a bucket.
         """
         query, served, codes, ask, policy, where = self._checked(signed, served, now)
         if policy.by_cells:
-            raise WithheldByPolicy("answers that go by cells are not paged further", reason="NOT_PAGED")
+            raise WithheldByPolicy(
+                "answers that go by cells are not paged further", reason="NOT_PAGED", level=policy.level
+            )
         entry = self._ledger.by_query(query.envelope.query_id, now=now)
         if entry is None:
             raise UnknownHandle("this query was not answered here; search first")
@@ -167,7 +179,7 @@ class Guard:
         """Admit a new query that refines and write it into the ledger.
 
         Raises:
-            NotAdmitted, EnvelopeRefused, InvalidMessage, StaleRelease: as for `admit`.
+            NotAdmitted, EnvelopeRefused, InvalidMessage, Busy, StaleRelease: as for `admit`.
             WithheldByPolicy: NOT_REFINED, the level lists no items of buckets.
             UnknownHandle: NO_CATALOGUE, nothing is published; CATALOGUE_CHANGED, the buckets are of another epoch.
         """
@@ -179,7 +191,9 @@ class Guard:
         policy = self._policies.for_analyst(query.requester.name)
         self._check_scope(query, served, policy, now)
         if not policy.refines:
-            raise WithheldByPolicy("no items of buckets are listed at this level", reason="NOT_REFINED")
+            raise WithheldByPolicy(
+                "no items of buckets are listed at this level", reason="NOT_REFINED", level=policy.level
+            )
         if served.bucketed is None:
             raise UnknownHandle("this archive publishes no catalogue, or none yet", reason="NO_CATALOGUE")
         if envelope.refine.epoch != served.bucketed.epoch:
@@ -199,10 +213,10 @@ class Guard:
         policy = self._policies.for_analyst(query.requester.name)
         self._check_scope(query, served, policy, now)
         if policy.publishes:
-            raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED")
+            raise WithheldByPolicy("no query is answered at this level", reason="NOT_SEARCHED", level=policy.level)
         where = self._where(query.envelope, served, policy)
         if policy.by_cells:
-            _check_published(query.envelope.encoder, served)
+            _check_published(query.envelope.encoder, served, policy)
         return query, served, codes, ask, policy, where
 
     def _where(self, envelope: QueryEnvelope, served: Served, policy: Policy) -> Filter | None:
@@ -214,7 +228,7 @@ class Guard:
         try:
             exact = filter_of(envelope, manifest, kept | {"label"})
         except (EnvelopeRefused, UsageError) as error:
-            raise WithheldByPolicy(error.public, reason=error.reason) from error
+            raise WithheldByPolicy(error.public, reason=error.reason, level=policy.level) from error
         return exact and self._detail.filter(ASKED.filter(exact))
 
     def _check_scope(self, query: VerifiedQuery, served: Served, policy: Policy, now: datetime) -> None:
@@ -223,18 +237,20 @@ class Guard:
         scope.check_node(self._node, LEVELS[policy.level])
 
 
-def _check_published(encoder: str, served: Served) -> None:
+def _check_published(encoder: str, served: Served, policy: Policy) -> None:
     """Check that there is something to answer from by cells."""
     if not served.release.manifest.codebook:
         raise WithheldByPolicy(
             "the release has no codebook: train on archives that say when their images were taken, and contribute to "
             "the calibration",
             reason="NO_CODEBOOK",
+            level=policy.level,
         )
     if encoder not in served.published:
         raise WithheldByPolicy(
             "nothing is published yet: patches are hashed, or the archive has too few acquisitions for the level",
             reason="NOT_PUBLISHED",
+            level=policy.level,
         )
 
 
@@ -252,7 +268,7 @@ def _fit(query: VerifiedQuery, served: Served | None, now: datetime) -> tuple[Se
 def _current(envelope: QueryEnvelope, served: Served | None, now: datetime) -> Served:
     """Return what is served if a query is of its release and of one of its encoders."""
     if served is None:
-        raise StaleRelease("this node serves no release yet; try again later")
+        raise Busy("this node is starting and answers once it has loaded its index; try again later", reason="STARTING")
     if envelope.release_digest != served.release.digest:
         raise StaleRelease("the codes are of another release than the one served here; fetch the newest and ask again")
     if served.release.manifest.expired(now):

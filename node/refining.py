@@ -51,7 +51,7 @@ class Refiner:
             found = self.budgets.charge(admitted.release, admitted.query, admitted.buckets, admitted.floor, rng)
         except StateError as error:
             log.error("refine.refused", reason=error.reason, what=error.public)
-            raise WithheldByPolicy(error.public, reason=error.reason) from error
+            raise WithheldByPolicy(error.public, reason=error.reason, level=admitted.policy.level) from error
         return RefineAnswer(
             query_id=admitted.query.envelope.query_id,
             level=LEVELS[admitted.policy.level],

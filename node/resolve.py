@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rsfed.home import Home, transaction
 from rsfed.raster.item import Item
 
 _HANDLE = re.compile(r"[0-9a-fA-F]{32}")
+_FIRST_DIGITS = re.compile(r"[0-9a-fA-F]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,20 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
 
     Args:
         home: The node's home.
-        handles: Handles in hexadecimal digits.
+        handles: Handles in hexadecimal digits; of one that was looked up or asked for before its first digits, or those
+            of its digest, as `rsfed node audit show` has them.
         operator: Who asks, a user of the operating system.
         now: Time of the look-up.
 
     Raises:
-        UsageError: what was given is no handle.
+        UsageError: what was given is no handle, or no known one or several begin so.
         UnknownHandle: a handle is of another node, made up, of a bucket, or older than 90 days; none is resolved then.
     """
     with closing(Catalogue(home)) as catalogue:
         ledger = Ledger(catalogue.connection)
         opener = Handles(handle_key(home))
-        found = [_find(catalogue, ledger, opener, text, now) for text in handles]
+        whole = [_whole(catalogue.connection, text) for text in handles]
+        found = [_find(catalogue, ledger, opener, handle, now) for handle in whole]
         with transaction(catalogue.connection) as connection:
             connection.executemany(
                 "INSERT INTO resolved (at, operator, handle, requester, query_id, item) VALUES (?, ?, ?, ?, ?, ?)",
@@ -67,18 +71,37 @@ def resolve(home: Home, handles: Sequence[str], *, operator: str, now: datetime)
     return found
 
 
-def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, text: str, now: datetime) -> Resolved:
-    if not _HANDLE.fullmatch(text):
-        raise UsageError("a handle has 32 hexadecimal digits", detail=text)
-    handle = bytes.fromhex(text)
+def _whole(connection: sqlite3.Connection, text: str) -> bytes:
+    """Return the handle that is named by all of its digits, or by the first ones of a known one or of its digest.
+
+    Handles are not stored as they are given, so known are those that were looked up or asked for.
+    """
+    if _HANDLE.fullmatch(text):
+        return bytes.fromhex(text)
+    if not _FIRST_DIGITS.fullmatch(text):
+        raise UsageError("a handle has 32 hexadecimal digits; of a known one the first four will do", detail=text)
+    known = connection.execute("SELECT handle FROM resolved UNION SELECT handle FROM access_request").fetchall()
+    names: dict[bytes, tuple[str, str]] = {handle: (handle.hex(), handle_digest(handle)) for (handle,) in known}
+    found = [handle for handle, both in names.items() if any(name.startswith(text.lower()) for name in both)]
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} handles begin so; give more digits", detail=text)
+    if not found:
+        raise UsageError(
+            "no handle that was looked up or asked for at this node begins so; give all of its 32 hexadecimal digits",
+            detail=text,
+        )
+    return found[0]
+
+
+def _find(catalogue: Catalogue, ledger: Ledger, opener: Handles, handle: bytes, now: datetime) -> Resolved:
     item_id, salt = opener.open(handle)
     entry = ledger.by_salt(salt, now=now)
     if entry is None:
         raise UnknownHandle(
             "this handle was not given by this node in the last 90 days; resolve it at the node that the hit names",
-            detail=text,
+            detail=handle.hex(),
         )
     state = catalogue.state(item_id)
     if state is None:
-        raise UnknownHandle("this handle names a bucket; expand it and resolve its items", detail=text)
+        raise UnknownHandle("this handle names a bucket; expand it and resolve its items", detail=handle.hex())
     return Resolved(handle, catalogue.item(item_id), state, catalogue.labels(item_id), entry)

@@ -166,14 +166,14 @@ class ArchiveService(archive_pb2_grpc.ArchiveServiceServicer):
         """Answer in the thread pool, by the earlier of the call's deadline and the request's.
 
         Where anybody is answered by cells, or refines, all answers and refusals leave in steps of time, and of what the
-        policy refuses only that it does.
+        policy refuses only that it does, at which level.
         """
         deadline = min(deadline_of(context), Deadline.after(request.remaining_ms / 1000), key=Deadline.remaining)
         started = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, answer, request, deadline)
         except WithheldByPolicy as error:
-            raise WithheldByPolicy("this archive's policy does not let this be answered") from error
+            raise WithheldByPolicy("this archive's policy does not let this be answered", level=error.level) from error
         finally:
             if self._policies.in_steps:
                 await asyncio.sleep(STEP_S - (time.monotonic() - started) % STEP_S)

@@ -157,9 +157,20 @@ class EnvelopeRefused(TrustError):
 
 
 class WithheldByPolicy(TrustError):
-    """A node's policy level keeps it back; the wire says no more than that, the node's audit log says why."""
+    """A node's policy level keeps it back; the wire says no more than that, the node's audit log says why.
+
+    Args:
+        public: As for every error.
+        reason: As for every error.
+        detail: As for every error.
+        level: Name of the level, which answers tell, too; "" where software of before does not.
+    """
 
     reason = "POLICY"
+
+    def __init__(self, public: str, *, reason: str | None = None, detail: str = "", level: str = "") -> None:
+        super().__init__(public, reason=reason, detail=detail)
+        self.level = level
 
 
 class SealRefused(TrustError):

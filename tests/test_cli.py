@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -56,6 +57,13 @@ def test_every_command_explains_itself_without_loading_anything_heavy():
     assert loaded == []
     assert {"node serve", "coordinator init", "query", "synth", "demo"} <= set(helps)
     assert [name for name, (code, text) in helps.items() if code != 0 or f"Usage: rsfed {name}" not in text] == []
+
+
+def test_the_documentation_tells_of_every_command():
+    root = Path(__file__).parents[1]
+    told = " ".join(page.read_text() for page in (root / "README.md", *(root / "docs").glob("*.md")))
+    commands = cli.app.list_commands(click.Context(cli.app))
+    assert [name for name in commands if f"rsfed {name}" not in told] == []
 
 
 @pytest.fixture

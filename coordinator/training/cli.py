@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the run, from `runs list`.")]
 
-_LOOK_S = 0.3
+_LOOK_S = 0.3  # and so the table is drawn at most three times a second
 _ASK_EVERY = 20  # looks between two questions whether serve still runs
 _AWAY = "the coordinator does not answer; run {run} goes on where it was when `rsfed coordinator serve` runs again"
 _BACK = "the coordinator is back"
@@ -55,6 +55,8 @@ def train(
     """Train the federation's hash network on all archives and publish the result as a release.
 
     The loss may be negative: outputs far from 0.5 are rewarded by a term below zero. What counts is that it falls.
+    `missing` names the nodes that were asked in a round and gave no result that counts, and why; where these were so
+    many that the weights stayed as they were, it says that too.
 
     The running `rsfed coordinator serve` does the work and this command follows it. Ctrl-C stops following, the run
     goes on; `rsfed coordinator runs cancel RUN` ends it. When `serve` ends in the middle, the run goes on after the
@@ -130,7 +132,11 @@ def show_run(
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how one training run went."""
+    """Show how one training run went.
+
+    `missing` names the nodes that were asked in a round and gave no result that counts, and why; where these were so
+    many that the weights stayed as they were, it says that too.
+    """
     from coordinator.training import records, show  # noqa: PLC0415 - loaded only when used
 
     with open_federation(home) as (_, state, _):
@@ -165,9 +171,9 @@ def _follow(home: Home, state: State, run: int, output: Output) -> Event:
     with show.view(run, as_json=output is Output.JSON) as view:
         while True:
             ended = records.get_run(state, run).state not in records.OPEN  # asked first, so that no event is missed
-            for event in records.events(state, run, after=seen[-1].id if seen else 0):
-                seen.append(event)
-                view.add(event)
+            new = records.events(state, run, after=seen[-1].id if seen else 0)
+            seen.extend(new)
+            view.add(*new)
             if ended:
                 return seen[-1]
             looks += 1

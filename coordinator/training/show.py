@@ -22,15 +22,15 @@ _UNCUT = 1000  # columns
 class View(Protocol):
     """Where the events of a run are shown."""
 
-    def add(self, event: Event) -> None:
-        """Show one more event."""
+    def add(self, *events: Event) -> None:
+        """Show more events, those that came together in one step."""
 
 
 @contextmanager
 def view(run: int, *, as_json: bool) -> Iterator[View]:
     """Follow a run: NDJSON on standard output; or progress on standard error and a table at the end.
 
-    Progress is that table as it grows on a terminal, elsewhere NDJSON.
+    Progress is that table as it grows on a terminal, drawn once for each step that brings events; elsewhere NDJSON.
     """
     if as_json:
         yield _Lines(run, sys.stdout)
@@ -38,7 +38,7 @@ def view(run: int, *, as_json: bool) -> Iterator[View]:
     table = _RunTable(run)
     try:
         if sys.stderr.isatty():
-            with Live(table.render(), console=Console(stderr=True), transient=True) as live:
+            with Live(table.render(), console=Console(stderr=True), transient=True, auto_refresh=False) as live:
                 table.live = live
                 yield table
         else:
@@ -69,8 +69,7 @@ def run_object(run: Run) -> dict[str, Any]:
 def print_run(run: Run, events: Sequence[Event]) -> None:
     """Print how a run went."""
     table = _RunTable(run.id)
-    for event in events:
-        table.add(event)
+    table.add(*events)
     console = _console()
     console.print(f"run {run.id}: {run.words}, {run.rounds} rounds, asked for {run.requested:%Y-%m-%d %H:%M} UTC")
     console.print(table.render())
@@ -86,17 +85,18 @@ class _Lines:
     def __init__(self, run: int, stream: TextIO) -> None:
         self._run, self._stream = run, stream
 
-    def add(self, event: Event) -> None:
-        print(json.dumps(event_object(self._run, event)), file=self._stream, flush=True)
+    def add(self, *events: Event) -> None:
+        for event in events:
+            print(json.dumps(event_object(self._run, event)), file=self._stream, flush=True)
 
 
 class _Both:
     def __init__(self, *views: View) -> None:
         self._views = views
 
-    def add(self, event: Event) -> None:
+    def add(self, *events: Event) -> None:
         for each in self._views:
-            each.add(event)
+            each.add(*events)
 
 
 class _RunTable:
@@ -111,7 +111,13 @@ class _RunTable:
         self._run = run
         self.live: Live | None = None
 
-    def add(self, event: Event) -> None:
+    def add(self, *events: Event) -> None:
+        for event in events:
+            self._take(event)
+        if events and self.live is not None:
+            self.live.update(self.render(), refresh=True)
+
+    def _take(self, event: Event) -> None:
         data = event.data
         if event.kind == "round":
             self._rows[data["round"]] = _row(data)
@@ -135,8 +141,6 @@ class _RunTable:
             self._line = f"run {self._run} was cancelled"
         else:
             self._line = f"run {self._run} failed: {data['message']} [{data['reason']}]"
-        if self.live is not None:
-            self.live.update(self.render())
 
     def render(self) -> RenderableType:
         """Return the table as it is now."""

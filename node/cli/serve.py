@@ -24,27 +24,30 @@ def serve(
 ) -> int:
     """Answer the federation's queries until told to stop; logs go to standard error.
 
-    What the policy level of node.toml gives away is printed at the start. SIGTERM lets calls in
-    progress end and exits with 0; Ctrl-C does the same and exits with 130.
+    The policy level of node.toml is named at the start; `rsfed node policy explain` says what it gives away. SIGTERM
+    lets calls in progress end and exits with 0; Ctrl-C does the same and exits with 130.
     """
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
-    from rsfed.privacy.policy import explain  # noqa: PLC0415 - loaded only when used
     from rsfed.telemetry import configure_logs  # noqa: PLC0415 - loaded only when used
 
     place = node_home(home)
     config = load_config(NodeConfig, place.path)
-    explanation = explain(config.policy.level, config.policy.detail)
+    level = f"policy level {config.policy.level}: `rsfed node policy explain` says what it gives away"
     configure_logs(verbose=verbose)
 
     from node.serve import serve as serving  # noqa: PLC0415 - grpc, only once the configuration will do
     from rsfed.transport.loop import run  # noqa: PLC0415 - as above
 
-    return run(serving(place, config, starting=lambda: typer.echo(explanation, err=True)))
+    return run(serving(place, config, starting=lambda: typer.echo(level, err=True)))
 
 
 def resolve(
     handles: Annotated[
-        list[str], typer.Argument(metavar="HANDLE...", help="Handles of hits, 32 hexadecimal digits each.")
+        list[str],
+        typer.Argument(
+            metavar="HANDLE...",
+            help="Handles of hits, 32 hexadecimal digits each; the first digits of one that `audit show` lists.",
+        ),
     ],
     home: HomeOption = DEFAULT_HOME,
     output: OutputOption = Output.TABLE,

@@ -140,7 +140,16 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
 
 def _serve_line(serve: dict[str, Any]) -> str:
     connected = "coordinator reached" if serve["connected"] else "coordinator not reached lately"
+    if not serve["release_version"]:
+        return f"starting at {serve['address']}, {_awaited(serve)}, {connected}"
     return (
         f"{serve['state']} at {serve['address']}, release {serve['release_version']}, "
         f"{serve['indexed']} patches searched, {serve['pending']} to be hashed, {connected}"
     )
+
+
+def _awaited(serve: dict[str, Any]) -> str:
+    """Say what has to happen before the first query is answered."""
+    if serve["pending"]:
+        return f"no query is answered before {serve['pending']} patches are hashed"
+    return "no query is answered before a release and its index are loaded; that may take minutes"

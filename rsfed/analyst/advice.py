@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rsfed.analyst.results import UNREACHED, Outcome, SearchResult, worst_outcomes
-from rsfed.errors import NoNodeReachable, NotAdmitted, RsfedError
+from rsfed.errors import NoNodeReachable, NotAdmitted, RsfedError, WithheldByPolicy
 
 _OPERATOR = "ask the coordinator's operator"
 _BY_REASON = {
@@ -18,6 +18,8 @@ _BY_REASON = {
     "FILTER_UNSUPPORTED": "its software knows no filters; search again without one, or ask its operator to update it",
     "MESSAGE_TOO_LARGE": "its answer is too large; ask for a smaller --k or --radius",
     "NO_SEALING_KEY": "the query was not sealed for it: it joined just now, or has no key; search again",
+    "POLICY": "its policy level does not let this query be answered: search again without --label; without one it "
+    "may have published nothing yet, then tell its operator",
     "QUOTA_USED": f"you have used your requests of this day; wait until midnight UTC, or {_OPERATOR} for more",
     "RATE_LIMITED": "you asked too often; wait a minute, or ask for a smaller --radius or with --k",
     "RELEASE_EXPIRED": f"the release that it serves has expired; {_OPERATOR} to publish a new one",
@@ -31,6 +33,13 @@ _BY_REASON = {
     "SEAL_BROKEN": f"its answer was changed on its way, or is not for this query; search again, else {_OPERATOR}",
     "SEAL_SENDER": f"another member answered in its name; {_OPERATOR}",
     "SEAL_SIGNATURE": f"its answer is not signed by whom it names; {_OPERATOR}",
+    "STARTING": "it is starting: it loads its index, or hashes its images for the first time; search again later",
+}
+_PRIVATE = "it answers only private queries: `rsfed query --private` searches the catalogue that it publishes"
+_BY_LEVEL = {  # of what a node refuses for its policy level
+    "catalogue": _PRIVATE,
+    "sealed": _PRIVATE,
+    "counts": "it answers no query: it publishes noisy counts of its classes; `rsfed query --private` shows these",
 }
 _BY_STATUS = {
     "PARTIAL": "not all of it was searched: it is hashing images just now (search again later), or its images are of a "
@@ -80,6 +89,8 @@ def advice(outcome: Outcome) -> str:
         return f"it lets no query be filtered so; search again without {options}"
     if outcome.status == "PARTIAL" and outcome.reason not in {"", *_BY_REASON}:
         return "not all that it found could be listed; search again, or with a smaller --radius"
+    if outcome.reason == WithheldByPolicy.reason and outcome.level in _BY_LEVEL:
+        return _BY_LEVEL[outcome.level]
     return _BY_REASON.get(outcome.reason, _BY_STATUS[outcome.status])
 
 

@@ -35,7 +35,7 @@ class Outcome:
         elapsed_ms: Time from send to answer as measured by the coordinator.
         coverage: Items examined divided by items held, 0 to 1; None when the node gave no answer.
         held: Items held, as the node's policy discloses it.
-        level: Policy level of the answer; "" when there was none.
+        level: Policy level of the answer, or of a refusal for it; "" when there was none.
         reason: Reason of a failure; "" on success.
         withheld: Why part of the answer was held back; "NOTHING" when none was, "" when there was no answer.
         filtered: Fields of the query's filter, which the node applied: of time, bbox, modality, label.

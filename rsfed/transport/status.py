@@ -1,7 +1,7 @@
 """Errors on the wire: `google.rpc.Status` with one `ErrorInfo`, and back to the same error class on the other side.
 
 Where it is known when the same call will succeed, a `RetryInfo` says so; for which fields of its filter a query was
-refused stands in the metadata of the `ErrorInfo`.
+refused, or at which policy level, stands in the metadata of the `ErrorInfo`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from rsfed.errors import (
     RsfedError,
     UnknownHandle,
     Unreachable,
+    WithheldByPolicy,
     error_classes,
 )
 
 DOMAIN = "rsfed"
 _KIND = "kind"  # the class's own reason; tells classes apart when the reason is that of one instance
 _FIELDS = "fields"  # of a filter, separated by commas
+_LEVEL = "level"  # name of a policy level
 _MAX_TEXT = 400  # characters of a peer's text that are shown
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _CLASSES = {cls.reason: cls for cls in reversed(error_classes())}
@@ -57,6 +59,8 @@ def to_status(error: RsfedError) -> grpc.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={_KIND: type(error).reason})
     if isinstance(error, EnvelopeRefused) and error.fields:
         info.metadata[_FIELDS] = ",".join(error.fields)
+    if isinstance(error, WithheldByPolicy) and error.level:
+        info.metadata[_LEVEL] = error.level
     details = [_packed(info)]
     if isinstance(error, Busy) and error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -86,6 +90,9 @@ def to_error(call_error: grpc.aio.AioRpcError, what: str) -> RsfedError:
     if cls is EnvelopeRefused:
         fields = tuple(filter(None, info.metadata.get(_FIELDS, "").split(",")))
         return EnvelopeRefused(f"{what}: {_clean(details)}", reason=info.reason, fields=fields)
+    if cls is WithheldByPolicy:
+        level = info.metadata.get(_LEVEL, "")
+        return WithheldByPolicy(f"{what}: {_clean(details)}", reason=info.reason, level=level)
     return cls(f"{what}: {_clean(details)}", reason=info.reason)
 
 

@@ -100,4 +100,10 @@ def level_name(level: int) -> str:
     return names.get(PolicyLevel.ValueType(level), str(level)) if level != POLICY_LEVEL_UNSPECIFIED else ""
 
 
+def level_number(name: str) -> PolicyLevel.ValueType:
+    """Return the policy level of this name, unspecified where there is none."""
+    numbers = {level_name(number): number for number in PolicyLevel.values()}
+    return numbers.get(name, POLICY_LEVEL_UNSPECIFIED)
+
+
 EVERYTHING = Scope()

@@ -418,6 +418,7 @@ def test_all_filters_that_a_node_does_not_let_are_said_at_once(session, image, r
             "STALE_RELEASE",
             "until it has hashed its images for the newest; search again in some minutes",
         ),
+        ("BUSY", "STARTING", "it is starting: it loads its index, or hashes its images for the first time"),
         ("UNREACHABLE", "UNREACHABLE", "the coordinator cannot reach it; search again later"),
         ("PARTIAL", "DEADLINE", "not all that it found could be listed"),
         ("PARTIAL", "", "it is hashing images just now"),
@@ -427,6 +428,26 @@ def test_the_way_out_is_that_of_the_reason(session, image, result, monkeypatch, 
     monkeypatch.setattr(session, "result", replace(result, outcomes=(Outcome("alps", status, 1.0, reason=reason),)))
     run(["query", image])
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("level", "says"),
+    [
+        ("catalogue", "it answers only private queries: `rsfed query --private` searches"),
+        ("sealed", "it answers only private queries: `rsfed query --private` searches"),
+        ("counts", "it answers no query: it publishes noisy counts of its classes"),
+        ("guarded", "search again without --label"),
+        ("", "search again without --label"),
+    ],
+)
+def test_who_is_refused_for_a_policy_level_is_told_what_that_level_has_for_them(
+    session, image, result, monkeypatch, capsys, level, says
+):
+    outcome = Outcome("alps", "REFUSED", 1.0, reason="POLICY", level=level)
+    monkeypatch.setattr(session, "result", replace(result, outcomes=(outcome,)))
+    run(["query", image])
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alps: ")]
+    assert says in note
 
 
 def test_what_was_refused_is_named_as_audit_logs_name_it(session, image, result, monkeypatch, capsys):

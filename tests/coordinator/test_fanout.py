@@ -19,6 +19,7 @@ from rsfed.errors import (
     RsfedError,
     StaleRelease,
     Unreachable,
+    WithheldByPolicy,
 )
 from rsfed.merging.validate import validate
 from rsfed.v1 import outcome_pb2 as pb
@@ -95,6 +96,15 @@ async def test_fields_that_a_node_lets_no_query_be_filtered_by_are_in_its_outcom
     gathered = await ask({"bern": ScriptedLink(error=error), "graz": honest("graz")})
     fields = {outcome.node: list(outcome.unfilterable) for outcome in gathered.outcomes}
     assert fields == {"bern": [pb.FILTER_FIELD_TIME, pb.FILTER_FIELD_LABEL], "graz": []}
+
+
+@pytest.mark.parametrize(
+    ("told", "level"),
+    [("counts", pb.POLICY_LEVEL_COUNTS), ("", pb.POLICY_LEVEL_UNSPECIFIED), ("secret", pb.POLICY_LEVEL_UNSPECIFIED)],
+)
+async def test_the_policy_level_that_a_node_refuses_for_is_in_its_outcome_if_it_is_one(told, level):
+    gathered = await ask({"bern": ScriptedLink(error=WithheldByPolicy("no", level=told))})
+    assert (gathered.outcomes[0].reason, gathered.outcomes[0].level) == ("POLICY", level)
 
 
 async def test_a_node_that_never_answers_is_cut_off_at_the_deadline():

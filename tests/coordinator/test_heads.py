@@ -17,7 +17,7 @@ from coordinator.live import Live
 from node.auditing import Auditor, Kind
 from rsfed.cli import run
 from rsfed.clock import Deadline, utc_now
-from rsfed.errors import InvalidMessage, RsfedError, Unreachable
+from rsfed.errors import InvalidMessage, RsfedError, TrustError, Unreachable
 from rsfed.transport.channel import call
 from rsfed.trust.audit_head import sign_head
 from rsfed.trust.audit_log import AuditLog, Position, position_of, read_entries, restart
@@ -260,6 +260,11 @@ class AuditedNode(FakeNode):
         page.audit_head.CopyFrom(self.auditor.head())
         return page
 
+    async def Refine(self, request, context):  # noqa: N802 - name of the wire
+        self.asked.append(request)
+        self.auditor.note(Kind.REFINE_ANSWERED)
+        return pb.ArchiveServiceRefineResponse(sealed_answer=b"sealed", audit_head=self.auditor.head())
+
     async def ProveAudit(self, request, context):  # noqa: N802 - name of the wire
         return self.auditor.prove(request)
 
@@ -293,6 +298,42 @@ async def test_heads_come_with_answers_over_the_wire_and_go_no_further(template,
                     == log.log.durable()
                     == position_of(read_entries(tmp_path / "audit"))[0]
                 )
+
+
+async def test_nothing_is_refined_at_a_node_whose_machine_went_back_until_that_was_dealt_with(federation, tmp_path):
+    async with federation.serving() as coordinator:
+        identity = await federation.join(tmp_path, "berne")
+        ada = await federation.join(tmp_path, "ada", Role.ANALYST)
+        log = Node(identity, tmp_path / "audit")
+        image = log.copy(tmp_path / "image")
+        node = AuditedNode(identity, Archive("berne", [1, 2, 3]))
+        node.auditor = log.auditor
+        async with node.serving() as address, federation.channel(ada) as channel:
+            await federation.announce(identity, address)
+
+            async def refined():
+                inner = pb.ArchiveServiceRefineRequest(sealed_query=b"for berne")
+                request = query_pb2.QueryServiceRefineRequest(node="berne", request=inner)
+                try:
+                    await call(QueryServiceStub(channel).Refine, request, Deadline.after(10), what="it")
+                except TrustError as error:
+                    return error.reason
+                finally:
+                    await coordinator._heads.check()
+                return "COMPLETE"
+
+            assert [await refined() for _ in range(3)] == ["COMPLETE"] * 3
+            node.auditor = image.auditor
+            assert [await refined() for _ in range(3)] == ["COMPLETE", "AUDIT_ROLLBACK", "AUDIT_ROLLBACK"]
+            assert len(node.asked) == 4
+            image.begin_anew()
+            node.auditor = image.auditor
+            assert await refined() == "AUDIT_ROLLBACK"
+            assert run(["coordinator", "audit", "accept", "berne", "--home", str(federation.home.path)]) == 0
+            assert [await refined() for _ in range(2)] == ["COMPLETE"] * 2
+    with federation.state.reading() as connection:
+        told = [each.data["outcome"] for each in audit.entries(connection) if each.kind == "refine.relayed"]
+    assert told == ["COMPLETE"] * 4 + ["AUDIT_ROLLBACK"] * 3 + ["COMPLETE"] * 2
 
 
 @given(st.sets(st.integers(1, 40), min_size=2, max_size=6), st.data())

@@ -109,8 +109,8 @@ def test_codes_of_an_expired_release_are_not_searched(scene):
     assert scene.refusal(scene.ask()) == "RELEASE_EXPIRED"
 
 
-def test_before_the_first_release_every_query_is_stale(scene):
-    assert scene.refusal(scene.ask(), served=None) == "STALE_RELEASE"
+def test_a_node_that_serves_no_release_yet_is_starting_and_not_on_another_release(scene):
+    assert scene.refusal(scene.ask(), served=None) == "STARTING"
 
 
 def test_a_query_is_admitted_once(scene):

@@ -285,7 +285,7 @@ def test_filters_by_class_and_senseless_ones_are_refused_for_a_reason_that_only_
 ):
     with pytest.raises(WithheldByPolicy) as refused:
         guarded.search(cell_code(0), **change)
-    assert refused.value.reason == reason
+    assert (refused.value.reason, refused.value.level) == (reason, "guarded")
 
 
 def test_buckets_are_not_paged_further(guarded):
@@ -294,7 +294,7 @@ def test_buckets_are_not_paged_further(guarded):
     request = pb.ArchiveServiceExpandBucketRequest(query=signed, bucket_handle=answer.bucket_handles[:16], limit=5)
     with pytest.raises(WithheldByPolicy) as refused:
         guarded.searcher.expand(request, Deadline.after(SOON))
-    assert refused.value.reason == "NOT_PAGED"
+    assert (refused.value.reason, refused.value.level) == ("NOT_PAGED", "guarded")
 
 
 def test_without_a_codebook_or_enough_acquisitions_nothing_is_answered(tmp_path):
@@ -308,7 +308,7 @@ def test_without_a_codebook_or_enough_acquisitions_nothing_is_answered(tmp_path)
     for node, reason in ((bare, "NO_CODEBOOK"), (few, "NOT_PUBLISHED")):
         with pytest.raises(WithheldByPolicy) as refused:
             node.search(cell_code(0))
-        assert refused.value.reason == reason
+        assert (refused.value.reason, refused.value.level) == (reason, "guarded")
 
 
 def test_another_analyst_may_be_answered_at_another_level(tmp_path):

@@ -11,6 +11,7 @@ from node_archives import bad_files, configure, give_release, make_node, png, sc
 
 from rsfed.cli import run
 from rsfed.errors import ExitCode
+from rsfed.v1 import control_pb2
 
 
 @pytest.fixture
@@ -118,6 +119,32 @@ def test_a_command_without_a_node_says_what_to_run_and_exits_with_the_configurat
         code, out, err = rsfed(capsys, "node", command, "--home", tmp_path)
         assert (code, out) == (ExitCode.CONFIGURATION, "")
         assert "rsfed node init" in err
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({}, "starting at here:1, no query is answered before a release and its index are loaded; that may take"),
+        ({"pending": 9}, "starting at here:1, no query is answered before 9 patches are hashed"),
+        ({"release_version": 2, "indexed": 5}, "serving at here:1, release 2, 5 patches searched, 0 to be hashed"),
+    ],
+)
+def test_status_says_that_a_node_which_serves_no_release_yet_is_starting(
+    node_and_archive, capsys, monkeypatch, told, says
+):
+    state = {"pending": "hashing", "release_version": "serving"}.get(next(iter(told), ""), "starting")
+    answer = control_pb2.ControlServiceStatusResponse(address="here:1", state=state, **told)
+    monkeypatch.setattr("node.cli.status.serve_status", lambda home: answer)
+    _, out, _ = rsfed(capsys, "node", "status", "--home", node_and_archive[0].path)
+    assert f"serve         {says}" in out
+
+
+def test_serve_names_its_policy_level_in_one_line_and_where_to_read_more(node_and_archive, capsys):
+    code, _, err = rsfed(capsys, "node", "serve", "--home", node_and_archive[0].path)
+    assert code == ExitCode.NOT_ADMITTED
+    level, refusal = err.splitlines()
+    assert level == "policy level guarded: `rsfed node policy explain` says what it gives away"
+    assert refusal.endswith("[NOT_JOINED]")
 
 
 def test_init_status_backup_and_restore_go_together(tmp_path, capsys):

@@ -201,7 +201,7 @@ async def test_at_every_other_level_it_is_refused_with_nothing_but_that(scene_at
     async with scene_at(level, analysts) as scene:
         with pytest.raises(WithheldByPolicy) as refused:
             await asked(scene, RefineBuckets(epoch=1, buckets=refine_slots([0])))
-        assert refused.value.reason == "POLICY"
+        assert (refused.value.reason, refused.value.level) == ("POLICY", analysts.get("ada", level))
         assert [entry["reason"] for entry in scene.entries("refine.refused")] == ["NOT_REFINED"]
 
 

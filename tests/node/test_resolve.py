@@ -10,10 +10,12 @@ from members import World
 from serving import Asker, add_patches, make_home, make_searcher, publish, serve_codes, withdraw
 from typer.testing import CliRunner
 
+from node.auditing import handle_digest
 from node.resolve import resolve
 from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.errors import UnknownHandle, UsageError
+from rsfed.home import transaction
 from rsfed.v1 import archive_pb2 as pb
 
 
@@ -75,6 +77,23 @@ def test_a_handle_of_another_node_means_nothing_here(scene, tmp_path):
 def test_what_is_no_handle_is_a_wrong_call(scene, handle):
     with pytest.raises(UsageError, match="32 hexadecimal"):
         scene.resolve(handle)
+
+
+def test_a_handle_that_was_looked_up_before_goes_by_its_first_digits_or_those_of_its_digest(scene):
+    (found,) = scene.resolve(scene.handles[0])
+    for short in (scene.handles[0][:8].upper(), handle_digest(found.handle)[:8]):
+        assert scene.resolve(short) == [found]
+
+
+def test_first_digits_of_several_or_of_no_known_handle_are_refused_plainly(scene):
+    with pytest.raises(UsageError, match="no handle that was looked up or asked for"):
+        scene.resolve(scene.handles[0][:8])
+    with closing(open_state(scene.home)) as connection, transaction(connection):
+        for last in (1, 2):
+            handle = bytes.fromhex(scene.handles[0])[:15] + bytes([last])
+            connection.execute("INSERT INTO resolved VALUES (?, '', '', ?, '', x'', 1)", (last, handle))
+    with pytest.raises(UsageError, match="2 handles begin so; give more digits"):
+        scene.resolve(scene.handles[0][:8])
 
 
 def test_a_made_up_handle_is_refused_with_where_to_ask(scene):

@@ -534,7 +534,7 @@ async def test_a_node_at_catalogue_answers_no_query_and_gives_its_catalogue_to_e
             assert answer.audit_head.signature
             with pytest.raises(WithheldByPolicy) as refused:
                 await search(channel, release, Asker(scene.world))
-            assert refused.value.reason == "POLICY"
+            assert (refused.value.reason, refused.value.level) == ("POLICY", "catalogue")
             heard = scene.coordinator.heard[-1]
             assert not heard.HasField("held")
     entries = [json.loads(entry) for entry in read_entries(scene.home.audit)]

@@ -1,10 +1,12 @@
 """`rsfed coordinator train` and `runs` as their user meets them, with a coordinator reduced to training."""
 
 import asyncio
+import io
 import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 
 import pytest
@@ -12,7 +14,7 @@ from test_training_runs import Coordinator
 from training_fakes import answer_tasks, result_of, until
 
 from coordinator.state import State
-from coordinator.training import records
+from coordinator.training import records, show
 from rsfed.cli import run
 from rsfed.clock import utc_now
 from rsfed.home import Home
@@ -137,6 +139,40 @@ async def test_on_a_terminal_progress_is_no_json_wherever_the_table_goes(home, s
     assert "2/2" in out.decode()
     assert "2/2" in said
     assert '"event"' not in said
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def round_done(number):
+    result = {"round": number, "rounds": 2, "nodes": ["a"], "failed": {}, "counted": True, "loss": None}
+    spent = {"sent_bytes": 0, "received_bytes": 0, "seconds": 1.0}
+    return records.Event(number, "round", utc_now(), result | spent)
+
+
+def test_the_table_on_a_terminal_is_drawn_once_for_each_step_that_brings_events(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with show.view(1, as_json=False) as view:
+        queued = terminal.getvalue()
+        view.add()
+        time.sleep(0.6)  # in which a table that is drawn again and again would be
+        assert terminal.getvalue() == queued
+        view.add(round_done(1), round_done(2))
+        drawn = terminal.getvalue().removeprefix(queued)
+    assert "run 1 is queued" in queued
+    assert drawn.count("run 1: round 2 of 2 done") == 1
+    assert "round 1 of 2 done" not in drawn
+
+
+@pytest.mark.parametrize("command", [["train"], ["runs", "show"]])
+def test_help_says_what_the_column_of_missing_nodes_means(command, capsys):
+    assert run(["coordinator", *command, "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("\u2502", " ").replace("`", "").split())
+    assert "missing names the nodes that were asked in a round and gave no result that counts, and why" in said
 
 
 def all_of(terminal):

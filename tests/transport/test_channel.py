@@ -29,6 +29,7 @@ from rsfed.errors import (
     StaleRelease,
     UnknownHandle,
     Unreachable,
+    WithheldByPolicy,
 )
 from rsfed.transport import channel as channel_module
 from rsfed.transport.channel import call, open_channel, service_config, stream
@@ -160,6 +161,13 @@ def test_the_fields_that_a_query_was_refused_for_come_over_the_wire(fields):
     error = to_error(rpc_error(DENIED, status.details, status.trailing_metadata), "the node")
     assert isinstance(error, EnvelopeRefused)
     assert (error.reason, error.fields) == ("UNFILTERABLE_TIME", fields)
+
+
+@pytest.mark.parametrize("level", ["", "sealed"])
+def test_the_policy_level_of_a_refusal_comes_over_the_wire(level):
+    status = to_status(WithheldByPolicy("no", level=level))
+    error = to_error(rpc_error(DENIED, status.details, status.trailing_metadata), "the node")
+    assert (error.reason, error.level) == ("POLICY", level)
 
 
 def test_an_unknown_kind_of_error_falls_back_to_its_status():
