@@ -23,10 +23,11 @@ from rsfed.errors import RasterRejected
 from rsfed.raster import limits
 from rsfed.raster.image import Pixels, Source, without_data
 from rsfed.raster.item import Window
-from rsfed.raster.jpeg2000 import Level, coarse_level
+from rsfed.raster.jpeg2000 import Level, coarse_level, quality_layers
 from rsfed.raster.location import Location
 from rsfed.raster.modality import Modality
 
+_JPEG_2000_HEAD = 64 << 10  # bytes, which hold the boxes before the codestream and its header
 _warnings_lock = threading.Lock()
 logging.getLogger("rasterio").propagate = False  # GDAL's messages carry paths, which belong in no log
 
@@ -62,6 +63,8 @@ class ImageFile(Source):
             RasterRejected: with what is wrong and its remedy.
         """
         file_bytes = real.stat().st_size
+        if driver == limits.JPEG_2000:
+            _check_layers(real)
         with ExitStack() as resources:
             level = _coarse_level(real, driver, file_bytes, reduction)
             name = real if level is None else resources.enter_context(MemoryFile(level.data)).name
@@ -146,6 +149,16 @@ def _checked(
     _check_type(dataset, modality, remedy)
     _check_bytes(dataset, file_bytes)
     return alpha
+
+
+def _check_layers(real: Path) -> None:
+    with real.open("rb") as file:
+        layers = quality_layers(file.read(_JPEG_2000_HEAD))
+    if layers > limits.MAX_LAYERS:
+        raise RasterRejected(
+            f"its header promises {layers:,} layers of quality, the limit is {limits.MAX_LAYERS:,}; "
+            "copy it again from its origin"
+        )
 
 
 def check_size(width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""JPEG 2000 at a reduced resolution where GDAL offers none.
+"""What of JPEG 2000 is read from the codestream itself: a reduced resolution where GDAL offers none, and its layers.
 
 GDAL's driver decodes fewer resolution levels only while what they give is longer than 128 pixels or just comes below,
 so of a patch of 256 pixels it gives 1/2 and nothing coarser. The codestream itself has the coarser ones: where packets
@@ -54,6 +54,19 @@ def coarse_level(data: bytes, halvings: int) -> Level | None:
         return (_codestream if data.startswith(_START) else _boxes)(data, halvings)
     except (struct.error, IndexError):  # it ends too early; the decoder says so
         return None
+
+
+def quality_layers(head: bytes) -> int:
+    """Return how many layers the header of a JPEG 2000 file promises; 0 where that is not in what is given of it."""
+    place = head.find(_START) + 2
+    try:
+        while place > 1 and (marker := _number(head, place)) != _SOT:
+            if marker == _COD:
+                return _number(head, place + 6)
+            place += 2 + _number(head, place + 2)
+    except struct.error:  # it ends too early; the decoder says so
+        pass
+    return 0
 
 
 def _boxes(data: bytes, halvings: int) -> Level | None:

@@ -141,6 +141,22 @@ def test_a_truncated_file_is_refused_at_every_reduction(tmp_path, size):
                 look(cut, wanted=raw("red green blue", 64, factor))
 
 
+@pytest.mark.parametrize(("layers", "taken"), [(1000, True), (1001, False), (65535, False)])
+@pytest.mark.parametrize("boxes", [True, False])
+def test_a_header_that_promises_more_layers_than_archives_have_is_refused(tmp_path, boxes, layers, taken):
+    path = write_image(tmp_path / "a.jp2", textured(64, 64), **JP2, **LOSSY)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\xff\x4f\xff\x51")
+    place = data.index(b"\xff\x52", start) + 6
+    data[place : place + 2] = layers.to_bytes(2, "big")
+    path.write_bytes(data if boxes else data[start:])
+    if taken:
+        assert look(path, wanted=raw("red green blue", 64, 1)).windows
+        return
+    with pytest.raises(RasterRejected, match=f"promises {layers:,} layers of quality, the limit is 1,000; copy it"):
+        look(path, wanted=raw("red green blue", 64, 1))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, changes, headers):
