@@ -357,7 +357,12 @@ def main() -> int:
     soak = Soak(options.form or list(FORMS), options.first, options.count)
     soak.run()
     told = {
-        form: {**result.outcomes, "slowest_s": round(result.slowest, 3), "scenes": result.scenes, "findings": result.findings}
+        form: {
+            **result.outcomes,
+            "slowest_s": round(result.slowest, 3),
+            "scenes": result.scenes,
+            "findings": result.findings,
+        }
         for form, result in soak.results.items()
     }
     found = sum(len(result.findings) for result in soak.results.values())
