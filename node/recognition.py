@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from node.fitting import fitting
 from node.labels import LabelMapping, map_labels
-from node.mirror import Mirror
+from node.endpoint.mirror import Mirror
 from node.recipe import Reading
 from rsfed.config import NodeConfig
 from rsfed.errors import RasterRejected

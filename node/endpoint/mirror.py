@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from node.listing import Listed, Listing, list_items
-from node.web import Fetched, TooLarge, Web
+from node.endpoint.listing import Listed, Listing, list_items
+from node.endpoint.web import Fetched, TooLarge, Web
 from rsfed.config_images import ArchiveSection
 from rsfed.errors import RasterRejected
 from rsfed.hosts import address, shown
