@@ -64,9 +64,9 @@ def origin_of(url: str) -> Origin | None:
 def address(href: str, base: str = "") -> str:
     """Return where a link leads, without what names a part of it, in characters that addresses have."""
     try:
-        return quote(urldefrag(urljoin(base, href)).url, safe="%/:=&?~+!$,;'@()*[]-._")
+        return quote(urldefrag(urljoin(base, href)).url, safe="%/:=&?~+!$,;'@()*[]-._", errors="backslashreplace")
     except ValueError:
-        return quote(href)
+        return quote(href, errors="backslashreplace")
 
 
 def own_entry(url: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def shown(url: str) -> str:
         return "an address that is none"
     place = f":{parts.netloc.rpartition(':')[2]}" if re.search(r":\d+$", parts.netloc) else ""
     start = f"{parts.scheme}://{host}{place}" if parts.scheme else ""
-    return (quote(start, safe=":/.-[]") + quote(parts.path, safe="/%.:~-_"))[:_MAX_SHOWN]
+    return (quote(start, safe=":/.-[]") + quote(parts.path, safe="/%.:~-_", errors="backslashreplace"))[:_MAX_SHOWN]
 
 
 def _named(origin: Origin) -> str:

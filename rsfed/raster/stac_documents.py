@@ -24,6 +24,7 @@ MAX_BYTES = 32 << 20  # of a document; an ItemCollection of a thousand large ite
 BAD_ID = "its id cannot be the name of a file; give it another"
 _MAX_ID = 200  # characters
 _MAX_NAME = 255  # bytes of a file's name
+_MAX_PATH = 1024  # bytes of a path in an address; with the archive's own it stays within what systems take
 _PROPERTIES = (
     *("s2:datatake_id", "s2:product_uri", "s2:product_type", "processing:level", "platform", "eo:bands"),
     *("datetime", "start_datetime", "end_datetime", "sat:orbit_state"),
@@ -145,10 +146,10 @@ def path_of(href: object) -> tuple[PurePosixPath, bool] | None:
         parts = urlsplit(href) if isinstance(href, str) else None
     except ValueError:
         return None
-    if parts is None or "\0" in (told := unquote(parts.path)):
+    if parts is None or not (told := unquote(parts.path)).isprintable() or len(told.encode()) > _MAX_PATH:
         return None
     path = PurePosixPath(told)
-    if any(len(part.encode(errors="replace")) > _MAX_NAME for part in path.parts):
+    if any(len(part.encode()) > _MAX_NAME for part in path.parts):
         return None
     return path, not (parts.scheme or parts.netloc or path.is_absolute())
 

@@ -105,6 +105,7 @@ def _target(href: str, folder: Path, root: Path) -> Path | None:
     if told is None or not told[1]:
         return None
     target = Path(os.path.normpath(folder / told[0]))
-    if not target.is_relative_to(root) or not target.resolve().is_relative_to(root):
+    # `realpath` takes a link that leads to itself as it is, where `resolve` fails.
+    if not target.is_relative_to(root) or not Path(os.path.realpath(target)).is_relative_to(root):
         raise RasterRejected("one of its links leads out of the archive and is not followed; correct or remove it")
     return target

@@ -163,6 +163,8 @@ def test_whatever_will_not_do_is_told_and_the_rest_goes_in(tmp_path, server, ima
         put_item(server, images, "local", href="file:///etc/{}.tif")
         put_item(server, images, "bucket", href="s3://bucket/{}.tif")
         put_item(server, images, "user", href=server.url.replace("//", "//me:secret@") + "/user/{}.tif")
+        put_item(server, images, "half", href="\ud800/{}.tif")
+        link(server, "\ud800.json")
         put_item(server, images, "top", properties={"processing:level": "L1C"})
         less = put_item(server, images, "less")
         del less["assets"]["nir"]
@@ -192,6 +194,8 @@ def test_whatever_will_not_do_is_told_and_the_rest_goes_in(tmp_path, server, ima
         "sentinel-2-l2a/local": "no address over HTTPS",
         "sentinel-2-l2a/bucket": "no address over HTTPS",
         "sentinel-2-l2a/user": "no address over HTTPS",
+        "sentinel-2-l2a/half": "is gone (HTTP 404)",
+        f"{server.url}/%5Cud800.json": "is gone (HTTP 404)",
         "sentinel-2-l2a/top": "of level 1C",
         "sentinel-2-l2a/less": "no asset of band B08",
         "sentinel-2-l2a/twin": "another item has its id",

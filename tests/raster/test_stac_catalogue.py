@@ -111,6 +111,18 @@ def test_links_lead_nowhere_outside_of_the_archive(tmp_path):
     assert "it is not there" in problems["c4/gone.json"]
 
 
+@pytest.mark.parametrize("href", ["loop.json", "\ud800.json", "%ff%00.json", "a/" * 3000 + "x.json", "x" * 300])
+def test_a_link_or_asset_that_no_file_can_be_costs_itself_alone(tmp_path, href):
+    put(tmp_path / "good" / "good.json", item("good", written(tmp_path / "good")))
+    (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+    put(tmp_path / "many" / "bad.json", item("bad", {"red": {"href": href.replace(".json", ".tif")}}))
+    put(tmp_path / "many" / "fine.json", item("fine", written(tmp_path / "many")))
+    catalogue(tmp_path / "catalog.json", ("item", "good/good.json"), ("item", "many/fine.json"), ("item", href))
+    taken, problems = found(tmp_path)
+    assert taken == ["good", "many/fine.json"]
+    assert {"loop.json", "many/bad.json"} <= set(problems)
+
+
 def test_every_item_of_an_item_collection_is_a_source_of_its_own(tmp_path):
     alone = put(tmp_path / "alone" / "alone.json", item("one", written(tmp_path / "alone", seed=1))).parent
     archive = tmp_path / "archive"
