@@ -97,4 +97,9 @@ def _together(sources: Iterable[Wanted]) -> Iterator[list[Wanted]]:
 
 def _looks(reading: Reading, elsewhere: bool, paths: list[Path]) -> Iterator[list[SourceInfo | RasterRejected]]:
     """Look at sources; what another machine does not see is not gone, or all of it would be withdrawn."""
-    yield [_UNSEEN if elsewhere and not path.exists() else look(reading, path) for path in paths]
+    yield [_UNSEEN if elsewhere and not _lies_here(path) else look(reading, path) for path in paths]
+
+
+def _lies_here(path: Path) -> bool:
+    """Return whether a source is there, or the document that lists it: an item has no file of its own name."""
+    return path.exists() or path.parent.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from contextlib import closing
 import pytest
 from members import World
 from node_archives import make_node, png, run
+from raster_makers import REFLECTANCE, UTM, write_image
+from safe_makers import COMMON, RASTER, scene, stac_item
 from serving import publish
 
 import rsfed.cluster
@@ -80,6 +83,22 @@ def test_items_and_codes_are_those_of_one_machine(tmp_path, scheduler):
         told.append(([(item.id, item.path.name, item.digest, item.window) for item in items], skipped, codes.tolist()))
     assert len(told[0][0]) == len(told[0][2]) == 40
     assert told[0] == told[1]
+
+
+@pytest.mark.process
+def test_items_of_an_item_collection_are_read_by_a_cluster_too(tmp_path, scheduler):
+    home, archive = make_node(tmp_path, kind=REFLECTANCE)
+    listed = []
+    for seed, name in enumerate(("zero", "one")):
+        for band, values in scene(seed, size=64).items():
+            if band in COMMON:
+                write_image(archive / f"{name}_{band}.tif", values[None], **UTM)
+        assets = {COMMON[band]: {"href": f"./{name}_{band}.tif", "raster:bands": RASTER} for band in COMMON}
+        listed.append(stac_item(assets) | {"id": name})
+    (archive / "all.json").write_text(json.dumps({"type": "FeatureCollection", "features": listed}))
+    with cluster(scheduler) as hands:
+        report, skipped = run(home, cluster=hands)
+    assert (report.read, skipped) == (2, {})
 
 
 @pytest.mark.process
