@@ -17,7 +17,7 @@ from serving import publish
 
 import rsfed.cluster
 from node.catalogue import Catalogue
-from rsfed.cluster import cluster
+from rsfed.cluster import Cluster, cluster
 from rsfed.errors import ArchiveError, ConfigError
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.weights import init_weights
@@ -102,9 +102,11 @@ def test_items_of_an_item_collection_are_read_by_a_cluster_too(tmp_path, schedul
 
 
 @pytest.mark.process
+@pytest.mark.timeout(900)  # five workers die, and each that takes its place has Dask to load
 def test_parts_come_in_order_a_task_whose_worker_died_is_given_to_another_and_one_that_kills_costs_itself(
-    tmp_path, scheduler
+    tmp_path, scheduler, monkeypatch
 ):
+    monkeypatch.setattr(rsfed.cluster, "_CONNECT_S", 300.0)  # for a while there may be none
     once = tmp_path / "once"
     with cluster(scheduler) as hands, closing(hands.parts(parts, ["a", once, DIES, "b"])) as made:
         got = list(made)
@@ -118,6 +120,42 @@ def test_what_fails_otherwise_ends_the_run_with_a_word(scheduler):
         list(hands.parts(parts, ["a", FAILS]))
     assert caught.value.reason == "WORKERS"
     assert "KeyError" in caught.value.public
+
+
+class Late:
+    """A future whose result is there, and was on a worker that died before it was taken."""
+
+    status = "finished"
+
+    def __init__(self, made):
+        self.made = [TimeoutError(), made]
+
+    def result(self, timeout):
+        made = self.made.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+
+class Slow:
+    """A client of a cluster that takes long over everything."""
+
+    def nthreads(self):
+        return {"worker": 1}
+
+    def wait_for_workers(self, *_, **__):
+        pass
+
+    def cancel(self, futures):
+        pass
+
+    def submit(self, call, *given, **_):
+        return Late(call(*(each.made[-1] if isinstance(each, Late) else each for each in given)))
+
+
+def test_a_result_that_is_late_because_its_worker_died_is_waited_for():
+    made = list(Cluster(Slow()).parts(parts, ["a"]))
+    assert made == [("a", "a 1"), ("a", "a 2")]
 
 
 class Blind:
