@@ -7,7 +7,7 @@ import ipaddress
 import json
 import ssl
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography import x509
@@ -19,7 +19,8 @@ class Served:
     """One server.
 
     Attributes:
-        files: Content by path: bytes, something for JSON, or a status with headers and bytes.
+        files: Content by path: bytes, something for JSON, a status with headers and bytes, or a function that takes
+            what writes to the connection.
         asked: Paths that were asked for, with their queries.
         headers: Headers of the last request.
     """
@@ -44,6 +45,11 @@ def serving(tls=None):
             served.asked.append(self.path)
             served.headers = dict(self.headers)
             found = served.files.get(self.path.partition("?")[0], (404, {}, b""))
+            if callable(found):
+                self.close_connection = True
+                with suppress(OSError):  # whoever asked had enough
+                    found(self.wfile.write)
+                return
             status, headers, body = found if isinstance(found, tuple) else (200, {}, found)
             version = f'"{hash(body)}"'
             if status == 200 and self.headers.get("If-None-Match") == version:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from raster_makers import REFLECTANCE, UTM, spec, write_image
 from safe_makers import COMMON, RASTER, scene, stac_item
 from stac_server import certified, serving
 
+import node.endpoint.mirror
+import node.endpoint.web
 from node.audit import lines
 from node.catalogue import Catalogue
 from node.recipe import reading_of
@@ -236,6 +240,9 @@ def test_what_cannot_be_had_just_now_keeps_what_is_there(tmp_path, server, image
         run(home)
     assert caught.value.reason == "ARCHIVE_EMPTY"
     link(server, "gone.json", "child")
+    with pytest.raises(ArchiveError, match=r"nothing of the archive is seen just now; http.*/gone.json:") as caught:
+        run(home)
+    assert caught.value.reason == "ARCHIVE_UNREACHABLE"
     link(server, "./one/item.json")
     item = put_item(server, images, "one", 2, listed=False)
     item["assets"]["red"]["type"] = "image/tiff"
@@ -246,6 +253,72 @@ def test_what_cannot_be_had_just_now_keeps_what_is_there(tmp_path, server, image
     assert "1 items are not listed, and stay" in skipped[server.url + START]
     server.files = whole
     assert run(home)[1] == {}
+
+
+def test_a_redirect_to_a_host_that_is_not_listed_takes_nothing_away(tmp_path, server, images):
+    put_item(server, images, "one")
+    put_item(server, images, "two", 1)
+    home = node_of(tmp_path, server.url + START)
+    run(home)
+    server.files["/one/item.json"] = (302, {"Location": "https://login.example.org/"}, b"")
+    report, skipped = run(home)
+    assert (report.withdrawn, set(present(home))) == (0, {"one", "two"})
+    assert "redirects: it leads to https://login.example.org/" in skipped[f"{server.url}/one/item.json"]
+
+
+def _lines_for_ever(start, line):
+    def sent(write):
+        write(start)
+        while True:
+            write(line * 1000)
+
+    return sent
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        _lines_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        _lines_for_ever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n", b"X: y\r\n"),
+        _lines_for_ever(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 900 + b"\r\n{\r\n"),
+    ],
+)
+def test_an_answer_without_end_ends(tmp_path, server, images, monkeypatch, sent):
+    monkeypatch.setattr(node.endpoint.mirror, "DOCUMENT_BYTES", 1 << 20)
+    put_item(server, images, "good")
+    server.files["/bad.json"] = sent
+    link(server, "/bad.json")
+    report, skipped = run(node_of(tmp_path, server.url + START))
+    assert report.read == 1
+    assert "does not come to an end" in skipped[f"{server.url}/bad.json"]
+
+
+def test_an_answer_whose_headers_drip_ends(tmp_path, server, images, monkeypatch):
+    monkeypatch.setattr(node.endpoint.web, "_PATIENCE_S", 0.05)
+
+    def sent(write):
+        write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            write(b"X")
+            time.sleep(0.01)
+
+    put_item(server, images, "good")
+    server.files["/bad.json"] = sent
+    link(server, "/bad.json")
+    _, skipped = run(node_of(tmp_path, server.url + START))
+    assert "comes too slowly" in skipped[f"{server.url}/bad.json"]
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_file_by_file(tmp_path, server, images, monkeypatch):
+    monkeypatch.setattr(node.endpoint.web, "_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        host = f"127.0.0.1:{dead.getsockname()[1]}"
+        for number in range(5):
+            put_item(server, images, str(number), href=f"http://{host}/{{}}.tif")
+        _, skipped = run(node_of(tmp_path, server.url + START, f'hosts = ["{host}"]'))
+        reasons = [skipped[f"sentinel-2-l2a/{number}"] for number in range(5)]
+    assert ["does not answer" in each for each in reasons] == [True] * 3 + [False] * 2
+    assert all("did not answer 3 times in a row" in each for each in reasons[3:])
 
 
 def test_no_more_is_held_than_allowed(tmp_path, server, images):
