@@ -194,7 +194,8 @@ class _Run:
                 listed += 1
                 gone.pop(entry.name, None)
         if held and not listed and not accept_empty:
-            raise _empty()
+            unseen = [problem for problem in problems if problem.passing]
+            raise _unseen(unseen[0], "ARCHIVE") if unseen else _empty()
         for problem in problems:
             self._skip(problem)
         hidden = _hidden(problems)
@@ -217,13 +218,13 @@ class _Run:
             What is left out.
 
         Raises:
-            ArchiveError: ARCHIVE_UNREACHABLE, or ARCHIVE_EMPTY, it lists nothing any more.
+            ArchiveError: ARCHIVE_UNREACHABLE, or ARCHIVE_EMPTY: it lists nothing any more.
         """
         mirror = Mirror(self._reading.root, archive, self._reading.modality)
         listing = mirror.listing()
         gone = mirror.held() - set(listing.items)
         if gone and not listing.items and not accept_empty:
-            raise _empty()
+            raise _empty() if listing.whole else _unseen(listing.problems[0], "ARCHIVE_UNREACHABLE")
         if gone and listing.whole:
             held = present_sources(self._connection)
             self._withdraw([number for number, path in held if path in gone])
@@ -334,6 +335,10 @@ def _empty() -> ArchiveError:
         "the archive holds no image any more; mount it, or say that it is empty with --accept-empty",
         reason="ARCHIVE_EMPTY",
     )
+
+
+def _unseen(problem: Skipped, reason: str) -> ArchiveError:
+    return ArchiveError(f"nothing of the archive is seen just now; {problem.name}: {problem.reason}", reason=reason)
 
 
 def _check_stamp(candidate: Candidate, seen: Seen) -> None:

@@ -66,15 +66,16 @@ def ingest(  # noqa: PLR0913, PLR0917 - the options of the command
     if dry_run:
         typer.echo(_recognised(place, output))
         return
-    with _cluster(scheduler, workers) as elsewhere:
-        take = partial(_pass, place, workers, elsewhere, accept_empty=accept_empty)
-        if watch:
-            from node.cli.watch import watching  # noqa: PLC0415 - loaded only when used
+    if scheduler is not None and workers is not None:
+        raise UsageError("--workers is for this machine and --scheduler for a cluster; give one of them")
+    take = partial(_pass, place, workers, scheduler, accept_empty=accept_empty)
+    if watch:
+        from node.cli.watch import watching  # noqa: PLC0415 - loaded only when used
 
-            told: Told = set()
-            watching(lambda: _look(place, output, told, take), interval)
-            return
-        report = take(set())
+        told: Told = set()
+        watching(lambda: _look(place, output, told, take), interval)
+        return
+    report = take(set())
     result = _result(place, report)
     typer.echo(json.dumps(result, indent=1) if output is Output.JSON else _table(result))
     _warn(place)
@@ -91,13 +92,13 @@ def _recognised(home: Home, output: Output) -> str:
     return shown(reading, recognise(reading, config), output)
 
 
-def _pass(home: Home, workers: int | None, elsewhere: Hands | None, told: Told, *, accept_empty: bool) -> Report:
+def _pass(home: Home, workers: int | None, scheduler: str | None, told: Told, *, accept_empty: bool) -> Report:
     """Ingest once, telling what is skipped unless it was told before, and let a running `serve` know.
 
     Args:
         home: The node's home.
         workers: As for `ingest`.
-        elsewhere: The cluster that reads and hashes; None for none.
+        scheduler: Of the cluster that reads and hashes, which is connected to anew; None for none.
         told: What was skipped before and why; then what was skipped now.
         accept_empty: As for `ingest`.
     """
@@ -105,7 +106,7 @@ def _pass(home: Home, workers: int | None, elsewhere: Hands | None, told: Told, 
     from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
 
     now: Told = set()
-    with progress("ingest") as (progressed, say):
+    with _cluster(scheduler) as elsewhere, progress("ingest") as (progressed, say):
 
         def skipped(problem: Skipped) -> None:
             now.add((problem.name, problem.reason))
@@ -139,12 +140,10 @@ def _line(result: dict[str, Any]) -> str:
     )
 
 
-def _cluster(scheduler: str | None, workers: int | None) -> AbstractContextManager[Hands | None]:
+def _cluster(scheduler: str | None) -> AbstractContextManager[Hands | None]:
     """Return the cluster that reads and hashes; None where none is named."""
     if scheduler is None:
         return nullcontext()
-    if workers is not None:
-        raise UsageError("--workers is for this machine and --scheduler for a cluster; give one of them")
     from rsfed.cluster import cluster  # noqa: PLC0415 - loaded only when used
 
     return cluster(scheduler)

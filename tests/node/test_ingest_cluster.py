@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from members import World
@@ -17,8 +17,10 @@ from serving import publish
 
 import rsfed.cluster
 from node.catalogue import Catalogue
+from rsfed.cli import run as main
 from rsfed.cluster import Cluster, cluster
-from rsfed.errors import ArchiveError, ConfigError
+from rsfed.crew import Crew
+from rsfed.errors import ArchiveError, ConfigError, ExitCode
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.weights import init_weights
 from rsfed.raster.input_spec import default_spec
@@ -185,6 +187,37 @@ def test_a_worker_that_does_not_see_the_archive_withdraws_nothing(tmp_path):
     assert {"mount the archive there" in why for why in skipped.values()} == {True}
     with Catalogue(home) as catalogue:
         assert [item.path.name for item in catalogue.items("rgb")] == ["a.png"]
+
+
+def test_a_watch_connects_anew_to_a_scheduler_that_was_away(tmp_path, monkeypatch, capsys):
+    home, archive = make_node(tmp_path)
+    png(archive / "0.png", 0)
+    looks, waits = [], []
+
+    @contextmanager
+    def once(address):
+        """A connection, which does not outlive its scheduler."""
+        looks.append(address)
+        if len(looks) == 2:
+            raise ArchiveError("it is away", reason="SCHEDULER")
+        with monkeypatch.context() as patched:
+            patched.setattr(Crew, "elsewhere", True)
+            yield Crew(1)
+
+    def waited(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        png(archive / f"{len(waits)}.png", len(waits))
+
+    monkeypatch.setattr(rsfed.cluster, "cluster", once)
+    monkeypatch.setattr("node.cli.watch.time.sleep", waited)
+    monkeypatch.setattr("node.cli.watch.signal.signal", lambda *_: None)
+    command = ["node", "ingest", "--home", str(home.path), "--watch", "--scheduler", "tcp://127.0.0.1:1"]
+    assert main(command) == ExitCode.INTERRUPTED
+    assert "not now: it is away" in capsys.readouterr().err
+    with Catalogue(home) as catalogue:
+        assert [item.path.name for item in catalogue.items("rgb")] == ["0.png", "1.png", "2.png"]
 
 
 def test_without_dask_the_remedy_is_said(monkeypatch):
