@@ -78,7 +78,7 @@ def list_items(start: str, hosts: Hosts, fetch: Fetch) -> Listing:
     first = _Link(address(start), item=False)
     waiting, seen = deque([first]), {first.url}
     while waiting:
-        if len(seen) - len(waiting) >= MAX_DOCUMENTS or len(listing.items) > MAX_ITEMS:
+        if len(seen) > MAX_DOCUMENTS or len(listing.items) + len(listing.problems) > MAX_ITEMS:
             most = f"{MAX_DOCUMENTS:,} documents or {MAX_ITEMS:,} items"
             listing.tell(start, f"it has more than {most}; divide it, or name a part of it in archive.stac")
             break
@@ -96,14 +96,18 @@ def list_items(start: str, hosts: Hosts, fetch: Fetch) -> Listing:
             _take(found, base, listing)
         if needs_post(document):
             listing.tell(link.url, "its next page has to be posted for; name an address whose pages can be got")
+        refusals = []
         for further in _further(document, base):
-            if further.url in seen:
+            if further.url in seen or len(seen) > MAX_DOCUMENTS:
                 continue
             seen.add(further.url)
             if reason := hosts.refusal(further.url):
-                listing.tell(link.url, f"one of its links is not followed: {reason}", whole=True)
+                refusals.append(reason)
             else:
                 waiting.append(further)
+        if refusals:
+            words = f"{len(refusals):,} of its links are not followed; of the first one: {refusals[0]}"
+            listing.tell(link.url, words, whole=True)
     return listing
 
 

@@ -26,7 +26,6 @@ from rsfed.hosts import address, shown
 from rsfed.raster.layout import Skipped
 from rsfed.raster.limits import IMAGE_SUFFIXES, MAX_BYTES
 from rsfed.raster.modality import Modality
-from rsfed.raster.refusal import unreadable
 from rsfed.raster.stac import CLASSES, assets_of, check_level, names_of
 from rsfed.raster.stac_documents import MAX_BYTES as DOCUMENT_BYTES
 from rsfed.raster.stac_documents import Document
@@ -104,6 +103,11 @@ class Mirror:
             folder = self._root / name
             try:
                 self._bring(folder, json.loads(listed.item), listed.base)
+            except OSError as error:
+                waiting = len(listing.items) - done
+                what = f"it cannot be written ({error.strerror}); make room on the disk of the node's home"
+                problems.append(Skipped(name, f"{what}; {waiting:,} items wait for that", passing=True))
+                break
             except RasterRejected as error:
                 passing = error.reason == "UNREADABLE"
                 problems.append(Skipped(name, error.public, passing=passing))
@@ -131,8 +135,6 @@ class Mirror:
                     path.unlink()
             write_atomically(folder / document, json.dumps(kept).encode())
             write_atomically(folder / _STATE, json.dumps({"told": told, "versions": versions}).encode())
-        except OSError as error:
-            raise unreadable(error, folder) from None
         finally:
             self._room -= _bytes(folder) - before
 
@@ -145,11 +147,13 @@ class Mirror:
             for each in wanted.values():
                 path, part = folder / each.name, folder / f".{each.name}{_PART}"
                 before = known.get(each.name, {}) if path.is_file() else {}
-                version = before.get("version", {}) if before.get("url") == _bare(each.url) else {}
+                version = before.get("version", {}) if _still(each, before) else {}
+                kept = {"url": _bare(each.url), "version": version, "sha256": before.get("sha256")}
                 if (found := self._file(each, part, room, version)) is not None:
                     fetched.append((part, path))
-                    room, version = room - found.size, found.version
-                versions[each.name] = {"url": _bare(each.url), "version": dict(version)}
+                    room -= found.size
+                    kept |= {"version": dict(found.version), "sha256": found.sha256}
+                versions[each.name] = kept
             for part, path in fetched:
                 part.replace(path)
         finally:
@@ -170,8 +174,7 @@ class Mirror:
                 raise
             words = f"with it more than {self._most / 2**30:g} GiB would be held; raise archive.fetch_gib or list less"
             raise RasterRejected(words, reason="UNREADABLE") from None
-        checksum = _SHA256.fullmatch(str(wanted.asset.get("file:checksum")))
-        if found and checksum and checksum[1] != found.sha256:
+        if found and _checksum(wanted) not in {None, found.sha256}:
             words = "its bytes are not those of its file:checksum; let whoever keeps the catalogue correct it"
             raise RasterRejected(words, reason="UNREADABLE")
         return found
@@ -205,6 +208,17 @@ class Mirror:
                 return _Wanted(asset, url, f"{band}{suffix}")
             refusals.append(reason or "it is no image")
         raise RasterRejected(f"band {band}: {refusals[0]}")
+
+
+def _still(wanted: _Wanted, before: Mapping[str, Any]) -> bool:
+    """Return whether a file may be as it was fetched before: its host may say so of one that its catalogue changed."""
+    return before.get("url") == _bare(wanted.url) and _checksum(wanted) in {None, before.get("sha256")}
+
+
+def _checksum(wanted: _Wanted) -> str | None:
+    """Return the SHA-256 that a catalogue tells of a file; None where it tells none."""
+    found = _SHA256.fullmatch(str(wanted.asset.get("file:checksum")))
+    return found[1] if found else None
 
 
 def _bare(url: str) -> str:

@@ -15,6 +15,7 @@ from raster_makers import REFLECTANCE, UTM, spec, write_image
 from safe_makers import COMMON, RASTER, scene, stac_item
 from stac_server import certified, serving
 
+import node.endpoint.listing
 import node.endpoint.mirror
 import node.endpoint.web
 from node.audit import lines
@@ -206,7 +207,7 @@ def test_whatever_will_not_do_is_told_and_the_rest_goes_in(tmp_path, server, ima
         "sentinel-2-l2a/cut": "was cut off after",
         "sentinel-2-l2a/broken": "HTTP 503",
         f"{server.url}/nothing.json": "is gone",
-        f"{server.url}/catalog.json": "one of its links is not followed",
+        f"{server.url}/catalog.json": "1 of its links are not followed; of the first one: it leads to",
         f"{server.url}/catalog.html": "it is no STAC document",
     }
     for name, word in words.items():
@@ -341,6 +342,51 @@ def test_an_asset_of_other_bytes_than_its_checksum_is_not_taken(tmp_path, server
     server.put_json("/one/item.json", item)
     _, skipped = run(node_of(tmp_path, server.url + START))
     assert "not those of its file:checksum" in skipped["sentinel-2-l2a/one"]
+
+
+def test_a_checksum_that_changed_is_believed_before_a_host_that_says_that_nothing_did(tmp_path, server, images):
+    item = put_item(server, images, "one")
+    for band in COMMON:
+        server.files[f"/one/{band}.tif"] = (200, {"ETag": '"same"'}, images[0, band])
+    home = node_of(tmp_path, server.url + START)
+    run(home)
+    item["assets"]["red"]["file:checksum"] = "1220" + hashlib.sha256(images[1, "B04"]).hexdigest()
+    server.put_json("/one/item.json", item)
+    server.files["/one/B04.tif"] = lambda write: write(
+        b"HTTP/1.1 304 Not Modified\r\n\r\n"
+        if "If-None-Match" in server.headers
+        else b"HTTP/1.1 200 OK\r\n\r\n" + images[1, "B04"]
+    )
+    assert run(home)[0].read == 1
+    content = read(present(home)["one"], COLOURS)["all"]
+    np.testing.assert_array_equal(content[0], np.maximum(scene(1, size=SIDE)["B04"], 1000) - 1000)
+
+
+def test_a_full_disk_ends_the_fetching_and_takes_nothing_away(tmp_path, server, images):
+    put_item(server, images, "one")
+    home = node_of(tmp_path, server.url + START)
+    run(home)
+    full = home.path / "fetched" / "sentinel-2-l2a" / "two"
+    full.mkdir()
+    (full / ".B04.tif.part").symlink_to("/dev/full")
+    for name in ("two", "three"):
+        put_item(server, images, name, 1)
+    report, skipped = run(home)
+    assert (report.withdrawn, set(present(home))) == (0, {"one"})
+    (reason,) = skipped.values()
+    assert "No space left on device" in reason
+    assert "2 items wait" in reason
+    assert run(home)[0].read == 2
+
+
+def test_a_catalogue_of_more_than_can_be_held_is_followed_no_further(tmp_path, server, images, monkeypatch):
+    monkeypatch.setattr(node.endpoint.listing, "MAX_DOCUMENTS", 20)
+    put_item(server, images, "one")
+    for number in range(100):
+        link(server, f"https://example.org/{number}", "child")
+    report, skipped = run(node_of(tmp_path, server.url + START))
+    assert "more than 20 documents" in skipped[server.url + START]
+    assert sum(report.skipped.values()) == 2, "one line for all links elsewhere"
 
 
 def test_signatures_of_addresses_are_neither_printed_nor_kept(tmp_path, server, images):
