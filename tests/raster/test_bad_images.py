@@ -33,6 +33,12 @@ def _picture(path, mode, **options):
     return path
 
 
+def _pages(path, count):
+    pages = [Image.fromarray(photo(seed).transpose(1, 2, 0)) for seed in range(count)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
 def _link(path, target):
     path.symlink_to(target)
     return path
@@ -47,6 +53,7 @@ BAD = {
     "empty file": ("rgb", lambda d: _text(d / "a.tif", b""), "it is empty; copy it again"),
     "text": ("rgb", lambda d: _text(d / "a.jpg", b"hello"), "not a GeoTIFF, JPEG, PNG or JPEG 2000 image; convert it"),
     "four bytes": ("rgb", lambda d: _text(d / "a.tif", b"II*\0"), DAMAGED),
+    "pages": ("rgb", lambda d: _pages(d / "a.tif", 3), "it has 3 pages, of which one would be read; write each as"),
     "gif": ("rgb", lambda d: _text(d / "a.tif", b"GIF89a" + bytes(99)), "not a GeoTIFF"),
     "netcdf": ("rgb", lambda d: _text(d / "a.tif", b"CDF\x01" + bytes(99)), "not a GeoTIFF"),
     "zip": ("rgb", lambda d: _text(d / "a.tif", b"PK\x03\x04" + bytes(99)), "not a GeoTIFF"),
