@@ -192,6 +192,36 @@ def test_metadata_in_parquet_need_pyarrow_only_where_they_are_asked(tmp_path, mo
     assert error.value.reason == "EXTRA_MISSING"
 
 
+def test_metadata_in_parquet_say_what_they_say_as_csv(tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    from pyarrow import parquet
+    from pyarrow import table as made
+
+    other = PATCH.replace("26_57", "27_57")
+    for name in (PATCH, other, RADAR_PATCH):
+        touched(tmp_path, name, files=("VV.tif",) if name == RADAR_PATCH else ("B02.tif",))
+    columns = {
+        "patch_id": [PATCH, other],
+        "labels": [["Arable land", "Mixed forest"], ["Pastures"]],
+        "s1_name": [RADAR_PATCH, None],
+        "contains_seasonal_snow": [False, True],
+        "contains_cloud_or_shadow": [False, None],
+    }
+    parquet.write_table(made(columns), tmp_path / "metadata.parquet")
+    found, skipped = listed(tmp_path)
+    assert not skipped
+    assert {name: (entry.own_labels, entry.covered) for name, entry in found.items()} == {
+        PATCH: (("Arable land", "Mixed forest"), False),
+        RADAR_PATCH: (("Arable land", "Mixed forest"), False),
+        other: (("Pastures",), True),
+    }
+    whole = (tmp_path / "metadata.parquet").read_bytes()
+    for damaged in (whole[:40], whole[:100] + bytes(60) + whole[160:], b"PAR1" + bytes(99) + b"PAR1"):
+        (tmp_path / "metadata.parquet").write_bytes(damaged)
+        with pytest.raises(ArchiveError, match="download them again"):
+            listed(tmp_path)
+
+
 def test_a_renamed_product_and_a_second_copy_are_told(tmp_path):
     folder = touched(tmp_path, f"a/{PATCH}", files=("B02.tif", "B03.tif"))
     touched(tmp_path, f"b/{PATCH}")
