@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.auditing import Kind, note_beside
+from node.endpoint.mirror import Mirror
 from node.fitting import fitting
 from node.hashing_ahead import hash_ahead
 from node.labels import LabelMapping, map_labels
 from node.looking import Wanted, looked_at
-from node.endpoint.mirror import Mirror
 from node.recipe import Reading, reading_of, recipe
 from node.sources import (
     Known,

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from node.endpoint.mirror import Mirror
 from node.fitting import fitting
 from node.labels import LabelMapping, map_labels
-from node.endpoint.mirror import Mirror
 from node.recipe import Reading
 from rsfed.config import NodeConfig
 from rsfed.errors import RasterRejected

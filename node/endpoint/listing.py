@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -96,19 +97,21 @@ def list_items(start: str, hosts: Hosts, fetch: Fetch) -> Listing:
             _take(found, base, listing)
         if needs_post(document):
             listing.tell(link.url, "its next page has to be posted for; name an address whose pages can be got")
-        refusals = []
-        for further in _further(document, base):
-            if further.url in seen or len(seen) > MAX_DOCUMENTS:
-                continue
-            seen.add(further.url)
-            if reason := hosts.refusal(further.url):
-                refusals.append(reason)
-            else:
-                waiting.append(further)
-        if refusals:
-            words = f"{len(refusals):,} of its links are not followed; of the first one: {refusals[0]}"
-            listing.tell(link.url, words, whole=True)
+        new = {each.url: each for each in _further(document, base) if each.url not in seen}
+        new = dict(islice(new.items(), MAX_DOCUMENTS + 1))
+        seen |= new.keys()
+        waiting += _allowed(link.url, new.values(), hosts, listing)
     return listing
+
+
+def _allowed(url: str, further: Iterable[_Link], hosts: Hosts, listing: Listing) -> list[_Link]:
+    """Return those links of a document that may be followed; how many others there are is told once."""
+    refusals = [(each, hosts.refusal(each.url)) for each in further]
+    told = [reason for _, reason in refusals if reason]
+    if told:
+        words = f"{len(told):,} of its links are not followed; of the first one: {told[0]}"
+        listing.tell(url, words, whole=True)
+    return [each for each, reason in refusals if not reason]
 
 
 def _document(url: str, fetch: Fetch) -> tuple[Document, str]:

@@ -211,7 +211,7 @@ def _read_parquet(path: Path, columns: Collection[str]) -> dict[str, Sequence[An
         from pyarrow import parquet  # noqa: PLC0415 - not needed where the metadata are a CSV file
     except ImportError as error:
         raise ConfigError(
-            f"{path.name} needs pyarrow, which is not installed: install rsfed with its extra parquet, or write the columns "
+            f"{path.name} needs pyarrow, which is not installed: add the extra parquet of rsfed, or write the columns "
             f"{', '.join(columns)} to {path.stem}.csv beside it, labels separated by semicolons",
             reason="EXTRA_MISSING",
             detail=str(path),

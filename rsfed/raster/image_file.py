@@ -146,7 +146,7 @@ def _checked(
 ) -> int | None:
     """Check a header and return the number of the alpha band, if there is one."""
     if len(pages := dataset.subdatasets) > 1:  # overviews and masks are none
-        raise RasterRejected(f"it has {len(pages):,} pages, of which one would be read; write each as a file of its own")
+        raise RasterRejected(f"it has {len(pages):,} pages, of which one would be read; write each as its own file")
     alpha = _check_bands(dataset, modality, remedy)
     _check_type(dataset, modality, remedy)
     _check_bytes(dataset, file_bytes)
