@@ -79,7 +79,7 @@ class Web:
         for handler in (
             ProxyHandler(),
             _Http(),
-            _Https(context=context),
+            _Https(context),
             HTTPDefaultErrorHandler(),
             HTTPErrorProcessor(),
             _Redirects(hosts),
@@ -195,7 +195,7 @@ class _Watched(RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - as the library has it
         """Read what has come into a buffer, and return how much that is."""
-        count: int | None = self._source.readinto(buffer)  # type: ignore[attr-defined] # typeshed leaves it out
+        count: int | None = self._source.readinto(buffer)
         self._size += count or 0
         seconds = time.monotonic() - self._start
         if seconds > _PATIENCE_S and self._size < _LEAST_BYTES_PER_S * seconds:
@@ -234,9 +234,13 @@ class _Http(HTTPHandler):
 
 
 class _Https(HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._known = context
+
     def https_open(self, req: Request) -> HTTPResponse:
         """Ask over HTTPS."""
-        return self.do_open(_SecureConnection, req, context=self._context)
+        return self.do_open(_SecureConnection, req, context=self._known)
 
 
 def _chunks(response: HTTPResponse, most: int, url: str) -> Iterator[bytes]:
