@@ -7,6 +7,7 @@ from pathlib import Path
 import coordinator.cli
 import coordinator.training.board  # noqa: F401 - as above
 import node.cli
+import node.endpoint.web
 import node.training.consent  # noqa: F401 - as above
 import rsfed.lab.processes  # noqa: F401 - as above
 from rsfed.errors import error_classes
