@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from coordinator.training.rules import Rules
 
 RETURN_S = 30.0  # that nodes which a run knew have to come back after a restart; they ask every 15 s at least
-PREFLIGHT_S = 120.0  # that nodes have to say whether they take part; their training process may have to start first
 _POLL_S = 0.5
 
 
@@ -42,6 +41,7 @@ class PreflightReport:
     no_sums: dict[int, str]
 
 
+_LATE = "PREFLIGHT_LATE"
 _OF_SUMS = frozenset({"SUMS_REFUSED", "TOO_FEW_ACQUISITIONS", "TOO_FEW_PATCHES"})
 _WITHOUT_SUMS = (
     ', or train without sums (objective.name = "centres" in coordinator.toml); where every file is an acquisition of '
@@ -114,12 +114,20 @@ class Attendance:
 
     def _too_few(self, number: int, came: int) -> TrainingError:
         refused = ", ".join(f"{self._hooks.name(node)} ({reason})" for node, reason in self._refused.items())
+        late = ", ".join(self._hooks.name(node) for node, reason in self._refused.items() if reason == _LATE)
         return TrainingError(
             f"round {number} needs {self._rules.min_nodes} nodes and {came} came; "
             + (f"these take no part: {refused}; " if refused else "")
+            + (self._remedy_of(late) if late else "")
             + "start more nodes, or train with a lower --nodes"
             + (_WITHOUT_SUMS if self._plan.closed_form and _OF_SUMS & set(self._refused.values()) else ""),
             reason="TOO_FEW_NODES",
+        )
+
+    def _remedy_of(self, late: str) -> str:
+        return (
+            f"{late} did not say within {self._rules.timeout_s:g} s whether to take part, as when the machine there is "
+            "busy: train again when it is less so, or raise training.round_timeout_s in coordinator.toml; else "
         )
 
     def _willing(self, number: int, present: Nodes) -> Nodes:
@@ -139,9 +147,9 @@ class Attendance:
         config = {PLAN: self._plan.model_dump_json(), ROUND: number, MEMBERS: members, SOFTWARE: rsfed.__version__}
         content = RecordDict({CONFIG: ConfigRecord(config)})
         messages = [Message(content, dst_node_id=node, message_type=PREFLIGHT) for node in nodes]
-        refused = dict.fromkeys(nodes, "NO_ANSWER")
+        refused = dict.fromkeys(nodes, _LATE)
         no_sums: dict[int, str] = {}
-        for reply in self._grid.send_and_receive(messages, timeout=min(PREFLIGHT_S, self._rules.timeout_s)):
+        for reply in self._grid.send_and_receive(messages, timeout=self._rules.timeout_s):
             refused.pop(reply.metadata.src_node_id)
             if reply.has_error():
                 refused[reply.metadata.src_node_id] = _refusal(reply.error.reason or "NODE_ERROR")
@@ -172,4 +180,6 @@ def _no_sums(content: RecordDict) -> str:
 
 def _refusal(reason: str) -> str:
     """Return why a node takes no part; one of before there was a preflight fails at it as at any unknown kind."""
-    return "OTHER_SOFTWARE" if reason in {"UNKNOWN_KIND", "TRAINING_FAILED"} else reason
+    if reason in {"UNKNOWN_KIND", "TRAINING_FAILED"}:
+        return "OTHER_SOFTWARE"
+    return _LATE if reason == "ROUND_DEADLINE" else reason

@@ -149,11 +149,16 @@ class _RunTable:
             table.add_column(column, overflow="fold")
         for row in self._rows.values():
             table.add_row(*map(Text, row))
-        lines = [f"{node} takes no part: {reason}" for node, reason in sorted(self._refused.items())]
+        lines = [_no_part(node, reason) for node, reason in sorted(self._refused.items())]
         lines += [f"{node} gives no sums for the last layer: {why}" for node, why in sorted(self._no_sums.items())]
         lines += [line for line in self._said.values() if line != self._line]
         below = Text("\n".join([*lines, self._line]))
         return Group(table, below) if self._rows else below
+
+
+def _no_part(node: str, reason: str) -> str:
+    late = " (it did not answer in time: raise training.round_timeout_s)" if reason == "PREFLIGHT_LATE" else ""
+    return f"{node} takes no part: {reason}{late}"
 
 
 def _memory(data: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rsfed.config import NodeTraining
 from rsfed.errors import TrainingError
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.exchange import Kept
+from rsfed.hashing.objectives.sampling import Sample
 from rsfed.hashing.plan import LOSS, ROUND
 
 
@@ -30,13 +31,16 @@ class _InMemory:
         self._kept = kept
 
 
-def app_over(patches: PatchSet, threads: int, acquisitions: Sequence[str]) -> ClientApp:
+def app_over(
+    patches: PatchSet, threads: int, acquisitions: Sequence[str], *, sample: Sample | None = None
+) -> ClientApp:
     """Return an app that trains as every node does, tells its loss, and takes part in all but calibration.
 
     Args:
         patches: Patches that it trains on.
         threads: Threads to compute with.
         acquisitions: That of each patch.
+        sample: Chooses batches in the place of the plan's objective.
     """
     app, memory = ClientApp(), _InMemory()
 
@@ -45,7 +49,7 @@ def app_over(patches: PatchSet, threads: int, acquisitions: Sequence[str]) -> Cl
 
     def train(message: Message, _context: Context) -> Message:
         plan, start = read(message, memory)
-        result = train_round(plan, settings_of(message).get(ROUND), start, patches, threads=threads)
+        result = train_round(plan, settings_of(message).get(ROUND), start, patches, threads=threads, sample=sample)
         return trained(message, start, result, {LOSS: result.loss}, memory)
 
     def sums(message: Message, _context: Context) -> Message:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _CURVE_ROWS = 10
+_LAST_RUN = (1 << 64) - 1
 
 
 def register(app: typer.Typer) -> None:
@@ -104,19 +105,27 @@ def resume(home: HomeOption = DEFAULT_HOME) -> None:
 
 
 def refuse(
-    run: Annotated[int, typer.Argument(min=1, help="Number of the run, as `rsfed node train status` shows it.")],
+    run: Annotated[
+        int, typer.Argument(min=1, max=_LAST_RUN, help="Number of the run, as `rsfed node train status` shows it.")
+    ],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Give no further result to one run of the coordinator, for good.
 
     A task of it that is in progress is given up; the coordinator is told RUN_REFUSED and goes on without this node.
-    Updates that were sent before cannot be taken back.
+    Updates that were sent before cannot be taken back. A run that has not asked this node for anything yet is refused
+    when it does.
     """
-    from node.training import consent  # noqa: PLC0415 - loaded only when used
+    from node.training import consent, journal  # noqa: PLC0415 - loaded only when used
 
     with _deciding(home) as connection:
         consent.refuse_run(connection, run)
-    typer.echo(f"run {run} is refused: it gets no further result from this node")
+        known, last = journal.knows(connection, run), journal.entries(connection, 1)
+    if known:
+        typer.echo(f"run {run} is refused: it gets no further result from this node")
+        return
+    asked = f"the last run that did is {last[0].run}" if last else "nor has any other run"
+    typer.echo(f"run {run} has not asked this node for anything yet ({asked}); if it ever does, it is refused")
 
 
 @contextmanager

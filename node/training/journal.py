@@ -127,6 +127,12 @@ def entries(connection: sqlite3.Connection, limit: int) -> list[Entry]:
     ]
 
 
+def knows(connection: sqlite3.Connection, run: int) -> bool:
+    """Say whether a run ever asked this node for anything."""
+    found = connection.execute("SELECT 1 FROM training_log WHERE run = ? LIMIT 1", (_signed(run),)).fetchone()
+    return found is not None
+
+
 def asked(task: Payload) -> tuple[str | None, int | None]:
     """Return the objective of a task's plan and its steps in a round, for the operator to read."""
     try:

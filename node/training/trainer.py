@@ -12,6 +12,7 @@ from rsfed.hashing.closed_form import Sums
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
 from rsfed.hashing.objectives import make_objective
+from rsfed.hashing.objectives.sampling import Sample
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.hashing.refit import centres_of, sums
@@ -36,7 +37,15 @@ class RoundResult:
     seconds: float
 
 
-def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: PatchSet, *, threads: int) -> RoundResult:
+def train_round(  # noqa: PLR0913 - each is one setting of a round
+    plan: TrainingPlan,
+    number: object,
+    start: Arrays,
+    patches: PatchSet,
+    *,
+    threads: int,
+    sample: Sample | None = None,
+) -> RoundResult:
     """Train for one round of a plan; the same arguments give the same weights.
 
     Args:
@@ -45,6 +54,7 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
         start: Weights to start from.
         patches: Patches to train on.
         threads: Threads to compute with.
+        sample: Chooses batches in the place of the plan's objective.
 
     Raises:
         InvalidMessage: PLAN_INVALID, the plan has no such round.
@@ -65,6 +75,7 @@ def train_round(plan: TrainingPlan, number: object, start: Arrays, patches: Patc
         learning_rate=plan.rate(number),
         seed=plan.round_seed(number),
         proximal=plan.proximal,
+        sample=sample,
     )
     report.refuse_idle()
     return RoundResult(get_state(network), len(patches), report.loss, report.seconds)

@@ -15,6 +15,7 @@ from rsfed.errors import TrainingError
 from rsfed.hashing.augment import Augmentation, drop_features
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.objectives import Objective
+from rsfed.hashing.objectives.sampling import Sample
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with steps done, steps in all and the loss."""
@@ -70,6 +71,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     learning_rate: float,
     seed: int,
     proximal: float = 0.0,
+    sample: Sample | None = None,
     on_progress: Progress = lambda _done, _steps, _loss: None,
 ) -> TrainReport:
     """Train a network in place with Adam; the same arguments and number of threads give the same weights.
@@ -86,6 +88,7 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
         seed: Seed of batches and augmentation.
         proximal: Weight mu of the term mu/2 * ||w - w_start||^2 that is added to the loss, so that archives that differ
             move less far apart (Li et al., FedProx, MLSys 2020).
+        sample: Chooses batches in the objective's place.
         on_progress: Called after each step.
 
     Raises:
@@ -96,12 +99,13 @@ def train_steps(  # noqa: PLR0913 - each is one setting of the loop
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=objective.betas, fused=True)
     start = [weight.detach().clone() for weight in model.parameters()] if proximal else []
+    sample = sample or objective.sample
     losses: list[float] = []
     idle = examples = 0
     started = time.perf_counter()
     model.train()
     for step in range(steps):
-        chosen = np.tile(objective.sample(data.labels, batch, rng), objective.views)
+        chosen = np.tile(sample(data.labels, batch, rng), objective.views)
         inputs = data.batch(chosen)
         if data.augmentable:
             view = Augmentation.draw(len(chosen), rng)

@@ -28,9 +28,10 @@ from rich.table import Table
 
 from rsfed.config_objectives import BatchAllSection, ClosedFormSection
 from rsfed.config_strategies import FedAvgSection, FedMedianSection, FedProxSection
+from rsfed.hashing.objectives.sampling import uniform
 from rsfed.lab.bench_command import exit_code
 from rsfed.lab.bench_images import EUROSAT, UCM, data_folder, featured, official_splits, unpacked
-from rsfed.lab.evaluate.data import ImageSet, find
+from rsfed.lab.evaluate.data import ImageSet, find, read
 from rsfed.lab.evaluate.division import Split
 from rsfed.lab.federated.learners import PLAIN, ROUNDS, Way, default, federated
 from rsfed.lab.federated.outputs import tables
@@ -42,6 +43,7 @@ from rsfed.transport.loop import run
 
 SEEDS, NODES, BITS, K = 5, 5, 32, 20
 UCM_EPOCHS, EUROSAT_EPOCHS = 40, 16  # as in `make bench-hashing`, chosen on validation parts
+SCRATCH_SEEDS, SCRATCH_EPOCHS = 1, 12  # as in `make bench-hashing-scratch`
 SKEWED, MILD = "dirichlet-0.1", "dirichlet-1.0"
 SETTINGS = FederatedSettings(BITS, SEEDS, NODES, Split.RANDOM, K, UCM_EPOCHS)
 WIDTH = 160  # characters
@@ -54,6 +56,7 @@ ROBUST_NAME, ROBUST = (
 WAYS: Mapping[str, Way] = {
     "plain FedAvg, 20 rounds": PLAIN,
     "plain FedAvg, 20 rounds, without fixed centres": replace(PLAIN, objective=BatchAllSection()),
+    "plain FedAvg, 20 rounds, batches not balanced over classes": replace(PLAIN, sample=uniform),
     "plain FedAvg, 60 rounds": replace(PLAIN, rounds=ROUNDS.rounds),
     "with a proximal term": replace(PLAIN, rounds=ROUNDS.rounds, strategy=FedProxSection()),
     "with server momentum": replace(WHOLE, start=False, end=False),
@@ -61,7 +64,8 @@ WAYS: Mapping[str, Way] = {
     "with momentum, solved end": replace(WHOLE, start=False),
     "without momentum, solved start and end": replace(WHOLE, strategy=FedAvgSection()),
     "momentum, solved start and end": WHOLE,
-    "the same on packed changes": ROUNDS,
+    "momentum, solved start and end, batches not balanced over classes": replace(WHOLE, sample=uniform),
+    "momentum, solved start and end, packed changes": ROUNDS,
     "closed form, no bit free": Way(objective=ClosedFormSection(free=0)),
     "default: closed form, an eighth of the bits free": Way(objective=ClosedFormSection()),
     "closed form, a quarter of the bits free": Way(objective=ClosedFormSection(free=0.25)),
@@ -163,6 +167,22 @@ def _eurosat(*ways: str) -> FederatedEvaluation:
     settings = replace(SETTINGS, split=Split.OFFICIAL, epochs=EUROSAT_EPOCHS, partitions=(SKEWED,), ways=ways)
     with narrator.phase("EuroSAT"):
         return evaluate_federated(tiles, settings, narrator.say)
+
+
+def scratch_part() -> dict[str, Any]:
+    """Compare the default with plain FedAvg on EuroSAT's pixels, where the network is learnt without a trunk."""
+    narrator, data = Narrator(), data_folder()
+    tiles = read(find(unpacked(data, EUROSAT), splits=official_splits(data, EUROSAT)))
+    settings = replace(
+        SETTINGS,
+        seeds=SCRATCH_SEEDS,
+        split=Split.OFFICIAL,
+        epochs=SCRATCH_EPOCHS,
+        partitions=(SKEWED,),
+        ways=("fedavg", "default"),
+    )
+    with narrator.phase("EuroSAT from scratch"):
+        return {"table": _text(tables(evaluate_federated(tiles, settings, narrator.say), f"{EUROSAT}, from scratch"))}
 
 
 def poison_part() -> dict[str, Any]:
@@ -267,8 +287,9 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ablations": ablations_part,
     "divisions": divisions_part,
     "eurosat_others": eurosat_others_part,
+    "scratch": scratch_part,
 }
-FULL = ("robust", "ablations", "divisions", "eurosat_others")  # which `make bench-federated-full` adds
+FULL = ("robust", "ablations", "divisions", "eurosat_others", "scratch")  # which `make bench-federated-full` adds
 
 
 def summary(

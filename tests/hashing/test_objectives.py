@@ -7,7 +7,7 @@ import torch
 from rsfed.config_objectives import BatchAllSection, CentresSection, ContrastiveSection, MilanSection, PairwiseSection
 from rsfed.errors import CodeError, TrainingError
 from rsfed.hashing.objectives import make_objective
-from rsfed.hashing.objectives.sampling import balanced
+from rsfed.hashing.objectives.sampling import balanced, uniform
 from rsfed.hashing.objectives.terms import balance_loss, push_loss, quantisation_loss
 
 SECTIONS = [
@@ -145,6 +145,15 @@ def test_batches_are_balanced_over_the_classes_of_the_node():
     assert len(chosen) == 64
     assert sorted(counts[[0, 1, 3]]) == [21, 21, 22]
     assert len(set(chosen[labels[chosen, 1]])) == 18, "no patch twice before all were taken"
+
+
+def test_uniform_batches_hold_classes_by_their_patches_none_twice_and_unlabelled_ones_only_without_any_label():
+    labels = np.zeros((220, 3), dtype=bool)
+    labels[:180, 0] = labels[180:200, 1] = True
+    assert sorted(uniform(labels, 200, np.random.default_rng(0))) == list(range(200))
+    counts = sum(labels[uniform(labels, 64, np.random.default_rng(seed))].sum(axis=0) for seed in range(50)) / 50
+    assert counts == pytest.approx([57.6, 6.4, 0], abs=1)
+    assert set(uniform(labels[200:], 20, np.random.default_rng(0))) == set(range(20))
 
 
 def test_a_batch_holds_several_patches_of_each_of_its_classes():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from rsfed.errors import TrainingError
 from rsfed.hashing import network
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.network import build_network
+from rsfed.hashing.objectives.sampling import uniform
 from rsfed.hashing.plan import PREFLIGHT
 from rsfed.hashing.weights import get_state
 from rsfed.lab import bench_federated as bench
@@ -210,6 +212,20 @@ def test_codes_have_the_width_and_do_not_depend_on_who_is_asked(task, way, monke
     codes = hasher(np.arange(10))
     assert codes.shape == (10, 2)
     assert (hasher(np.arange(10)[::-1])[::-1] == codes).all()
+
+
+def test_who_chooses_the_batches_decides_what_nodes_learn_in_rounds(task):
+    seen = []
+
+    def watched(labels, batch, rng):
+        seen.append(len(labels))
+        return uniform(labels, batch, rng)
+
+    parts, way = [task.train[:40], task.train[40:]], replace(learners.PLAIN, rounds=2, sample=watched)
+    everything = np.arange(len(task.images))
+    codes = learners.federated(task, parts, way)(everything)
+    assert set(seen) == {40, len(task.train) - 40}
+    assert not (codes == learners.federated(task, parts, replace(way, sample=None))(everything)).all()
 
 
 def absent(make, patches, place):

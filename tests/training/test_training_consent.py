@@ -32,6 +32,7 @@ from rsfed.trust.names import Role
 from rsfed.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 
 NEVER_S = 10_000.0
+ENGINES = (1 << 64) - 7  # a run of the stock Flower engine, which SQLite has no such number for
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,27 @@ def test_the_table_of_tasks_fits_100_columns_and_json_has_what_it_leaves_out(tmp
     assert {(each["objective"], each["sent_digest"]) for each in told} == {("milan_batchall", "ab" * 32)}
 
 
+def asked_by(home, *runs):
+    with closing(open_state(home)) as connection, transaction(connection):
+        for number in runs:
+            journal.begin(connection, number, 1, "train", 100)
+
+
+def test_refuse_says_of_a_run_that_never_asked_this_node_that_it_is_refused_if_it_does(tmp_path, capsys):
+    home = make_home(tmp_path / "node")
+    told = node_train(capsys, home, "refuse", "3")[1]
+    assert "run 3 has not asked this node for anything yet (nor has any other run)" in told
+    asked_by(home, ENGINES, 12)
+    for number in (12, ENGINES):
+        told = node_train(capsys, home, "refuse", str(number))[1]
+        assert told == f"run {number} is refused: it gets no further result from this node\n"
+    told = node_train(capsys, home, "refuse", "21")[1]
+    assert "run 21 has not asked this node for anything yet (the last run that did is 12)" in told
+    assert say(home, consent.refused_runs) == [3, 12, 21, ENGINES]
+    with pytest.raises(consent.RunRefused):
+        say(home, consent.check_run, 21)
+
+
 @pytest.mark.parametrize("command", [["pause"], ["resume"], ["refuse", "1"]])
 def test_without_a_node_the_commands_say_what_to_run(tmp_path, capsys, command):
     code, out, err = node_train(capsys, Home(tmp_path), *command)
@@ -280,9 +302,12 @@ def test_without_a_node_the_commands_say_what_to_run(tmp_path, capsys, command):
     assert "rsfed node init" in err
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "seven"])
+@pytest.mark.parametrize("number", ["0", "-1", "seven", str(1 << 64)])
 def test_what_is_no_number_of_a_run_is_not_refused(tmp_path, capsys, number):
-    assert node_train(capsys, make_home(tmp_path / "node"), "refuse", "--", number)[0] == 2
+    home = make_home(tmp_path / "node")
+    assert run(["node", "train", "refuse", "--home", str(home.path), "--", number]) == 2
+    assert "RUN" in capsys.readouterr().err
+    assert say(home, consent.refused_runs) == []
 
 
 async def test_a_running_serve_is_told_at_once(tmp_path, only_when_told, monkeypatch):

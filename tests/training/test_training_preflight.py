@@ -1,6 +1,7 @@
 """Before the first round every member says whether it takes part; who cannot is named then, not in the middle."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from test_training_rounds import moved, run_whole
@@ -8,10 +9,13 @@ from training_fakes import answer_tasks, deliver, result_of, small_plan, until
 
 import rsfed
 from coordinator.training.board import TaskBoard
+from coordinator.training.grid import BoardGrid
 from coordinator.training.rounds import Rules
+from coordinator.training.show import print_run
+from rsfed.clock import utc_now
 from rsfed.errors import TrainingError
 from rsfed.hashing.payload import Payload, decode, encode
-from rsfed.hashing.plan import EVALUATE, PREFLIGHT
+from rsfed.hashing.plan import EVALUATE, PREFLIGHT, TRAIN
 
 
 def refusing(reason, *, asked=None):
@@ -55,6 +59,45 @@ async def test_a_run_that_too_few_nodes_can_take_part_in_ends_before_its_first_r
     assert failed.value.reason == "TOO_FEW_NODES"
     for word in ("one (OTHER_CLASSES)", "two (OTHER_BANDS)", "needs 3 nodes and 1 came"):
         assert word in failed.value.public
+
+
+def silent(_task):
+    """A node that is there, as it goes on asking for tasks, and says nothing."""
+
+
+async def test_a_node_that_is_too_busy_to_say_whether_it_takes_part_costs_its_own_part_alone(capsys):
+    trained, events = await run_whole({"good": moved(1), "busy": silent}, rules=Rules(1, 2.0))
+    told = {"round": 1, "nodes": ["good"], "refused": {"busy": "PREFLIGHT_LATE"}, "no_sums": {}}
+    assert events[0] == ("preflight", told)
+    assert trained.nodes == {"good"}
+    run = SimpleNamespace(id=5, words="done", rounds=3, requested=utc_now())
+    print_run(run, [SimpleNamespace(kind=kind, data=data) for kind, data in events])
+    assert "busy takes no part: PREFLIGHT_LATE (it did not answer in time: raise training.round_timeout_s)" in (
+        capsys.readouterr().out
+    )
+
+
+async def test_a_run_that_lacks_nodes_that_did_not_answer_names_them_how_long_it_waited_and_what_to_do():
+    with pytest.raises(TrainingError) as failed:
+        await run_whole({"busy": silent, "slow": silent}, rules=Rules(2, 0.3))
+    assert failed.value.reason == "TOO_FEW_NODES"
+    told = failed.value.public
+    assert "busy (PREFLIGHT_LATE), slow (PREFLIGHT_LATE)" in told
+    assert "busy, slow did not say within 0.3 s whether to take part" in told
+    assert "raise training.round_timeout_s in coordinator.toml" in told
+
+
+async def test_nodes_have_the_time_of_a_round_to_say_whether_they_take_part(monkeypatch):
+    given, send = {}, BoardGrid.send_and_receive
+
+    def sent(grid, messages, *, timeout):
+        messages = list(messages)
+        given[messages[0].metadata.message_type] = timeout
+        return send(grid, messages, timeout=timeout)
+
+    monkeypatch.setattr(BoardGrid, "send_and_receive", sent)
+    await run_whole({"a": moved(1)}, rules=Rules(1, 300.0))
+    assert given[PREFLIGHT] == given[TRAIN] == 300.0
 
 
 @pytest.mark.parametrize("reason", ["UNKNOWN_KIND", "TRAINING_FAILED"])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 _PATCHES_PER_CLASS = 4  # least number in a batch
+
+Sample = Callable[[NDArray[np.bool_], int, np.random.Generator], NDArray[np.int64]]
+"""Chooses the patches of a batch, as `Objective.sample`."""
 
 
 def balanced(labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -21,6 +26,15 @@ def balanced(labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) ->
     counts = np.full(len(drawn), batch // len(drawn))
     counts[: batch % len(drawn)] += 1
     return np.concatenate([draw(np.flatnonzero(labels[:, c]), n, rng) for c, n in zip(drawn, counts, strict=True)])
+
+
+def uniform(labels: NDArray[np.bool_], batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose labelled patches whatever their class, so that a class counts by its number of patches.
+
+    Unlabelled patches are chosen only where there is no label at all. See `Objective.sample`.
+    """
+    labelled = np.flatnonzero(labels.any(axis=1))
+    return draw(labelled if len(labelled) else np.arange(len(labels)), batch, rng)
 
 
 def draw(members: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from rsfed.hashing.closed_form import LEAST_PATCHES
 from rsfed.hashing.dataset import PatchSet
 from rsfed.hashing.encoder import Encoder
 from rsfed.hashing.network import build_fourier_head, build_network, on_fourier_features
+from rsfed.hashing.objectives.sampling import Sample
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
 from rsfed.hashing.refit import fit, sums
 from rsfed.hashing.weights import State, get_state, set_state
@@ -50,6 +51,7 @@ class Way:
         end: Whether it is after the last round.
         coding: How weights travel.
         average: Last rounds, the mean of whose weights is taken.
+        sample: Chooses batches in the place of the objective.
     """
 
     objective: ObjectiveSection = OBJECTIVE
@@ -59,6 +61,7 @@ class Way:
     end: bool = True
     coding: Coding = CoordinatorTraining().coding
     average: int = CoordinatorTraining().average_rounds
+    sample: Sample | None = None
 
 
 PLAIN = Way(rounds=20, strategy=FedAvgSection(), start=False, end=False, coding="float32")
@@ -108,7 +111,7 @@ def federated(task: Task, parts: Sequence[Positions], way: Way, wrap: Wrap | Non
     made, threads = _app(_CLIENT), len(os.sched_getaffinity(0))
     clients: list[App] = []
     for place, part in enumerate(parts):
-        make = partial(made, threads=threads, acquisitions=acquisitions(task.images, part))
+        make = partial(made, threads=threads, acquisitions=acquisitions(task.images, part), sample=way.sample)
         patches = task.images.subset(part)
         clients.append(wrap(make, patches, place) if wrap else make(patches))
     plan = plan_of(task, parts, way)
