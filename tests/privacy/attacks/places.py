@@ -14,6 +14,7 @@ import zlib
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 import numpy as np
 
@@ -163,8 +164,13 @@ def _beliefs(asked, signs, truth, own_cells):
 
 
 def _singled_out(target, items):
-    """Points of codes recovered by flips, with a filter of exactly where and when a patch was taken, and no handle."""
-    places = np.sort(np.random.default_rng(15).permutation(len(target.archive))[:items])
+    """Points of codes recovered by flips, with a filter of exactly where and when a patch was taken, and no handle.
+
+    Of patches that nothing else is as near to: such a filter singles them out.
+    """
+    everywhere = target.facts.of(target.ids).columns
+    drawn = np.random.default_rng(15).permutation(len(target.archive)).tolist()
+    places = np.sort(list(islice((place for place in drawn if _alone(everywhere, place)), items)))
     known = target.facts.of(target.ids[places]).columns
     public = dict(zip(target.archive.cell_classes.tolist(), unpack(target.archive.cells).astype(bool), strict=True))
     right = []
@@ -181,3 +187,11 @@ def _singled_out(target, items):
         change = told[1:] - told[0]
         right.append(bool((start ^ (change < 0) == target.archive.bits[place]).all() and (np.abs(change) == 1).all()))
     return POINTS * float(np.mean(right))
+
+
+def _alone(columns, place):
+    """Whether no other patch lies, even in part, where and when this one does."""
+    (west, south, east, north), (begin, end) = columns.boxes[place], columns.times[place]
+    wests, souths, easts, norths = columns.boxes.T
+    there = (wests <= east) & (easts >= west) & (souths <= north) & (norths >= south)
+    return int((there & (columns.times[:, 0] <= end) & (columns.times[:, 1] >= begin)).sum()) == 1
