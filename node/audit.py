@@ -210,7 +210,8 @@ class _Known:
         if query_id := self._query_ids.get(data.get("query", "")):
             data["query_id"] = query_id
         if found := self._look_ups.get(data.get("handle", "")):
-            data["handle_id"], subject = found
+            data["handle_id"], operator = found
+            subject = subject or operator  # only a look-up itself names nobody; who asked for the item is another
         return Line(number, at, kind, subject, data)
 
 

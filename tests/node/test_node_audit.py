@@ -10,7 +10,7 @@ import pytest
 from members import World
 from serving import Asker, add_patches, join, make_auditor, make_home, make_searcher, publish, serve_codes
 
-from node.auditing import Kind
+from node.auditing import Kind, handle_digest, name_digest
 from node.resolve import resolve
 from node.state import open_state
 from node.training.noted import TaskNotes
@@ -290,6 +290,18 @@ def test_the_operator_sees_names_and_ids_where_the_node_still_has_them(scene, ca
     assert (answered["subject"], "query_id" in answered["data"]) == (sha256(ADA.encode()), False)
     for word in (sha256(ADA.encode())[:8], "olga", "query.answered"):
         assert word in command(capsys, scene, "show")
+
+
+def test_who_asked_for_an_item_is_named_also_where_the_operator_looked_it_up(scene, capsys):
+    handle = scene.search(scene.sign(k=5)).answers[0].item_handles[:16]
+    resolve(scene.home, [handle.hex()], operator="olga", now=scene.world.clock())
+    scene.auditor.note(Kind.ACCESS_ASKED, requester=name_digest(ADA), handle=handle_digest(handle))
+    *_, looked_up, asked = shown(capsys, scene)
+    assert [(each["kind"], each["subject"]) for each in (looked_up, asked)] == [
+        ("handle.resolved", "olga"),
+        ("access.asked", ADA),
+    ]
+    assert asked["data"]["handle_id"] == handle.hex()
 
 
 def test_the_table_fits_100_columns_and_its_digests_tell_queries_apart(scene, capsys):
