@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from node.catalogue import Catalogue, archive_root
+from node.closed import closed, lacking
 from node.searchable import REMEDY, finding, mismatch
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
@@ -27,6 +28,16 @@ _CERTIFICATE_REMEDIES = {
     "CERT_EXPIRED": "start `rsfed node serve`, which recovers it for 30 days; later ask for a new invitation",
     "REVOKED": "ask for a new invitation, then `rsfed node join TOKEN`",
 }
+_FEW_ACQUISITIONS = (
+    "ingest more, or declare independent_files = true where each file was taken on its own; "
+    "`rsfed node policy explain` says which level fits"
+)
+_NO_CODEBOOK = (
+    "ask the coordinator's operator to train a release on archives with more acquisitions: a class needs five; "
+    "`partner` needs no codebook"
+)
+_NEXT_RELEASE = "ask the coordinator's operator for a new release, under which spending begins anew"
+_AUDIT_LOG = "restore a backup, or begin a new audit log with `rsfed node audit restart`"
 _LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
 
 
@@ -47,7 +58,7 @@ class Finding:
         verdict: How it came out.
         found: What was found.
         remedy: What to do; empty when nothing has to be done.
-        reason: Closed reason of a failure that has one, else empty.
+        reason: Closed reason of a failure or warning that has one, else empty.
     """
 
     check: str
@@ -88,6 +99,7 @@ def local_findings(
         _disk(home),
         _archive(home, config),
         _policy(home, config),
+        *_spending(home, config),
         _threads(config),
         _certificate(home, now()),
         _trust_bundle(home, now()),
@@ -144,22 +156,38 @@ def _archive(home: Home, config: NodeConfig) -> Finding:
 
 
 def _policy(home: Home, config: NodeConfig) -> Finding:
-    level = policy(config.policy.level)
+    level, release = policy(config.policy.level), ReleaseStore(home.releases).current()
+    codebook = release is None or bool(release.manifest.codebook)  # the row of the release says that there is none
     try:
         with Catalogue(home) as catalogue:
             acquisitions = catalogue.acquisitions()
     except StateError:  # the row of the state folder says why
         acquisitions = level.least_acquisitions
-    if acquisitions < level.least_acquisitions:
-        return Finding(
-            "policy",
-            Verdict.WARN,
-            f"level {level.level} needs {level.least_acquisitions} acquisitions, the archive has {acquisitions}; "
-            "queries are not answered",
-            "ingest more, or declare independent_files = true where each file was taken on its own; "
-            "`rsfed node policy explain` says which level fits",
-        )
+    if lacks := lacking(level, acquisitions, codebook=codebook):
+        remedies = [_FEW_ACQUISITIONS] * (acquisitions < level.least_acquisitions) + [_NO_CODEBOOK] * (not codebook)
+        found = f"level {level.level} does not start, nothing is answered: {lacks}; the archive has {acquisitions}"
+        return Finding("policy", Verdict.WARN, found, "; ".join(remedies), "" if codebook else "NO_CODEBOOK")
     return Finding("policy", Verdict.OK, f"level {level.level}")
+
+
+def _spending(home: Home, config: NodeConfig) -> list[Finding]:
+    """Find what is given away no more before the next release; nothing where what was spent is known."""
+    try:
+        with Catalogue(home) as catalogue:
+            level, release = policy(config.policy.level), ReleaseStore(home.releases).current()
+            errors = closed(home, catalogue.connection, level, release)
+    except StateError:  # the row of the state folder says why
+        return []
+    return [
+        Finding(
+            "spending",
+            Verdict.WARN,
+            error.public,
+            _AUDIT_LOG if error.reason.startswith("AUDIT_") else _NEXT_RELEASE,
+            error.reason,
+        )
+        for error in errors
+    ]
 
 
 def _threads(config: NodeConfig) -> Finding:

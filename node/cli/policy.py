@@ -218,6 +218,7 @@ def _words(section: PolicySection) -> Iterator[str]:
 
 def _of_this_archive(home: Home) -> Iterator[str]:
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from node.closed import lacking  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import POLICIES  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
@@ -230,10 +231,8 @@ def _of_this_archive(home: Home) -> Iterator[str]:
         ).fetchall()
     yield f"This archive: {patches} patches of {acquisitions} acquisitions; the release has {cells} cells."
     for level in POLICIES.values():
-        fits = acquisitions >= level.least_acquisitions
-        lacks = [] if fits else [f"it needs {level.least_acquisitions} acquisitions"]
-        lacks += ["the release has no codebook"] if (level.by_cells or level.publishes) and not cells else []
-        yield f"  {level.level:<9} {'does not start: ' + ' and '.join(lacks) if lacks else 'fits'}"
+        lacks = lacking(level, acquisitions, codebook=cells > 0)
+        yield f"  {level.level:<9} {'does not start: ' + lacks if lacks else 'fits'}"
     for encoder, epoch, made in epochs:
         yield f"  published for {encoder}: epoch {epoch}, {made[:16]} UTC"
 
@@ -242,23 +241,14 @@ def _closed(home: Home, section: PolicySection) -> Iterator[str]:
     """Say what is not given away before the next release, because what was spent on it is not known."""
     from contextlib import closing  # noqa: PLC0415 - loaded only when used
 
-    from node.accounting import check_charges  # noqa: PLC0415 - loaded only when used
-    from node.budgets import check_record  # noqa: PLC0415 - loaded only when used
-    from node.state import audited_to, open_state  # noqa: PLC0415 - loaded only when used
-    from rsfed.errors import StateError  # noqa: PLC0415 - loaded only when used
+    from node.closed import closed  # noqa: PLC0415 - loaded only when used
+    from node.state import open_state  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import policy as policy_of  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
-    release, chosen = ReleaseStore(home.releases).current(), policy_of(section.level)
-    checks = [check_charges] * chosen.publishes + [check_record] * chosen.refines
     with closing(open_state(home)) as connection:
-        if release is None or audited_to(connection) is None:  # nothing was given away yet
-            return
-        for check in checks:
-            try:
-                check(home, connection, release)
-            except StateError as error:
-                yield f"  closed: {error.public} [{error.reason}]"
+        for error in closed(home, connection, policy_of(section.level), ReleaseStore(home.releases).current()):
+            yield f"  closed: {error.public} [{error.reason}]"
 
 
 def _measured(section: PolicySection) -> Iterator[str]:

@@ -35,16 +35,16 @@ def status(home: HomeOption = DEFAULT_HOME, output: OutputOption = Output.TABLE)
 def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
+    from node.closed import closed, lacking  # noqa: PLC0415 - loaded only when used
     from node.requests import count_waiting  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
-    from node.spending import spending_lost  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
     config = load_config(NodeConfig, home.path)
-    release = ReleaseStore(home.releases).current()
+    release, level = ReleaseStore(home.releases).current(), policy(config.policy.level)
     with Catalogue(home) as catalogue:
         archive = {
             "path": str(catalogue.root),
@@ -56,13 +56,15 @@ def _status(home: Home) -> dict[str, Any]:
             "acquisitions": catalogue.acquisitions(),
             "warning": warning(catalogue.modalities(), release) or None,
         }
+        lacks = release and lacking(level, catalogue.acquisitions(), codebook=bool(release.manifest.codebook))
         waiting = count_waiting(catalogue.connection, utc_now())
-        lost = spending_lost(home, catalogue.connection, release) if release else ""
+        lost = [f"{error.public} [{error.reason}]" for error in closed(home, catalogue.connection, level, release)]
     return {
         "home": str(home.path),
         **_identity(home),
         "policy": config.policy.level,
-        "spending_lost": (lost or None) if policy(config.policy.level).publishes else None,
+        "policy_lacks": lacks or None,
+        "spending_lost": "; ".join(lost) or None,
         "archive": archive,
         "release": release
         and {
@@ -114,11 +116,8 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
         ("home", result["home"]),
         ("certificate", f"until {result['certificate_expires'][:10]}" if result["name"] else "none"),
         ("policy level", result["policy"]),
-        *(
-            [("", f"counts and refine rest until the next release: {lost}")]
-            if (lost := result["spending_lost"])
-            else []
-        ),
+        *([("", f"does not start: {lacks}; see `rsfed node doctor`")] if (lacks := result["policy_lacks"]) else []),
+        *([("", f"closed: {lost}")] if (lost := result["spending_lost"]) else []),
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
         (

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 from members import World
 from node_archives import configure, give_release, make_node
+from serving import make_auditor
 
+from node.accounting import Accountant
+from node.catalogue import Catalogue
 from node.cli.doctor import _announcement
 from node.doctor import Coordinator, Verdict, coordinator_findings, local_findings
+from node.state import open_state
 from rsfed import home as home_module
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import NotAdmitted, Unreachable
 from rsfed.trust.certificates import issue_leaf, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate
 from rsfed.trust.names import Role
+from rsfed.trust.release_store import ReleaseStore
 from rsfed.v1.control_pb2 import ControlServiceStatusResponse
 
 
@@ -145,6 +151,28 @@ def test_a_level_whose_floor_the_archive_cannot_meet_is_a_warning(node, world):
     finding = only(look(node, world), Verdict.WARN)
     assert "15 acquisitions" in finding.found
     assert "rsfed node policy explain" in finding.remedy
+
+
+def test_a_release_without_a_codebook_is_a_warning_at_a_level_that_needs_one(node, world, monkeypatch):
+    monkeypatch.setattr(Catalogue, "acquisitions", lambda self: 20)
+    configure(node, 'level = "partner"', 'level = "guarded"')
+    finding = only(look(node, world), Verdict.WARN)
+    assert (finding.check, finding.reason) == ("policy", "NO_CODEBOOK")
+    assert "the release has no codebook" in finding.found
+    assert "more acquisitions" in finding.remedy
+
+
+def test_a_database_that_is_gone_is_a_warning_at_a_level_that_charges(node, world):
+    configure(node, 'level = "partner"', 'level = "catalogue"')
+    auditor = make_auditor(node, world)
+    with closing(open_state(node)) as connection:
+        release = ReleaseStore(node.releases).current()
+        Accountant(node, connection, auditor.note).charge(release, 0.5, now=world.clock())
+    assert "spending" not in look(node, world)
+    node.database.unlink()
+    finding = look(node, world)["spending"]
+    assert (finding.verdict, finding.reason) == (Verdict.WARN, "COUNTS_STORE")
+    assert "new release" in finding.remedy
 
 
 @pytest.mark.parametrize("connected", [None, False])

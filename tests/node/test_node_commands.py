@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
+from members import World
 from node_archives import bad_files, configure, give_release, make_node, png, scene
+from serving import make_auditor
 
+from node.accounting import Accountant
+from node.state import open_state
 from rsfed.cli import run
 from rsfed.errors import ExitCode
+from rsfed.trust.release_store import ReleaseStore
 from rsfed.v1 import control_pb2
 
 
@@ -212,7 +219,42 @@ def test_an_audit_log_begun_anew_closes_counts_and_refine_and_the_operator_is_to
     assert "begun anew" in told["after"][0]
     assert "[COUNTS_STORE]" in told["after"][1]
     assert "[REFINE_STORE]" in told["after"][1]
-    assert "rest until the next release" in rsfed(capsys, "node", "status", "--home", home.path)[1]
+    assert "closed: the audit log was begun anew" in rsfed(capsys, "node", "status", "--home", home.path)[1]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_database_that_is_older_than_the_audit_log_or_gone_is_told_by_status_at_once(
+    node_and_archive, capsys, tmp_path, kept
+):
+    home, _ = node_and_archive
+    world = World()
+    configure(home, "[policy]", '[policy]\nlevel = "catalogue"')
+    give_release(home, "Forest", world=world)
+    charge(home, world)
+    home.database.rename(tmp_path / "gone.sqlite")
+    if kept:
+        (tmp_path / "older.sqlite").rename(home.database)
+    status = json.loads(rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")[1])
+    assert "older than the audit log" in status["spending_lost"]
+    assert "[COUNTS_STORE]" in status["spending_lost"]
+    out = rsfed(capsys, "node", "status", "--home", home.path)[1]
+    assert "closed: the record of what was spent on counts is older than the audit log" in out
+
+
+def charge(home, world):
+    """Let a node spend on counts; a copy of its database of before lies beside the home."""
+    auditor = make_auditor(home, world)
+    with closing(open_state(home)) as connection, closing(sqlite3.connect(home.path.parent / "older.sqlite")) as copy:
+        connection.backup(copy)
+        Accountant(home, connection, auditor.note).charge(ReleaseStore(home.releases).current(), 0.5, now=world.clock())
+
+
+def test_a_release_without_a_codebook_is_told_beside_the_level(node_and_archive, capsys):
+    home, _ = node_and_archive
+    configure(home, "[policy]", '[policy]\nlevel = "sealed"')
+    give_release(home, "Forest")
+    assert "does not start: " in (out := rsfed(capsys, "node", "status", "--home", home.path)[1])
+    assert "the release has no codebook" in out
 
 
 def test_doctor_fails_with_code_1_and_says_how_to_join(node_and_archive, capsys):
