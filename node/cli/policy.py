@@ -8,8 +8,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from click.core import ParameterSource
 
 from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, print_table
+from rsfed.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +37,19 @@ over who knows the predicted class of each patch; bits over who knows its label 
 _TOLD = {
     "partner": "exact answers give a code away in 20 to 65 queries; 65 around one query most of its top 20.",
     "catalogue": (
-        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .07 "
+        "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .06 "
         "(limit .25); the scene of a bucket in 4.5 % (limit 15 %); whether the archive holds a rare code with one "
-        "of .13. Codes gain 0 and 1.3 points (limit 1). Who recognised the patches that refine lists would have "
-        "61 points more."
+        "of .10. Codes gain .6 and .3 points (limit 1). Who recognised the patches that refine lists would have "
+        "67 points more; ten analysts who spent the whole budget had none."
     ),
     "sealed": (
         "whether an acquisition of 50 patches came between two catalogues is told with an advantage of .09 "
         "(limit .15); the scene of a bucket in 2.8 % (limit 10 %); whether the archive holds a rare code with one "
-        "of .20. Codes gain 0 and .4 points (limit 1)."
+        "of .24. Codes gain .6 and 0 points (limit 1)."
     ),
     "counts": (
-        "whether an acquisition of 50 patches came between two publications is told with an advantage of .10; "
-        "whether the archive holds a rare code with one of .13. Codes gain nothing."
+        "whether an acquisition of 50 patches came between two publications is told with an advantage of .11; "
+        "whether the archive holds a rare code with one of .19. Codes gain nothing."
     ),
 }
 
@@ -65,6 +67,9 @@ def policy(context: typer.Context, home: HomeOption = DEFAULT_HOME) -> None:
     """Say in plain words what the node's policy level gives away."""
     if context.invoked_subcommand is None:
         typer.echo("\n".join(_words(_section(node_home(home)))))
+    elif context.get_parameter_source("home") is ParameterSource.COMMANDLINE:
+        command = context.invoked_subcommand
+        raise UsageError(f"--home goes behind the command: rsfed node policy {command} --home {home}")
 
 
 def explain(home: HomeOption = DEFAULT_HOME) -> None:

@@ -205,6 +205,16 @@ def test_the_policy_is_explained_for_the_archive_with_the_levels_that_fit(node_a
     assert "cells_per_class = 1" in out
 
 
+@pytest.mark.parametrize("command", ["explain", "simulate"])
+def test_a_home_in_front_of_the_command_is_not_lost_without_a_word(node_and_archive, capsys, monkeypatch, command):
+    home, _ = node_and_archive
+    code, _, problem = rsfed(capsys, "node", "policy", "--home", home.path, command)
+    assert code == ExitCode.USAGE
+    assert f"rsfed node policy {command} --home {home.path}" in problem
+    monkeypatch.setenv("RSFED_NODE_HOME", str(home.path))
+    assert rsfed(capsys, "node", "policy", "explain")[0] == ExitCode.DONE
+
+
 def test_an_audit_log_begun_anew_closes_counts_and_refine_and_the_operator_is_told(node_and_archive, capsys):
     home, _ = node_and_archive
     configure(home, "[policy]", '[policy]\nlevel = "catalogue"')
