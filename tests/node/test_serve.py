@@ -453,7 +453,7 @@ async def test_serve_ends_in_order_on_sigterm(scene):
             pass
 
 
-def test_without_an_identity_nothing_starts_but_the_policy_is_explained(tmp_path, capsys, monkeypatch):
+def test_without_an_identity_nothing_starts_but_the_policy_level_is_named(tmp_path, capsys, monkeypatch):
     from node.cli.serve import serve as serve_command
 
     monkeypatch.setattr("rsfed.telemetry.configure_logs", lambda **_: None)  # it would keep this test's stderr
@@ -462,7 +462,7 @@ def test_without_an_identity_nothing_starts_but_the_policy_is_explained(tmp_path
     with pytest.raises(NotAdmitted) as refused:
         serve_command(home.path)
     assert refused.value.reason == "NOT_JOINED"
-    assert "codes of this archive must be regarded as disclosed" in capsys.readouterr().err
+    assert "policy level partner: `rsfed node policy explain` says what it gives away" in capsys.readouterr().err
 
 
 async def test_a_revoked_node_does_not_start(scene):
