@@ -29,7 +29,7 @@ from rsfed.merging.queries import Gathered, outcome_of
 from rsfed.merging.validate import rows_of, validate
 from rsfed.telemetry import log
 from rsfed.trust.envelope import filter_names
-from rsfed.trust.scope import level_number
+from rsfed.trust.scope import LEVELS
 from rsfed.v1 import outcome_pb2 as pb
 from rsfed.v1.archive_pb2 import ArchiveServiceSearchRequest, ArchiveServiceSearchResponse
 from rsfed.v1.envelope_pb2 import SignedEnvelope
@@ -197,5 +197,5 @@ def _failure(name: str, error: RsfedError) -> pb.NodeOutcome:
         fields = pb.FilterField.values()[1:]  # the first is none
         outcome.unfilterable.extend(field for field in fields if filter_names([field])[0] in error.fields)
     if isinstance(error, WithheldByPolicy):
-        outcome.level = level_number(error.level)
+        outcome.level = LEVELS.get(error.level, pb.POLICY_LEVEL_UNSPECIFIED)
     return outcome

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from node.accounting import Accountant
 from node.bucketed import ROW, Bucketed, content_number
-from node.shaping import LEVELS
 from rsfed.codes import Codes, Ids
 from rsfed.errors import StateError, UnknownHandle
 from rsfed.home import transaction
@@ -31,6 +30,7 @@ from rsfed.privacy.publication import Acquisitions, acquisition_numbers, of_a_ba
 from rsfed.telemetry import log
 from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.trust.catalogue import digest_of, part_of, sign_catalogue
+from rsfed.trust.scope import LEVELS
 from rsfed.v1.archive_pb2 import ArchiveServiceGetCatalogueRequest, ArchiveServiceGetCatalogueResponse
 from rsfed.v1.catalogue_pb2 import Catalogue
 

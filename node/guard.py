@@ -26,7 +26,6 @@ from node.bucketed import Rows
 from node.filtering import filter_of
 from node.ledger import Ledger
 from node.served import Served
-from node.shaping import LEVELS
 from rsfed.codes import Codes, from_bytes
 from rsfed.errors import (
     Busy,
@@ -45,6 +44,7 @@ from rsfed.privacy.policy import Ask, Policies, Policy
 from rsfed.trust.bundle import Bundle
 from rsfed.trust.envelope import MAX_CODES, VerifiedQuery, filtered_fields, refined_buckets, verify_envelope
 from rsfed.trust.release_store import Release
+from rsfed.trust.scope import LEVELS
 from rsfed.v1.envelope_pb2 import QueryEnvelope, SignedEnvelope
 
 EXACT = Detail()

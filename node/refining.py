@@ -10,10 +10,10 @@ from node.budgets import Budgets
 from node.guard import Guard
 from node.handles import Handles
 from node.served import Shelf
-from node.shaping import LEVELS
 from rsfed.clock import Deadline, Now
 from rsfed.errors import StateError, WithheldByPolicy
 from rsfed.telemetry import log
+from rsfed.trust.scope import LEVELS
 from rsfed.v1.catalogue_pb2 import RefineAnswer
 from rsfed.v1.envelope_pb2 import SignedEnvelope
 from rsfed.v1.outcome_pb2 import WITHHELD_REASON_NOTHING, WITHHELD_REASON_POLICY

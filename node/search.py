@@ -10,13 +10,14 @@ from node.guard import Admitted, Guard
 from node.handles import Handles
 from node.ranking import Ranking
 from node.served import Shelf
-from node.shaping import LEVELS, bucket_answer, cell_answer, list_items
+from node.shaping import bucket_answer, cell_answer, list_items
 from rsfed.clock import Deadline, Now
 from rsfed.codes import Codes
 from rsfed.errors import InvalidMessage, UnknownHandle
 from rsfed.index.hits import Hits
 from rsfed.index.order import Order, keyed
 from rsfed.trust.envelope import filter_values
+from rsfed.trust.scope import LEVELS
 from rsfed.v1 import archive_pb2 as pb
 
 MAX_PAGE = 1000  # items

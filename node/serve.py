@@ -33,7 +33,6 @@ from node.sealed_queries import SealedQueries
 from node.search import Searcher
 from node.served import Shelf
 from node.service import ArchiveService
-from node.shaping import LEVELS
 from node.state import open_state, restored_at
 from node.training.puller import Puller
 from node.uplink import Uplink
@@ -48,6 +47,7 @@ from rsfed.transport.loop import Stop
 from rsfed.transport.server import add_health, bind, bind_control, make_server, server_credentials
 from rsfed.trust.access import Port
 from rsfed.trust.names import Role
+from rsfed.trust.scope import LEVELS
 from rsfed.v1 import archive_pb2_grpc, control_pb2, control_pb2_grpc, federation_pb2
 from rsfed.v1.training_pb2_grpc import TrainingServiceStub
 from rsfed.wire import PROTOCOL

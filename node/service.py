@@ -17,13 +17,13 @@ from node.desk import AccessDesk
 from node.refining import Refiner
 from node.sealed_queries import SealedQueries
 from node.search import Searcher
-from node.shaping import LEVELS
 from rsfed.clock import Deadline
 from rsfed.errors import WithheldByPolicy
 from rsfed.privacy.policy import Policies
 from rsfed.telemetry import log
 from rsfed.transport.limits import CHUNK_BYTES
 from rsfed.transport.server import deadline_of
+from rsfed.trust.scope import LEVELS
 from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import archive_pb2_grpc
 from rsfed.v1.audit_pb2 import SignedTreeHead

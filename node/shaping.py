@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
     from node.guard import Admitted
 
-LEVELS = {
-    "partner": outcome_pb2.POLICY_LEVEL_PARTNER,
-    "guarded": outcome_pb2.POLICY_LEVEL_GUARDED,
-    "catalogue": outcome_pb2.POLICY_LEVEL_CATALOGUE,
-    "sealed": outcome_pb2.POLICY_LEVEL_SEALED,
-    "counts": outcome_pb2.POLICY_LEVEL_COUNTS,
-}
 _WITHHELD = {
     Withheld.NOTHING: outcome_pb2.WITHHELD_REASON_NOTHING,
     Withheld.LIMIT: outcome_pb2.WITHHELD_REASON_LIMIT,

@@ -131,10 +131,9 @@ class Cluster:
                 raise _unreachable("its workers lack rsfed, or have another version of it") from error
             except (Exception, CancelledError) as error:
                 # It may be finished and late all the same: what a worker made before it died is made again.
-                late = isinstance(error, TimeoutError) and future.status != "error"
-                if not late and future.status in {"error", "finished"}:
-                    raise failed(type(error).__name__) from error
-                if not late:
+                if not isinstance(error, TimeoutError) or future.status == "error":
+                    if future.status in {"error", "finished"}:
+                        raise failed(type(error).__name__) from error
                     raise _unreachable("the connection to it is lost") from error
             _await_workers(self._client)  # it takes long, or there is nobody who does it
 

@@ -114,13 +114,11 @@ def level_named(name: str) -> int:
     Raises:
         UsageError: there is no such level.
     """
-    from rsfed.trust.scope import level_name  # noqa: PLC0415 - loaded only when used
-    from rsfed.v1.outcome_pb2 import PolicyLevel  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.scope import LEVELS  # noqa: PLC0415 - loaded only when used
 
-    levels = {level_name(value): int(value) for value in PolicyLevel.values()}
-    if name not in levels:
-        raise UsageError(f"there is no policy level {name!r}; use {' or '.join(filter(None, levels))}")
-    return levels[name]
+    if name and name not in LEVELS:
+        raise UsageError(f"there is no policy level {name!r}; use {' or '.join(LEVELS)}")
+    return int(LEVELS[name]) if name else 0
 
 
 def print_result(output: Output, name: str, rows: Sequence[dict[str, object]], columns: Sequence[str]) -> None:

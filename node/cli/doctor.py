@@ -73,7 +73,7 @@ async def _ask_coordinator(home: Home, config: NodeConfig, serve: ControlService
 
 def _announcement(config: NodeConfig, serve: ControlServiceStatusResponse | None) -> FederationServiceAnnounceRequest:
     import rsfed  # noqa: PLC0415 - loaded only when used
-    from node.shaping import LEVELS  # noqa: PLC0415 - loaded only when used
+    from rsfed.trust.scope import LEVELS  # noqa: PLC0415 - loaded only when used
     from rsfed.v1.federation_pb2 import FederationServiceAnnounceRequest  # noqa: PLC0415 - loaded only when used
     from rsfed.wire import PROTOCOL  # noqa: PLC0415 - loaded only when used
 

@@ -46,6 +46,7 @@ def _status(home: Home) -> dict[str, Any]:
     config = load_config(NodeConfig, home.path)
     release, level = ReleaseStore(home.releases).current(), policy(config.policy.level)
     with Catalogue(home) as catalogue:
+        acquisitions = catalogue.acquisitions()
         archive = {
             "path": str(catalogue.root),
             "modality": config.archive.modality,
@@ -53,10 +54,10 @@ def _status(home: Home) -> dict[str, Any]:
             "recorded": catalogue.count(state="recorded"),
             "withdrawn": catalogue.count(state="withdrawn"),
             "labelled": catalogue.count_labelled(),
-            "acquisitions": catalogue.acquisitions(),
+            "acquisitions": acquisitions,
             "warning": warning(catalogue.modalities(), release) or None,
         }
-        lacks = release and lacking(level, catalogue.acquisitions(), codebook=bool(release.manifest.codebook))
+        lacks = release and lacking(level, acquisitions, codebook=bool(release.manifest.codebook))
         waiting = count_waiting(catalogue.connection, utc_now())
         lost = [f"{error.public} [{error.reason}]" for error in closed(home, catalogue.connection, level, release)]
     return {

@@ -10,7 +10,7 @@ MAX_BYTES = 4 << 30  # bytes of a file, and of its pixels when decoded
 MAX_STRIP_BYTES = 256 << 20  # bytes of one row of blocks when decoded: the least that reading takes
 MAX_EXPANSION = 500  # decoded bytes for each byte of the file, once the pixels exceed FREE_EXPANSION_BYTES
 FREE_EXPANSION_BYTES = 64 << 20  # bytes
-MAX_LAYERS = 1000  # of quality in JPEG 2000, where archives use 1 to 50; empty ones take a decoder long, too
+MAX_LAYERS = 1000  # of quality in JPEG 2000: each takes the decoder time, also where it is empty
 MAX_PATCHES = 1_000_000  # patches cut from one source
 MAX_COARSER = 8.0  # times that a source's pixels may be wider than those the encoder takes
 

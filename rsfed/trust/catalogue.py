@@ -24,8 +24,9 @@ from rsfed.trust.certificates import CLOCK_TOLERANCE, load_chain, public_key_of,
 from rsfed.trust.identity import Identity
 from rsfed.trust.manifest import Manifest
 from rsfed.trust.names import MemberId, Role
+from rsfed.trust.scope import level_name
 from rsfed.v1.catalogue_pb2 import Catalogue, CataloguePart, SignedCatalogue
-from rsfed.v1.outcome_pb2 import POLICY_LEVEL_CATALOGUE, POLICY_LEVEL_COUNTS, POLICY_LEVEL_SEALED, PolicyLevel
+from rsfed.v1.outcome_pb2 import POLICY_LEVEL_CATALOGUE, POLICY_LEVEL_COUNTS, POLICY_LEVEL_SEALED
 
 PUBLISHING = {POLICY_LEVEL_CATALOGUE, POLICY_LEVEL_SEALED, POLICY_LEVEL_COUNTS}
 """Levels at which nodes publish and answer no query."""
@@ -122,9 +123,8 @@ def open_catalogue(signed: bytes, node: str, manifest: Manifest, bundle: Bundle,
     by_class = catalogue.level == POLICY_LEVEL_COUNTS
     _require(all(bool(part.classes) <= by_class and len(part.middles) * by_class == 0 for part in parts.values()),
              "tells what its level does not")  # fmt: skip
-    level = PolicyLevel.Name(catalogue.level).removeprefix("POLICY_LEVEL_").lower()
     known = (catalogue.release_digest, catalogue.epoch, made, due, catalogue.floor, catalogue.spread)
-    return Opened(node, level, *known, parts)
+    return Opened(node, level_name(catalogue.level), *known, parts)
 
 
 def _part(part: CataloguePart, bits: int) -> Part:

@@ -14,6 +14,13 @@ from rsfed.errors import NotAdmitted
 from rsfed.v1.federation_pb2 import MemberScope
 from rsfed.v1.outcome_pb2 import POLICY_LEVEL_UNSPECIFIED, PolicyLevel
 
+LEVELS = {
+    name.removeprefix("POLICY_LEVEL_").lower(): number
+    for name, number in PolicyLevel.items()
+    if number != POLICY_LEVEL_UNSPECIFIED
+}
+"""Policy levels on the wire by their names, as configurations have them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -96,14 +103,8 @@ class Scope:
 
 def level_name(level: int) -> str:
     """Return the name of a policy level as configurations have it; "" for none, the number of a newer one."""
-    names = {number: name.removeprefix("POLICY_LEVEL_").lower() for name, number in PolicyLevel.items()}
+    names = {number: name for name, number in LEVELS.items()}
     return names.get(PolicyLevel.ValueType(level), str(level)) if level != POLICY_LEVEL_UNSPECIFIED else ""
-
-
-def level_number(name: str) -> PolicyLevel.ValueType:
-    """Return the policy level of this name, unspecified where there is none."""
-    numbers = {level_name(number): number for number in PolicyLevel.values()}
-    return numbers.get(name, POLICY_LEVEL_UNSPECIFIED)
 
 
 EVERYTHING = Scope()

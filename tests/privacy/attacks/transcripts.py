@@ -10,9 +10,9 @@ import numpy as np
 from attacks.lines import Line
 from attacks.target import CONTROL, Target
 from node.cataloguing import catalogue_chunk
-from node.shaping import LEVELS
 from rsfed.analyst.catalogues import Catalogues, nearest
 from rsfed.clock import Deadline
+from rsfed.trust.scope import LEVELS
 from rsfed.v1 import query_pb2
 from rsfed.v1.envelope_pb2 import QueryEnvelope
 
