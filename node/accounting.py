@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from node.auditing import Kind
@@ -47,7 +47,7 @@ class Accountant:
                 database is older than the audit log, or database or log may be, as `spending_lost` says; AUDIT_...
                 where the log cannot be read or written.
         """
-        logged = _logged(self._home, release)
+        logged = _logged(read_entries(self._home.audit), release)
         with transaction(self._connection):
             known = _checked(self._home, self._connection, release, logged)
             charge = next_charge(known, self._latest(), epsilon, now)
@@ -69,13 +69,13 @@ class Accountant:
         return None if row[0] is None else datetime.fromisoformat(row[0])
 
 
-def check_charges(home: Home, connection: sqlite3.Connection, release: Release) -> None:
-    """Check that all that counts spent under a release is known: hold the record against the audit log.
+def check_charges(home: Home, connection: sqlite3.Connection, release: Release, entries: Iterable[bytes]) -> None:
+    """Check that all that counts spent under a release is known: hold the record against entries of the audit log.
 
     Raises:
         StateError: COUNTS_STORE, or AUDIT_... where the log cannot be read.
     """
-    _checked(home, connection, release, _logged(home, release))
+    _checked(home, connection, release, _logged(entries, release))
 
 
 def _checked(home: Home, connection: sqlite3.Connection, release: Release, logged: Mapping[int, str]) -> list[Charge]:
@@ -97,7 +97,7 @@ def _charges(connection: sqlite3.Connection, release: Release) -> list[Charge]:
         raise store_broken("the record of what was spent on counts is damaged") from error
 
 
-def _logged(home: Home, release: Release) -> dict[int, str]:
+def _logged(entries: Iterable[bytes], release: Release) -> dict[int, str]:
     """Return the epsilon of each epoch of a release that the audit log knows of."""
-    entries = (json.loads(entry) for entry in read_entries(home.audit) if _MARK in entry)
-    return {each["epoch"]: each["epsilon"] for each in entries if each["release"] == release.digest.hex()}
+    charges = (json.loads(entry) for entry in entries if _MARK in entry)
+    return {each["epoch"]: each["epsilon"] for each in charges if each["release"] == release.digest.hex()}

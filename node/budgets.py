@@ -28,7 +28,7 @@ from rsfed.privacy.budgets import MOST_ITEMS, Budget, Spent, listed, payable
 from rsfed.trust.audit_log import read_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from node.accounting import Note
     from node.bucketed import Rows
@@ -150,7 +150,7 @@ class Budgets:
         """Check the record of a release once in a run of `serve`."""
         if release.digest in self._sound:
             return
-        check_record(self._home, self._connection, release)
+        check_record(self._home, self._connection, release, read_entries(self._home.audit))
         last = "SELECT max(at) FROM refine_charge WHERE release = ?"
         (latest,) = self._connection.execute(last, (release.digest,)).fetchone()
         if latest is not None:
@@ -158,8 +158,14 @@ class Budgets:
         self._sound.add(release.digest)
 
 
-def check_record(home: Home, connection: sqlite3.Connection, release: Release) -> None:
+def check_record(home: Home, connection: sqlite3.Connection, release: Release, entries: Iterable[bytes]) -> None:
     """Check that all that refine spent under a release is known: hold the record against itself and the audit log.
+
+    Args:
+        home: The node's home, with its audit log.
+        connection: The node's database.
+        release: The release.
+        entries: Entries of the log, read where the record itself is sound.
 
     Raises:
         StateError: REFINE_STORE, or AUDIT_... where the log cannot be read.
@@ -173,14 +179,14 @@ def check_record(home: Home, connection: sqlite3.Connection, release: Release) -
         (spent,) = connection.execute(counters, (release.digest,)).fetchone()
     if charges != number or items != spent:
         raise _broken("the record of what refine spent is damaged")
-    if number < _logged(home, release):
+    if number < _logged(entries, release):
         raise _broken("the record of what refine spent is older than the audit log")
 
 
-def _logged(home: Home, release: Release) -> int:
+def _logged(entries: Iterable[bytes], release: Release) -> int:
     """Return the number of the last charge that the audit log knows of."""
-    entries = (json.loads(entry) for entry in read_entries(home.audit) if _MARK in entry)
-    return max((each["number"] for each in entries if each["release"] == release.digest.hex()), default=0)
+    charges = (json.loads(entry) for entry in entries if _MARK in entry)
+    return max((each["number"] for each in charges if each["release"] == release.digest.hex()), default=0)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from enum import StrEnum
 from node.catalogue import Catalogue, archive_root
 from node.closed import closed, lacking
 from node.searchable import REMEDY, finding, mismatch
+from node.state import open_state
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
 from rsfed.errors import NotAdmitted, RsfedError, StateError
@@ -38,6 +39,7 @@ _NO_CODEBOOK = (
 )
 _NEXT_RELEASE = "ask the coordinator's operator for a new release, under which spending begins anew"
 _AUDIT_LOG = "restore a backup, or begin a new audit log with `rsfed node audit restart`"
+_STATE = "do as it says; a backup is restored into a new folder: `rsfed node restore FILE --home FOLDER`"
 _LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
 
 
@@ -134,6 +136,10 @@ def _state_folder(home: Home) -> Finding:
         check_local(home.path)
     except StateError as error:
         return Finding("state folder", Verdict.FAIL, error.public, "move the home to a local disk", error.reason)
+    try:
+        open_state(home).close()
+    except StateError as error:
+        return Finding("state folder", Verdict.FAIL, error.public, _STATE, error.reason)
     return Finding("state folder", Verdict.OK, f"local disk ({file_system(home.path) or 'type unknown'})")
 
 

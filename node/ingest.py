@@ -127,7 +127,7 @@ def ingest(
         recipe=recipe(reading),
     )
     hands = cluster or _crew(config.archive.workers if workers is None else workers)
-    with _alone(home), closing(open_state(home)) as connection:
+    with _alone(home), closing(open_state(home, anew=True)) as connection:
         run = _Run(home, connection, reading, rules, listener, hands)
         missing = [] if config.archive.stac is None else run.fetch(config.archive, accept_empty=accept_empty)
         held = present_sources(connection)

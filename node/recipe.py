@@ -15,7 +15,7 @@ from rsfed.raster.input_spec import InputSpec, default_spec
 from rsfed.raster.item import Declared
 from rsfed.raster.modality import Modality, modality
 from rsfed.trust.manifest import Nomenclature
-from rsfed.trust.release_store import ReleaseStore
+from rsfed.trust.release_store import Release, ReleaseStore
 
 _DEFAULT_SIZE = 64  # pixels, while there is no release to say it
 
@@ -61,11 +61,16 @@ def reading_of(home: Home, config: NodeConfig) -> Reading:
             "the release on disk is damaged; `rsfed node serve` fetches it again", reason="RELEASE_DAMAGED"
         )
     if release is None:
-        return Reading(root, kind, default_spec(kind, _DEFAULT_SIZE), None, None, **own)
+        return Reading(root, kind, spec_of(kind, None), None, None, **own)
     manifest = release.manifest
-    fitting = (encoder.input for _, encoder in sorted(manifest.encoders.items()) if encoder.modality == kind.name)
-    spec = next(fitting, default_spec(kind, _DEFAULT_SIZE))
-    return Reading(root, kind, spec, manifest.version, manifest.nomenclature, **own)
+    return Reading(root, kind, spec_of(kind, release), manifest.version, manifest.nomenclature, **own)
+
+
+def spec_of(kind: Modality, release: Release | None) -> InputSpec:
+    """Return how a release's encoder of a modality takes its input; the default without one."""
+    encoders = sorted(release.manifest.encoders.items()) if release else []
+    fitting = (encoder.input for _, encoder in encoders if encoder.modality == kind.name)
+    return next(fitting, default_spec(kind, _DEFAULT_SIZE))
 
 
 def recipe(reading: Reading) -> str:

@@ -28,7 +28,7 @@ def spending_lost(home: Home, connection: sqlite3.Connection, release: Release) 
     """
     made = release.manifest.created
     if (restored := restored_at(connection)) is not None and made <= restored:
-        return "this home was restored from a backup, which does not know what was spent since"
+        return "this home was restored from a backup, or its database begun anew: what was spent before is not known"
     if (restarted := restarted_at(home.audit)) is not None and made <= restarted + CLOCK_TOLERANCE:
         return "the audit log was begun anew, and nothing else shows that the record of what was spent is not older"
     return ""

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from rsfed.errors import Busy
+from rsfed.clock import utc_now
+from rsfed.config import NodeConfig, config_path
+from rsfed.errors import Busy, StateError
 from rsfed.home import Home, open_database, transaction
 from rsfed.trust.audit_log import Position
 from rsfed.trust.certificates import CLOCK_TOLERANCE
@@ -257,17 +259,39 @@ _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def open_state(home: Home) -> sqlite3.Connection:
+def open_state(home: Home, *, anew: bool = False) -> sqlite3.Connection:
     """Open the node's database and bring its schema up to date.
 
     A connection belongs to one thread at a time; open another one for another thread.
 
+    Args:
+        home: The node's home.
+        anew: Make a database where a node's is gone; that of a home which is no node yet is always made.
+
     Raises:
-        StateError: the file is newer than this software, damaged, or on a network file system.
+        StateError: STATE_MISSING, the node's database is gone; or the file is newer than this software, damaged, or on
+            a network file system.
     """
+    if not (anew or home.database.exists()) and config_path(NodeConfig, home.path).exists():
+        raise StateError(
+            "the database of this node is gone: restore a backup, or take up the archive anew by `rsfed node ingest`; "
+            "handles that were given mean nothing any more then, and counts and refine rest until the next release",
+            reason="STATE_MISSING",
+            detail=str(home.database),
+        )
     connection = open_database(home.database, MIGRATIONS)
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('next_item', 1), ('archive', ?)", (secrets.token_hex(8),))
+    if get_meta(connection, "archive") is None:
+        _begin(home, connection)
     return connection
+
+
+def _begin(home: Home, connection: sqlite3.Connection) -> None:
+    """Give a new database what every one has; beside an audit log it takes the place of one that is gone."""
+    with transaction(connection):
+        first = "INSERT OR IGNORE INTO meta VALUES ('next_item', 1), ('archive', ?)"
+        begun = connection.execute(first, (secrets.token_hex(8),)).rowcount
+        if begun and home.audit.exists():
+            mark_restored(connection, utc_now())
 
 
 @contextmanager
@@ -312,9 +336,9 @@ def take_item_ids(connection: sqlite3.Connection, count: int) -> range:
 
 
 def restored_at(connection: sqlite3.Connection) -> datetime | None:
-    """Return the moment before which signed queries are refused; None unless the state came out of a backup.
+    """Return the moment before which signed queries are refused; None unless the state was restored or begun anew.
 
-    The backup does not know the queries that were answered after it was made, so they could be replayed.
+    It does not know the queries that were answered before, since the backup if there is one, so they could be replayed.
     """
     value = get_meta(connection, "restored_at")
     return None if value is None else datetime.fromisoformat(str(value))
@@ -332,7 +356,7 @@ def mark_audited(connection: sqlite3.Connection, position: Position) -> None:
 
 
 def mark_restored(connection: sqlite3.Connection, now: datetime) -> None:
-    """Make sure that a restored node repeats neither an item id nor an answer.
+    """Make sure that a restored node, or one whose database begins anew, repeats neither an item id nor an answer.
 
     Item ids go on at a number that stands for this second, which is higher than every id given until then, by the lost
     node as well as by one restored from the same backup before; were the clock behind, at the next free second.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.control import notify_serve
-from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, unsearched
 from node.cli.progress import progress
 from rsfed.errors import UsageError
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from rsfed.home import Home
     from rsfed.raster.layout import Skipped
 
-
+_BEGUN = (
+    "the database of this home was gone and begins anew: handles that were given mean nothing any more, and counts and "
+    "refine rest until the next release"
+)
 Told = set[tuple[str, str]]
 """Names of what was skipped, and why."""
 Take = Callable[[Told], "Report"]
@@ -106,6 +109,7 @@ def _pass(home: Home, workers: int | None, scheduler: str | None, told: Told, *,
     from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
 
     now: Told = set()
+    gone = not home.database.exists()
     with _cluster(scheduler) as elsewhere, progress("ingest") as (progressed, say):
 
         def skipped(problem: Skipped) -> None:
@@ -115,6 +119,8 @@ def _pass(home: Home, workers: int | None, scheduler: str | None, told: Told, *,
 
         listener = Listener(progressed, skipped)
         report = bring_in_line(home, listener, accept_empty=accept_empty, workers=workers, cluster=elsewhere)
+    if gone:
+        typer.echo(_BEGUN, err=True)
     told.clear()
     told |= now
     notify_serve(home)
@@ -207,7 +213,8 @@ def _table(result: dict[str, Any]) -> str:
         ("files", f"{files['seen']} seen, {files['read']} read, {files['withdrawn']} withdrawn"),
         (
             "patches",
-            f"{patches['present']} present, {patches['recorded']} recorded (no data, covered, or same place)",
+            f"{patches['present']} present, "
+            + unsearched(patches["recorded"], patches["covered"], patches["same_place"]),
         ),
         ("input", _input(result)),
         ("acquisitions", str(result["acquisitions"])),

@@ -39,6 +39,17 @@ def node_home(path: Path) -> Home:
     return Home(path.expanduser().absolute())
 
 
+def unsearched(recorded: int, covered: int, same_place: int) -> str:
+    """Say how many patches are recorded and not searched, and why."""
+    reasons = {
+        "have too little data": recorded - covered - same_place,
+        "are under clouds, shadow or snow": covered,
+        "show the place of another": same_place,
+    }
+    told = ", ".join(f"{count} {why}" for why, count in reasons.items() if count)
+    return f"{recorded} recorded and not searched" + (f": {told}" if told else "")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of texts on standard output."""
     from rich.console import Console  # noqa: PLC0415 - loaded only when used

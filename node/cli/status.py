@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from node.cli.control import serve_status
-from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home
+from node.cli.options import DEFAULT_HOME, HomeOption, Output, OutputOption, node_home, unsearched
 
 if TYPE_CHECKING:
     from rsfed.home import Home
@@ -36,11 +36,13 @@ def _status(home: Home) -> dict[str, Any]:
     """Return what is printed, in the form of `--output json`."""
     from node.catalogue import Catalogue  # noqa: PLC0415 - loaded only when used
     from node.closed import closed, lacking  # noqa: PLC0415 - loaded only when used
+    from node.recipe import spec_of  # noqa: PLC0415 - loaded only when used
     from node.requests import count_waiting  # noqa: PLC0415 - loaded only when used
     from node.searchable import warning  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used
     from rsfed.config import NodeConfig, load_config  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import policy  # noqa: PLC0415 - loaded only when used
+    from rsfed.raster.modality import modality  # noqa: PLC0415 - loaded only when used
     from rsfed.trust.release_store import ReleaseStore  # noqa: PLC0415 - loaded only when used
 
     config = load_config(NodeConfig, home.path)
@@ -52,6 +54,8 @@ def _status(home: Home) -> dict[str, Any]:
             "modality": config.archive.modality,
             "present": catalogue.count(),
             "recorded": catalogue.count(state="recorded"),
+            "covered": catalogue.count_covered(spec_of(modality(config.archive.modality), release).max_nodata),
+            "same_place": catalogue.count_behind(),
             "withdrawn": catalogue.count(state="withdrawn"),
             "labelled": catalogue.count_labelled(),
             "acquisitions": acquisitions,
@@ -121,10 +125,8 @@ def _table(result: dict[str, Any], training: list[str]) -> str:
         *([("", f"closed: {lost}")] if (lost := result["spending_lost"]) else []),
         ("archive", f"{archive['path']} ({archive['modality']})"),
         ("patches", f"{archive['present']} present, {archive['labelled']} of them with a class"),
-        (
-            "",
-            f"{archive['recorded']} recorded and not searched, {archive['withdrawn']} withdrawn",
-        ),
+        ("", unsearched(archive["recorded"], archive["covered"], archive["same_place"])),
+        ("", f"{archive['withdrawn']} withdrawn"),
         *([("warning", archive["warning"])] if archive["warning"] else []),
         ("acquisitions", str(archive["acquisitions"])),
         (

@@ -45,7 +45,9 @@ class Node:
     def put_state(self, path):
         for end in ("", "-wal", "-shm"):
             self.home.database.with_name(self.home.database.name + end).unlink(missing_ok=True)
-        if path is not None:
+        if path is None:
+            open_state(self.home, anew=True).close()  # as an ingest does
+        else:
             path.rename(self.home.database)
 
 

@@ -83,7 +83,9 @@ class Node:
         self.budgets.close()
         for end in ("", "-wal", "-shm"):
             self.home.database.with_name(self.home.database.name + end).unlink(missing_ok=True)
-        if path is not None:
+        if path is None:
+            open_state(self.home, anew=True).close()  # as an ingest does
+        else:
             path.rename(self.home.database)
 
     def copy_of_state(self, path):
@@ -239,6 +241,7 @@ def test_a_database_that_is_older_than_the_audit_log_or_gone_refines_nothing_unt
     node.charge()
     node.put_state(tmp_path / "older.sqlite" if kept else None)
     assert node.refused() == "REFINE_STORE"
+    node.world.clock.move(hours=1)  # a database that begins anew knows nothing of the minute before, too
     with closing(node.started()) as budgets:
         following = publish(node.home, node.world, 2)
         assert len(node.charge(budgets=budgets, release=following)[0]) == FLOOR

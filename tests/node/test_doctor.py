@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from members import World
-from node_archives import configure, give_release, make_node
+from node_archives import configure, give_release, make_node, run
 from serving import make_auditor
 
 from node.accounting import Accountant
@@ -20,6 +20,7 @@ from node.state import open_state
 from rsfed import home as home_module
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import NotAdmitted, Unreachable
+from rsfed.trust.audit_log import read_entries
 from rsfed.trust.certificates import issue_leaf, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate
 from rsfed.trust.names import Role
@@ -170,9 +171,29 @@ def test_a_database_that_is_gone_is_a_warning_at_a_level_that_charges(node, worl
         Accountant(node, connection, auditor.note).charge(release, 0.5, now=world.clock())
     assert "spending" not in look(node, world)
     node.database.unlink()
+    finding = look(node, world)["state folder"]
+    assert (finding.verdict, finding.reason) == (Verdict.FAIL, "STATE_MISSING")
+    assert "rsfed node restore" in finding.remedy
+    run(node, accept_empty=True)
+    assert look(node, world)["state folder"].verdict is Verdict.OK
     finding = look(node, world)["spending"]
-    assert (finding.verdict, finding.reason) == (Verdict.WARN, "COUNTS_STORE")
+    assert (finding.verdict, finding.reason) == (Verdict.WARN, "REFINE_STORE"), "as the row of COUNTS_STORE before it"
     assert "new release" in finding.remedy
+
+
+def test_the_audit_log_is_read_once_whatever_is_held_against_it(node, world, monkeypatch):
+    configure(node, 'level = "partner"', 'level = "catalogue"')
+    make_auditor(node, world)
+    reads = []
+
+    def counted(folder):
+        reads.append(folder)
+        return read_entries(folder)
+
+    for part in ("closed", "accounting", "budgets"):
+        monkeypatch.setattr(f"node.{part}.read_entries", counted)
+    assert "spending" not in look(node, world)
+    assert reads == [node.audit]
 
 
 @pytest.mark.parametrize("connected", [None, False])

@@ -11,10 +11,12 @@ from contextlib import closing
 import pytest
 from members import World
 from node_archives import bad_files, configure, give_release, make_node, png, scene
-from serving import make_auditor
+from serving import join, make_auditor
 
 from node.accounting import Accountant
-from node.state import open_state
+from node.catalogue import Catalogue
+from node.cli.options import unsearched
+from node.state import open_state, restored_at
 from rsfed.cli import run
 from rsfed.errors import ExitCode
 from rsfed.trust.release_store import ReleaseStore
@@ -244,11 +246,56 @@ def test_a_database_that_is_older_than_the_audit_log_or_gone_is_told_by_status_a
     home.database.rename(tmp_path / "gone.sqlite")
     if kept:
         (tmp_path / "older.sqlite").rename(home.database)
+    else:
+        assert rsfed(capsys, "node", "ingest", "--accept-empty", "--home", home.path)[0] == ExitCode.DONE
     status = json.loads(rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")[1])
-    assert "older than the audit log" in status["spending_lost"]
+    why = "older than the audit log" if kept else "its database begun anew: what was spent before is not known"
+    assert why in status["spending_lost"]
     assert "[COUNTS_STORE]" in status["spending_lost"]
-    out = rsfed(capsys, "node", "status", "--home", home.path)[1]
-    assert "closed: the record of what was spent on counts is older than the audit log" in out
+    assert why in rsfed(capsys, "node", "status", "--home", home.path)[1]
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "status", "policy explain", "audit show", "requests list", "train status"]
+)
+def test_no_command_begins_a_database_anew_in_place_of_one_that_is_gone(node_and_archive, capsys, command):
+    home, _ = node_and_archive
+    join(World(), home, "berne", "127.0.0.1:1")
+    home.database.unlink()
+    code, _, problem = rsfed(capsys, "node", *command.split(), "--home", home.path)
+    assert code == ExitCode.CONFIGURATION
+    assert "[STATE_MISSING]" in problem
+    assert "restore a backup, or take up the archive anew by `rsfed node ingest`" in problem
+    assert not home.database.exists()
+
+
+def test_ingest_begins_anew_says_so_and_repeats_no_item_id(node_and_archive, capsys):
+    home, archive = node_and_archive
+    png(archive / "a.png")
+    assert rsfed(capsys, "node", "ingest", "--home", home.path)[2] == ""
+    make_auditor(home, World())
+    home.database.unlink()
+    assert "was gone and begins anew" in rsfed(capsys, "node", "ingest", "--home", home.path)[2]
+    assert rsfed(capsys, "node", "ingest", "--home", home.path)[2] == ""
+    with Catalogue(home) as catalogue:
+        ((first,), before) = ([item.id for item in catalogue.items("rgb")], restored_at(catalogue.connection))
+    assert first > 1 << 20
+    assert before is not None, "queries signed before are refused"
+
+
+def test_ingest_and_status_say_why_patches_are_recorded_and_not_searched(tmp_path, capsys):
+    home, archive = make_node(tmp_path, kind="rgbn-reflectance")
+    for name, empty in (("whole", 0.0), ("holes", 0.5), ("nothing", 1.0)):
+        scene(archive / f"{name}.tif", empty=empty)
+    for command in ("ingest", "status"):
+        out = rsfed(capsys, "node", command, "--home", home.path)[1]
+        assert "2 recorded and not searched: 2 have too little data\n" in out
+    shown = json.loads(rsfed(capsys, "node", "status", "--home", home.path, "--output", "json")[1])["archive"]
+    assert (shown["recorded"], shown["covered"], shown["same_place"]) == (2, 0, 0)
+    assert unsearched(9, 2, 3) == (
+        "9 recorded and not searched: 4 have too little data, 2 are under clouds, shadow or snow, "
+        "3 show the place of another"
+    )
 
 
 def charge(home, world):
