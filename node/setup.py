@@ -82,8 +82,8 @@ memory_mib = 1024
 # Sums of products of features, which a frozen trunk's last layer is solved for from; of fewer than some 4,100 patches
 # they disclose what the features of these span, and of every archive how many patches each class has.
 # sums = false
-# Keep a tenth of the labelled patches out of training, and send after it how many of the items nearest to them are
-# relevant, by distance: what `relevance` in the results of a search is made of. `rsfed node policy` says more.
+# Keep a tenth to a quarter of the labelled patches out of training, and send after it how many of the items nearest to
+# them are relevant, by distance: what `relevance` in the results of a search is made of. `rsfed node policy` says more.
 calibration = true
 """
 

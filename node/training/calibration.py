@@ -74,7 +74,8 @@ def contribute(  # noqa: PLR0913 - the network, what it is asked, and on which t
     if len(groups) < floor:
         raise TrainingError(
             f"class statistics would come from {len(groups)} held-out acquisitions, and may from {floor} or more; "
-            f"an archive with fewer than {LEAST_PATCHES} labelled patches holds none out",
+            f"an archive of fewer than {LEAST_PATCHES} labelled patches holds none out, nor does one of which "
+            "that would be more than a quarter",
             reason="TOO_FEW_ACQUISITIONS",
         )
     if all((group.items == group.relevant).all() for group in groups):

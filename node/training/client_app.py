@@ -62,7 +62,7 @@ def preflight(message: Message, context: Context) -> Message:
     limits = own.training
     DiskMemory(home).forget_others(message.metadata.run_id)  # nodes are not told of every end of a run
     _check_bounds(home, plan, limits, config)
-    items = check_archive(home, plan, limits)
+    items = check_archive(home, plan, own)
     try:
         if plan.solves:
             check_sums(items, plan, limits, floor=policy(own.policy.level).floor)
@@ -82,13 +82,13 @@ def train(message: Message, context: Context) -> Message:
         TrainingError: TRAINING_DISABLED, OBJECTIVE_REFUSED, PLAN_LIMITS, OUTSIDE_HOURS, ROUNDS_PER_DAY,
             TOO_FEW_MEMBERS, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE, TOO_MANY_CLASSES, WEIGHTS_UNFIT, DIVERGED.
     """
-    home, limits, config = _home(context), _config(context).training, settings_of(message)
-    memory = DiskMemory(home)
+    home, config, asked = _home(context), _config(context), settings_of(message)
+    limits, memory = config.training, DiskMemory(home)
     plan, start = read(message, memory)
-    _check_bounds(home, plan, limits, config)
-    own = _own(home, plan, limits, message.metadata.run_id)
+    _check_bounds(home, plan, limits, asked)
+    own = _own(home, plan, config, message.metadata.run_id)
     check_epochs(plan, limits, len(own.patches))
-    result = train_round(plan, config.get(ROUND), start, own.patches, threads=limits.threads)
+    result = train_round(plan, asked.get(ROUND), start, own.patches, threads=limits.threads)
     told = reported(limits, result.loss, patches=result.examples, acquisitions=len(set(own.acquisitions)))
     return trained(message, start, result, told, memory)
 
@@ -104,7 +104,7 @@ def sums(message: Message, context: Context) -> Message:
     home, config = _home(context), _config(context)
     plan, weights = read(message, DiskMemory(home))
     _check_bounds(home, plan, config.training, settings_of(message))
-    own = _own(home, plan, config.training, message.metadata.run_id)
+    own = _own(home, plan, config, message.metadata.run_id)
     floor = policy(config.policy.level).floor
     told = classes_of_sums(plan, config.training, own.patches.labels, own.acquisitions, floor=floor)
     return summed(message, *sum_up(plan, weights, own.patches.of_classes(told), threads=config.training.threads))
@@ -125,7 +125,7 @@ def evaluate(message: Message, context: Context) -> Message:
         check_plan(plan, config.training, utc_now())
         check_consent(config.training)
         floor = policy(config.policy.level).floor
-        own = _own(home, plan, config.training, message.metadata.run_id)
+        own = _own(home, plan, config, message.metadata.run_id)
         pairs, codes = contribute(
             plan,
             weights,
@@ -180,16 +180,17 @@ class _Own:
 _kept: dict[tuple[Home, TrainingPlan, NodeTraining, int], _Own] = {}
 
 
-def _own(home: Home, plan: TrainingPlan, limits: NodeTraining, run_id: int) -> _Own:
+def _own(home: Home, plan: TrainingPlan, config: NodeConfig, run_id: int) -> _Own:
     """Read the patches once for each run; those of another run are given back first, memory is for one set.
 
     What is held out for calibration is decided with them: an ingest may go on meanwhile.
     """
+    limits = config.training
     key = (home, plan, limits, run_id)
     if key not in _kept:
         _kept.clear()
         log.info("training.reading", run=run_id)
-        held_out = hold_out(home, plan) if limits.calibration else HeldOut()
+        held_out = hold_out(home, plan, policy(config.policy.level).floor) if limits.calibration else HeldOut()
         items, reading = training_items(home, plan, limits.memory_mib, without=held_out.ids)
         lost: set[int] = set()
         patches = read_patches(items, reading, plan.class_ids, unreadable=lambda item: lost.add(item.id))

@@ -11,12 +11,13 @@ from node.catalogue import Catalogue
 from node.training.bounds import check_epochs, classes_of_sums
 from node.training.holdout import hold_out
 from node.training.patches import training_items
-from rsfed.config import NodeTraining
+from rsfed.config import NodeConfig, NodeTraining
 from rsfed.errors import TrainingError, UsageError
 from rsfed.hashing.closed_form import LEAST_PATCHES
 from rsfed.hashing.objectives import check_objective
 from rsfed.hashing.plan import TrainingPlan
 from rsfed.home import Home
+from rsfed.privacy.policy import policy
 from rsfed.raster.item import Item
 from rsfed.raster.modality import modality
 from rsfed.trust.manifest import Nomenclature
@@ -39,13 +40,13 @@ def check_software(asked: object) -> None:
         )
 
 
-def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> list[Item]:
+def check_archive(home: Home, plan: TrainingPlan, config: NodeConfig) -> list[Item]:
     """Refuse a plan that this archive cannot train; return the patches that it would train on.
 
     Args:
         home: The node's home.
         plan: What the coordinator asks for.
-        limits: What the operator allows.
+        config: What the operator allows.
 
     Raises:
         TrainingError: OTHER_BANDS, OTHER_CLASSES, NO_LABELLED_PATCHES, NOTHING_TO_COMPARE (one class only),
@@ -56,7 +57,8 @@ def check_archive(home: Home, plan: TrainingPlan, limits: NodeTraining) -> list[
     release = ReleaseStore(home.releases).current()
     if release is not None:
         check_classes(release.manifest.nomenclature, plan.nomenclature)
-    held_out = hold_out(home, plan).ids if limits.calibration else frozenset()
+    limits, floor = config.training, policy(config.policy.level).floor
+    held_out = hold_out(home, plan, floor).ids if limits.calibration else frozenset()
     items, _ = training_items(home, plan, limits.memory_mib, without=held_out)
     if not items:
         raise TrainingError(

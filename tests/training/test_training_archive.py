@@ -276,6 +276,25 @@ def test_whole_acquisitions_are_held_out_where_there_are_several():
     assert refused.value.reason == "TOO_FEW_PATCHES"
 
 
+@pytest.mark.parametrize(("floor", "needed"), [(5, 20), (10, 40), (20, 80)])
+def test_as_many_acquisitions_are_held_out_as_are_wanted_if_a_quarter_of_the_patches_is_enough_for_that(floor, needed):
+    for count in (needed, 2 * needed, 20 * needed):
+        _, held_out, by = split(items(5 * count, count), least=0.1, most=0.25, acquisitions=floor)
+        assert by == "acquisition"
+        assert len({item.acquisition for item in held_out}) == max(floor, count // 10)
+    _, held_out, _ = split(items(4 * (needed - 4), needed - 4), least=0.1, most=0.25, acquisitions=floor)
+    assert len(held_out) <= needed - 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_large_acquisition_takes_the_room_of_those_that_are_wanted(seed):
+    sizes = [4] * 15 + [12] * 5
+    mixed = [replace(i, acquisition=f"{seed} {n}") for n, size in enumerate(sizes) for i in items(size, 1)]
+    _, held_out, _ = split(mixed, least=0.1, most=0.25, acquisitions=5)
+    assert len({item.acquisition for item in held_out}) == 5
+    assert len(held_out) <= 30
+
+
 def test_most_of_the_archive_is_trained_on_however_large_one_acquisition_is():
     sizes = {"a": 30, "b": 20, "large": 950}
     mixed = [replace(i, acquisition=name) for name, size in sizes.items() for i in items(size, 1)]

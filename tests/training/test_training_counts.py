@@ -69,7 +69,7 @@ def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained
     home = make("flown", {"water": 75, "glacier": 75})
     with sqlite3.connect(home.path / "state.sqlite") as catalogue:
         catalogue.execute("UPDATE item SET acquisition = 'overpass ' || (id % 15)")
-    held_out = hold_out(home, small_plan())
+    held_out = hold_out(home, small_plan(), 1)
     assert held_out.by == "acquisition"
     with Catalogue(home) as catalogue:
         flown = {item.id: item.acquisition for item in catalogue.items("rgb")}
@@ -82,6 +82,41 @@ def test_whole_acquisitions_are_kept_for_calibration_and_none_of_them_is_trained
     assert all(len({item.acquisition for item in group}) == 1 for group in held_out.queries)
     trained_on = load_patches(home, small_plan(objective=ContrastiveSection()), 16, without=held_out.ids)
     assert len(trained_on) == 150 - len(held_out.ids)
+
+
+def of_acquisitions(home, count, *, level=None):
+    """Say of a home's patches that so many overpasses took them, each of all classes; at `guarded` without a level."""
+    with sqlite3.connect(home.path / "state.sqlite") as catalogue:
+        catalogue.execute("UPDATE item SET acquisition = 'overpass ' || (id % ?)", (count,))
+    path = home.path / "node.toml"
+    path.write_text(path.read_text().replace('level = "partner"', level or ""))
+
+
+def test_an_archive_of_20_acquisitions_spares_the_five_that_guarded_needs_and_counts_its_codes(make):
+    home = make("spares", dict.fromkeys(CLASSES, 40))
+    of_acquisitions(home, 20)
+    trained = decode(run_task(app, home.path, task(run_id=51)))
+    assert trained.metrics["metrics"]["num-examples"] == 90
+    counted = decode(run_task(app, home.path, task(kind="evaluate", arrays=trained.arrays, run_id=51)))
+    codes = {name: counted.arrays["arrays"].pop(name) for name in ARRAYS_OF_CODES}
+    assert codes["code-acquisitions"].tolist() == [15.0] * 3
+    assert codes["code-distances"].sum() == pytest.approx(5)
+    counts = from_records(counted.arrays["arrays"], counted.metrics["metrics"], small_plan().bits)
+    assert (counts.acquisitions, counts.held_out_by) == (5, "acquisition")
+
+
+def test_an_archive_that_cannot_spare_so_many_holds_out_nothing_and_says_why(make):
+    home = make("cannot", dict.fromkeys(CLASSES, 40))
+    of_acquisitions(home, 16)
+    assert decode(run_task(app, home.path, task(run_id=52))).metrics["metrics"]["num-examples"] == 120
+    assert reason_of(home, task(kind="evaluate", run_id=52)) == "TOO_FEW_ACQUISITIONS"
+
+
+def test_of_more_patches_than_may_ask_every_held_out_acquisition_asks(make, monkeypatch):
+    monkeypatch.setattr("node.training.holdout.MAX_QUERIES", 5)
+    home = make("turns", dict.fromkeys(CLASSES, 40))
+    of_acquisitions(home, 20)
+    assert [len(group) for group in hold_out(home, small_plan(), 5).queries] == [1] * 5
 
 
 @pytest.mark.parametrize(
