@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class PreflightReport:
 
 
 _LATE = "PREFLIGHT_LATE"
+_ASKED_LATE = 2  # times in a run that a node may be late to say: waiting for it costs the others a round's time each
 _OF_SUMS = frozenset({"SUMS_REFUSED", "TOO_FEW_ACQUISITIONS", "TOO_FEW_PATCHES"})
 _WITHOUT_SUMS = (
     ', or train without sums (objective.name = "centres" in coordinator.toml); where every file is an acquisition of '
@@ -76,6 +78,7 @@ class Attendance:
         self._awaited = frozenset(since.nodes)
         self._admitted: set[int] = set()
         self._refused: dict[int, str] = {}
+        self._late: Counter[int] = Counter()  # how often each node did not say in time
 
     def for_round(self, number: int) -> Nodes:
         """Return the nodes that are there for a round and said that they take part; wait until they are enough.
@@ -133,15 +136,20 @@ class Attendance:
     def _willing(self, number: int, present: Nodes) -> Nodes:
         """Return those of the present nodes that take part; new ones are asked, once there are enough for a round.
 
-        Whoever was away is asked again: it may have been restarted with other settings.
+        Whoever was away is asked again: it may have been restarted with other settings. So is, once, who was late.
         """
         there = set(present.ids)
         self._admitted &= there
         self._refused = {node: reason for node, reason in self._refused.items() if node in there}
-        new = [node for node in present.ids if node not in self._admitted and node not in self._refused]
+        new = [node for node in present.ids if node not in self._admitted and not self._answered(node)]
         if new and len(there) >= self._rules.min_nodes:
             self._preflight(number, new, len(there))
         return Nodes([node for node in present.ids if node in self._admitted])
+
+    def _answered(self, node: int) -> bool:
+        """Say whether a node that takes no part is not asked again."""
+        reason = self._refused.get(node)
+        return reason is not None and (reason != _LATE or self._late[node] >= _ASKED_LATE)
 
     def _preflight(self, number: int, nodes: list[int], members: int) -> None:
         config = {PLAN: self._plan.model_dump_json(), ROUND: number, MEMBERS: members, SOFTWARE: rsfed.__version__}
@@ -156,7 +164,8 @@ class Attendance:
             elif why := _no_sums(reply.content):
                 no_sums[reply.metadata.src_node_id] = why
         self._admitted |= set(nodes) - set(refused)
-        self._refused |= refused
+        self._late.update(node for node, reason in refused.items() if reason == _LATE)
+        self._refused = {node: reason for node, reason in self._refused.items() if node not in nodes} | refused
         willing = tuple(node for node in nodes if node not in refused)
         self._hooks.on_preflight(PreflightReport(number, willing, refused, no_sums))
 

@@ -75,7 +75,8 @@ def train(
     `counted`: whether enough nodes gave a result for the weights to change, `loss`: null where no node tells its loss,
     `examples`, `sent_bytes`, `received_bytes`, `seconds`, `slowest_node_seconds`), `calibrated` (`nodes` that counted
     near pairs of held-out patches, `failed`: reason by node, `queries`, `prior` and `error` of the table that came of
-    it, null without one), and at the end `released` (`version`, `digest`) or `failed` (`reason`, `message`).
+    it, null without one, `cells` of the release's codebook: of 0 nodes answer at `partner` alone), and at the end
+    `released` (`version`, `digest`) or `failed` (`reason`, `message`).
     """
     from coordinator.training import records  # noqa: PLC0415 - loaded only when used
     from rsfed.clock import utc_now  # noqa: PLC0415 - loaded only when used

@@ -17,6 +17,10 @@ from coordinator.training.records import Event, Run, RunCancelled
 
 _MIB = 1 << 20
 _UNCUT = 1000  # columns
+_NO_CODEBOOK = (
+    "this release has no codebook: nodes answer with it at `partner` alone; train again when classes have more "
+    "acquisitions"
+)
 
 
 class View(Protocol):
@@ -182,9 +186,11 @@ def _solved(data: dict[str, Any]) -> str:
 
 def _calibrated(data: dict[str, Any]) -> str:
     if data["queries"] is not None:
-        return f"calibrated with {data['queries']} held-out patches of {len(data['nodes'])} nodes"
-    reasons = ", ".join(sorted(set(data["failed"].values())))
-    return "not calibrated: too few pairs were counted" + (f" ({reasons})" if reasons else "")
+        line = f"calibrated with {data['queries']} held-out patches of {len(data['nodes'])} nodes"
+    else:
+        reasons = ", ".join(sorted(set(data["failed"].values())))
+        line = "not calibrated: too few pairs were counted" + (f" ({reasons})" if reasons else "")
+    return line if data.get("cells", 1) else f"{line}\n{_NO_CODEBOOK}"  # runs of before there were cells do not tell
 
 
 _LINES = {"solved": _solved, "calibrated": _calibrated}  # by kind of the event

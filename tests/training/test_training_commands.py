@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from test_training_runs import Coordinator
@@ -23,6 +24,7 @@ from rsfed.trust.access import Port
 from rsfed.v1 import control_pb2 as pb
 from rsfed.v1.control_pb2_grpc import ControlServiceServicer, add_ControlServiceServicer_to_server
 
+NO_CODEBOOK = "this release has no codebook: nodes answer with it at `partner` alone"
 TOML = """
 federation = "testing"
 [encoder]
@@ -128,6 +130,19 @@ async def test_train_prints_a_table_of_rounds_and_its_progress_elsewhere(home, s
         "calibrated",
         "released",
     ]
+    assert json.loads(err.splitlines()[-2])["cells"] == 0
+    assert NO_CODEBOOK in out
+    assert NO_CODEBOOK in (await rsfed(home, "runs", "show", "1"))[1]
+
+
+@pytest.mark.parametrize(("told", "lacks"), [({"cells": 0}, True), ({"cells": 2}, False), ({}, False)])
+def test_a_run_says_where_its_release_has_no_codebook(capsys, told, lacks):
+    data = {"nodes": ["a"], "failed": {}, "queries": 90, "prior": 0.5, "error": 0.1} | told
+    done = SimpleNamespace(id=1, words="done", rounds=2, requested=utc_now())
+    show.print_run(done, [records.Event(1, "calibrated", utc_now(), data)])
+    out = capsys.readouterr().out
+    assert "calibrated with 90 held-out patches of 1 nodes\n" in out
+    assert (NO_CODEBOOK in out) is lacks
 
 
 async def test_on_a_terminal_progress_is_no_json_wherever_the_table_goes(home, serving):

@@ -68,13 +68,27 @@ def silent(_task):
 async def test_a_node_that_is_too_busy_to_say_whether_it_takes_part_costs_its_own_part_alone(capsys):
     trained, events = await run_whole({"good": moved(1), "busy": silent}, rules=Rules(1, 2.0))
     told = {"round": 1, "nodes": ["good"], "refused": {"busy": "PREFLIGHT_LATE"}, "no_sums": {}}
-    assert events[0] == ("preflight", told)
+    assert of_kind(events, "preflight") == [told, told | {"round": 2, "nodes": []}], "twice, and no more"
     assert trained.nodes == {"good"}
     run = SimpleNamespace(id=5, words="done", rounds=3, requested=utc_now())
     print_run(run, [SimpleNamespace(kind=kind, data=data) for kind, data in events])
     assert "busy takes no part: PREFLIGHT_LATE (it did not answer in time: raise training.round_timeout_s)" in (
         capsys.readouterr().out
     )
+
+
+async def test_a_node_that_was_late_to_say_whether_it_takes_part_is_asked_once_more_before_the_next_round(capsys):
+    def at_the_second_time(task):
+        return silent(task) if (decode(task).kind, decode(task).round) == (PREFLIGHT, 1) else result_of(task)
+
+    _, events = await run_whole({"good": moved(1), "cold": at_the_second_time}, rules=Rules(1, 2.0))
+    asked = [(data["round"], data["nodes"], data["refused"]) for data in of_kind(events, "preflight")]
+    assert asked == [(1, ["good"], {"cold": "PREFLIGHT_LATE"}), (2, ["cold"], {})]
+    assert [data["nodes"] for data in of_kind(events, "round")] == [["good"], ["cold", "good"], ["cold", "good"]]
+    assert of_kind(events, "calibrated")[0]["nodes"] == ["cold", "good"]
+    run = SimpleNamespace(id=5, words="done", rounds=3, requested=utc_now())
+    print_run(run, [SimpleNamespace(kind=kind, data=data) for kind, data in events])
+    assert "cold" not in capsys.readouterr().out
 
 
 async def test_a_run_that_lacks_nodes_that_did_not_answer_names_them_how_long_it_waited_and_what_to_do():
