@@ -153,7 +153,12 @@ def collect(
                 put(state, newest)
             return whole
 
-        return ExitCode.DONE if not wanted or _run(place, fetch) else ExitCode.FAILURE
+        if not wanted:
+            typer.echo(
+                "nothing to collect: all that was asked for was collected or has ended; `rsfed access list`", err=True
+            )
+            return ExitCode.DONE
+        return ExitCode.DONE if _run(place, fetch) else ExitCode.FAILURE
 
 
 @app.command("withdraw")
@@ -252,7 +257,7 @@ def _as_json(asked: Asked) -> dict[str, Any]:
         "want": asked.want,
         "reason": asked.reason,
         "asked": asked.asked.isoformat(timespec="seconds"),
-        "state": asked.state,
+        "state": _state(asked),
         "expires": asked.expires and asked.expires.isoformat(timespec="seconds"),
         "note": asked.note,
         "file": asked.file,
@@ -260,17 +265,24 @@ def _as_json(asked: Asked) -> dict[str, Any]:
     }
 
 
+def _state(asked: Asked) -> str:
+    """Return what became of a request, in one word: that of its node until what was approved is here."""
+    return "collected" if asked.file else asked.state
+
+
 def _print_table(rows: list[Asked]) -> None:
+    """Print requests as a table that fits 80 columns; ids stay whole, to be copied."""
     from rich.console import Console  # noqa: PLC0415 - loaded only when used
     from rich.table import Table  # noqa: PLC0415 - loaded only when used
     from rich.text import Text  # noqa: PLC0415 - loaded only when used
 
-    table = Table()
-    for column in ("request", "node", "want", "asked", "state", "until", "note"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=None, pad_edge=False)
+    for column in ("request", "want", "asked", "state", "until"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("node", overflow="fold", max_width=24)
+    table.add_column("note", overflow="fold")
     for each in rows:
-        until = f"{each.expires:%Y-%m-%d %H:%M}" if each.expires and each.state not in _ENDED else ""
-        state = "collected" if each.file else each.state
-        cells = (each.id.hex()[:12], each.node, each.want, f"{each.asked:%Y-%m-%d %H:%M}", state, until, each.note)
+        until = f"{each.expires:%Y-%m-%d}" if each.expires and each.state not in _ENDED else ""
+        cells = (each.id.hex()[:12], each.want, f"{each.asked:%Y-%m-%d}", _state(each), until, each.node, each.note)
         table.add_row(*map(Text, cells))
     Console().print(table)

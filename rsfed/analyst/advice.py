@@ -18,8 +18,6 @@ _BY_REASON = {
     "FILTER_UNSUPPORTED": "its software knows no filters; search again without one, or ask its operator to update it",
     "MESSAGE_TOO_LARGE": "its answer is too large; ask for a smaller --k or --radius",
     "NO_SEALING_KEY": "the query was not sealed for it: it joined just now, or has no key; search again",
-    "POLICY": "its policy level does not let this query be answered: search again without --label; without one it "
-    "may have published nothing yet, then tell its operator",
     "QUOTA_USED": f"you have used your requests of this day; wait until midnight UTC, or {_OPERATOR} for more",
     "RATE_LIMITED": "you asked too often; wait a minute, or ask for a smaller --radius or with --k",
     "RELEASE_EXPIRED": f"the release that it serves has expired; {_OPERATOR} to publish a new one",
@@ -41,6 +39,13 @@ _BY_LEVEL = {  # of what a node refuses for its policy level
     "sealed": _PRIVATE,
     "counts": "it answers no query: it publishes noisy counts of its classes; `rsfed query --private` shows these",
 }
+_UNPUBLISHED = "it may have published nothing yet, for too few acquisitions or a release without a codebook"
+_OF_REFINE = {  # why an archive listed no items of buckets
+    "CATALOGUE_CHANGED": "it published a new catalogue meanwhile; ask again",
+    "NO_CATALOGUE": "it publishes no catalogue just now; ask again later",
+    "POLICY": "it lists no items now, mostly until there is a new release; ask its operator",
+}
+UNREFINED = "no archive lists items: only those at the level catalogue do, and none of them publishes just now"
 _BY_STATUS = {
     "PARTIAL": "not all of it was searched: it is hashing images just now (search again later), or its images are of a "
     "modality that the release does not search (tell its operator)",
@@ -62,12 +67,17 @@ BOUNDED = (
 SHOWN = 16  # hexadecimal digits of a query's id or digest, by which `audit export --query` finds it
 
 
-def notes(results: Sequence[SearchResult]) -> list[str]:
-    """Return for each node that did not answer a query whole what that means and the way out, one line each."""
+def notes(results: Sequence[SearchResult], filtered: Sequence[str] = ()) -> list[str]:
+    """Return for each node that did not answer a query whole what that means and the way out, one line each.
+
+    Args:
+        results: What a search returned.
+        filtered: Fields that it was filtered by, as `Filters.fields` names them.
+    """
     lines = []
     for outcome in worst_outcomes(results):
         if outcome.status != "COMPLETE":
-            lines.append(f"{outcome.node}: {advice(outcome)}")
+            lines.append(f"{outcome.node}: {advice(outcome, filtered)}")
         if outcome.bounded:
             lines.append(f"{outcome.node}: {BOUNDED.format(node=outcome.node)}")
         if outcome.unknown:
@@ -81,17 +91,37 @@ def notes(results: Sequence[SearchResult]) -> list[str]:
     ]
 
 
-def advice(outcome: Outcome) -> str:
-    """Return what the outcome of a node that did not answer whole means, and the way out."""
+def advice(outcome: Outcome, filtered: Sequence[str] = ()) -> str:
+    """Return what the outcome of a node that did not answer whole means, and the way out; arguments as for `notes`."""
     if outcome.reason.startswith(_UNFILTERABLE):
         fields = outcome.unfilterable or (outcome.reason.removeprefix(_UNFILTERABLE).lower(),)
-        options = ", ".join(_OPTIONS.get(field, "a filter") for field in fields)
-        return f"it lets no query be filtered so; search again without {options}"
+        return f"it lets no query be filtered so; search again without {_options(fields)}"
     if outcome.status == "PARTIAL" and outcome.reason not in {"", *_BY_REASON}:
         return "not all that it found could be listed; search again, or with a smaller --radius"
-    if outcome.reason == WithheldByPolicy.reason and outcome.level in _BY_LEVEL:
-        return _BY_LEVEL[outcome.level]
+    if outcome.reason == WithheldByPolicy.reason:
+        return _BY_LEVEL.get(outcome.level) or _withheld(filtered)
     return _BY_REASON.get(outcome.reason, _BY_STATUS[outcome.status])
+
+
+def of_refine(reason: str) -> str:
+    """Return what it means that an archive listed no items of its buckets, and the way out."""
+    return _OF_REFINE.get(reason) or _BY_REASON.get(reason) or _BY_STATUS.get(reason, _BY_STATUS["REFUSED"])
+
+
+def _withheld(filtered: Sequence[str]) -> str:
+    """Return why a level that answers by cells may have refused: a class is never filtered by there."""
+    if not filtered:
+        return f"its policy level lets it answer nothing: {_UNPUBLISHED}; tell its operator"
+    options = _options(["label"] if "label" in filtered else filtered)
+    return (
+        f"its policy level does not let this query be answered: search again without {options}; without a filter "
+        f"{_UNPUBLISHED}, then tell its operator"
+    )
+
+
+def _options(fields: Sequence[str]) -> str:
+    """Return the options that filter by some fields."""
+    return ", ".join(_OPTIONS.get(field, "a filter") for field in fields)
 
 
 def nobody_answered(results: Sequence[SearchResult]) -> RsfedError:

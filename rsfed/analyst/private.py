@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from rsfed.analyst.advice import UNREFINED, of_refine
 from rsfed.analyst.outputs import moment_text
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from rsfed.analyst.outputs import Asked
     from rsfed.analyst.refining import Refined
     from rsfed.trust.manifest import Manifest
+
+_SPENT = (
+    "too few of their patches may still be listed to you under this release; name more buckets by a larger --refine, "
+    "or ask the archive's operator"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,12 @@ def show(
     screen, beside = Console(), Console(stderr=True)
     for answer in () if as_json else answers:
         screen.print(bucket_table(answer))
-        if answer.refined is not None:
-            screen.print(item_table(answer.refined))
+        if any(each.found() for each in answer.refined or ()):
+            screen.print(item_table(answer.refined or ()))
     if not as_json and (counts := count_table(reads, asked.encoder, manifest)) is not None:
         screen.print(counts)
     beside.print(catalogue_table(reads, asked.encoder))
-    for said in [said for answer in answers for each in answer.refined or () if (said := _withheld(answer, each))]:
+    for said in [said for answer in answers for said in _unlisted(answer)]:
         beside.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -146,14 +152,17 @@ def _refined(refined: Refined) -> dict[str, Any]:
     }
 
 
-def _withheld(answer: PrivateAnswer, refined: Refined) -> str:
-    """Say which archive listed nothing, or not of all buckets; "" where it did."""
-    if refined.reason:
-        return f"{answer.query}: {refined.node} listed no items [{refined.reason}]"
-    kept = [
-        f"{refined.node}/{each.number}" for each, some in zip(refined.buckets, refined.handles, strict=True) if not some
-    ]
-    return f"{answer.query}: no items of {', '.join(kept)} [{refined.withheld}]" if kept else ""
+def _unlisted(answer: PrivateAnswer) -> Iterator[str]:
+    """Say which archives listed nothing, or not of all buckets, and what to do."""
+    if answer.refined == ():
+        yield f"{answer.query}: {UNREFINED}"
+    for refined in answer.refined or ():
+        if refined.reason:
+            yield f"{answer.query}: {refined.node} listed no items [{refined.reason}]: {of_refine(refined.reason)}"
+            continue
+        pairs = zip(refined.buckets, refined.handles, strict=True)
+        if kept := [f"{refined.node}/{bucket.number}" for bucket, some in pairs if not some]:
+            yield f"{answer.query}: no items of {', '.join(kept)} [{refined.withheld}]: {_SPENT}"
 
 
 def _bucket(found: FoundBucket) -> dict[str, Any]:

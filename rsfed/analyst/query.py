@@ -354,7 +354,7 @@ def _print(output: Output, asked: Asked, found: Sequence[_Found]) -> None:
     sys.stdout.flush()
     results = [answer.result for answer in answers]
     Console(stderr=True).print(outputs.outcome_table(worst_outcomes(results)))
-    for note in advice.notes(results):
+    for note in advice.notes(results, asked.filters.fields):
         typer.echo(note, err=True)
     undated = sum(hit.acquired is None for result in results for hit in result.hits)
     if output is Output.STAC and undated:

@@ -58,8 +58,9 @@ def synth(  # noqa: PLR0913, PLR0917 - the options of the command
 
     The images (patches) are small GeoTIFFs of land cover in four bands: red, green, blue and near infrared. Each lies
     in the sub-folder of its class, as an archive of rsfed does, and carries a place, a time and the overpass
-    (acquisition) that it was taken in. Overpasses differ in light, haze and season; classes differ in texture and shape
-    rather than in colour.
+    (acquisition) that it was taken in. An acquisition has 16 images, that of the last places what is left: 960 images
+    are of 60 acquisitions, and more images are of more. Overpasses differ in light, haze and season; classes differ in
+    texture and shape rather than in colour.
 
     To use them: `rsfed demo --data OUT`, or `rsfed node init --archive OUT --modality rgbn-reflectance`.
     """

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 
 import pytest
 from access_scene import Caller, Scene
@@ -224,6 +225,38 @@ def test_requests_are_named_by_how_their_ids_begin(tmp_path):
 def test_a_reason_that_no_archive_takes_is_a_wrong_call(tmp_path, why, capsys):
     assert run(["access", "request", "0a" * 16, "--reason", why, "--home", str(tmp_path)]) == 2
     assert "1 to 500 characters" in capsys.readouterr().err
+
+
+@pytest.fixture
+def listing(tmp_path, monkeypatch):
+    """A home that asked for three items, and a coordinator that cannot be asked: what is known here is listed."""
+    world, found = World(), Found(b"h" * 16, "berne-archive-of-the-federal-office", b"q" * 16)
+    states = ({"state": "approved", "file": "x.png"}, {"state": "denied", "note": "not of this scene"}, {})
+    known = [replace(new_request(found, "quicklook", "why", world.clock()), **each) for each in states]
+    with closing(open_state(Home(tmp_path))) as state:
+        for each in known:
+            put(state, each)
+    monkeypatch.setattr("rsfed.analyst.access_cli._run", lambda home, act: known)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path, known
+
+
+def test_ids_of_a_list_can_be_copied_from_a_narrow_terminal_and_states_are_those_of_json(listing, capsys):
+    home, known = listing
+    assert run(["access", "list", "--home", str(home)]) == 0
+    words = capsys.readouterr().out.split()
+    assert {each.id.hex()[:12] for each in known} <= set(words)
+    assert run(["access", "list", "--home", str(home), "--output", "json"]) == 0
+    states = [each["state"] for each in json.loads(capsys.readouterr().out)["requests"]]
+    assert states == ["collected", "denied", "unsent"]
+    assert set(states) <= set(words)
+
+
+def test_collect_says_where_there_is_nothing_to_collect(tmp_path, capsys):
+    assert run(["access", "collect", "--home", str(tmp_path), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "", "file names alone"
+    assert "nothing to collect" in printed.err
 
 
 def test_a_list_of_nothing_needs_no_connection(tmp_path, capsys):

@@ -163,6 +163,35 @@ def test_refine_lists_items_of_buckets_and_says_what_is_withheld(session, image,
     assert "danube listed no items [CATALOGUE_CHANGED]" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"handles": ((), ()), "withheld": "POLICY"}, "name more buckets by a larger --refine"),
+        ({"reason": "CATALOGUE_CHANGED"}, "it published a new catalogue meanwhile; ask again"),
+        ({"reason": "SCOPE_NODE"}, "you may not ask this archive"),
+        ({"reason": "UNREACHABLE"}, "search again later"),
+        ({"reason": "AUDIT_FORK"}, "tell its operator the reason"),
+    ],
+)
+def test_where_refine_lists_nothing_there_is_no_empty_table_but_what_to_do(
+    session, image, capsys, monkeypatch, told, says
+):
+    monkeypatch.setattr(session, "catalogue_reads", [published("alps", "catalogue", middles=40)])
+    monkeypatch.setattr(session, "told", {"alps": told}, raising=False)
+    assert run(["query", image, "--private", "--refine", "2"]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert "handle" not in printed.out
+    assert says in printed.err
+
+
+def test_refine_says_where_no_archive_lists_items(session, image, capsys, monkeypatch):
+    monkeypatch.setattr(session, "catalogue_reads", [published("elbe", "sealed", middles=40)])
+    assert run(["query", image, "--private", "--refine", "2"]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert "handle" not in printed.out
+    assert "no archive lists items: only those at the level catalogue do" in printed.err
+
+
 def test_without_refine_nothing_is_asked_and_without_private_there_is_nothing_to_refine(
     session, image, capsys, monkeypatch
 ):
@@ -436,8 +465,8 @@ def test_the_way_out_is_that_of_the_reason(session, image, result, monkeypatch, 
         ("catalogue", "it answers only private queries: `rsfed query --private` searches"),
         ("sealed", "it answers only private queries: `rsfed query --private` searches"),
         ("counts", "it answers no query: it publishes noisy counts of its classes"),
-        ("guarded", "search again without --label"),
-        ("", "search again without --label"),
+        ("guarded", "it may have published nothing yet"),
+        ("", "it may have published nothing yet"),
     ],
 )
 def test_who_is_refused_for_a_policy_level_is_told_what_that_level_has_for_them(
@@ -448,6 +477,25 @@ def test_who_is_refused_for_a_policy_level_is_told_what_that_level_has_for_them(
     run(["query", image])
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alps: ")]
     assert says in note
+    assert "without --" not in note, "no filter was given"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--label", "sea"], "search again without --label;"),
+        (["--label", "sea", "--after", "2024-01-01"], "search again without --label;"),
+        (["--after", "2024-01-01", "--bbox", "1,2,3,4"], "search again without --after, --before, --bbox;"),
+    ],
+)
+def test_the_advice_for_a_query_that_a_level_refuses_is_of_the_filters_that_were_given(
+    session, image, result, monkeypatch, capsys, given, named
+):
+    outcome = Outcome("alps", "REFUSED", 1.0, reason="POLICY", level="guarded")
+    monkeypatch.setattr(session, "result", replace(result, outcomes=(outcome,)))
+    run(["query", image, *given])
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("alps: ")]
+    assert named in note
 
 
 def test_what_was_refused_is_named_as_audit_logs_name_it(session, image, result, monkeypatch, capsys):

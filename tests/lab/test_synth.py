@@ -75,6 +75,15 @@ def test_patches_have_place_time_and_acquisition(archive):
     assert all(len({info.acquired for info in each}) == 1 for each in acquisitions.values())
 
 
+def test_help_says_how_many_images_an_acquisition_has(capsys):
+    assert run(["synth", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert "An acquisition has 16 images" in said
+    assert "960 images are of 60 acquisitions" in said
+    assert set(Counter(visits(960)[2].tolist()).values()) == {16}
+    assert len(set(visits(960)[2].tolist())) == 60
+
+
 def _by_place(archive):
     looks = defaultdict(list)
     for candidate, info in zip(*archive, strict=True):
