@@ -426,8 +426,8 @@ def statements(monkeypatch):
     """Collect the SQL that the next ingests run."""
     seen, opening = [], node.ingest.open_state
 
-    def traced(home):
-        connection = opening(home)
+    def traced(home, **how):
+        connection = opening(home, **how)
         connection.set_trace_callback(seen.append)
         return connection
 
