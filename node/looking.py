@@ -14,6 +14,7 @@ from rsfed.crew import Hands, made_of_each
 from rsfed.errors import RasterRejected
 from rsfed.raster.inspect import SourceInfo, inspect
 from rsfed.raster.refusal import refusing
+from rsfed.raster.source import environment
 
 if TYPE_CHECKING:
     from node.recipe import Reading
@@ -97,7 +98,9 @@ def _together(sources: Iterable[Wanted]) -> Iterator[list[Wanted]]:
 
 def _looks(reading: Reading, elsewhere: bool, paths: list[Path]) -> Iterator[list[SourceInfo | RasterRejected]]:
     """Look at sources; what another machine does not see is not gone, or all of it would be withdrawn."""
-    yield [_UNSEEN if elsewhere and not _lies_here(path) else look(reading, path) for path in paths]
+    with environment():
+        found = [_UNSEEN if elsewhere and not _lies_here(path) else look(reading, path) for path in paths]
+    yield found
 
 
 def _lies_here(path: Path) -> bool:

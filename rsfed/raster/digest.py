@@ -28,7 +28,9 @@ def content_digest(source_digest: bytes, window: Window, modality: str, declared
 
 
 def source_digest(source: Source) -> bytes:
-    """Return the SHA-256 of an open source, 32 bytes; a file is hashed again only after it changed.
+    """Return the SHA-256 of an open source, 32 bytes.
+
+    Files that are in memory are not read once more, others are hashed again only after they changed.
 
     That of a product is over band name and SHA-256 of each band's file, in the order of its layout, and over the files
     that decide what they mean, so neither the names of its files nor what else accompanies them changes it.
@@ -37,10 +39,15 @@ def source_digest(source: Source) -> bytes:
         OSError: it cannot be read.
     """
     if source.product is None:
-        return file_digest(source.path)
-    parts = [band.encode() + b"\0" + file_digest(file) for band, file in source.product.bands.items()]
+        return _held(source, source.path)
+    parts = [band.encode() + b"\0" + _held(source, file) for band, file in source.product.bands.items()]
     parts += [file_digest(file) for file in source.product.decides]
     return hashlib.sha256(b"".join(parts) + source.product.says).digest()
+
+
+def _held(source: Source, path: Path) -> bytes:
+    """Return the SHA-256 of a file of a source."""
+    return source.digests.get(str(path)) or file_digest(path)
 
 
 def file_digest(path: Path) -> bytes:

@@ -38,6 +38,7 @@ class Source(ABC):
         whole: Width and height at full resolution; None where they are no others.
         product: The folder that it was opened from; None for a file.
         declared: What the operator said of its values, where they were taken by that.
+        digests: SHA-256, by full name, of files that are in memory as a whole: of the very bytes that pixels come from.
     """
 
     path: Path
@@ -52,15 +53,25 @@ class Source(ABC):
     whole: tuple[int, int] | None = field(default=None, kw_only=True)
     product: Product | None = field(default=None, kw_only=True)
     declared: Declared = field(default=None, kw_only=True)
+    digests: Mapping[str, bytes] = field(default_factory=dict, kw_only=True)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels at full resolution."""
         return self.whole or (self.width, self.height)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all pixels are in memory, so that nothing is decoded to read them."""
+        return False
+
     @abstractmethod
     def read(self, places: Sequence[int], window: Window) -> Pixels:
         """Decode some bands, given by their places in the modality, in a window that lies inside."""
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Decode all bands in a window; return where they have data, shape (rows, columns), None for everywhere."""
+        return self.read(range(len(self.nodata)), window)[1]
 
     @abstractmethod
     def tags(self) -> Mapping[str, str]:

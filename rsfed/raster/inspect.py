@@ -122,11 +122,12 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, stri
     windows = cut(whole.width, whole.height, location.resolution, spec, grid)
     factor = spec.reduction
     shares = nodata_shares(
-        reduced_strips(streamed(source), shrunk(whole, factor), factor),
+        reduced_strips(streamed(source), shrunk(whole, factor), factor, bands=()),
         [shrunk(each, factor) for each in _taken(source, windows, spec)],
     )
     digest = source_digest(source)
-    footprint, *footprints = location.footprints([whole, *windows])
+    outlines = list(dict.fromkeys([whole, *windows]))  # a patch may be the whole source
+    footprints = dict(zip(outlines, location.footprints(outlines), strict=True))
     return SourceInfo(
         width=whole.width,
         height=whole.height,
@@ -135,15 +136,20 @@ def survey(source: Source, path: Path, modality: Modality, spec: InputSpec, stri
         nodata=source.nodata,
         crs=location.crs,
         gsd=sqrt(location.resolution[0] * location.resolution[1]) if location.resolution else None,
-        footprint=footprint,
+        footprint=footprints[whole],
         acquired=metadata.acquired(tags, path.stem),
         acquisition=metadata.acquisition(tags, path.stem),
         place=metadata.place(tags) if len(windows) == 1 else None,
         direction=metadata.direction(tags),
         digest=digest,
         windows=tuple(
-            SourceWindow(window, float(share), content_digest(digest, window, modality.name, source.declared), where)
-            for window, share, where in zip(windows, shares, footprints, strict=True)
+            SourceWindow(
+                window=window,
+                nodata=float(share),
+                digest=content_digest(digest, window, modality.name, source.declared),
+                footprint=footprints[window],
+            )
+            for window, share in zip(windows, shares, strict=True)
         ),
     )
 

@@ -22,7 +22,11 @@ from rsfed.raster.item import Footprint, Window
 
 _METRES_PER_DEGREE = 111_320.0  # along a meridian and the equator, to 0.6 %
 _FINEST, _COARSEST = 1e-4, 1e6  # metres; a pixel beyond is a mistake of the file
-_EDGE_POINTS = 5  # points along each edge of a window: its edges are curves in degrees
+_EDGE = np.linspace(0, 1, 5)  # points along each edge of a window: its edges are curves in degrees
+_AROUND = (
+    np.concatenate([_EDGE, np.ones(5), _EDGE, np.zeros(5)]),
+    np.concatenate([np.zeros(5), _EDGE, np.ones(5), _EDGE]),
+)
 
 
 class _Facts(NamedTuple):
@@ -163,9 +167,7 @@ def is_sound(across: float, down: float) -> bool:
 
 def _outline(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return pixel coordinates of points along the outlines, each of shape (windows, points)."""
-    steps = np.linspace(0, 1, _EDGE_POINTS)
-    zeros, ones = np.zeros_like(steps), np.ones_like(steps)
-    across, down = np.concatenate([steps, ones, steps, zeros]), np.concatenate([zeros, steps, ones, steps])
+    across, down = _AROUND
     corners = np.array([(w.col, w.row, w.width, w.height) for w in windows], float)
     return corners[:, :1] + corners[:, 2:3] * across, corners[:, 1:2] + corners[:, 3:4] * down
 

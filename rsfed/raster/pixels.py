@@ -37,7 +37,8 @@ def strips(source: Source, window: Window, bands: Sequence[int] | None = None) -
     Args:
         source: An open source.
         window: Pixels of the source, inside of it.
-        bands: Places of the wanted bands in the modality, from 0; None for all of them.
+        bands: Places of the wanted bands in the modality, from 0; None for all of them. With none of them strips say
+            where all have data.
     """
     height = strip_rows(source)
     top = window.row
@@ -176,4 +177,6 @@ def strip_rows(source: Source) -> int:
 
 
 def _read(source: Source, window: Window, row: int, bands: Sequence[int] | None) -> Strip:
+    if bands is not None and not bands:
+        return Strip(row, np.empty((0, window.height, window.width), source.dtype), source.valid(window))
     return Strip(row, *source.read(range(len(source.nodata)) if bands is None else bands, window))

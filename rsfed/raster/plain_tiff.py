@@ -8,6 +8,7 @@ left to rasterio, whose pixels, georeference and nodata value these are equal to
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 import re
@@ -107,6 +108,29 @@ class _Plan(NamedTuple):
     nodata: float | None
 
 
+class _Told(NamedTuple):
+    """What of a file is neither pixels nor corner.
+
+    Attributes:
+        places: Where pixels and corner lie, as text.
+        parts: The parts between them.
+    """
+
+    places: bytes
+    parts: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, plan: _Plan, length: int) -> Self:
+        """Return what that is in a file of some bytes."""
+        edges = [0, *(edge for hole in sorted(_holes(plan)) for edge in hole), length]
+        parts = tuple(slice(*edges[place : place + 2]) for place in range(0, len(edges), 2))
+        return cls(b"%d,%d,%d," % (plan.start, plan.size, plan.corner or 0), parts)
+
+    def key(self, content: bytes) -> bytes:
+        """Return it."""
+        return self.places + b"".join([content[part] for part in self.parts])
+
+
 @dataclass(frozen=True, slots=True)
 class PlainTiff(Source):
     """A file whose bytes are in memory.
@@ -144,15 +168,27 @@ class PlainTiff(Source):
             block_rows=plan.height,
             row_bytes=values.itemsize * plan.width,
             overview=1,
+            digests={str(path): hashlib.sha256(content).digest()},
             values=values.reshape(1, plan.height, plan.width),
         )
 
     def read(self, _places: Sequence[int], window: Window) -> Pixels:
         """Return a part of the one band, which is in memory."""
+        return self._part(window), self.valid(window)
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return where a part of the one band has data."""
+        bad = without_data(self._part(window), self.nodata)
+        return ~bad if bad is not None and bad.any() else None
+
+    def _part(self, window: Window) -> NDArray[Any]:
         rows, cols = slice(window.row, window.row + window.height), slice(window.col, window.col + window.width)
-        values = self.values[:, rows, cols]
-        bad = without_data(values, self.nodata)
-        return values, ~bad if bad is not None and bad.any() else None
+        return self.values[:, rows, cols]
+
+    @property
+    def in_memory(self) -> bool:
+        """Yes."""
+        return True
 
     def tags(self) -> Mapping[str, str]:
         """Return nothing: a file with metadata is not plain."""
@@ -200,7 +236,7 @@ def _read_header(content: bytes) -> tuple[_Plan, float, float] | None:
 # Files of an archive differ by pixels and corner alone. So a header is worked out once for many: another file as long,
 # whose other bytes are the same, says the same, unless something else of the header lies among the pixels or in the
 # corner, whose bytes are not compared.
-_LAST: dict[int, _Plan] = {}  # by length of the file
+_LAST: dict[int, _Told] = {}  # by length of the file
 _PLANS: dict[bytes, _Plan] = {}  # by all bytes but pixels and corner
 _MOST_PLANS = 256
 _MOST_KEPT = 4096  # bytes of a header
@@ -208,14 +244,7 @@ _MOST_KEPT = 4096  # bytes of a header
 
 def _known(content: bytes) -> _Plan | None:
     last = _LAST.get(len(content))
-    return None if last is None else _PLANS.get(_key(content, last))
-
-
-def _key(content: bytes, plan: _Plan) -> bytes:
-    """Return what is neither pixels nor corner, and where these lie."""
-    edges = [0, *(edge for hole in sorted(_holes(plan)) for edge in hole), len(content)]
-    told = [content[edges[place] : edges[place + 1]] for place in range(0, len(edges), 2)]
-    return b"%d,%d,%d," % (plan.start, plan.size, plan.corner or 0) + b"".join(told)
+    return None if last is None else _PLANS.get(last.key(content))
 
 
 def _holes(plan: _Plan) -> list[tuple[int, int]]:
@@ -237,15 +266,16 @@ def _worked_out(content: bytes) -> _Plan | None:
     if plan is None:
         return None
     (first,) = struct.unpack_from("<I", content, 4)
-    told = [(first, first + 2 + 12 * len(tags) + 4)]
-    told += [(tag.place, tag.end) for number, tag in tags if tag.end and number != _TIE]
+    header = [(first, first + 2 + 12 * len(tags) + 4)]
+    header += [(tag.place, tag.end) for number, tag in tags if tag.end and number != _TIE]
     holes = _holes(plan)
-    apart = all(_apart(each, hole) for each in told for hole in holes) and all(map(_apart, holes, holes[1:]))
-    if apart and len(key := _key(content, plan)) <= _MOST_KEPT:
+    apart = all(_apart(each, hole) for each in header for hole in holes) and all(map(_apart, holes, holes[1:]))
+    told = _Told.of(plan, len(content))
+    if apart and len(key := told.key(content)) <= _MOST_KEPT:
         if len(_PLANS) >= _MOST_PLANS or len(_LAST) >= _MOST_PLANS:
             _PLANS.clear()
             _LAST.clear()
-        _LAST[len(content)] = plan
+        _LAST[len(content)] = told
         _PLANS[key] = plan
     return plan
 

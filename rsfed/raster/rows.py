@@ -13,7 +13,6 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.image import Pixels, Source
 from rsfed.raster.item import Window
 from rsfed.raster.pixels import strip_rows
-from rsfed.raster.plain_tiff import PlainTiff
 from rsfed.raster.refusal import refusing
 
 _WORTHWHILE = 0.25  # share of the rows' pixels that windows take, from which decoding whole rows is the faster way
@@ -53,8 +52,8 @@ class Rows(Source):
     @classmethod
     def over(cls, source: Source, left: int, right: int, reach: int) -> Source:
         """Return a source that keeps rows; where it stands on others, such as a product on its bands, they do."""
-        if isinstance(source, PlainTiff):
-            return source  # its pixels are in memory
+        if source.in_memory:
+            return source
 
         def kept(inner: Source) -> Source:
             across, down = max(1, source.width // inner.width), max(1, source.height // inner.height)
@@ -145,6 +144,8 @@ def by_rows(source: Source, windows: Sequence[Window]) -> Source:
 
 def streamed(source: Source) -> Source:
     """Return what a whole source is read from, from top to bottom: of a product each band keeps its own blocks."""
+    if source.in_memory:
+        return source
     parts = [getattr(source, each.name) for each in fields(source)]
     stands_on_others = any(isinstance(part, Source) or _are_sources(part) for part in parts)
     return Rows.over(source, 0, source.width, 0) if stands_on_others else source

@@ -44,6 +44,14 @@ _OPTIONS: dict[str, Any] = {
 _NOT_AN_IMAGE = "it is not a GeoTIFF, JPEG, PNG or JPEG 2000 image"
 
 
+def environment() -> Any:  # noqa: ANN401 - rasterio has no types
+    """Return a context in which GDAL is set up as sources are read.
+
+    Each source sees to that itself; around many it saves setting GDAL up for the place of each.
+    """
+    return rasterio.Env(**_OPTIONS)
+
+
 @contextmanager
 def opened(
     path: Path,
@@ -75,7 +83,7 @@ def opened(
         if product := product_at(real):
             source = replace(door.product(product, modality, radiometry), product=product)
             held.callback(source.close)
-            _check_contained(product, root)
+            _check_contained(source, product, root)
         else:
             source = as_declared(door.image(real, modality, reduction), modality, radiometry)
             held.callback(source.close)
@@ -93,7 +101,7 @@ class _Door:
     """
 
     def __init__(self, real: Path, root: Path | None, remedy: str, held: ExitStack) -> None:
-        self._real = real
+        self._folder = str(real)
         self._root = root
         self._remedy = remedy
         self._held = held
@@ -107,7 +115,7 @@ class _Door:
 
     def band(self, path: Path, modality: Modality) -> Source:
         """Open one file of a product."""
-        if path.parent != self._real:
+        if str(path).rpartition(os.sep)[0] != self._folder:  # `parent` takes as long as opening
             return self.image(_contained(path, self._root), modality)
         plain = PlainTiff.open(path, modality)  # which follows no link
         return plain or self._any_image(_contained(path, self._root), modality, 1)
@@ -118,14 +126,16 @@ class _Door:
 
     def _any_image(self, real: Path, modality: Modality, reduction: int) -> Source:
         if not self._prepared:
-            self._held.enter_context(rasterio.Env(**_OPTIONS))
+            self._held.enter_context(environment())
             self._prepared = True
         return ImageFile.open(real, _driver(real, self._root), modality, self._remedy, reduction)
 
 
-def _check_contained(product: Product, root: Path | None) -> None:
+def _check_contained(source: Source, product: Product, root: Path | None) -> None:
     """Check bands that a modality leaves out, too: they are hashed all the same."""
     for each in product.bands.values():
+        if str(each) in source.digests:
+            continue  # checked when it was opened
         if each.parent != product.folder or not stat.S_ISREG(os.lstat(each).st_mode):
             _contained(each, root)
 

@@ -109,30 +109,39 @@ class Stack(Source):
             members=members,
             factors=tuple(factors),
             product=product,
+            digests={path: digest for member in members for path, digest in member.digests.items()},
         )
 
     def read(self, places: Sequence[int], window: Window) -> Pixels:
         """Decode some bands in a window, coarser ones repeated."""
-        parts = [self._finer(place, window) for place in places]
-        masks = [valid for _, valid in parts if valid is not None]
-        return np.concatenate([values for values, _ in parts]), np.logical_and.reduce(masks) if masks else None
+        values = np.empty((len(places), window.height, window.width), self.dtype)
+        masks = []
+        for place, band in zip(places, values, strict=True):
+            cover = _cover(window, self.factors[place])
+            try:
+                stored, valid = self.members[place].read([0], cover.window)
+            except Exception as error:
+                raise of_band(self.bands[place], error, self.members[place].path) from error
+            band[:] = cover.finer(stored[0])
+            masks.append(valid if valid is None else cover.finer(valid))
+        return values, _in_all(masks)
 
-    def _finer(self, place: int, window: Window) -> Pixels:
-        """Read a window of the finest grid from a band that may be coarser."""
-        member, factor = self.members[place], self.factors[place]
-        col, row = window.col // factor.across, window.row // factor.down
-        right = -(-(window.col + window.width) // factor.across)
-        bottom = -(-(window.row + window.height) // factor.down)
-        try:
-            values, valid = member.read([0], Window(col, row, right - col, bottom - row))
-        except Exception as error:
-            raise of_band(self.bands[place], error, member.path) from error
-        if factor == _SAME:
-            return values, valid
-        cols = slice(window.col - col * factor.across, window.col - col * factor.across + window.width)
-        rows = slice(window.row - row * factor.down, window.row - row * factor.down + window.height)
-        finer = _repeated(values[0], factor)[None, rows, cols]
-        return finer, None if valid is None else _repeated(valid, factor)[rows, cols]
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Decode all bands in a window; return where they have data."""
+        masks = []
+        for name, member, factor in zip(self.bands, self.members, self.factors, strict=True):
+            cover = _cover(window, factor)
+            try:
+                valid = member.valid(cover.window)
+            except Exception as error:
+                raise of_band(name, error, member.path) from error
+            masks.append(valid if valid is None else cover.finer(valid))
+        return _in_all(masks)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all bands are."""
+        return all(member.in_memory for member in self.members)
 
     def tags(self) -> Mapping[str, str]:
         """Return the metadata of the product."""
@@ -144,9 +153,41 @@ class Stack(Source):
             member.close()
 
 
-def _repeated(coarse: NDArray[Any], factor: Factor) -> NDArray[Any]:
-    """Repeat every pixel, shape (rows, columns)."""
-    return coarse.repeat(factor.across, axis=1).repeat(factor.down, axis=0)
+class _Cover(NamedTuple):
+    """The pixels of a band that cover a window of the finest grid.
+
+    Attributes:
+        window: These pixels.
+        factor: How much coarser they are.
+        rows: Where the window lies in them, all repeated.
+        cols: The same across.
+    """
+
+    window: Window
+    factor: Factor
+    rows: slice
+    cols: slice
+
+    def finer(self, coarse: NDArray[Any]) -> NDArray[Any]:
+        """Return the window by repeating every pixel of a band, shape (rows, columns)."""
+        if self.factor == _SAME:
+            return coarse
+        return coarse.repeat(self.factor.across, axis=1).repeat(self.factor.down, axis=0)[self.rows, self.cols]
+
+
+@lru_cache(maxsize=64)  # patches of one archive are alike
+def _cover(window: Window, factor: Factor) -> _Cover:
+    col, row = window.col // factor.across, window.row // factor.down
+    right = -(-(window.col + window.width) // factor.across)
+    bottom = -(-(window.row + window.height) // factor.down)
+    left, top = window.col - col * factor.across, window.row - row * factor.down
+    rows, cols = slice(top, top + window.height), slice(left, left + window.width)
+    return _Cover(Window(col, row, right - col, bottom - row), factor, rows, cols)
+
+
+def _in_all(masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+    held = [mask for mask in masks if mask is not None]
+    return np.logical_and.reduce(held) if held else None
 
 
 @lru_cache(maxsize=64)

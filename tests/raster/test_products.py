@@ -24,6 +24,7 @@ from raster_makers import (
 
 from rsfed.errors import RasterRejected
 from rsfed.raster.crop import crop
+from rsfed.raster.digest import source_digest
 from rsfed.raster.item import Item, Window
 from rsfed.raster.layout import Candidate, walk
 from rsfed.raster.modality import modality
@@ -99,6 +100,19 @@ def test_pixels_without_data_in_a_coarse_band_are_missing_in_all_that_they_cover
     assert not strip.valid[12:18, 18:24].any()
 
 
+@pytest.mark.parametrize("window", [Window(0, 0, 120, 120), Window(7, 11, 25, 18), Window(90, 90, 30, 30)])
+def test_where_all_bands_have_data_is_the_same_with_and_without_their_values(copy, window):
+    for name, size, gsd in (("B09", 20, 60), ("B11", 60, 20), ("B02", 120, 10)):
+        values = np.full((size, size), 5, np.uint16)
+        values[2 : size // 3, 3] = 0
+        write_band(band(copy, name), values, gsd=gsd, nodata=0)
+    with opened(copy, OPTICAL) as source:
+        (full,), (bare,) = strips(source, window), strips(source, window, ())
+    assert bare.values.shape == (0, window.height, window.width)
+    assert (bare.valid is None) == (full.valid is None) == (window.col == 90)
+    assert bare.valid is None or (bare.valid == full.valid).all()
+
+
 def test_crop_and_preview_of_a_product_are_of_the_finest_grid(made):
     folder, _ = made
     driver, content = crop(item_of(folder, KIND, WHOLE))
@@ -135,6 +149,22 @@ def test_the_folder_of_a_product_is_listed_once_when_it_is_looked_at(made, monke
     monkeypatch.setattr(os, "scandir", counted)
     look(folder, KIND, WHOLE)
     assert listed == [str(folder)]
+
+
+def test_no_file_of_a_patch_is_read_twice(made, monkeypatch):
+    monkeypatch.setattr("rsfed.raster.digest.file_digest", lambda _: pytest.fail("a file was read again"))
+    assert read(item_of(made[0], KIND, WHOLE), WHOLE)
+
+
+def test_a_digest_is_that_of_the_pixels_also_where_a_file_changes_behind_them(copy):
+    digest, whole = look(copy, KIND, WHOLE).digest, Window(0, 0, 120, 120)
+    with opened(copy, OPTICAL) as source:
+        before = source.read([0], whole)[0]
+        write_band(band(copy, "B01"), np.ones((20, 20), np.uint16), gsd=60)
+        assert source_digest(source) == digest
+        assert (source.read([0], whole)[0] == before).all()
+    with opened(copy, OPTICAL) as source:
+        assert source_digest(source) != digest
 
 
 def test_a_band_that_changed_since_the_ingest_is_refused(copy):
