@@ -9,6 +9,7 @@ fault or for lack of memory, costs the task that it had; another takes its place
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -18,7 +19,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from rsfed.errors import ArchiveError
+from rsfed.heap import keep_freed_memory
 from rsfed.raster.limits import ONE_OF_SEVERAL
 
 Task = TypeVar("Task")
@@ -170,7 +174,7 @@ class _Worker:
             if not self._ready:
                 self._pipe.recv()
                 self._ready = True
-            kind, part = self._pipe.recv()
+            kind, part = _received(self._pipe)
         except (EOFError, OSError) as error:
             if not self._ready:
                 raise ArchiveError(
@@ -178,7 +182,7 @@ class _Worker:
                     reason="WORKERS",
                 ) from error
             return _Kind.DEAD, None
-        return _Kind(kind), part
+        return kind, part
 
     def stop(self) -> None:
         """End the process."""
@@ -192,6 +196,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]], niceness: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the terminal sends to all; the one that gives tasks decides
     os.environ.update({key: value for key, value in ONE_OF_SEVERAL.items() if key not in os.environ})
     os.nice(niceness)
+    keep_freed_memory()
     with suppress(EOFError, OSError):
         pipe.send((_Kind.READY, None))
         while True:
@@ -200,10 +205,41 @@ def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]], niceness: int
                 waiting: deque[Any] = deque(maxlen=1)  # the last part has to be known as such
                 for part in work(task):
                     if waiting:
-                        pipe.send((_Kind.PART, waiting[0]))
+                        _send(pipe, _Kind.PART, waiting[0])
                     waiting.append(part)
-                pipe.send((_Kind.LAST, waiting[0]) if waiting else (_Kind.NONE, None))
+                _send(pipe, *((_Kind.LAST, waiting[0]) if waiting else (_Kind.NONE, None)))
             except (EOFError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - told to whoever gave the task
-                pipe.send((_Kind.FAILED, type(error).__name__))
+                _send(pipe, _Kind.FAILED, type(error).__name__)
+
+
+def _send(pipe: Connection, kind: _Kind, part: object) -> None:
+    """Send a part; what its arrays hold is written from where it lies, never copied into a message first."""
+    buffers: list[pickle.PickleBuffer] = []
+    told = pickle.dumps(part, protocol=5, buffer_callback=buffers.append)
+    held = [buffer.raw() for buffer in buffers]
+    pipe.send((kind, told, [each.nbytes for each in held]))
+    for each in held:
+        _write(pipe.fileno(), each)
+
+
+def _received(pipe: Connection) -> tuple[_Kind, Any]:
+    """Return what was sent; its arrays are filled where they stay."""
+    kind, told, sizes = pipe.recv()
+    held = [np.empty(size, np.uint8) for size in sizes]
+    for each in held:
+        _fill(pipe.fileno(), each.data)
+    return kind, pickle.loads(told, buffers=held)  # noqa: S301 - our own process made it
+
+
+def _write(handle: int, left: memoryview) -> None:
+    while left.nbytes:
+        left = left[os.write(handle, left) :]
+
+
+def _fill(handle: int, left: memoryview) -> None:
+    while left.nbytes:
+        if not (count := os.readv(handle, [left])):
+            raise EOFError
+        left = left[count:]

@@ -23,6 +23,7 @@ from rsfed.hashing.head import HashNetwork
 from rsfed.hashing.network import build_network
 from rsfed.hashing.trunk import FEATURES, Trunk
 from rsfed.hashing.weights import State, from_bytes, set_state
+from rsfed.heap import keep_freed_memory
 from rsfed.raster.input_spec import InputSpec
 from rsfed.trust.manifest import Architecture, FrozenTrunk
 
@@ -49,6 +50,7 @@ class Encoder:
         self._network = network.eval()
         self._groups = spec.groups
         self._trunk = trunk
+        keep_freed_memory()
 
     @classmethod
     def load(cls, release: Release, encoder_id: str | None = None) -> Self:
@@ -144,7 +146,9 @@ class Encoder:
 
 def _batch(rows: Sequence[_Row]) -> list[NDArray[np.float32]]:
     """Stack rows to batches of one shape, float32, filled up with zeros."""
-    batches = [np.zeros((_BATCH, *part.shape), np.float32) for part in rows[0]]
+    batches = [np.empty((_BATCH, *part.shape), np.float32) for part in rows[0]]
+    for batch in batches:
+        batch[len(rows) :] = 0
     for place, row in enumerate(rows):
         for batch, part in zip(batches, row, strict=True):
             batch[place] = part

@@ -71,6 +71,40 @@ def test_a_process_works_on_while_the_last_part_of_its_task_is_used(tmp_path):
             time.sleep(0.01)
 
 
+def arrays(task):
+    """Yield arrays of several kinds, beside other values."""
+    numbers = np.arange(600_000, dtype=np.float32).reshape(3, 400, 500)
+    yield [{"all": numbers, "some": numbers[:, ::2, 1::3]}, None, (task, np.zeros((0, 4), np.uint8))]
+    yield [numbers[0] > 7, np.array([["a", None]], object), b"bytes"]
+
+
+def test_arrays_arrive_as_they_were():
+    with closing(Crew(1).parts(arrays, [5])) as made:
+        got = [part for _, part in made]
+    for part, wanted in zip(got, arrays(5), strict=True):
+        for each, expected in zip(part, wanted, strict=True):
+            np.testing.assert_equal(each, expected)
+    assert {name: each.dtype for name, each in got[0][0].items()} == {"all": np.float32, "some": np.float32}
+    got[0][0]["all"] += 1  # they belong to whoever got them
+    assert got[1][0].dtype == bool
+
+
+def named(path):
+    """Tell who works, and give two parts that are too large to wait in a pipe."""
+    path.write_text(str(os.getpid()))
+    yield from (np.zeros(1 << 23, np.uint8) for _ in range(2))
+
+
+def test_a_process_that_dies_while_it_hands_over_costs_its_task_alone(tmp_path):
+    path, next_path = tmp_path / "first", tmp_path / "next"
+    with closing(Crew(1).parts(named, [path, next_path])) as made:
+        assert len(next(made)[1]) == 1 << 23
+        time.sleep(0.2)  # it has begun with the second part
+        os.kill(int(path.read_text()), signal.SIGKILL)
+        assert next(made) == (path, None)
+        assert [task for task, part in made if len(part) == 1 << 23] == [next_path] * 2
+
+
 def test_patches_are_the_same_with_and_without_processes(tmp_path):
     home, archive = make_node(tmp_path, kind="rgbn-reflectance")
     for number in range(5):
