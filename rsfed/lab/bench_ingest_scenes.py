@@ -3,8 +3,8 @@
 `scene`: patches of 120 pixels out of one GeoTIFF of 12 bands in deflated tiles of 512 pixels, as an encoder takes them,
 against opening the file and reading one window for each patch, as rasterio gives it.
 
-`ingest`: hashing patches which another process looks at and then reads ahead, as `ingest` and a reading process do
-beside `serve`; against hashing the same patches out of memory. One thread hashes, with the compact network. Of the
+`ingest`: hashing patches which another process looks at and a third one reads ahead, as `ingest` and a reading process
+do beside `serve`; against hashing the same patches out of memory. One thread hashes, with the compact network. Of the
 patches of BigEarthNet, and of scenes, which have to be inflated twice.
 """
 
@@ -29,6 +29,7 @@ from rsfed.raster.inspect import inspect
 from rsfed.raster.item import Item
 from rsfed.raster.modality import MODALITIES
 from rsfed.raster.reader import Content, read_many
+from rsfed.raster.source import environment
 from rsfed.raster.writer import Grid, read_plainly, write_geotiff
 from rsfed.trust.manifest import CompactResnet
 
@@ -36,7 +37,7 @@ _KIND = MODALITIES["sentinel-2-l2a"]
 _SPEC, _PATCH = default_spec(_KIND, 120, "tile"), default_spec(_KIND, 120)
 _TILE, _GSD, _BITS = 512, 10.0, 64
 _WINDOWS = 60  # that are read one by one, spread over the scene
-_AT_ONCE, _BATCH, _HELD = 16, 64, 256  # patches: in a part, hashed together, hashed out of memory
+_AT_ONCE, _HELD = 16, 256  # patches: in a part, hashed out of memory
 _ROUNDS = 5
 
 
@@ -53,8 +54,8 @@ def scene_figures(folder: Path, patches: Sequence[Path], side: int, scenes: int)
     cutting = _cutting(paths[0])
     with MemoryMeter() as meter:
         ratios = {
-            "ingest_vs_encode_only": _ingest_ratio(patches, _PATCH),
-            "scene_ingest_vs_encode_only": _ingest_ratio(paths, _SPEC),
+            "ingest_vs_encode_only": _ingest_ratio(patches, _PATCH, _AT_ONCE),
+            "scene_ingest_vs_encode_only": _ingest_ratio(paths, _SPEC, 1),
         }
     return {**cutting, **ratios, "peak_rss_mb": round(meter.peak / 1e6)}
 
@@ -93,40 +94,52 @@ def _one_by_one(items: Sequence[Item]) -> None:
         read_plainly(item.path, item.window)
 
 
-def _ingest_ratio(paths: Sequence[Path], spec: InputSpec) -> float:
-    """Return how many times as long looking, reading and hashing take as hashing alone; the median of rounds."""
+def _ingest_ratio(paths: Sequence[Path], spec: InputSpec, together: int) -> float:
+    """Return how many times as long looking, reading and hashing take as hashing alone; the median of rounds.
+
+    Args:
+        paths: What is ingested.
+        spec: How patches of it are read.
+        together: How many of them are looked at and read together, as small ones are.
+    """
     import torch  # noqa: PLC0415 - sets its threads
 
     torch.set_num_threads(1)
     network = build_network(CompactResnet(), spec, _BITS)
     encoder = Encoder.from_state(get_state(network), CompactResnet(), spec, _BITS)
-    held = list(islice((content for path in paths for content in _contents(path, spec)), _HELD))
+    held = list(islice((content for path in paths for content in _contents(_items(path, spec), spec)), _HELD))
     ratios = []
     for _ in range(_ROUNDS):
         alone = _seconds(lambda: encoder.encode(held)) / len(held)
-        ahead = _ahead(paths, spec)
-        first = next(ahead)  # the process has started, which takes the same for any archive
+        ahead = _ahead(paths, spec, together)
+        first = next(ahead)  # the processes have started, which takes the same for any archive
         start = time.perf_counter()
         count = len(encoder.encode(chain([first], ahead)))
         ratios.append((time.perf_counter() - start) / count / alone)
     return round(statistics.median(ratios), 2)
 
 
-def _ahead(paths: Sequence[Path], spec: InputSpec) -> Iterator[Content]:
-    tasks = (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH))
-    for _, part in Crew(1).parts(partial(_parts, spec), tasks):
+def _ahead(paths: Sequence[Path], spec: InputSpec, together: int) -> Iterator[Content]:
+    tasks = (paths[start : start + together] for start in range(0, len(paths), together))
+    looked = (sources for _, sources in Crew(1).parts(partial(_looks, spec), tasks) if sources is not None)
+    for _, part in Crew(1).parts(partial(_reads, spec), looked):
         yield from part or ()
 
 
-def _parts(spec: InputSpec, paths: Sequence[Path]) -> Iterator[list[Content]]:
-    read = (content for path in paths for content in _contents(path, spec))
+def _looks(spec: InputSpec, paths: Sequence[Path]) -> Iterator[list[list[Item]]]:
+    with environment():
+        found = [_items(path, spec) for path in paths]
+    yield found
+
+
+def _reads(spec: InputSpec, sources: Sequence[Sequence[Item]]) -> Iterator[list[Content]]:
+    read = (content for items in sources for content in _contents(items, spec))
     while part := list(islice(read, _AT_ONCE)):
         yield part
 
 
-def _contents(path: Path, spec: InputSpec) -> Iterator[Content]:
-    read = read_many(_items(path, spec), spec)
-    return (content for _, content in read if isinstance(content, dict))
+def _contents(items: Sequence[Item], spec: InputSpec) -> Iterator[Content]:
+    return (content for _, content in read_many(items, spec) if isinstance(content, dict))
 
 
 def _drain(reading: Iterable[object]) -> None:
