@@ -1,7 +1,7 @@
 """The part of `make bench-hashing` about holes: how far the code of a patch moves when pixels of it have no data.
 
 Images of EuroSAT are written once more with transparent pixels and hashed on the way of any patch: pixels without data
-become the fill of the input, after normalisation, and take no part in their neighbours' values. The encoder is the
+are filled from around, after normalisation, and take no part in their neighbours' values. The encoder is the
 default objective on the frozen trunk, trained on the training part; the images are held out.
 """
 

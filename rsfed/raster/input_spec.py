@@ -55,7 +55,7 @@ class InputSpec(BaseModel):
         resampling: Method where pixels have to be interpolated.
         reduction: Power of two by which a source is reduced before reading; 1 for none.
         max_nodata: Largest share of nodata pixels that an indexed item may have.
-        fill: Value of nodata pixels after normalisation.
+        fill: Value after normalisation of a group without any data; other holes are filled from around.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

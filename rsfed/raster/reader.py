@@ -13,6 +13,7 @@ from rsfed.errors import RasterRejected
 from rsfed.raster.backscatter import to_decibels, to_power
 from rsfed.raster.digest import check_unchanged
 from rsfed.raster.geometry import region, shrunk
+from rsfed.raster.holes import fill_holes
 from rsfed.raster.image import Source
 from rsfed.raster.input_spec import BandGroup, InputSpec
 from rsfed.raster.inspect import SourceInfo, own_reduction, survey
@@ -31,7 +32,8 @@ Content = dict[str, NDArray[np.float32]]
 def read(item: Item, spec: InputSpec) -> Content:
     """Read a patch as an encoder takes it.
 
-    Stored values become (value - offset) / scale; pixels without data become `spec.fill`.
+    Stored values become (value - offset) / scale; pixels without data are filled from around
+    (`rsfed.raster.holes`), a group that has none with data with `spec.fill`.
 
     Raises:
         RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
@@ -121,7 +123,7 @@ def _group(source: Source, window: Window, known: Modality, spec: InputSpec, gro
         values -= np.asarray(group.offset, np.float32)[:, None, None]
         values /= np.asarray(group.scale, np.float32)[:, None, None]
         valid = valid & np.isfinite(values).all(axis=0)
-    values[:, ~valid] = spec.fill
+    fill_holes(values, valid, spec.fill)
     return values
 
 
