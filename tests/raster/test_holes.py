@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from rsfed.raster.holes import fill_holes
 
+SIDE = st.integers(1, 12)  # pixels
+
 
 def _filled(values, valid, otherwise=0.0):
     found = values.copy()
@@ -34,7 +36,7 @@ def _by_the_rule(values, valid):
     return values
 
 
-@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.03, 0.5, 0.95]), st.integers(0, 99))
+@given(st.integers(1, 3), SIDE, SIDE, st.sampled_from([0.03, 0.5, 0.95]), st.integers(0, 99))
 @settings(deadline=None)
 def test_a_hole_is_filled_ring_by_ring_with_the_mean_of_its_neighbours_to_the_last_bit(bands, rows, cols, share, seed):
     random = np.random.default_rng(seed)
