@@ -37,7 +37,7 @@ from node.sources import (
     set_unknown_acquisitions,
     withdraw,
 )
-from node.state import open_state
+from node.state import lost, open_state
 from rsfed.clock import utc_now
 from rsfed.config import NodeConfig, load_config
 from rsfed.config_images import ArchiveSection
@@ -127,7 +127,7 @@ def ingest(
         recipe=recipe(reading),
     )
     hands = cluster or _crew(config.archive.workers if workers is None else workers)
-    with _alone(home), closing(open_state(home, anew=True)) as connection:
+    with _alone(home), closing(_open(home)) as connection:
         run = _Run(home, connection, reading, rules, listener, hands)
         missing = [] if config.archive.stac is None else run.fetch(config.archive, accept_empty=accept_empty)
         held = present_sources(connection)
@@ -363,6 +363,14 @@ def _settle(connection: sqlite3.Connection, config: NodeConfig, reading: Reading
         labels = map_labels(own_labels(connection), config.labels.map, reading.nomenclature)
         set_classes(connection, labels.classes)
     return labels
+
+
+def _open(home: Home) -> sqlite3.Connection:
+    """Open the database; a new one only where no `serve` writes on into the one that is gone."""
+    if not lost(home):
+        return open_state(home)
+    with home.lock():
+        return open_state(home, anew=True)
 
 
 @contextmanager

@@ -259,6 +259,12 @@ _IDS_A_SECOND = 20  # bits: fewer patches than 2^20 are taken up in a second
 _RESTORES_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def lost(home: Home) -> bool:
+    """Say whether the database of a node is gone; an empty file is none."""
+    there = home.database.exists() and home.database.stat().st_size > 0
+    return not there and config_path(NodeConfig, home.path).exists()
+
+
 def open_state(home: Home, *, anew: bool = False) -> sqlite3.Connection:
     """Open the node's database and bring its schema up to date.
 
@@ -272,7 +278,7 @@ def open_state(home: Home, *, anew: bool = False) -> sqlite3.Connection:
         StateError: STATE_MISSING, the node's database is gone; or the file is newer than this software, damaged, or on
             a network file system.
     """
-    if not (anew or home.database.exists()) and config_path(NodeConfig, home.path).exists():
+    if not anew and lost(home):
         raise StateError(
             "the database of this node is gone: restore a backup, or take up the archive anew by `rsfed node ingest`; "
             "handles that were given mean nothing any more then, and counts and refine rest until the next release",

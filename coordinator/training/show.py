@@ -18,8 +18,8 @@ from coordinator.training.records import Event, Run, RunCancelled
 _MIB = 1 << 20
 _UNCUT = 1000  # columns
 _NO_CODEBOOK = (
-    "this release has no codebook: nodes answer with it at `partner` alone; train again when classes have more "
-    "acquisitions"
+    "this release has no codebook: nodes answer with it at `partner` alone; train again when nodes count "
+    "held-out patches of more acquisitions"
 )
 
 

@@ -107,9 +107,10 @@ def _pass(home: Home, workers: int | None, scheduler: str | None, told: Told, *,
     """
     from node.ingest import Listener  # noqa: PLC0415 - loaded only when used
     from node.ingest import ingest as bring_in_line  # noqa: PLC0415 - loaded only when used
+    from node.state import lost  # noqa: PLC0415 - loaded only when used
 
     now: Told = set()
-    gone = not home.database.exists()
+    gone = lost(home)
     with _cluster(scheduler) as elsewhere, progress("ingest") as (progressed, say):
 
         def skipped(problem: Skipped) -> None:

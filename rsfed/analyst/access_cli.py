@@ -282,7 +282,7 @@ def _print_table(rows: list[Asked]) -> None:
     table.add_column("node", overflow="fold", max_width=24)
     table.add_column("note", overflow="fold")
     for each in rows:
-        until = f"{each.expires:%Y-%m-%d}" if each.expires and each.state not in _ENDED else ""
+        until = f"{each.expires:%m-%d %H:%M}" if each.expires and each.state not in _ENDED else ""
         cells = (each.id.hex()[:12], each.want, f"{each.asked:%Y-%m-%d}", _state(each), until, each.node, each.note)
         table.add_row(*map(Text, cells))
     Console().print(table)

@@ -55,7 +55,9 @@ class InputSpec(BaseModel):
         resampling: Method where pixels have to be interpolated.
         reduction: Power of two by which a source is reduced before reading; 1 for none.
         max_nodata: Largest share of nodata pixels that an indexed item may have.
-        fill: Value after normalisation of a group without any data; other holes are filled from around.
+        holes: What pixels without data become after normalisation: with `rings` they are filled from around
+            (`rsfed.raster.holes`); with `fill`, as releases of before have it, they become `fill`.
+        fill: Value of a group without any data, or of all pixels without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +67,7 @@ class InputSpec(BaseModel):
     resampling: Literal["bilinear", "nearest", "average"] = "bilinear"
     reduction: Literal[1, 2, 4, 8] = 1
     max_nodata: float = Field(default=0.1, ge=0, le=1)
+    holes: Literal["fill", "rings"] = "fill"  # of a release that does not say it
     fill: Finite = 0.0
 
     @model_validator(mode="after")
@@ -77,7 +80,7 @@ class InputSpec(BaseModel):
 def default_spec(modality: Modality, size: int, fit: Fit | None = None) -> InputSpec:
     """Return the one-group spec of a modality: `crop` where the ground sampling distance is known, else `resize`."""
     group = BandGroup(bands=modality.bands, gsd=modality.gsd, size=size, offset=modality.offset, scale=modality.scale)
-    return InputSpec(groups=(group,), fit=fit or ("crop" if modality.gsd else "resize"))
+    return InputSpec(groups=(group,), fit=fit or ("crop" if modality.gsd else "resize"), holes="rings")
 
 
 def reduced_spec(modality: Modality, size: int, reduction: int, fit: Fit | None = None) -> InputSpec:
@@ -126,7 +129,7 @@ def branched_spec(modality: Modality, size: int, fit: Fit | None = None) -> Inpu
         )
     groups = [_native_group(modality, distance, int(size * distances[0] / distance)) for distance in distances]
     # The mean over its area gives a pixel of a coarse band back exactly where a file repeats it at a finer distance.
-    return InputSpec(groups=tuple(groups), fit=fit or "crop", resampling="average")
+    return InputSpec(groups=tuple(groups), fit=fit or "crop", resampling="average", holes="rings")
 
 
 def _native_group(modality: Modality, distance: float, size: int) -> BandGroup:

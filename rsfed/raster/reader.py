@@ -32,8 +32,7 @@ Content = dict[str, NDArray[np.float32]]
 def read(item: Item, spec: InputSpec) -> Content:
     """Read a patch as an encoder takes it.
 
-    Stored values become (value - offset) / scale; pixels without data are filled from around
-    (`rsfed.raster.holes`), a group that has none with data with `spec.fill`.
+    Stored values become (value - offset) / scale; pixels without data what `spec.holes` says.
 
     Raises:
         RasterRejected: the source is gone, damaged, changed since it was ingested, or does not fit the encoder.
@@ -123,7 +122,10 @@ def _group(source: Source, window: Window, known: Modality, spec: InputSpec, gro
         values -= np.asarray(group.offset, np.float32)[:, None, None]
         values /= np.asarray(group.scale, np.float32)[:, None, None]
         valid = valid & np.isfinite(values).all(axis=0)
-    fill_holes(values, valid, spec.fill)
+    if spec.holes == "rings":
+        fill_holes(values, valid, spec.fill)
+    else:
+        values[:, ~valid] = spec.fill
     return values
 
 

@@ -15,7 +15,7 @@ from rsfed.errors import ReleaseRefused
 from rsfed.raster.input_spec import MAX_SIZE, InputSpec
 from rsfed.raster.modality import MAX_BANDS
 
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 3
 MAX_MANIFEST_BYTES = 1 << 20
 _UNKNOWN_WORD = frozenset({"union_tag_invalid", "literal_error"})  # pydantic's names of what is wrong
 RESERVED_NAMES = frozenset({"manifest.json", "manifest.sig", "key_id"})

@@ -258,14 +258,29 @@ def test_a_database_that_is_older_than_the_audit_log_or_gone_is_told_by_status_a
 @pytest.mark.parametrize(
     "command", ["serve", "status", "policy explain", "audit show", "requests list", "train status"]
 )
-def test_no_command_begins_a_database_anew_in_place_of_one_that_is_gone(node_and_archive, capsys, command):
+@pytest.mark.parametrize("empty", [False, True])
+def test_no_command_begins_a_database_anew_in_place_of_one_that_is_gone(node_and_archive, capsys, command, empty):
     home, _ = node_and_archive
     join(World(), home, "berne", "127.0.0.1:1")
     home.database.unlink()
+    if empty:
+        home.database.touch()
     code, _, problem = rsfed(capsys, "node", *command.split(), "--home", home.path)
     assert code == ExitCode.CONFIGURATION
     assert "[STATE_MISSING]" in problem
     assert "restore a backup, or take up the archive anew by `rsfed node ingest`" in problem
+    assert home.database.exists() == empty
+    assert not empty or home.database.stat().st_size == 0
+
+
+def test_ingest_begins_no_database_beside_a_serve_that_writes_on_into_the_one_that_is_gone(node_and_archive, capsys):
+    home, archive = node_and_archive
+    png(archive / "a.png")
+    home.database.unlink()
+    with home.lock():
+        code, _, problem = rsfed(capsys, "node", "ingest", "--home", home.path)
+    assert code == ExitCode.CONFIGURATION
+    assert "stop it first" in problem
     assert not home.database.exists()
 
 

@@ -48,7 +48,7 @@ def photo(seed=0, size=32, bands=3) -> np.ndarray:
 def spec(bands, *, size=16, gsd=None, offset=0.0, scale=1.0, **rest) -> InputSpec:
     names = tuple(bands.split())
     group = BandGroup(bands=names, gsd=gsd, size=size, offset=(offset,) * len(names), scale=(scale,) * len(names))
-    return InputSpec(groups=(group,), **rest)
+    return InputSpec(groups=(group,), **{"holes": "rings"} | rest)
 
 
 RGB = spec("red green blue")

@@ -195,7 +195,8 @@ def test_a_group_without_any_data_has_the_fill_of_the_release(tmp_path):
     values[:, 12:28, 12:28] = 0
     path = write_image(tmp_path / "a.tif", values, **UTM, nodata=0)
     centre = BandGroup(name="centre", bands=("red",), gsd=10, size=16, offset=(0,), scale=(1,))
-    wanted = InputSpec(groups=(*spec(BANDS, size=40, gsd=10.0).groups, centre), fit="crop", max_nodata=1, fill=-5.0)
+    groups = (*spec(BANDS, size=40, gsd=10.0).groups, centre)
+    wanted = InputSpec(groups=groups, fit="crop", max_nodata=1, holes="rings", fill=-5.0)
     content = read(item_of(path, REFLECTANCE, wanted), wanted)
     assert (content["centre"] == -5).all()
     assert content["all"].min() >= values[values > 0].min()
@@ -292,3 +293,15 @@ def test_digest_follows_content_window_and_modality_not_the_name(tmp_path):
     whole, other = (look(tmp_path / "a.tif", kind).windows[0] for kind in (REFLECTANCE, "uint16-4"))
     assert whole.window == other.window
     assert whole.digest != other.digest
+
+
+def test_a_release_of_before_keeps_one_value_in_all_holes(tmp_path):
+    values = reflectance(size=16)
+    values[:, 4:6, 4:6] = 0
+    path = write_image(tmp_path / "a.tif", values, **UTM, nodata=0)
+    before = InputSpec.model_validate_json(spec(BANDS, size=16, gsd=10.0, fill=7.0).model_dump_json(exclude={"holes"}))
+    old, new = (_read(path, REFLECTANCE, each) for each in (before, spec(BANDS, size=16, gsd=10.0, fill=7.0)))
+    assert (old[:, 4:6, 4:6] == 7).all()
+    assert not (new[:, 4:6, 4:6] == 7).any()
+    old[:, 4:6, 4:6] = new[:, 4:6, 4:6] = 0
+    assert (old == new).all()

@@ -60,7 +60,7 @@ def _several_groups(reduction, fill):
         BandGroup(name="a", bands=("red", "nir"), gsd=10.0, size=16, offset=(1, 2), scale=(3, 4)),
         BandGroup(name="b", bands=("blue",), gsd=13.0, size=9, offset=(0,), scale=(1,)),
     )
-    return InputSpec(groups=groups, fit="tile", reduction=reduction, fill=fill)
+    return InputSpec(groups=groups, fit="tile", reduction=reduction, holes="rings", fill=fill)
 
 
 @given(
