@@ -35,7 +35,14 @@ def within_share(owners: Sequence[str], bounded: Collection[str], answered: int,
 def _fair(owners: Sequence[str], bounded: Collection[str], answered: int, k: int | None) -> int:
     if k is not None:
         return max(1, k // max(1, answered))
-    among = {owner for owner in owners if owner in bounded}
-    others = sum(owner not in bounded for owner in owners)
-    left = answered - len(among)
-    return max(1, others // left) if left > 0 else len(owners)
+    listed = Counter(owner for owner in owners if owner in bounded)
+    others, left = len(owners) - listed.total(), answered - len(listed)
+    if left <= 0:
+        return len(owners)
+    fair = (most for most in range(others // left, 1, -1) if most * answered <= others + _within(listed, most))
+    return next(fair, 1)
+
+
+def _within(listed: Counter[str], most: int) -> int:
+    """Return how many hits of the bounded nodes stay where each has so many at most."""
+    return sum(min(count, most) for count in listed.values())

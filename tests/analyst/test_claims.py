@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_coordinator import FakeCoordinator, serving
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from members import World
 from node_archives import make_node, png, run
@@ -274,6 +274,7 @@ OWNERS = st.lists(st.sampled_from("abcd"), max_size=60)
 
 
 @given(OWNERS, st.sets(st.sampled_from("abcd")), st.integers(4, 9), st.none() | st.integers(1, 30))
+@example(list("aaaabbc"), {"b", "c"}, 4, None)  # one of the two has less than its share
 def test_who_is_not_believed_has_at_most_its_share_and_others_move_up(owners, bounded, answered, k):
     stay = within_share(owners, bounded, answered, k)
     taken = Counter(owners[position] for position in stay)

@@ -140,11 +140,11 @@ def test_an_archive_of_one_class_has_nothing_to_calibrate(make):
     assert reason_of(make("uniform", {"water": 60}), task(kind="evaluate")) == "NOTHING_TO_COMPARE"
 
 
-def test_below_the_floor_of_its_level_a_node_sends_no_counts(large, monkeypatch):
+def test_below_the_floor_of_its_level_a_node_sends_no_counts(make, monkeypatch):
     monkeypatch.setattr(
         "node.training.client_app.policy", lambda level: replace(POLICIES[level], floor=2), raising=True
     )
-    assert reason_of(large, task(kind="evaluate")) == "TOO_FEW_ACQUISITIONS"
+    assert reason_of(make("few", MANY), task(kind="evaluate")) == "TOO_FEW_ACQUISITIONS"
 
 
 def test_two_archives_calibrate_what_they_trained(large, make):
