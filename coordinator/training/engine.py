@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +19,10 @@ from coordinator.training.solving import SolveReport
 from rsfed.config_strategies import DEFAULT_STRATEGY, StrategySection
 from rsfed.hashing.payload import Arrays
 from rsfed.hashing.plan import ARRAYS, TrainingPlan
+from rsfed.heap import return_freed_memory
 from rsfed.trust.manifest import Calibration, CodebookEntry
 
 _CLOSED_FORM = "ClosedForm"  # in the place of a strategy
-_M_MMAP_THRESHOLD = -3  # from malloc.h
 
 Note = Callable[[str, dict[str, Any]], None]
 """Takes the kind of an event and what it says."""
@@ -114,7 +112,7 @@ def train(  # noqa: PLR0913 - what a run is made of
         ConfigError: the strategy needs more nodes than the rules do.
         TrainingError: TOO_FEW_NODES, NO_RESULT, RUN_CANCELLED or COORDINATOR_STOPPED.
     """
-    _return_freed_memory()
+    return_freed_memory()
     told = _Told(
         grid,
         rounds=plan.rounds,
@@ -165,16 +163,6 @@ def train(  # noqa: PLR0913 - what a run is made of
         codebook=told.codebook,
         reach=told.reach,
     )
-
-
-def _return_freed_memory() -> None:
-    """Have glibc give large arrays back to the system when they are freed.
-
-    By itself it begins to keep them, and then holds twice as much as is in use: the same sizes come again and again,
-    but never all at once.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 17)
 
 
 class _Told:

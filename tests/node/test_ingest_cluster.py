@@ -49,7 +49,12 @@ def scheduler():
     from distributed import LocalCluster
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": 1,
+                "distributed.deploy.lost-worker-timeout": "900s",  # or who died 15 s ago is closed for good, if it dies
+            }
+        ),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as running,
     ):
         yield running.scheduler_address

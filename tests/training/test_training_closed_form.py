@@ -188,6 +188,30 @@ def test_a_node_that_comes_while_others_give_their_sums_gives_its_own(plan, monk
     assert (report.nodes, report.failed, report.examples) == ((1, 2), {}, 72)
 
 
+class Busy(LocalGrid):
+    """A grid whose second node does not say in time whether it takes part, as often as it is told."""
+
+    late = 1
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = super().send_and_receive(messages, timeout=timeout)
+        slow = [each for each in replies if each.metadata.message_type == PREFLIGHT and each.metadata.src_node_id == 2]
+        if not slow or not self.late:
+            return replies
+        self.late -= 1
+        return [each for each in replies if each not in slow]
+
+
+@pytest.mark.parametrize(("late", "nodes"), [(1, (1, 2)), (2, (1,))])
+def test_a_node_that_was_late_to_say_that_it_takes_part_is_asked_once_more_in_the_only_round(
+    plan, monkeypatch, late, nodes
+):
+    monkeypatch.setattr(Busy, "late", late)
+    monkeypatch.setattr(learners, "LocalGrid", Busy)
+    _, (report,), _ = run(plan, [app_of(patches(1, 12), 36), app_of(patches(2, 12), 36)])
+    assert report.nodes == nodes
+
+
 def test_no_node_gives_products_with_centres_that_its_patches_cannot_have(plan):
     """Where no patch of any node has a part, a solve would raise them by the inverse of the ridge."""
     width, bits, count = 301, refit.centres_of(plan).shape[1], 200
