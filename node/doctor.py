@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from node.borders import detail_of
 from node.catalogue import Catalogue, archive_root
 from node.closed import closed, lacking
 from node.searchable import REMEDY, finding, mismatch
 from node.state import open_state
 from rsfed.clock import Now, utc_now
 from rsfed.config import NodeConfig
-from rsfed.errors import NotAdmitted, RsfedError, StateError
+from rsfed.errors import ConfigError, NotAdmitted, RsfedError, StateError
 from rsfed.home import Home, check_local, file_system
 from rsfed.privacy.policy import policy
 from rsfed.trust.certificates import needs_renewal
@@ -40,6 +41,7 @@ _NO_CODEBOOK = (
 _NEXT_RELEASE = "ask the coordinator's operator for a new release, under which spending begins anew"
 _AUDIT_LOG = "restore a backup, or begin a new audit log with `rsfed node audit restart`"
 _STATE = "do as it says; a backup is restored into a new folder: `rsfed node restore FILE --home FOLDER`"
+_BORDERS = "do as it says, or choose other [policy] footprints; serve does not start before"
 _LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
 
 
@@ -101,6 +103,7 @@ def local_findings(
         _disk(home),
         _archive(home, config),
         _policy(home, config),
+        *_borders(home, config),
         *_spending(home, config),
         _threads(config),
         _certificate(home, now()),
@@ -174,6 +177,17 @@ def _policy(home: Home, config: NodeConfig) -> Finding:
         found = f"level {level.level} does not start, nothing is answered: {lacks}; the archive has {acquisitions}"
         return Finding("policy", Verdict.WARN, found, "; ".join(remedies), "" if codebook else "NO_CODEBOOK")
     return Finding("policy", Verdict.OK, f"level {level.level}")
+
+
+def _borders(home: Home, config: NodeConfig) -> list[Finding]:
+    """Check the file of borders where countries are told; nothing elsewhere."""
+    try:
+        countries = detail_of(home, config.policy).countries
+    except ConfigError as error:
+        return [Finding("borders", Verdict.FAIL, error.public, _BORDERS, error.reason)]
+    if countries is None:
+        return []
+    return [Finding("borders", Verdict.OK, f"{len(countries.boxes)} countries in {config.policy.countries}")]
 
 
 def _spending(home: Home, config: NodeConfig) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from rsfed.privacy.cells import Cells
 from rsfed.privacy.policy import Ask
 from rsfed.privacy.publication import Rows, atoms, held_class, size_class
 
+if TYPE_CHECKING:
+    from rsfed.privacy.countries import Countries
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -27,7 +30,7 @@ class Listed:
         distance_upper: Upper edge of the band of its distance from the query's cell.
         size: Class of the number of its items that pass.
         ids: Those that are listed, int64, shape (n,).
-        boxes: The tile of each, int32, shape (n, 4).
+        boxes: The tile or country of each, int32, shape (n, 4).
         times: The period of each, int64, shape (n, 2).
     """
 
@@ -49,9 +52,10 @@ class Published:
         ids: The items, cell after cell, in the order in which they are listed, int64, shape (n,).
         starts: Where each cell starts among them, int64, shape (cells + 1,).
         atoms: The atom of each item, as a place in the three below, int64, shape (n,).
-        places: The tile of each atom.
+        places: The tile, or country, of each atom.
         times: Its period.
         tiers: Its tier, uint8.
+        countries: Told in place of tiles; None where tiles are.
     """
 
     cells: Cells
@@ -62,9 +66,19 @@ class Published:
     places: grid.Places
     times: grid.Places
     tiers: NDArray[np.uint8]
+    countries: Countries | None = None
 
     @classmethod
-    def of(cls, cells: Cells, rows: Rows, epoch: int, *, tie_key: bytes, release: bytes) -> Self:
+    def of(  # noqa: PLR0913 - what is published, and what its order depends on
+        cls,
+        cells: Cells,
+        rows: Rows,
+        epoch: int,
+        *,
+        tie_key: bytes,
+        release: bytes,
+        countries: Countries | None = None,
+    ) -> Self:
         """Order what is published; the order of a cell is kept for the epoch and known to nobody without the key.
 
         Args:
@@ -73,6 +87,7 @@ class Published:
             epoch: Number of the publication.
             tie_key: The node's tie key, 32 bytes.
             release: Digest of the release, 32 bytes.
+            countries: By which places are numbered; None where these are tiles.
         """
         firsts, numbers = atoms(rows)
         by_cell = np.argsort(rows["cell"], kind="stable")
@@ -82,9 +97,8 @@ class Published:
         ranks = np.arange(len(rows)) - np.repeat(starts[:-1], sizes)
         positions = keyed(np.repeat(of_cells, sizes, axis=0), np.repeat(sizes, sizes), ranks)
         order = by_cell[np.repeat(starts[:-1], sizes) + positions]
-        return cls(
-            cells, epoch, rows["id"][order], starts, numbers[order], firsts["place"], firsts["time"], firsts["tier"]
-        )
+        told = firsts["place"], firsts["time"], firsts["tier"]
+        return cls(cells, epoch, rows["id"][order], starts, numbers[order], *told, countries)
 
     @property
     def held(self) -> int:
@@ -114,6 +128,6 @@ class Published:
 
     def _listed(self, cell: int, upper: int, size: int, shown: NDArray[np.int64]) -> Listed:
         told = self.atoms[shown]
-        boxes = grid.boxes_of(self.places[told], self.tiers[told])
+        boxes = grid.told(self.places[told], self.tiers[told], self.countries)
         times = grid.times_of(self.times[told], self.tiers[told])
         return Listed(-1 - cell, upper, size, self.ids[shown], boxes, times)

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ from rsfed.privacy.publication import (
 from rsfed.telemetry import log
 from rsfed.trust.release_store import Release
 
+if TYPE_CHECKING:
+    from rsfed.privacy.countries import Countries
+
 Items = Callable[[], tuple[Ids, Codes, Columns]]
 """Returns the items of an encoder by rising id, their codes, and what is known of them."""
 
@@ -46,8 +50,6 @@ class _Kept:
 
     epoch: int
     made: datetime
-    floor: int
-    per_class: int
     rows: Rows
 
 
@@ -60,14 +62,26 @@ class Publisher:
         epoch: Time between two publications.
         tie_key: The node's tie key, 32 bytes.
         now: Wall clock.
+        countries: Told in place of tiles; None where tiles are.
     """
 
-    def __init__(self, policy: Policy, per_class: int, epoch: timedelta, *, tie_key: bytes, now: Now) -> None:
+    def __init__(  # noqa: PLR0913 - what is published how, and when
+        self,
+        policy: Policy,
+        per_class: int,
+        epoch: timedelta,
+        *,
+        tie_key: bytes,
+        now: Now,
+        countries: Countries | None = None,
+    ) -> None:
         self._policy = policy
         self._per_class = per_class
         self._epoch = epoch
         self._tie_key = tie_key
         self._now = now
+        self._countries = countries
+        self._rules = (policy.floor, per_class, "" if countries is None else countries.digest)
 
     def current(self, connection: sqlite3.Connection, release: Release, encoder: str) -> Published | None:
         """Return what is published of an encoder; None where nothing is."""
@@ -75,7 +89,8 @@ class Publisher:
         if kept is None:
             return None
         cells = self._cells(release)
-        return Published.of(cells, kept.rows, kept.epoch, tie_key=self._tie_key, release=release.digest)
+        key, digest = self._tie_key, release.digest
+        return Published.of(cells, kept.rows, kept.epoch, tie_key=key, release=digest, countries=self._countries)
 
     def carry(self, connection: sqlite3.Connection, release: Release, encoder: str, items: Items) -> bool:
         """Go on under a release that nothing is published of yet with what was published under the one before.
@@ -90,11 +105,11 @@ class Publisher:
         if row is None:
             return False
         before = np.frombuffer(row[1], ROW)
-        cells = cells_now(before, present_items(connection, self._cells(release), items()))
+        cells = cells_now(before, self._present_items(connection, release, items))
         known = Facts.read(connection, before["id"]).columns
-        there = _present(before["id"], before["acquisition"], cells, known)
+        there = _present(before["id"], before["acquisition"], cells, known, self._countries)
         rows = published(nothing(), there, self._policy.floor, 1)
-        kept = _Kept(1, datetime.fromisoformat(row[0]), self._policy.floor, self._per_class, rows)
+        kept = _Kept(1, datetime.fromisoformat(row[0]), rows)
         self._keep(connection, release, encoder, kept)
         log.info("publication.carried", published=len(rows), before=len(before))
         return True
@@ -112,7 +127,7 @@ class Publisher:
         if not release.manifest.codebook:
             log.warning("publication.no_codebook", release=release.manifest.version)
             return False
-        present = present_items(connection, self._cells(release), items())
+        present = self._present_items(connection, release, items)
         acquisitions = len(np.unique(present.acquisitions))
         if kept is None and acquisitions < self._policy.least_acquisitions:
             needed = self._policy.least_acquisitions
@@ -122,7 +137,7 @@ class Publisher:
         rows = published(before, present, self._policy.floor, epoch)
         if kept is not None and len(rows) == len(before) and (rows == before).all():
             return False
-        self._keep(connection, release, encoder, _Kept(epoch, now, self._policy.floor, self._per_class, rows))
+        self._keep(connection, release, encoder, _Kept(epoch, now, rows))
         log.info("publication.made", epoch=epoch, published=len(rows), waiting=len(present.ids) - len(rows))
         return True
 
@@ -130,48 +145,57 @@ class Publisher:
         manifest = release.manifest
         return Cells.of(manifest.codebook, manifest.codebook_reach, per_class=self._per_class)
 
+    def _present_items(self, connection: sqlite3.Connection, release: Release, items: Items) -> Present:
+        return present_items(connection, self._cells(release), items(), self._countries)
+
     def _made(self, connection: sqlite3.Connection, release: Release, encoder: str) -> datetime | None:
         """Return when something was published last under the policy of now."""
         row = connection.execute(
-            "SELECT made FROM publication WHERE release = ? AND encoder = ? AND floor = ? AND per_class = ?",
-            (release.digest, encoder, self._policy.floor, self._per_class),
+            "SELECT made FROM publication WHERE release = ? AND encoder = ? AND floor = ? AND per_class = ?"
+            " AND countries = ?",
+            (release.digest, encoder, *self._rules),
         ).fetchone()
         return None if row is None else datetime.fromisoformat(row[0])
 
     def _kept(self, connection: sqlite3.Connection, release: Release, encoder: str) -> _Kept | None:
         """Return what was published last under the policy of now; another one starts anew."""
         row = connection.execute(
-            "SELECT epoch, made, floor, per_class, items FROM publication WHERE release = ? AND encoder = ?",
+            "SELECT epoch, made, items, floor, per_class, countries FROM publication WHERE release = ? AND encoder = ?",
             (release.digest, encoder),
         ).fetchone()
-        if row is None or tuple(row[2:4]) != (self._policy.floor, self._per_class):
+        if row is None or tuple(row[3:]) != self._rules:
             return None
-        return _Kept(row[0], datetime.fromisoformat(row[1]), row[2], row[3], np.frombuffer(row[4], ROW))
+        return _Kept(row[0], datetime.fromisoformat(row[1]), np.frombuffer(row[2], ROW))
 
     def _keep(self, connection: sqlite3.Connection, release: Release, encoder: str, kept: _Kept) -> None:
+        floor, per_class, countries = self._rules
         made = kept.made.astimezone(UTC).isoformat()
-        values = (release.digest, encoder, kept.epoch, made, kept.floor, kept.per_class, kept.rows.tobytes())
+        values = (release.digest, encoder, kept.epoch, made, floor, per_class, kept.rows.tobytes(), countries)
         with transaction(connection):
             connection.execute("DELETE FROM publication WHERE encoder = ? AND release != ?", (encoder, release.digest))
-            connection.execute("INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            connection.execute("INSERT OR REPLACE INTO publication VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
-def present_items(connection: sqlite3.Connection, cells: Cells, items: tuple[Ids, Codes, Columns]) -> Present:
+def present_items(
+    connection: sqlite3.Connection, cells: Cells, items: tuple[Ids, Codes, Columns], countries: Countries | None
+) -> Present:
     """Return what may be published of items.
 
     Args:
         connection: The node's database.
         cells: The cells that they lie in.
         items: Item ids by rising id, their codes, and what is known of them.
+        countries: Told in place of tiles; None where tiles are.
     """
     ids, codes, known = items
     query = "SELECT acquisition FROM item WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
     names = [name for (name,) in connection.execute(query, (str(ids.tolist()),))]
     distinct, places = np.unique(np.array(names, str), return_inverse=True)
-    return _present(ids, acquisition_numbers(distinct.tolist())[places], cells.nearest(codes)[0], known)
+    return _present(ids, acquisition_numbers(distinct.tolist())[places], cells.nearest(codes)[0], known, countries)
 
 
-def _present(ids: Ids, acquisitions: Acquisitions, cells: NDArray[np.int64], known: Columns) -> Present:
-    tiers = range(grid.TIERS)
-    tiles = tuple(grid.tiles(known.boxes, tier) for tier in tiers)
-    return Present(ids, acquisitions, cells, tiles, tuple(grid.periods(known.times, tier) for tier in tiers))
+def _present(
+    ids: Ids, acquisitions: Acquisitions, cells: NDArray[np.int64], known: Columns, countries: Countries | None
+) -> Present:
+    periods = tuple(grid.periods(known.times, tier) for tier in range(grid.TIERS))
+    return Present(ids, acquisitions, cells, grid.places(known.boxes, countries), periods)

@@ -16,6 +16,7 @@ from datetime import timedelta
 
 import rsfed
 from node.auditing import Auditor, Kind, open_log
+from node.borders import detail_of
 from node.budgets import Budgets
 from node.cataloguing import Cataloguer
 from node.control import ControlService
@@ -74,6 +75,7 @@ class NodeServer:
     Raises:
         NotAdmitted: the home has not joined a federation, or its certificate will not do.
         StateError: the state or the audit log is damaged.
+        ConfigError: the borders that the policy names will not do.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class NodeServer:
         self._loop = asyncio.get_running_loop()
         own = {name: each.level for name, each in config.policy.analysts.items()}
         self._policies = Policies.of(config.policy.level, own)
+        self._detail = detail_of(home, config.policy)
         self._membership = Membership(home, now=now, renewed=self._trust_changed)
         with closing(open_state(home)) as connection:
             self._audit_log = open_log(home, connection, now=now())
@@ -170,7 +173,8 @@ class NodeServer:
         if policy is None:
             return None
         epoch = timedelta(hours=config.epoch_hours)
-        return Publisher(policy, config.cells_per_class, epoch, tie_key=tie_key(self._home), now=self._now)
+        key, countries = tie_key(self._home), self._detail.countries
+        return Publisher(policy, config.cells_per_class, epoch, tie_key=key, now=self._now, countries=countries)
 
     def _cataloguer(self) -> Cataloguer | None:
         """Return what publishes the archive where no query is answered; None where they are."""
@@ -197,7 +201,7 @@ class NodeServer:
                 ledger,
                 node=identity().member.name,
                 policies=self._policies,
-                detail=self._config.policy.detail,
+                detail=self._detail,
             ),
             handles=Handles(handle_key(self._home)),
             tie_key=tie_key(self._home),

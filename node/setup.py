@@ -49,8 +49,9 @@ independent_files = false
 # level = "partner"
 # What no query may be filtered by: of "time", "bbox", "modality", "label". A query with such a filter is refused.
 # unfilterable = ["label"]
-# How coarsely it is told, and may be asked, where and when: "10km", "100km" or "none"; "day", "month", "year" or
-# "none". Without a line exactly, but at "guarded", which never says more than degrees and months.
+# How coarsely it is told, and may be asked, where and when: "10km", "100km", "country" or "none"; "day", "month",
+# "year" or "none". Without a line exactly, but at "guarded", which never says more than degrees and months. "country"
+# needs a GeoJSON file of borders: countries = "borders.geojson", in this folder.
 # footprints = "10km"
 # dates = "month"
 # How often a patch may be listed to those who refine, at "catalogue", under a release; 0: never.

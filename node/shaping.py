@@ -10,7 +10,6 @@ from node.handles import Handles
 from node.ranking import Ranking
 from rsfed.codes import Codes, Ids
 from rsfed.index.hits import Hits
-from rsfed.privacy.detail import Detail
 from rsfed.privacy.policy import Withheld, disclose_exactly
 from rsfed.v1 import archive_pb2, outcome_pb2
 from rsfed.wire import NO_FOOTPRINT, NO_TIME
@@ -78,7 +77,7 @@ def cell_answer(admitted: Admitted, code: Codes, handles: Handles) -> archive_pb
     )
     if listed:
         boxes, times = np.concatenate([each.boxes for each in listed]), np.concatenate([each.times for each in listed])
-        _tell(answer, boxes, times, admitted.detail)
+        _tell(answer, admitted.detail.shared(boxes), admitted.detail.intervals(times))
     return answer
 
 
@@ -86,12 +85,11 @@ def list_items(message: _Listing, items: Ids, admitted: Admitted, handles: Handl
     """Fill the columns of listed items; one that would hold nothing known stays absent."""
     known = admitted.served.facts.of(items).columns
     message.item_handles = handles.seal(items, admitted.salt)
-    _tell(message, known.boxes, known.times, admitted.detail)
+    _tell(message, admitted.detail.boxes(known.boxes), admitted.detail.intervals(known.times))
 
 
-def _tell(message: _Listing, boxes: NDArray[np.int32], times: NDArray[np.int64], detail: Detail) -> None:
-    """Fill the columns of where and when items lie, as far as anything of that is known and told."""
-    boxes, times = detail.boxes(boxes), detail.intervals(times)
+def _tell(message: _Listing, boxes: NDArray[np.int32], times: NDArray[np.int64]) -> None:
+    """Fill the columns of where and when items lie, as they may be told, if anything of that is known."""
     if (boxes != NO_FOOTPRINT).any():
         message.footprints = boxes.astype("<i4").tobytes()
     if (times != NO_TIME).any():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node import audit
+from node.borders import detail_of
 from node.presence import Presence
 from node.publishing import present_items
 from node.served import Facts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rsfed.config_policy import PolicySection
     from rsfed.home import Home
     from rsfed.index.facets import Columns
+    from rsfed.privacy.countries import Countries
     from rsfed.privacy.publication import Present
     from rsfed.trust.release_store import Release
 
@@ -104,6 +106,7 @@ def simulate(  # noqa: PLR0913 - what is replayed where
         StaleRelease: there is no release yet, no patch has a code of it, or NO_CODEBOOK: no level but `partner` can
             start.
         StateError: AUDIT_MISSING or AUDIT_DAMAGED.
+        ConfigError: the borders that the policy names will not do.
     """
     release = ReleaseStore(home.releases).current()
     if release is None:
@@ -117,7 +120,8 @@ def simulate(  # noqa: PLR0913 - what is replayed where
     load = audit.load(home, catalogue.connection)
     count = queries or min(load.queries, AT_MOST) or AT_MOST
     own, classes = (_cells(release, per_class) for per_class in (section.cells_per_class, 1))
-    parts, by = _parts(catalogue, release, own, classes, count, seed)
+    countries = detail_of(home, section).countries
+    parts, by = _parts(catalogue, release, own, classes, count, seed, countries)
     acquisitions = len(np.unique(np.concatenate([part.present.acquisitions for part in parts])))
     return Simulation(
         load,
@@ -144,7 +148,13 @@ def _level(policy: Policy, parts: Sequence[_Part], own: Cells, classes: Cells, a
 
 
 def _parts(  # noqa: PLR0913, PLR0917 - what an archive is cut into
-    catalogue: Catalogue, release: Release, own: Cells, classes: Cells, queries: int, seed: int
+    catalogue: Catalogue,
+    release: Release,
+    own: Cells,
+    classes: Cells,
+    queries: int,
+    seed: int,
+    countries: Countries | None,
 ) -> tuple[list[_Part], str]:
     """Return the archive by encoder, with the patches that ask, and what their classes are by."""
     held = [each for name in sorted(release.manifest.encoders) if len((each := _held(catalogue, release, name))[0])]
@@ -160,7 +170,7 @@ def _parts(  # noqa: PLR0913, PLR0917 - what an archive is cut into
             kinds, alike = known.kinds.astype(np.int64), _sharing(known.kind_values)
         else:
             kinds, alike = classes.nearest(codes)[0], np.eye(len(classes.codes), dtype=np.bool_)
-        present = present_items(catalogue.connection, own, (ids, codes, known))
+        present = present_items(catalogue.connection, own, (ids, codes, known), countries)
         parts.append(_Part(codes, present, kinds, alike, inside.tolist()))
     return parts, "labels" if labelled else "codebook"
 

@@ -235,6 +235,11 @@ UPDATE source SET recipe = '';  -- so that what was taken up before is compared,
 -- overpasses of BigEarthNet's Sentinel-1 are named anew
 """
 
+_SCHEMA_11 = """
+ALTER TABLE publication ADD COLUMN countries TEXT NOT NULL DEFAULT '';  -- digest of the borders by which places are
+-- numbered; '' where these are tiles
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_1,
     _SCHEMA_2,
@@ -246,6 +251,7 @@ MIGRATIONS: tuple[str, ...] = (
     _SCHEMA_8,
     _SCHEMA_9,
     _SCHEMA_10,
+    _SCHEMA_11,
 )
 
 UNKNOWN = "unknown:"

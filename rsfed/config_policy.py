@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rsfed.config_section import Section
 
-if TYPE_CHECKING:
-    from rsfed.privacy.detail import Detail
-
 FilterName = Literal["time", "bbox", "modality", "label"]
-PlaceName = Literal["exact", "10km", "100km", "none"]
+PlaceName = Literal["exact", "10km", "100km", "country", "none"]
 TimeName = Literal["exact", "day", "month", "year", "none"]
 
 LevelName = Literal["partner", "guarded", "catalogue", "sealed", "counts"]
@@ -32,6 +29,7 @@ class PolicySection(Section):
     level: LevelName = "guarded"
     unfilterable: tuple[FilterName, ...] = ()  # fields that no query may be filtered by; such a query is refused
     footprints: PlaceName = "exact"  # how coarsely places are told, and may be asked for
+    countries: str | None = None  # GeoJSON file of their borders, for footprints = "country"; relative to the home
     dates: TimeName = "exact"  # the same of times
     cells_per_class: Literal[1, 2, 4, 8] = 1  # at guarded: more order within a class, and more of each code is told
     epoch_hours: float = Field(default=24.0, ge=0, le=24 * 366)  # at guarded: between two publications
@@ -41,12 +39,15 @@ class PolicySection(Section):
     refine_budget: int = Field(default=500, ge=0)  # at catalogue: how often a patch may be listed under a release
     analysts: dict[str, AnalystPolicy] = Field(default={})  # by name
 
-    @property
-    def detail(self) -> Detail:
-        """In how much detail where and when is told."""
-        from rsfed.privacy.detail import Detail  # noqa: PLC0415 - numpy, only where it is used
-
-        return Detail(self.footprints, self.dates, self.unfilterable)
+    @model_validator(mode="after")
+    def _has_borders_where_it_tells_countries(self) -> Self:
+        if self.footprints == "country" and not self.countries:
+            raise ValueError(
+                'footprints = "country" needs the borders: name a GeoJSON file of them, countries = "borders.geojson"'
+            )
+        if self.footprints != "country" and self.countries is not None:
+            raise ValueError('countries is for footprints = "country"; write that, or take countries out')
+        return self
 
     @model_validator(mode="after")
     def _loosens_only_where_it_says_so(self) -> Self:

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 def policy(context: typer.Context, home: HomeOption = DEFAULT_HOME) -> None:
     """Say in plain words what the node's policy level gives away."""
     if context.invoked_subcommand is None:
-        typer.echo("\n".join(_words(_section(node_home(home)))))
+        typer.echo("\n".join(_words(node_home(home))))
     elif context.get_parameter_source("home") is ParameterSource.COMMANDLINE:
         command = context.invoked_subcommand
         raise UsageError(f"--home goes behind the command: rsfed node policy {command} --home {home}")
@@ -76,9 +76,7 @@ def explain(home: HomeOption = DEFAULT_HOME) -> None:
     """Say what the level gives away of this archive, what attacks gained from it, and which levels fit the archive."""
     place = node_home(home)
     section = _section(place)
-    typer.echo(
-        "\n".join([*_words(section), "", *_of_this_archive(place), *_closed(place, section), *_measured(section)])
-    )
+    typer.echo("\n".join([*_words(place), "", *_of_this_archive(place), *_closed(place, section), *_measured(section)]))
 
 
 def simulate(
@@ -213,10 +211,12 @@ def _section(home: Home) -> PolicySection:
     return load_config(NodeConfig, home.path).policy
 
 
-def _words(section: PolicySection) -> Iterator[str]:
+def _words(home: Home) -> Iterator[str]:
+    from node.borders import detail_of  # noqa: PLC0415 - loaded only when used
     from rsfed.privacy.policy import explain as in_words  # noqa: PLC0415 - loaded only when used
 
-    yield in_words(section.level, section.detail)
+    section = _section(home)
+    yield in_words(section.level, detail_of(home, section))
     for name, own in sorted(section.analysts.items()):
         yield f"\n{name} is answered at {own.level}"
 

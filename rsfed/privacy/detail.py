@@ -1,19 +1,24 @@
 """In how much detail a node tells, and lets be asked, where and when: tiles of degrees, and whole units of time.
 
 What is told is widened outward, so it always holds the truth. Filters are widened alike: by a finer one, asked again
-and again, a footprint could be found more finely than it is told.
+and again, a footprint could be found more finely than it is told. A box cannot be widened to a country, nor does the
+box of a country hold all of a footprint on its border: so where countries are told, no place can be asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.index.filters import Filter
 from rsfed.wire import DEGREE, EARLIEST, LATEST, NO_FOOTPRINT, NO_TIME
+
+if TYPE_CHECKING:
+    from rsfed.privacy.countries import Countries
 
 _STEPS: Mapping[str, int] = {"exact": 1, "10km": DEGREE // 10, "100km": DEGREE}
 _UNITS: Mapping[str, str] = {"exact": "ms", "day": "D", "month": "M", "year": "Y"}
@@ -25,20 +30,22 @@ class Detail:
     """What is told in how much detail.
 
     Attributes:
-        places: `exact`, `10km` (tiles of a tenth of a degree), `100km` (of a degree) or `none`.
+        places: `exact`, `10km` (tiles of a tenth of a degree), `100km` (of a degree), `country` or `none`.
         times: `exact`, `day`, `month`, `year` or `none`.
         unfilterable: Further fields that no query may be filtered by, of `time`, `bbox`, `modality` and `label`.
+        countries: The countries, at `country`; without them nothing is told there.
     """
 
     places: str = "exact"
     times: str = "exact"
     unfilterable: Collection[str] = ()
+    countries: Countries | None = None
 
     @property
     def kept(self) -> frozenset[str]:
-        """Fields that no query may be filtered by: the unfilterable ones, and what is not told at all."""
-        untold = (name for name, chosen in (("bbox", self.places), ("time", self.times)) if chosen == "none")
-        return frozenset(untold).union(self.unfilterable)
+        """Fields that no query may be filtered by: the unfilterable ones, and what no filter can be widened to."""
+        untold = (("bbox", self.places not in _STEPS), ("time", self.times not in _UNITS))
+        return frozenset(name for name, kept in untold if kept).union(self.unfilterable)
 
     def boxes(self, boxes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return footprints as they may be told.
@@ -46,10 +53,19 @@ class Detail:
         Args:
             boxes: West, south, east, north in 1e-7 degree, int32, shape (n, 4); NO_FOOTPRINT stays.
         """
-        if self.places == "none":
+        if self.countries is not None:
+            return self.countries.boxes_of(self.countries.holding(boxes))
+        if self.places not in _STEPS:
             return np.full_like(boxes, NO_FOOTPRINT)
         known: NDArray[np.bool_] = boxes[:, :1] != NO_FOOTPRINT
         return np.where(known, _outward(boxes.astype(np.int64), _STEPS[self.places]), boxes).astype(np.int32)
+
+    def shared(self, boxes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the tiles or countries of published atoms as they may be told; arguments as for `boxes`.
+
+        `rsfed.privacy.grid` made them of footprints by the same countries, so of a country none is looked for anew.
+        """
+        return boxes if self.countries is not None else self.boxes(boxes)
 
     def intervals(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return acquired intervals as they may be told.

@@ -6,12 +6,17 @@ known, or does not lie in one period, has none. Filters are snapped outward to t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rsfed.index.filters import Filter
 from rsfed.privacy.detail import Detail
 from rsfed.wire import DEGREE, EARLIEST, LATEST, NO_FOOTPRINT, NO_TIME
+
+if TYPE_CHECKING:
+    from rsfed.privacy.countries import Countries
 
 TIERS = 3
 ASKED = Detail("100km", "month")
@@ -24,7 +29,25 @@ _TURN = 360
 _FIRST = -1969 * 12  # month of year 1, counted from 1970
 
 Places = NDArray[np.int32]
-"""A tile or a period of each item, int32; NONE where none is told."""
+"""A tile, country or period of each item, int32; NONE where none is told."""
+
+
+def places(boxes: NDArray[np.int32], countries: Countries | None) -> tuple[Places, ...]:
+    """Return the tile, or the country, of each footprint at every tier.
+
+    Args:
+        boxes: West, south, east, north in 1e-7 degree, shape (n, 4).
+        countries: Told in place of tiles; None where tiles are.
+    """
+    if countries is None:
+        return tuple(tiles(boxes, tier) for tier in range(TIERS))
+    found = countries.holding(boxes)
+    return (found,) * len(_DEGREES) + (np.full_like(found, NONE),)
+
+
+def told(places: Places, tiers: NDArray[np.uint8], countries: Countries | None) -> NDArray[np.int32]:
+    """Return the footprint of each tile, or country, int32, shape (n, 4), as the wire has it."""
+    return boxes_of(places, tiers) if countries is None else countries.boxes_of(places)
 
 
 def tiles(boxes: NDArray[np.int32], tier: int) -> Places:

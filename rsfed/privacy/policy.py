@@ -77,7 +77,8 @@ class Policy:
         level: Name in `node.toml`.
         floor: Distinct acquisitions that anything that is told of several patches must come from; 1: no floor.
         by_cells: Whether a query stands for its cell, and answers speak of published atoms alone.
-        explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away.
+        explanation: What the level gives away, for the operator; `{filters}` stands for what filters give away,
+            `{tile}` and `{widened}` for what places are told as, and filters widened to, where answers go by cells.
         publishes: Whether no query is answered, and a catalogue or counts are published instead.
         refines: Whether items of buckets of the catalogue are listed, under a budget.
     """
@@ -164,7 +165,9 @@ def explain(level: str, detail: Detail) -> str:
     places = max(detail.places, least.places, key=list(_PLACES).index)
     times = max(detail.times, least.times, key=list(_TIMES).index)
     filters += f"\n  Detail:      places are told {_PLACES[places]}, times {_TIMES[times]}, and filters widened alike."
-    return chosen.explanation.format(filters=filters)
+    if places != "country":
+        return chosen.explanation.format(filters=filters, tile="tile of one degree", widened="Months and degrees")
+    return chosen.explanation.format(filters=filters + _COUNTRY, tile="country", widened="Months")
 
 
 def _filters(unfilterable: Collection[str]) -> str:
@@ -206,9 +209,13 @@ _PLACES = {
     "exact": "exactly",
     "10km": "in tenths of a degree",
     "100km": "in whole degrees",
+    "country": "as countries",
     "none": "not at all",
 }
 _TIMES = {"exact": "exactly", "day": "as days", "month": "as months", "year": "as years", "none": "not at all"}
+_COUNTRY = """
+               Of a patch the box around the country is told that holds the middle of its footprint; at sea, and
+               without a footprint, nothing. No query may be filtered by place: a box cannot be widened to a country."""
 _FIELDS = {"time": "time", "bbox": "place", "modality": "modality", "label": "class"}
 _PARTNER = """\
 Policy level: partner
@@ -233,14 +240,14 @@ _GUARDED = """\
 Policy level: guarded
   Stays here:  images, pixels, file names, paths, keys, stored labels, codes but for their cell.
   Given away:  of published patches the cell of the release's codebook that each lies in: its predicted class. Of
-               cell, tile of one degree and month so much as at least five acquisitions share; what fewer share is
+               cell, {tile} and month so much as at least five acquisitions share; what fewer share is
                told more coarsely, at last not at all. Sizes as powers of two. Handles are new in every query.
   This means:  a query is taken for the nearest cell, and the answer is the same for all queries of a cell: asking
                more, with other filters, or again after the archive has changed, tells nothing that is about fewer
                than five acquisitions. What all cells together tell is the predicted class of every published patch.
                The node, and the coordinator, see the query's code and so its class.
 {filters}
-               Months and degrees are what they are widened to.
+               {widened} are what they are widened to.
   Needs:       a release with a codebook, and an archive of at least 15 acquisitions, as files or `independent_files`
                tell them.
   Withheld:    buckets are not paged further. Whoever is refused learns POLICY and no more, the audit log why.
