@@ -41,7 +41,9 @@ def _read(path: Path) -> Countries:
         raise ConfigError(
             f"{path.name} is not there; put it into the home, or correct [policy] countries", detail=str(path)
         ) from error
-    except RasterRejected as error:
+    except (RasterRejected, ConfigError) as error:
         raise ConfigError(error.public, detail=str(path)) from error
     except OSError as error:
-        raise ConfigError(f"{path.name} cannot be read: {error.strerror}", detail=str(path)) from error
+        raise ConfigError(
+            f"{path.name} cannot be read: {error.strerror}; name a file that this user can read", detail=str(path)
+        ) from error

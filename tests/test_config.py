@@ -83,6 +83,9 @@ def test_an_override_below_another_override_is_refused_by_its_name(home, monkeyp
             "policy.unfilterable.1: \"lable\" is none of 'time', 'bbox', 'modality' or 'label'",
         ),
         ('[policy]\nunfilterable = "label"\n', 'policy.unfilterable: write a list: ["label"]'),
+        ('[policy]\nfootprints = "country"\n', 'policy: footprints = "country" needs the borders: name a GeoJSON file'),
+        ('[policy]\nfootprints = "country"\ncountries = ""\n', 'policy: footprints = "country" needs the borders'),
+        ('[policy]\ncountries = "b.geojson"\n', 'policy: countries is for footprints = "country"; write that, or take'),
         ("[serve\n", "node.toml is not valid TOML"),
     ],
 )

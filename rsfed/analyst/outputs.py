@@ -256,9 +256,10 @@ def _geometry(box: Box | None) -> dict[str, Any] | None:
     if box is None:
         return None
     west, south, east, north = box
-    if west <= east:
-        return {"type": "Polygon", "coordinates": [_ring(west, south, east, north)]}
-    parts = [[_ring(west, south, 180.0, north)], [_ring(-180.0, south, east, north)]]
+    sides = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    parts = [[_ring(left, south, right, north)] for left, right in sides if left < right or west == east]
+    if len(parts) == 1:
+        return {"type": "Polygon", "coordinates": parts[0]}
     return {"type": "MultiPolygon", "coordinates": parts}
 
 

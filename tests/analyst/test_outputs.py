@@ -66,6 +66,24 @@ def test_a_box_across_180_degrees_becomes_two_polygons_that_do_not_cross_it(aske
     assert spans == [{179.5, 180.0}, {-180.0, -179.5}]
 
 
+@pytest.mark.parametrize(
+    ("box", "spans"),
+    [
+        ((175.0, -17.0, -180.0, -16.0), [{175.0, 180.0}]),
+        ((180.0, -17.0, -175.0, -16.0), [{-180.0, -175.0}]),
+        ((-180.0, -90.0, 180.0, 90.0), [{-180.0, 180.0}]),
+        ((7.0, 46.0, 7.0, 46.0), [{7.0}]),
+    ],
+)
+def test_a_box_that_ends_at_180_degrees_has_no_part_without_width_beyond(asked, answer, box, spans):
+    hit = replace(answer.result.hits[0], footprint=box)
+    result = replace(answer.result, hits=(hit,))
+    [feature] = json.loads(outputs.to_geojson(asked, [replace(answer, result=result)]))["features"]
+    assert feature["geometry"]["type"] == "Polygon"
+    assert [{x for x, _ in ring} for ring in feature["geometry"]["coordinates"]] == spans
+    assert feature["bbox"] == list(box)
+
+
 def test_tables_fit_80_columns_and_show_whole_handles(asked, answer):
     long_name = "an-archive-with-a-name-of-sixty-three-letters-which-is-the-most"
     result = replace(

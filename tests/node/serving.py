@@ -16,7 +16,7 @@ from node.auditing import Auditor, open_log, restart
 from node.budgets import Budgets
 from node.catalogue import Catalogue
 from node.desk import AccessDesk
-from node.guard import Guard
+from node.guard import EXACT, Guard
 from node.handles import Handles
 from node.keys import handle_key, tie_key
 from node.ledger import Ledger
@@ -160,14 +160,14 @@ class Asker:
 
 
 def make_searcher(
-    home: Home, world: World, served: Served | None, *, order=keyed, connection=None, policies=PARTNER
+    home: Home, world: World, served: Served | None, *, order=keyed, connection=None, policies=PARTNER, detail=EXACT
 ) -> Searcher:
     shelf = Shelf()
     shelf.served = served
     ledger = Ledger(connection or open_state(home))
     return Searcher(
         shelf=shelf,
-        guard=Guard(world.bundle, ledger, node="berne", policies=policies),
+        guard=Guard(world.bundle, ledger, node="berne", policies=policies, detail=detail),
         handles=Handles(handle_key(home)),
         tie_key=tie_key(home),
         now=world.clock,

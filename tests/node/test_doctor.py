@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from borders import BOXES, borders
 from members import World
 from node_archives import configure, give_release, make_node, run
 from serving import make_auditor
@@ -249,3 +250,17 @@ def test_an_archive_of_another_modality_than_the_federations_is_a_failure(node, 
     assert finding.check == "release"
     assert "this archive is uint16-4, the federation searches rgb" in finding.found
     assert "archive.modality" in finding.remedy
+
+
+def test_borders_that_will_not_do_are_found_before_anybody_is_told_a_place(node, world):
+    configure(node, '# footprints = "10km"', 'footprints = "country"\ncountries = "borders.geojson"')
+    finding = look(node, world)["borders"]
+    assert (finding.verdict, finding.reason) == (Verdict.FAIL, "CONFIGURATION")
+    assert finding.found.startswith("borders.geojson is not there; put it into the home")
+    (node.path / "borders.geojson").write_bytes(borders())
+    finding = look(node, world)["borders"]
+    assert (finding.verdict, finding.found) == (Verdict.OK, f"{len(BOXES)} countries in borders.geojson")
+
+
+def test_where_no_countries_are_told_borders_are_not_spoken_of(node, world):
+    assert "borders" not in look(node, world)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from archives import SOON
+from borders import BOXES, borders, collection, feature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import World
@@ -37,6 +38,8 @@ from rsfed.merging.answers import Question
 from rsfed.merging.validate import validate
 from rsfed.privacy import grid
 from rsfed.privacy.cells import Cells
+from rsfed.privacy.countries import Countries
+from rsfed.privacy.detail import Detail
 from rsfed.privacy.policy import Policies, policy
 from rsfed.transport.channel import call, open_channel
 from rsfed.transport.server import make_server
@@ -48,7 +51,7 @@ from rsfed.v1 import archive_pb2 as pb
 from rsfed.v1 import outcome_pb2
 from rsfed.v1.archive_pb2_grpc import ArchiveServiceStub, add_ArchiveServiceServicer_to_server
 from rsfed.v1.envelope_pb2 import BoundingBox, QueryFilter
-from rsfed.wire import DEGREE
+from rsfed.wire import DEGREE, NO_FOOTPRINT
 
 FLOOR = policy("guarded").floor
 CODEBOOK = tuple(CodebookEntry(class_id=n, code=code * 4) for n, code in enumerate(("00", "ff", "f0")))
@@ -58,18 +61,24 @@ FAR = np.frombuffer(b"\x3c\xc3\x3c\xc3", np.uint8)  # 16 bits from every cell
 class Guarded:
     """A node at `guarded` whose items come and go, an analyst, and what an oracle knows of each item."""
 
-    def __init__(self, folder, policies=None, **release):
+    def __init__(self, folder, policies=None, *, countries=None, **release):
         self.world, self.home = World(), make_home(folder)
         release = {"codebook": CODEBOOK, "codebook_reach": 6} | release
         self.release = publish(self.home, self.world, **release)
         self.policies = policies or Policies.of("guarded", {})
         self.connection = open_state(self.home)
-        self.publisher = Publisher(policy("guarded"), 1, timedelta(0), tie_key=tie_key(self.home), now=self.world.clock)
+        self.tells(countries)
         self.codes: dict[int, bytes] = {}
         self.acquisition: dict[int, str] = {}
         self.handles = Handles(handle_key(self.home))
         self.asker = Asker(self.world)
-        self.searcher = make_searcher(self.home, self.world, None, policies=self.policies)
+
+    def tells(self, countries):
+        """Tell tiles, or these countries, as a node does that is started so."""
+        rules = {"tie_key": tie_key(self.home), "now": self.world.clock, "countries": countries}
+        self.publisher = Publisher(policy("guarded"), 1, timedelta(0), **rules)
+        detail = Detail() if countries is None else Detail("country", countries=countries)
+        self.searcher = make_searcher(self.home, self.world, None, policies=self.policies, detail=detail)
 
     def add(self, count, rng, *, acquisitions=18, places=(7.1, 7.6, 8.2, 30.5), months=(1, 2, 11)):
         rows = []
@@ -244,6 +253,90 @@ def test_place_and_time_of_a_hit_are_shared_by_as_many_acquisitions(guarded):
         behind.setdefault(atom, set()).add(guarded.acquisition[item])
     assert min(map(len, behind.values())) >= FLOOR
     assert {(key[3] - key[1]) / DEGREE for key in told} <= {0, 1, 10}
+
+
+ALL_OVER = (0.5, 3.3, 9.98, 9.999, 10.02, 15.5, 19.99, 20.1, -30.2, 179.995)
+"""Degrees east of Westland (0 to 10), of Eastland (10 to 20), and at sea."""
+
+
+def country_of(west):
+    return next((units for low, units in ((0, BOXES[0]), (10, BOXES[1])) if low < west + 0.005 < low + 10), None)
+
+
+def wests(node):
+    with closing(open_state(node.home)) as connection:
+        return dict(connection.execute("SELECT id, west FROM item"))
+
+
+def test_where_countries_are_told_atoms_are_of_countries_and_nothing_finer_is_told(tmp_path):
+    """After every update: the country of an item, where five acquisitions share it, or no place."""
+    node, rng = Guarded(tmp_path / "node", countries=Countries.read(borders(), "file")), np.random.default_rng(2)
+    for come, go in ((150, 0), (60, 40), (0, 60)):
+        node.add(come, rng, places=ALL_OVER)
+        node.remove(go, rng)
+        node.publish()
+        where, seen = wests(node), set()
+        for cell in range(3):
+            answer = node.search(cell_code(cell), k=1000)
+            boxes = np.frombuffer(answer.footprints, "<i4").reshape(-1, 4).tolist()
+            for item, box in zip(node.items(answer), boxes, strict=True):
+                country = country_of(where[item])
+                assert box in ([NO_FOOTPRINT] * 4, [] if country is None else [edge * DEGREE for edge in country])
+                seen.add(tuple(box))
+        assert len(seen) == 3
+        published = node.searcher.shelf.served.published["rgb"]
+        for atom in np.unique(published.atoms):
+            inside = published.ids[published.atoms == atom].tolist()
+            assert len({node.acquisition[item] for item in inside}) >= FLOOR
+            if published.tiers[atom] < 2:
+                assert len({country_of(where[item]) for item in inside}) == 1
+
+
+def test_where_in_its_country_an_item_lies_changes_nothing_that_is_told(tmp_path):
+    node = Guarded(tmp_path / "node", countries=Countries.read(borders(), "file"))
+    node.add(150, np.random.default_rng(1), places=(0.5, 15.5, -30.2))
+    node.publish()
+    before = [said(node.search(cell_code(cell), k=1000)) for cell in range(3)]
+    elsewhere = {0.5: (0.1, 3.3, 9.99), 15.5: (10.01, 17.2, 19.99), -30.2: (20.1, -0.1, 179.99)}
+    moved = [(elsewhere[west][item % 3], item) for item, west in wests(node).items()]
+    with transaction(node.connection):
+        node.connection.executemany("UPDATE item SET west = ?1, east = ?1 + 0.001 WHERE id = ?2", moved)
+        node.connection.execute("DELETE FROM publication")
+    node.publish()
+    assert [said(node.search(cell_code(cell), k=1000)) for cell in range(3)] == before
+    assert len({tuple(box) for box in told_boxes(node)}) == 3
+
+
+def test_no_place_can_be_asked_for_where_countries_are_told(tmp_path):
+    node = Guarded(tmp_path / "node", countries=Countries.read(borders(), "file"))
+    node.add(100, np.random.default_rng(1))
+    node.publish()
+    with pytest.raises(WithheldByPolicy) as refused:
+        node.search(cell_code(0), filter=QueryFilter(bbox=BoundingBox(west=0, south=0, east=10, north=10)))
+    assert refused.value.reason == "UNFILTERABLE_BBOX"
+    assert node.search(cell_code(0), filter=QueryFilter(after=0)).item_handles
+
+
+def test_other_borders_or_tiles_in_their_place_put_together_anew_what_was_published(tmp_path):
+    rng, node = np.random.default_rng(1), Guarded(tmp_path / "node")
+    node.add(150, rng, places=ALL_OVER)
+    node.publish()
+    one = Countries.read(borders(), "file")
+    other = Countries.read(collection(feature((-180, 40, 180, 50))), "file")
+    tiles = {tuple(box) for box in told_boxes(node)}
+    assert len(tiles) > 4
+    for countries, boxes in ((one, BOXES[:2]), (other, [(-180, 40, 180, 50)]), (None, None)):
+        node.tells(countries)
+        Epochs(node.connection, node.publisher, None).take(node.release)
+        assert node.publisher.current(node.connection, node.release, "rgb") is None  # numbers mean something else now
+        node.publish()
+        expected = tiles if boxes is None else {tuple(edge * DEGREE for edge in box) for box in boxes}
+        assert {tuple(box) for box in told_boxes(node)} <= expected | {(NO_FOOTPRINT,) * 4}
+
+
+def told_boxes(node):
+    answers = [node.search(cell_code(cell), k=1000) for cell in range(3)]
+    return np.concatenate([np.frombuffer(each.footprints, "<i4").reshape(-1, 4) for each in answers]).tolist()
 
 
 def test_the_level_the_band_and_what_is_withheld_are_stated_alike_in_every_answer(guarded):

@@ -6,12 +6,14 @@ import os
 import signal
 import sqlite3
 import stat
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from borders import BOXES, borders
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from members import World, sign
@@ -26,7 +28,7 @@ from node.serve import NodeServer
 from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.config import NodeConfig, load_config
-from rsfed.errors import NotAdmitted, StateError, TrainingError, WithheldByPolicy
+from rsfed.errors import ConfigError, NotAdmitted, RsfedError, StateError, TrainingError, WithheldByPolicy
 from rsfed.privacy.counts import noisy
 from rsfed.telemetry import log
 from rsfed.transport.channel import call, open_channel, open_control_channel
@@ -44,6 +46,8 @@ from rsfed.trust.release_store import ReleaseStore
 from rsfed.v1 import archive_pb2, control_pb2, federation_pb2, federation_pb2_grpc
 from rsfed.v1.archive_pb2_grpc import ArchiveServiceStub
 from rsfed.v1.control_pb2_grpc import ControlServiceStub
+from rsfed.v1.envelope_pb2 import BoundingBox, QueryFilter
+from rsfed.wire import DEGREE, NO_FOOTPRINT
 
 PATIENCE_S = 30.0
 
@@ -177,8 +181,8 @@ async def health(channel):
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-async def search(channel, release, asker):
-    signed = asker.ask(release, np.zeros((1, 4), np.uint8), k=3)
+async def search(channel, release, asker, k=3, **how):
+    signed = asker.ask(release, np.zeros((1, 4), np.uint8), k=k, **how)
     request = archive_pb2.ArchiveServiceSearchRequest(query=signed, remaining_ms=20_000)
     return await call(ArchiveServiceStub(channel).Search, request, Deadline.after(PATIENCE_S), what="the node")
 
@@ -463,6 +467,46 @@ def test_without_an_identity_nothing_starts_but_the_policy_level_is_named(tmp_pa
         serve_command(home.path)
     assert refused.value.reason == "NOT_JOINED"
     assert "policy level partner: `rsfed node policy explain` says what it gives away" in capsys.readouterr().err
+
+
+def tell_countries(scene, level):
+    toml = scene.home.path / "node.toml"
+    chosen = f'level = "{level}"\nfootprints = "country"\ncountries = "borders.geojson"'
+    toml.write_text(toml.read_text().replace('level = "partner"', chosen, 1))
+
+
+@pytest.mark.parametrize("level", ["partner", "guarded"])
+async def test_a_node_that_tells_countries_tells_nothing_finer_to_anyone(scene, level):
+    tell_countries(scene, level)
+    (scene.home.path / "borders.geojson").write_bytes(borders())
+    add_patches(scene.home, 20, place=(20.5, 45, 20.6, 45.1))
+    with closing(open_state(scene.home)) as connection:
+        connection.execute("UPDATE item SET acquisition = 'overpass-' || id")
+        connection.execute("UPDATE item SET west = 3, south = 45, east = 4 + id % 9, north = 46 WHERE west IS NULL")
+    codebook = [CodebookEntry(class_id=0, code="00000000")]
+    scene.coordinator.release = release = scene.world.release(1, codebook=codebook, codebook_reach=4)
+    async with scene.coordinator.listening() as address:
+        scene.join(address)
+        async with scene.node() as server, scene.asked_by_coordinator(server) as channel:
+            await scene.until(lambda: scene.announced() == 1 and (level == "partner" or server._shelf.served.published))
+            asker = Asker(scene.world)
+            answer = (await search(channel, release, asker, k=64)).answers[0]
+            with pytest.raises(RsfedError) as refused:
+                await search(channel, release, asker, filter=QueryFilter(bbox=BoundingBox(west=1, east=2)))
+    boxes = np.frombuffer(answer.footprints, "<i4").reshape(-1, 4)
+    westland = tuple(edge * DEGREE for edge in BOXES[0])
+    assert Counter(map(tuple, boxes.tolist())) <= Counter({westland: 20, (NO_FOOTPRINT,) * 4: 20})
+    assert westland in map(tuple, boxes.tolist())
+    assert refused.value.reason == {"partner": "UNFILTERABLE_BBOX", "guarded": "POLICY"}[level]
+
+
+@pytest.mark.parametrize("level", ["partner", "guarded", "counts"])
+async def test_a_node_does_not_start_without_the_borders_of_the_countries_it_tells(scene, level):
+    tell_countries(scene, level)
+    scene.join("127.0.0.1:1")
+    with pytest.raises(ConfigError, match="borders.geojson is not there; put it into the home"):
+        async with scene.node():
+            pass
 
 
 async def test_a_revoked_node_does_not_start(scene):

@@ -80,5 +80,12 @@ def test_the_operator_is_told_what_partner_gives_away():
     text = explain("partner", Detail("10km", "none"))
     assert "places are told in tenths of a degree, times not at all" in text
     assert "places are told in whole degrees, times as years" in explain("guarded", Detail("10km", "year"))
+    country = "places are told as countries"
+    assert country in explain("partner", Detail("country"))
+    guarded = " ".join(explain("guarded", Detail("country")).split())
+    assert country in guarded
+    assert "Of cell, country and month so much as" in guarded
+    assert "degree" not in guarded
+    assert "None by place and class" in guarded
     for gift in ("codes of this archive must be regarded as disclosed", "predicted class of every patch", "images"):
         assert gift in text
