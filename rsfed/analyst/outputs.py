@@ -257,7 +257,8 @@ def _geometry(box: Box | None) -> dict[str, Any] | None:
         return None
     west, south, east, north = box
     sides = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-    parts = [[_ring(left, south, right, north)] for left, right in sides if left < right or west == east]
+    wide = [(left, right) for left, right in sides if left < right] or sides[:1]
+    parts = [[_ring(left, south, right, north)] for left, right in wide]
     if len(parts) == 1:
         return {"type": "Polygon", "coordinates": parts[0]}
     return {"type": "MultiPolygon", "coordinates": parts}

@@ -73,6 +73,7 @@ def test_a_box_across_180_degrees_becomes_two_polygons_that_do_not_cross_it(aske
         ((180.0, -17.0, -175.0, -16.0), [{-180.0, -175.0}]),
         ((-180.0, -90.0, 180.0, 90.0), [{-180.0, 180.0}]),
         ((7.0, 46.0, 7.0, 46.0), [{7.0}]),
+        ((180.0, 46.0, -180.0, 46.0), [{180.0}]),
     ],
 )
 def test_a_box_that_ends_at_180_degrees_has_no_part_without_width_beyond(asked, answer, box, spans):

@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 
 import pytest
+from borders import borders
 from members import World
 from node_archives import bad_files, configure, give_release, make_node, png, scene
 from serving import join, make_auditor
@@ -194,6 +195,21 @@ def test_the_policy_is_explained_in_words_with_the_predicted_class(node_and_arch
         "may be filtered by time, place and modality. None by class"
         in rsfed(capsys, "node", "policy", "--home", home.path)[1]
     )
+
+
+@pytest.mark.parametrize("command", [[], ["explain"]])
+def test_where_countries_are_told_the_borders_have_to_be_there_for_the_policy_to_be_explained(
+    node_and_archive, capsys, command
+):
+    home, _ = node_and_archive
+    configure(home, '# footprints = "10km"', 'footprints = "country"\ncountries = "borders.geojson"')
+    code, _, problem = rsfed(capsys, "node", "policy", *command, "--home", home.path)
+    assert code == ExitCode.CONFIGURATION
+    assert "borders.geojson is not there" in problem
+    (home.path / "borders.geojson").write_bytes(borders())
+    code, out, _ = rsfed(capsys, "node", "policy", *command, "--home", home.path)
+    assert code == ExitCode.DONE
+    assert "places are told as countries" in out
 
 
 def test_the_policy_is_explained_for_the_archive_with_the_levels_that_fit(node_and_archive, capsys):
