@@ -1,6 +1,7 @@
-"""A node that tells countries in place of footprints: every way on which a place leaves it, and bad files of borders."""
+"""A node that tells countries in place of footprints: every way on which a place leaves it, and bad borders."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,8 +106,6 @@ def test_no_message_has_a_place_but_those_that_these_tests_look_at():
 
 
 def _stubs():
-    from pathlib import Path
-
     return {path.stem.removesuffix("_pb2") for path in Path(rsfed.v1.__path__[0]).glob("*_pb2.py")}
 
 

@@ -504,7 +504,7 @@ async def test_a_node_that_tells_countries_tells_nothing_finer_to_anyone(scene, 
 async def test_a_node_does_not_start_without_the_borders_of_the_countries_it_tells(scene, level):
     tell_countries(scene, level)
     scene.join("127.0.0.1:1")
-    with pytest.raises(ConfigError, match="borders.geojson is not there; put it into the home"):
+    with pytest.raises(ConfigError, match="is not there; put it into the home"):
         async with scene.node():
             pass
 
