@@ -24,6 +24,7 @@ _SUMMARIES = {
     "demo": "The whole story on one machine: train, publish, index, search, report.",
     "evaluate": "Compare ways to search on your own labelled images.",
     "node": "Run an archive: ingest, serve, train, resolve.",
+    "pairs": "Pair the images of two modalities that show the same ground, and split them.",
     "query": "Search all archives by example; only the code of the image leaves.",
     "synth": "Write a synthetic multispectral archive.",
 }

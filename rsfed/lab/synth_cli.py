@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from rsfed.lab.synth import Archive
 
 app = typer.Typer(add_completion=False)
-_LOG_EVERY_S = 5.0
 
 
 class Output(StrEnum):
@@ -64,12 +60,13 @@ def synth(  # noqa: PLR0913, PLR0917 - the options of the command
 
     To use them: `rsfed demo --data OUT`, or `rsfed node init --archive OUT --modality rgbn-reflectance`.
     """
+    from rsfed.lab.progress import progress  # noqa: PLC0415 - loaded only when used
     from rsfed.lab.synth import generate  # noqa: PLC0415 - loaded only when used
 
     if preview is not None and not preview.absolute().parent.is_dir():
         raise UsageError("the folder of --preview does not exist; make it first", detail=str(preview))
     start = time.monotonic()
-    with _progress(patches) as progressed:
+    with progress("synth", patches) as progressed:
         archive = generate(out, patches=patches, size=size, classes=classes, seed=seed, progress=progressed)
     if preview is not None:
         from rsfed.lab.contact_sheet import draw_classes  # noqa: PLC0415 - loaded only when used
@@ -100,32 +97,3 @@ def _print(archive: Archive, out: Path, seconds: float, output: Output) -> None:
         f"{total} patches of {len(archive.patches)} classes, {archive.places} places and {archive.acquisitions} "
         f"acquisitions, {archive.bytes / 1e6:.1f} MB, modality {archive.modality}, in {seconds:.1f} s: {out}"
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, a log line every few seconds elsewhere."""
-    if not sys.stderr.isatty():
-        yield _logged(total)
-        return
-    from rich.console import Console  # noqa: PLC0415 - loaded only when used
-    from rich.progress import Progress  # noqa: PLC0415 - loaded only when used
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("synth", total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _logged(total: int) -> Callable[[int], None]:
-    from rsfed.telemetry import configure_logs, log  # noqa: PLC0415 - loaded only when used
-
-    configure_logs()
-    last = time.monotonic()
-
-    def progressed(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LOG_EVERY_S:
-            last = time.monotonic()
-            log.info("synth.progress", count=done, pending=total - done)
-
-    return progressed

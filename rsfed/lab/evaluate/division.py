@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ from rsfed.raster.item import Footprint
 
 TRAIN_SHARE = 0.6  # of each class, as MiLaN's protocol has it
 _SHARES = (TRAIN_SHARE, (1 - TRAIN_SHARE) / 2, (1 - TRAIN_SHARE) / 2)  # of train, gallery and queries, by group
+PARTS = len(_SHARES)
 _DRAWS = 100  # tries to find a training part of two classes
 _SAME_PLACE = 0.2  # least share of the smaller footprint that two images of one place have in common
 
@@ -59,7 +60,7 @@ class Division:
 def default_split(images: ImageSet) -> Split:
     """Return the split for images without a split file: by place wherever some image says where it lies, if it can."""
     groups = places(images.whereabouts)
-    return Split.BY_PLACE if any(groups) and _number(groups) >= len(_SHARES) else Split.RANDOM
+    return Split.BY_PLACE if any(groups) and _number(groups) >= PARTS else Split.RANDOM
 
 
 def check_listing(listing: Listing, split: Split | None) -> None:
@@ -120,8 +121,7 @@ def places(whereabouts: Sequence[Whereabouts]) -> list[str | None]:
     for position, each in enumerate(whereabouts):
         if each.place is not None:
             parents[root(position)] = root(first.setdefault(each.place, position))
-    boxes = {position: each.footprint for position, each in enumerate(whereabouts) if each.footprint is not None}
-    for one, other in _overlaps(boxes):
+    for one, other in _overlaps([each.footprint for each in whereabouts]):
         parents[root(one)] = root(other)
     return [
         None if each.place is None and each.footprint is None else f"place {root(position)}"
@@ -129,19 +129,31 @@ def places(whereabouts: Sequence[Whereabouts]) -> list[str | None]:
     ]
 
 
-def _overlaps(boxes: dict[int, Footprint]) -> list[tuple[int, int]]:
-    """Return the pairs of boxes that share enough, found by a sweep from west to east."""
-    found = []
-    active: list[tuple[int, Footprint]] = []
-    for position, box in sorted(boxes.items(), key=lambda item: item[1][0]):
-        active = [(each, other) for each, other in active if other[2] > box[0] or other[0] > other[2]]
-        found += [(position, each) for each, other in active if _common(box, other) >= _SAME_PLACE]
-        active.append((position, box))
-    return found
+def _overlaps(footprints: Sequence[Footprint | None]) -> Iterator[tuple[int, int]]:
+    """Yield positions of footprints that share enough, found by a sweep from west to east."""
+    boxes = [(box, position) for position, each in enumerate(footprints) if each is not None for box in _unrolled(each)]
+    active: list[tuple[Footprint, int]] = []
+    for box, position in sorted(boxes):
+        west, south, _, north = box
+        active = [each for each in active if each[0][2] > west]
+        for other, behind in active:
+            if other[1] < north and other[3] > south and _common(box, other) >= _SAME_PLACE:
+                yield position, behind
+        active.append((box, position))
+
+
+def _unrolled(footprint: Footprint) -> Iterator[Footprint]:
+    """Yield a footprint with west less than east: one across the antimeridian twice, once for each side."""
+    west, south, east, north = footprint
+    if west <= east:
+        yield footprint
+    else:
+        yield west, south, east + 360, north
+        yield west - 360, south, east, north
 
 
 def _common(one: Footprint, other: Footprint) -> float:
-    """Return the shared area of two boxes as a share of the smaller one; boxes across 180 degrees share nothing."""
+    """Return the shared area of two boxes as a share of the smaller one."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
@@ -176,18 +188,31 @@ def _random(images: ImageSet, seed: int) -> Division:
 
 def _by_group(images: ImageSet, groups: Sequence[str | None], seed: int) -> Division:
     """Give every image to one part, whole groups at a time; an image without a group is one of its own."""
+    part = deal(groups, images.labels, seed)
+    train, gallery, queries = (np.flatnonzero(part == each) for each in range(PARTS))
+    return Division(train, gallery, queries, np.full(len(queries), -1))
+
+
+def deal(groups: Sequence[str | None], labels: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Return the part of each image, int64, shape (images,), by the shares 60, 20 and 20 %: 0 to learn from, 1 or 2.
+
+    Args:
+        groups: What each image stays together with, at least three different ones; None for an image of its own.
+        labels: bool, shape (images, classes). The first part has two classes where that can be found.
+        seed: Draws the order of groups of one size.
+    """
     own: dict[str | int, int] = {}
     group = np.array([own.setdefault(name or position, len(own)) for position, name in enumerate(groups)])
-    counted = np.column_stack([np.ones(len(images), np.int64), images.labels])
+    counted = np.column_stack([np.ones(len(group), np.int64), labels])
     holds = np.zeros((len(own), counted.shape[1]), np.int64)
     np.add.at(holds, group, counted)
+    wanted = min(2, np.count_nonzero(labels.any(axis=0)))
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
         part = _deal(holds, rng)
-        if np.count_nonzero(holds[part == 0, 1:].any(axis=0)) > 1:
+        if np.count_nonzero(holds[part == 0, 1:].any(axis=0)) >= wanted:
             break
-    train, gallery, queries = (np.flatnonzero(part[group] == each) for each in range(len(_SHARES)))
-    return Division(train, gallery, queries, np.full(len(queries), -1))
+    return part[group]
 
 
 def _deal(holds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -203,11 +228,11 @@ def _deal(holds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int6
     """
     lacks = np.outer(_SHARES, holds.sum(axis=0))
     part = np.zeros(len(holds), np.int64)
-    empty = set(range(len(_SHARES)))
+    empty = set(range(PARTS))
     order = rng.permutation(len(holds))
     order = order[np.argsort(-holds[order, 0], kind="stable")]
     for left, each in zip(range(len(order), 0, -1), order, strict=True):
-        open_parts = sorted(empty) if left == len(empty) else range(len(_SHARES))
+        open_parts = sorted(empty) if left == len(empty) else range(PARTS)
         part[each] = max(open_parts, key=lambda one: float(lacks[one] @ holds[each]))
         lacks[part[each]] -= holds[each]
         empty.discard(int(part[each]))
@@ -231,7 +256,7 @@ def _check_counts(counts: Mapping[str, int]) -> None:
 def _check_groups(groups: Sequence[str | None], what: str, remedy: str) -> None:
     if not any(groups):
         raise UsageError(f"no image tells its {what}: {remedy}, or use --split random")
-    if _number(groups) < len(_SHARES):
+    if _number(groups) < PARTS:
         raise UsageError(f"all images are of {_number(groups)} {what}s, too few to split by; use --split random")
 
 
