@@ -71,8 +71,9 @@ def find_pairs(one: Mapping[str, Seen], other: Mapping[str, Seen], within: timed
     """Pair the patches of two modalities, each with one of the other at most.
 
     Of all pairs that are allowed the best is taken, then the best of those whose patches are both still free, and so
-    on: first what has more in common in whole hundredths, then what is less far apart in time, then what has the first
-    names, whichever modality they are of. So neither the order of patches nor which modality comes first matters.
+    on: first what has more in common in whole hundredths, then what is less far apart in time, then by names. So
+    neither the order of patches matters nor which modality comes first: of equals, the first name by its first partner
+    is also the first partner by its first name.
 
     Args:
         one: Patches of the first modality by name.
@@ -104,8 +105,8 @@ def _best(allowed: Sequence[Pair]) -> Iterator[Pair]:
             taken[1].add(pair.other)
 
 
-def _rank(pair: Pair) -> tuple[float, timedelta, list[str]]:
-    return -round(pair.shared, 2), pair.apart, sorted((pair.one, pair.other))
+def _rank(pair: Pair) -> tuple[float, timedelta, str, str]:
+    return -round(pair.shared, 2), pair.apart, pair.one, pair.other
 
 
 def _alone(patches: Mapping[str, Seen], grounded: Set[str], timely: Set[str], paired: Set[str]) -> dict[str, Alone]:

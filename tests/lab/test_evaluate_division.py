@@ -181,3 +181,10 @@ def test_images_that_do_not_tell_or_are_all_of_one_are_not_split_by_it(split, wh
     together = images(where=lambda _position: Whereabouts("here", None, "then"))
     with pytest.raises(UsageError, match=f"of 1 {what}s, too few"):
         divide(together, split, 0)
+
+
+def test_a_place_goes_on_across_the_antimeridian():
+    across, west, east = (179.995, 0, -179.995, 0.01), (179.99, 0, 180.0, 0.01), (-180.0, 0, -179.99, 0.01)
+    for footprints, count in [((across, west), 1), ((across, east), 1), ((across, across), 1), ((west, east), 2)]:
+        for order in (footprints, footprints[::-1]):
+            assert len(set(places([Whereabouts(None, each, None) for each in order]))) == count
