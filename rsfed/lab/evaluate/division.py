@@ -206,13 +206,14 @@ def deal(groups: Sequence[str | None], labels: NDArray[np.bool_], seed: int) -> 
     counted = np.column_stack([np.ones(len(group), np.int64), labels])
     holds = np.zeros((len(own), counted.shape[1]), np.int64)
     np.add.at(holds, group, counted)
-    wanted = min(2, np.count_nonzero(labels.any(axis=0)))
+    wanted = min(2, int(np.count_nonzero(labels.any(axis=0))))
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
         part = _deal(holds, rng)
         if np.count_nonzero(holds[part == 0, 1:].any(axis=0)) >= wanted:
             break
-    return part[group]
+    found: NDArray[np.int64] = part[group]
+    return found
 
 
 def _deal(holds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
