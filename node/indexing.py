@@ -266,7 +266,7 @@ class _Work:
         log.info("index.hashing", release=release.manifest.version, pending=len(missing))
         encoder = self._owner.encoder(release, encoder_id)
         ahead = self._owner.workers and len(missing) >= _WORTH_WORKERS
-        hands = Crew(self._owner.workers, niceness=_NICENESS) if ahead else None
+        hands = Crew(self._owner.workers) if ahead else None
         reading = reader(self._home, entry.architecture, entry.input, release, hands=hands)
         failed, done = len(self._failed), 0
         with closing(reading.contents(self._uncoded(release, encoder_id, missing), self._unreadable)) as contents:

@@ -30,6 +30,7 @@ Part = TypeVar("Part")
 Each = TypeVar("Each")
 Made = TypeVar("Made")
 _GRACE_S = 5.0
+_NICENESS = 10  # what works ahead stands back behind whoever takes from it, who would wait for its core otherwise
 
 
 class Hands(Protocol):
@@ -104,14 +105,12 @@ class Crew:
 
     Args:
         workers: How many processes, at least one.
-        niceness: How far they stand back behind other processes.
     """
 
     elsewhere = False
 
-    def __init__(self, workers: int, *, niceness: int = 0) -> None:
+    def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._niceness = niceness
 
     def parts(
         self, work: Callable[[Task], Iterable[Part]], tasks: Iterable[Task]
@@ -123,7 +122,7 @@ class Crew:
 
         def occupy() -> None:
             while len(busy) < self._workers and (task := next(coming, None)) is not None:
-                worker = idle.popleft() if idle else _Worker(work, self._niceness)
+                worker = idle.popleft() if idle else _Worker(work)
                 busy.append((task, worker))
                 worker.give(task)
 
@@ -151,10 +150,10 @@ class Crew:
 class _Worker:
     """One process, and this end of the pipe to it."""
 
-    def __init__(self, work: Callable[[Any], Iterable[Any]], niceness: int) -> None:
+    def __init__(self, work: Callable[[Any], Iterable[Any]]) -> None:
         spawn = get_context("spawn")  # a fork of a process that has threads may hang
         self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, work, niceness), daemon=True)
+        self._process = spawn.Process(target=_serve, args=(theirs, work), daemon=True)
         self._process.start()
         theirs.close()
         self._ready = False
@@ -191,11 +190,11 @@ class _Worker:
         self._process.join(_GRACE_S)
 
 
-def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]], niceness: int) -> None:
+def _serve(pipe: Connection, work: Callable[[Any], Iterable[Any]]) -> None:
     """Work until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the terminal sends to all; the one that gives tasks decides
     os.environ.update({key: value for key, value in ONE_OF_SEVERAL.items() if key not in os.environ})
-    os.nice(niceness)
+    os.nice(_NICENESS)
     keep_freed_memory()
     with suppress(EOFError, OSError):
         pipe.send((_Kind.READY, None))

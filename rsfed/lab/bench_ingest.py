@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rsfed.lab.bench_ingest", description=__doc__.split("\n")[0])
     parser.add_argument("--patches", type=int, default=200, help="patches of 12 files (default: %(default)s)")
     parser.add_argument("--side", type=int, default=3600, help="pixels of a scene (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=2, help="scenes that are ingested (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=4, help="scenes that are ingested (default: %(default)s)")
     parser.add_argument(
         "--curve", type=int, nargs="*", default=(1000, 5000, 20_000), help="products of archives (default: %(default)s)"
     )

@@ -27,11 +27,14 @@ class Taps:
         index: Input pixels, int64, shape (outputs, taps).
         weight: Their weights, float32, shape (outputs, taps); the weights of an output add up to 1, or are all 0.
         inside: False for outputs of which more than half lies outside the input, shape (outputs,).
+        copies: Whether every output is one input, side by side: most patches have the pixel size that is wanted, and
+            what is copied is what the general way gives to the last bit, at a fraction of its time.
     """
 
     index: NDArray[np.int64]
     weight: NDArray[np.float32]
     inside: NDArray[np.bool_]
+    copies: bool
 
 
 @lru_cache(maxsize=256)
@@ -64,7 +67,9 @@ def taps(available: int, start: float, length: float, outputs: int, method: Meth
     share = weight.sum(axis=1, keepdims=True)
     weight = np.divide(weight, share, out=weight, where=share > 0)
     used = weight.any(axis=0)
-    return Taps(index.clip(0, available - 1)[:, used], weight[:, used].astype(np.float32), share[:, 0] >= 0.5 - 1e-6)
+    index, weight = index.clip(0, available - 1)[:, used], weight[:, used]
+    copies = index.shape[1] == 1 and bool((weight == 1).all() and (np.diff(index[:, 0]) == 1).all())
+    return Taps(index, weight.astype(np.float32), share[:, 0] >= 0.5 - 1e-6, copies)
 
 
 def resample(parts: Iterable[Strip], across: Taps, down: Taps) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -106,13 +111,13 @@ def _add_rows(values: NDArray[np.float32], share: NDArray[np.float32], part: Str
     stored, valid = part.values, part.valid
     rows = down.index - part.row
     here = (rows >= 0) & (rows < stored.shape[1])
-    if _copies(down):
+    if down.copies:
         reached = np.flatnonzero(here[:, 0])
         if reached.size:
             first, last = reached[0], reached[-1] + 1
             same = slice(rows[first, 0], rows[first, 0] + last - first)
-            values[:, first:last] += stored[:, same]
-            share[first:last] += 1 if valid is None else valid[same]
+            np.add(stored[:, same], np.float32(0), out=values[:, first:last])  # -0 becomes the 0 that a sum is
+            share[first:last] = 1 if valid is None else valid[same]
         return
     stored = stored.astype(np.float32, copy=False)
     for tap in range(rows.shape[1]):
@@ -127,18 +132,10 @@ def _add_rows(values: NDArray[np.float32], share: NDArray[np.float32], part: Str
 
 def _columns(values: NDArray[np.float32], across: Taps) -> NDArray[np.float32]:
     """Resample the last axis: shape (..., width) becomes (..., outputs)."""
-    if _copies(across):
+    if across.copies:
         first = across.index[0, 0]
         return np.ascontiguousarray(values[..., first : first + len(across.index)])
     result = np.take(values, across.index[:, 0], axis=-1) * across.weight[:, 0]
     for tap in range(1, across.index.shape[1]):
         result += np.take(values, across.index[:, tap], axis=-1) * across.weight[:, tap]
     return result
-
-
-def _copies(axis: Taps) -> bool:
-    """Return whether every output is one input, side by side: most patches have the pixel size that is wanted.
-
-    The results are those of the general way to the last bit, at a fraction of its time.
-    """
-    return axis.index.shape[1] == 1 and bool((axis.weight == 1).all() and (np.diff(axis.index[:, 0]) == 1).all())
