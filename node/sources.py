@@ -14,8 +14,11 @@ from rsfed.raster.inspect import SourceInfo, SourceWindow
 
 _EDGES = ("west", "south", "east", "north")
 _HAS_CODES = """
-SELECT 1 FROM item JOIN code ON code.item = item.id AND code_set IN (SELECT id FROM code_set) WHERE source = ? LIMIT 1
+SELECT 1 FROM item JOIN code ON code.item = item.id AND code_set IN (SELECT id FROM code_set)
+WHERE source = ? AND state <> 'withdrawn' LIMIT 1
 """
+_SEARCHED = "SELECT id FROM item WHERE source = ? AND state <> 'withdrawn' AND +state = 'present'"
+# As the index by source has it, and with a plus: by the one by state a source would cost as much as the archive has.
 _TELL_ANEW = """
 UPDATE item SET acquisition = :acquisition, acquired_start = :start, acquired_end = :end, place = :place,
   west = :west, south = :south, east = :east, north = :north
@@ -292,10 +295,7 @@ def _unknown(connection: sqlite3.Connection, digest: bytes, rules: Rules) -> str
 
 def _searched(connection: sqlite3.Connection, sources: Collection[int]) -> set[int]:
     """Return the items of sources that are searched."""
-    rows = (
-        connection.execute("SELECT id FROM item WHERE source = ? AND state = 'present'", (source,))
-        for source in sources
-    )
+    rows = (connection.execute(_SEARCHED, (source,)) for source in sources)
     return {item for found in rows for (item,) in found}
 
 

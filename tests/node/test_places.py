@@ -151,6 +151,35 @@ def test_what_is_searched_depends_on_what_is_there_and_not_on_what_came_before(s
         assert told(state) == by_comparing_all(reads)
 
 
+def _work(connection, change):
+    """How many thousands of steps SQLite takes for a change."""
+    steps = []
+    connection.set_progress_handler(lambda: steps.append(1), 1000)
+    with transaction(connection):
+        change()
+    connection.set_progress_handler(None, 0)
+    return len(steps)
+
+
+def test_a_file_costs_as_much_whatever_else_the_archive_holds(state):
+    with transaction(state):
+        clear(state)
+    files = [source(f"{n:04}", f"of {n}", [(0, 0, 20)], corner=(n % 60 * 1.0, n // 60 * 1.0)) for n in range(2400)]
+
+    def take_up(part):
+        return _work(state, lambda: [acknowledge(state, each, RULES) for each in part])
+
+    first = take_up(files[:100])
+    take_up(files[100:-100])
+    assert take_up(files[-100:]) < 2 * first
+
+    numbers = [number for (number,) in state.execute("SELECT id FROM source WHERE present ORDER BY id")]
+    last = _work(state, lambda: withdraw(state, numbers[-100:]))
+    with transaction(state):
+        withdraw(state, numbers[100:-100])
+    assert last < 2 * _work(state, lambda: withdraw(state, numbers[:100]))
+
+
 def test_patches_on_both_sides_of_the_antimeridian_are_one_place(state):
     with transaction(state):
         clear(state)
