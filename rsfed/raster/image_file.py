@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import threading
@@ -23,7 +24,7 @@ from rsfed.errors import RasterRejected
 from rsfed.raster import limits
 from rsfed.raster.image import Pixels, Source, without_data
 from rsfed.raster.item import Window
-from rsfed.raster.jpeg2000 import Level, coarse_level, quality_layers
+from rsfed.raster.jpeg2000 import coarse_level, quality_layers
 from rsfed.raster.location import Location
 from rsfed.raster.modality import Modality
 
@@ -63,10 +64,11 @@ class ImageFile(Source):
             RasterRejected: with what is wrong and its remedy.
         """
         file_bytes = real.stat().st_size
+        content = _coarse_content(real, driver, file_bytes, reduction)
         if driver == limits.JPEG_2000:
-            _check_layers(real)
+            _check_layers(content or _head(real))
         with ExitStack() as resources:
-            level = _coarse_level(real, driver, file_bytes, reduction)
+            level = coarse_level(content, reduction.bit_length() - 1) if content else None
             name = real if level is None else resources.enter_context(MemoryFile(level.data)).name
             dataset = resources.enter_context(_open(name, driver))
             width, height = (dataset.width, dataset.height) if level is None else (level.width, level.height)
@@ -90,6 +92,7 @@ class ImageFile(Source):
                 block_rows=_block_rows(dataset),
                 row_bytes=_bytes(dataset, 1),
                 overview=overview,
+                digests={} if level is None else {str(real): hashlib.sha256(content).digest()},
                 dataset=dataset,
                 alpha=alpha,
                 # A mask that belongs to the whole file, other than the one that an alpha band amounts to.
@@ -121,14 +124,14 @@ class ImageFile(Source):
         self.resources.close()
 
 
-def _coarse_level(real: Path, driver: str, file_bytes: int, reduction: int) -> Level | None:
-    """Return the resolution level of a small JPEG 2000 file; None where it has to be opened as it is.
+def _coarse_content(real: Path, driver: str, file_bytes: int, reduction: int) -> bytes:
+    """Return a small JPEG 2000 file of which a resolution level is to be cut; nothing where it is opened as it is.
 
     Of a larger file GDAL offers the level, and reads of it what is wanted.
     """
     if reduction == 1 or driver != limits.JPEG_2000 or file_bytes > limits.STRIP_BYTES:
-        return None
-    return coarse_level(real.read_bytes(), reduction.bit_length() - 1)
+        return b""
+    return real.read_bytes()
 
 
 def _open(real: Path | str, driver: str, **options: Any) -> Any:  # noqa: ANN401 - rasterio has no types
@@ -153,9 +156,13 @@ def _checked(
     return alpha
 
 
-def _check_layers(real: Path) -> None:
+def _head(real: Path) -> bytes:
     with real.open("rb") as file:
-        layers = quality_layers(file.read(_JPEG_2000_HEAD))
+        return file.read(_JPEG_2000_HEAD)
+
+
+def _check_layers(head: bytes) -> None:
+    layers = quality_layers(head[:_JPEG_2000_HEAD])
     if layers > limits.MAX_LAYERS:
         raise RasterRejected(
             f"its header promises {layers:,} layers of quality, the limit is {limits.MAX_LAYERS:,}; "

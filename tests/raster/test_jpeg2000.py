@@ -1,5 +1,7 @@
 """JPEG 2000 at a reduced resolution: what GDAL does not offer of small images equals what it does of larger ones."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import rasterio
@@ -10,7 +12,9 @@ from rasterio import Affine
 from rasterio.io import MemoryFile
 
 from rsfed.errors import RasterRejected
+from rsfed.raster.digest import source_digest
 from rsfed.raster.image_file import ImageFile
+from rsfed.raster.item import Window
 from rsfed.raster.jpeg2000 import coarse_level
 from rsfed.raster.modality import modality
 from rsfed.raster.reader import read, read_image
@@ -80,6 +84,18 @@ def test_a_patch_is_read_at_every_reduction_from_its_own_level(tmp_path, options
         assert np.abs(content - mean).mean() > 1, "the sub-band, which is not the mean"
         assert np.corrcoef(content.ravel(), mean.ravel())[0, 1] > 0.8
     assert (next(read_image(path, RGB, raw("red green blue", 128, 2))[1])["all"] == level(path, 1)).all()
+
+
+def test_a_patch_is_of_the_very_bytes_that_its_digest_is_of(tmp_path):
+    first = write_image(tmp_path / "a.jp2", textured(256, 256), **JP2, **LOSSY)
+    other = write_image(tmp_path / "b.jp2", textured(256, 256, seed=1), **JP2, **LOSSY).read_bytes()
+    kept = first.read_bytes()
+    with opened(first, RGB, reduction=4) as source:
+        first.write_bytes(other)  # while it is open
+        values, _ = source.read(range(3), Window(0, 0, 64, 64))
+        digest = source_digest(source)
+    assert (values == of_bytes(coarse_level(kept, 2).data)).all()
+    assert digest == hashlib.sha256(kept).digest()
 
 
 def test_a_form_that_cannot_be_cut_is_averaged(tmp_path):
