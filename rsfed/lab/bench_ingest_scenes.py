@@ -112,7 +112,7 @@ def _ingest_ratio(small: Sequence[Path], paths: Sequence[Path], spec: InputSpec,
         together: How many of them are looked at and read together, as small ones are.
     """
     encoder, held = _encoder(spec), _held(paths, spec)
-    tasks = [[path] for path in small[:_WORKERS]]
+    tasks: list[Sequence[Path]] = [[path] for path in small[:_WORKERS]]
     tasks += [paths[start : start + together] for start in range(0, len(paths), together)]
     ratios = []
     for _ in range(_ROUNDS):

@@ -136,10 +136,10 @@ class Location:
             lon, lat = transform(self.system, _wgs84(), x.ravel(), y.ravel())
         except Exception:  # noqa: BLE001 - rasterio's own errors are private; a corner may lie off the earth
             return [None] * len(windows)
-        lon = np.reshape(lon, x.shape)
+        points = np.reshape((lon, lat), (2, *x.shape))
         if self.grid is not None:
-            lon = (lon + 180) % 360 - 180  # a grid that crosses the antimeridian goes on beyond 180
-        return _boxes(lon, np.reshape(lat, x.shape))
+            points[0] = (points[0] + 180) % 360 - 180  # a grid that crosses the antimeridian goes on beyond 180
+        return _boxes(points)
 
 
 def _resolution(facts: _Facts, affine: Affine, middle_row: float) -> Resolution | None:
@@ -172,14 +172,19 @@ def _outline(windows: Sequence[Window]) -> tuple[NDArray[np.float64], NDArray[np
     return corners[:, :1] + corners[:, 2:3] * across, corners[:, 1:2] + corners[:, 3:4] * down
 
 
-def _boxes(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> list[Footprint | None]:
-    """Return the bounding boxes of outlines in degrees, both of shape (windows, points)."""
-    known = np.asarray((np.isfinite(lon) & np.isfinite(lat) & (abs(lon) <= 180) & (abs(lat) <= 90)).all(axis=1))
-    west, south, east, north = lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)
-    with np.errstate(invalid="ignore"):  # of those off the earth
-        crossing = known & (east - west > 180)  # no patch spans half the earth: it crosses the antimeridian
-    west[crossing] = np.where(lon >= 0, lon, 180).min(axis=1)[crossing]
-    east[crossing] = np.where(lon < 0, lon, -180).max(axis=1)[crossing]
+def _boxes(points: NDArray[np.float64]) -> list[Footprint | None]:
+    """Return the bounding boxes of outlines.
+
+    Args:
+        points: Longitude and latitude in degrees, shape (2, windows, points).
+    """
+    (west, south), (east, north) = points.min(axis=2), points.max(axis=2)
+    known = (west >= -180) & (east <= 180) & (south >= -90) & (north <= 90)  # which is false of what is no number
+    crossing = known & (west < east - 180)  # no patch spans half the earth: it crosses the antimeridian
+    if crossing.any():
+        lon = points[0, crossing]
+        west[crossing] = np.where(lon >= 0, lon, 180).min(axis=1)
+        east[crossing] = np.where(lon < 0, lon, -180).max(axis=1)
     boxes = zip(west.tolist(), south.tolist(), east.tolist(), north.tolist(), strict=True)
     return [box if sound else None for box, sound in zip(boxes, known.tolist(), strict=True)]
 

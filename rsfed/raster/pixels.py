@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -126,15 +127,16 @@ def nodata_shares(
         windows: Windows of a source of the same ground.
         factor: How many of its pixels a pixel of the strips is wide and high.
     """
+    masks = ((part.row, part.valid) for part in parts if part.valid is not None)
+    if (highest := next(masks, None)) is None:
+        return np.zeros(len(windows))
     counts = np.zeros(len(windows), np.int64)
     edges = np.array([(w.col, w.row, w.col + w.width, w.row + w.height) for w in windows], np.int64)
-    for part in parts:
-        if part.valid is None:
-            continue
-        rows = max(1, _SUMMED_AT_ONCE // part.valid.shape[1])
-        for first in range(0, len(part.valid), rows):
-            valid = part.valid[first : first + rows]
-            top = (part.row + first) * factor[1]
+    for row, mask in chain([highest], masks):
+        rows = max(1, _SUMMED_AT_ONCE // mask.shape[1])
+        for first in range(0, len(mask), rows):
+            valid = mask[first : first + rows]
+            top = (row + first) * factor[1]
             near = np.flatnonzero((edges[:, 1] < top + len(valid) * factor[1]) & (edges[:, 3] > top))
             counts[near] += _missing(valid, edges[near] - (0, top, 0, top), factor)
     return counts / ((edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1]))
