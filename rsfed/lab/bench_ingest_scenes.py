@@ -112,7 +112,8 @@ def _ingest_ratio(small: Sequence[Path], paths: Sequence[Path], spec: InputSpec,
         together: How many of them are looked at and read together, as small ones are.
     """
     encoder, held = _encoder(spec), _held(paths, spec)
-    tasks: list[Sequence[Path]] = [[path] for path in small[:_WORKERS]]
+    started = small[: 3 * _WORKERS]  # all that anybody has or had when the time is taken
+    tasks: list[Sequence[Path]] = [[path] for path in started]
     tasks += [paths[start : start + together] for start in range(0, len(paths), together)]
     ratios = []
     for _ in range(_ROUNDS):
