@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,20 +143,26 @@ def split(pairs: Sequence[Pair], one: Side, other: Side) -> list[str]:
     return [ROLES[part] for part in deal(groups, labels, _SEED)]
 
 
-def write(path: Path, pairs: Sequence[Pair], roles: Sequence[str]) -> None:
-    """Write the split file of the first modality, as `rsfed evaluate --splits` reads it.
+def write(files: Mapping[Path, Sequence[Pair]], roles: Sequence[str]) -> None:
+    """Write split files as `rsfed evaluate --splits` reads them: all of them whole, or none.
 
     Args:
-        path: The file, which must not be there yet.
-        pairs: The pairs, each with the image of this modality first.
+        files: The pairs by the file of a modality, which must not be there yet, each with its image first.
         roles: What each pair is for.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: one cannot be written.
     """
-    with path.open("x", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(_COLUMNS)
-        for pair, role in zip(pairs, roles, strict=True):
-            days = pair.apart.total_seconds() / _DAY_SECONDS
-            rows.writerow((pair.one, "", role, pair.other, f"{pair.shared:.4f}", f"{days:.4f}"))
+    with ExitStack() as undo:
+        for path, pairs in files.items():
+            with path.open("x", newline="", encoding="utf-8") as file:
+                undo.callback(path.unlink)
+                rows = csv.writer(file, lineterminator="\n")
+                rows.writerow(_COLUMNS)
+                rows.writerows(_row(pair, role) for pair, role in zip(pairs, roles, strict=True))
+        undo.pop_all()
+
+
+def _row(pair: Pair, role: str) -> tuple[str, ...]:
+    days = pair.apart.total_seconds() / _DAY_SECONDS
+    return pair.one, "", role, pair.other, f"{pair.shared:.4f}", f"{days:.4f}"

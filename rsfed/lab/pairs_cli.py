@@ -120,7 +120,7 @@ def _write(splits: Path, sides: tuple[Side, Side], found: Pairing) -> None:
 
     roles = split(found.pairs, *sides)
     splits.mkdir(parents=True, exist_ok=True)
-    write(sides[0].folder.split_file(splits), found.pairs, roles)
-    write(sides[1].folder.split_file(splits), [each.swapped() for each in found.pairs], roles)
+    files = [side.folder.split_file(splits) for side in sides]
+    write(dict(zip(files, (found.pairs, [each.swapped() for each in found.pairs]), strict=True)), roles)
     counts = ", ".join(f"{roles.count(role):,} {role}" for role in ROLES)
     typer.echo(f"split files in {splits}: {counts}")

@@ -2,7 +2,9 @@
 
 import csv
 import os
+import resource
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from rsfed.cli import run
 from rsfed.errors import ExitCode
 from rsfed.lab.evaluate.data import find, read
 from rsfed.lab.evaluate.division import Split, divide
+from rsfed.lab.pairing import write
+from rsfed.raster.pairs import Pair
 
 DATA = Path(os.environ.get("RSFED_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SIDE = 40  # pixels of 10 m
@@ -145,6 +149,23 @@ def test_too_few_places_the_same_modality_and_an_old_split_file_are_refused_with
     assert counts["in a pair"] == (2, 2)
     assert "lie at 2 places and a split needs 3; raise --days" in said
     assert not out.exists()
+
+
+def test_split_files_are_written_whole_and_both_or_not_at_all(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"{OPTICAL}.csv").symlink_to("nowhere.csv")  # in the way, though there is no such file
+    assert pair(capsys, *folders, "--days", 2, "--splits", out)[0] == ExitCode.FAILURE
+    assert [each.name for each in out.iterdir()] == [f"{OPTICAL}.csv"]
+    many = [Pair(f"{number}.tif", "other.tif", 1.0, timedelta()) for number in range(100)]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limit[1]))  # as if the disk were full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write({tmp_path / "one.csv": many}, ["train"] * len(many))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_real_pairs_of_bigearthnet_are_found(tmp_path, capsys):
