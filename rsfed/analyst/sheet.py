@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ TILE = 132  # side of a tile's picture
 CAPTION = 52  # height of the three lines below it
 _DIGITS, _DIGIT, _HANDLE_LINE = 16, 7.5, 14  # of a handle: digits in a line; pixels of a digit and from line to line
 QUERY = 264  # side of the query picture
+_POINT_DEGREES = 3.0  # width up to which a place is named by its middle
 LEGEND = 52  # height of the line of nodes above each ranking
 WIDTH = 2 * MARGIN + QUERY + 2 * GAP + COLUMNS * (TILE + GAP) - GAP
 
@@ -130,12 +132,13 @@ def _draw_label(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=_mix(colour, "#ffffff", 0.84))
     known = [hit.acquired[0].strftime("%Y-%m-%d")] if hit.acquired else []
-    known += [place_name(hit.footprint)] if hit.footprint else []
-    middle, number = left + TILE // 2, top + 58 - 8 * (len(known) > 0)
+    known += place_names(hit.footprint) if hit.footprint else []
+    first, step = (102, 17) if len(known) < 3 else (91, 15)  # what the tile has room for
+    middle, number = left + TILE // 2, top + first - (44 if not known else 52)
     draw.text((middle, number), str(hit.distance), font=_font(46), fill=_dark(colour), anchor="mm")
     draw.text((middle, number + 32), _bits(hit.distance).split()[1], font=_font(13), fill=_MUTED, anchor="mm")
     for line, text in enumerate(known):
-        draw.text((middle, top + 102 + 17 * line), text, font=_font(13), fill=_INK, anchor="mm")
+        draw.text((middle, top + first + step * line), text, font=_font(13), fill=_INK, anchor="mm")
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], colour: str, caption: str) -> None:
@@ -180,13 +183,28 @@ def _bits(distance: int) -> str:
     return f"{distance} bit" if distance == 1 else f"{distance} bits"
 
 
-def place_name(box: Box) -> str:
-    """Return the middle of a box in words, for example "47.1°N 8.3°E"."""
+def place_names(box: Box) -> list[str]:
+    """Return a box in words: its middle, as "47.1°N 8.3°E", or of a large one both its reaches in whole degrees.
+
+    The middle of a large box says nothing: that of a country may lie in another one.
+    """
     west, south, east, north = box
-    longitude = (west + east) / 2 + (180 if west > east else 0)
-    longitude = (longitude + 180) % 360 - 180
-    latitude = (south + north) / 2
-    return f"{abs(latitude):.1f}°{'N' if latitude >= 0 else 'S'} {abs(longitude):.1f}°{'E' if longitude >= 0 else 'W'}"
+    east += 360 * (east < west)
+    if max(east - west, north - south) <= _POINT_DEGREES:
+        return [f"{_latitude((south + north) / 2, 1)} {_longitude((west + east) / 2, 1)}"]
+    return [
+        f"{_latitude(floor(south))} to {_latitude(ceil(north))}",
+        f"{_longitude(floor(west))} to {_longitude(ceil(east))}",
+    ]
+
+
+def _latitude(degrees: float, digits: int = 0) -> str:
+    return f"{abs(degrees):.{digits}f}°{'N' if degrees >= 0 else 'S'}"
+
+
+def _longitude(degrees: float, digits: int = 0) -> str:
+    degrees = degrees - 360 if degrees > 180 else degrees
+    return f"{abs(degrees):.{digits}f}°{'E' if degrees >= 0 else 'W'}"
 
 
 def _fit(pixels: NDArray[np.uint8], side: int) -> Image.Image:

@@ -98,10 +98,12 @@ def test_names_that_the_font_does_not_know_are_still_drawn(result):
 @pytest.mark.parametrize(
     ("box", "name"),
     [
-        ((8.0, 47.0, 9.0, 48.0), "47.5°N 8.5°E"),
-        ((-9.0, -48.0, -8.0, -47.0), "47.5°S 8.5°W"),
-        ((179.0, 0.0, -178.0, 1.0), "0.5°N 179.5°W"),
+        ((8.0, 47.0, 9.0, 48.0), ["47.5°N 8.5°E"]),
+        ((-9.0, -48.0, -8.0, -47.0), ["47.5°S 8.5°W"]),
+        ((179.0, 0.0, -178.0, 1.0), ["0.5°N 179.5°W"]),
+        ((-54.5, -21.4, 55.8, 51.1), ["22°S to 52°N", "55°W to 56°E"]),  # France, whose middle lies in Africa
+        ((19.6, 41.2, -169.0, 81.9), ["41°N to 82°N", "19°E to 169°W"]),
     ],
 )
-def test_a_place_is_named_by_its_middle(box, name):
-    assert sheet.place_name(box) == name
+def test_a_place_is_named_by_its_middle_and_a_large_one_by_its_reach(box, name):
+    assert sheet.place_names(box) == name
