@@ -126,8 +126,8 @@ def _check_degrees(geometry: Any, what: str) -> None:  # noqa: ANN401 - shapely 
     xy, rings = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry)), return_index=True)
     if not (np.abs(xy) <= (_HALF_TURN, _QUARTER_TURN)).all():
         raise ConfigError(f"{what} has coordinates that are no degrees; reproject the file to WGS 84 (EPSG:4326)")
-    from_meridian_to_meridian = (np.abs(xy[1:, 0]) == _HALF_TURN) & (np.abs(xy[:-1, 0]) == _HALF_TURN)
-    jumps = (np.abs(np.diff(xy[:, 0])) > _HALF_TURN) & (np.diff(rings) == 0) & ~from_meridian_to_meridian
+    at_a_pole = np.abs(xy[:, 1]) == _QUARTER_TURN  # along which the edge of Antarctica runs
+    jumps = (np.abs(np.diff(xy[:, 0])) > _HALF_TURN) & (np.diff(rings) == 0) & ~(at_a_pole[1:] & at_a_pole[:-1])
     if jumps.any():
         raise ConfigError(f"{what} crosses the antimeridian; cut it into two polygons there (RFC 7946, 3.1.9)")
 

@@ -322,10 +322,10 @@ def test_other_borders_or_tiles_in_their_place_put_together_anew_what_was_publis
     node.add(150, rng, places=ALL_OVER)
     node.publish()
     one = Countries.read(borders(), "file")
-    other = Countries.read(collection(feature((-180, 40, 180, 50))), "file")
+    other = Countries.read(collection(feature((-60, 40, -1, 50), (0, 40, 180, 50))), "file")
     tiles = {tuple(box) for box in told_boxes(node)}
     assert len(tiles) > 4
-    for countries, boxes in ((one, BOXES[:2]), (other, [(-180, 40, 180, 50)]), (None, None)):
+    for countries, boxes in ((one, BOXES[:2]), (other, [(-60, 40, 180, 50)]), (None, None)):
         node.tells(countries)
         Epochs(node.connection, node.publisher, None).take(node.release)
         assert node.publisher.current(node.connection, node.release, "rgb") is None  # numbers mean something else now
