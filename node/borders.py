@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from node.served import Facts
 from rsfed.errors import ConfigError, RasterRejected
 from rsfed.privacy.detail import Detail
 from rsfed.raster.small_file import read_small
 
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
 
     from rsfed.config_policy import PolicySection
     from rsfed.home import Home
     from rsfed.privacy.countries import Countries
 
+_LOOKED_AT = 10_000  # patches
 _MOST_BYTES = 64 << 20  # the finest borders of Natural Earth have 14 MiB
 
 
@@ -30,6 +35,15 @@ def detail_of(home: Home, section: PolicySection) -> Detail:
     """
     countries = None if section.countries is None else _read(home.path / section.countries)
     return Detail(section.footprints, section.dates, section.unfilterable, countries)
+
+
+def all_at_sea(connection: sqlite3.Connection, countries: Countries) -> bool:
+    """Return whether the first patches that are known to lie somewhere all lie in no country, as after a mistake."""
+    rows = connection.execute(
+        "SELECT id FROM item WHERE state = 'present' AND west IS NOT NULL LIMIT ?", (_LOOKED_AT,)
+    ).fetchall()
+    boxes = Facts.read(connection, np.array([item for (item,) in rows], np.int64)).columns.boxes
+    return len(boxes) > 0 and bool((countries.holding(boxes) < 0).all())
 
 
 def _read(path: Path) -> Countries:

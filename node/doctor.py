@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from node.borders import detail_of
+from node.borders import all_at_sea, detail_of
 from node.catalogue import Catalogue, archive_root
 from node.closed import closed, lacking
 from node.searchable import REMEDY, finding, mismatch
@@ -42,6 +43,7 @@ _NEXT_RELEASE = "ask the coordinator's operator for a new release, under which s
 _AUDIT_LOG = "restore a backup, or begin a new audit log with `rsfed node audit restart`"
 _STATE = "do as it says; a backup is restored into a new folder: `rsfed node restore FILE --home FOLDER`"
 _BORDERS = "do as it says, or choose other [policy] footprints; serve does not start before"
+_AT_SEA = "check that the file has longitude before latitude, and the countries of the archive"
 _LOW_DISK, _NO_DISK = 2 << 30, 256 << 20  # bytes
 
 
@@ -174,7 +176,8 @@ def _policy(home: Home, config: NodeConfig) -> Finding:
         acquisitions = level.least_acquisitions
     if lacks := lacking(level, acquisitions, codebook=codebook):
         remedies = [_FEW_ACQUISITIONS] * (acquisitions < level.least_acquisitions) + [_NO_CODEBOOK] * (not codebook)
-        found = f"level {level.level} does not start, nothing is answered: {lacks}; the archive has {acquisitions}"
+        found = f"level {level.level} does not start, nothing is answered: {lacks}; "
+        found += f"the archive has {acquisitions} acquisitions"
         return Finding("policy", Verdict.WARN, found, "; ".join(remedies), "" if codebook else "NO_CODEBOOK")
     return Finding("policy", Verdict.OK, f"level {level.level}")
 
@@ -187,7 +190,13 @@ def _borders(home: Home, config: NodeConfig) -> list[Finding]:
         return [Finding("borders", Verdict.FAIL, error.public, _BORDERS, error.reason)]
     if countries is None:
         return []
-    return [Finding("borders", Verdict.OK, f"{len(countries.boxes)} countries in {config.policy.countries}")]
+    at_sea = False
+    found = f"{len(countries.boxes)} countries in {config.policy.countries}"
+    with suppress(StateError), Catalogue(home) as catalogue:  # the row of the state folder says why
+        at_sea = all_at_sea(catalogue.connection, countries)
+    if at_sea:
+        return [Finding("borders", Verdict.WARN, f"{found}, and no patch of the archive lies in one", _AT_SEA)]
+    return [Finding("borders", Verdict.OK, found)]
 
 
 def _spending(home: Home, config: NodeConfig) -> list[Finding]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsfed.analyst.filters import Filters
-from rsfed.analyst.results import Box, Hit, Interval, Outcome, SearchResult
+from rsfed.analyst.results import Box, Hit, Interval, Outcome, SearchResult, when
 
 CSV_COLUMNS = (
     "query", "rank", "node", "handle", "distance", "bucket_size",
@@ -157,7 +157,7 @@ def hit_table(asked: Asked, answer: Answer) -> RenderableType:
             cells.append("-" if hit.relevance is None else f"{hit.relevance:.2f}")
         cells.append(str(hit.bucket_size))
         if dated:
-            cells.append(hit.acquired[0].strftime("%Y-%m-%d") if hit.acquired else "-")
+            cells.append(when(hit.acquired).replace("/", "/\n") if hit.acquired else "-")
         table.add_row(*cells, hit.handle)
     return Group(heading, table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rsfed.analyst.claims import Claim
@@ -22,6 +22,21 @@ Interval = tuple[datetime, datetime]
 UNREACHED = frozenset({"TIMED_OUT", "UNREACHABLE", "EJECTED"})
 """Statuses of nodes that did not answer at all."""
 _ANSWERED = frozenset({"COMPLETE", "PARTIAL"})
+
+
+def when(acquired: Interval) -> str:
+    """Return an interval as finely as it tells a time: "2024", "2024-05", "2024-05-31", or its first and last such unit.
+
+    What a policy tells by whole years or months is not shown as their first day.
+    """
+    start, end = acquired
+    after = end + timedelta(seconds=1)  # units end with their last second, or a part of it
+    form = "%Y-%m-%d"
+    whole_days = not any((start.hour, start.minute, after.hour, after.minute))
+    if whole_days and start.day == after.day == 1 and after.date() > start.date():
+        form = "%Y" if start.month == after.month == 1 else "%Y-%m"
+    first, last = start.strftime(form), end.strftime(form)
+    return first if first == last else f"{first}/{last}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rsfed.analyst.results import Box, Hit, SearchResult
+from rsfed.analyst.results import Box, Hit, SearchResult, when
 
 MARGIN, GAP = 28, 12  # pixels
 COLUMNS = 7
@@ -131,7 +131,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     """Fill a tile with what the answer says of a hit."""
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=_mix(colour, "#ffffff", 0.84))
-    known = [hit.acquired[0].strftime("%Y-%m-%d")] if hit.acquired else []
+    known = [when(hit.acquired)] if hit.acquired else []
     known += place_names(hit.footprint) if hit.footprint else []
     first, step = (102, 17) if len(known) < 3 else (91, 15)  # what the tile has room for
     middle, number = left + TILE // 2, top + first - (44 if not known else 52)

@@ -134,8 +134,8 @@ def split(pairs: Sequence[Pair], one: Side, other: Side) -> list[str]:
     groups = places([Whereabouts(info.place, info.footprint, info.acquisition) for info in infos])[: len(pairs)]
     if len(set(groups)) < PARTS:
         raise UsageError(
-            f"the pairs lie at {len(set(groups))} places and a split needs {PARTS}; raise --days, add images, or leave "
-            "--splits out"
+            f"the pairs lie at {len(set(groups))} places and a split needs {PARTS}; see above why others are in none, "
+            "mend that, raise --days or add images, or leave --splits out"
         )
     own = [{*one.labels[pair.one], *other.labels[pair.other]} for pair in pairs]
     classes = sorted(set().union(*own))

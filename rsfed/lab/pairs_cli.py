@@ -35,7 +35,12 @@ def pairs(
     *,
     days: Annotated[
         int,
-        typer.Option(min=0, max=_MOST_DAYS, help="Most days between the acquisitions of a pair.", show_default=False),
+        typer.Option(
+            min=0,
+            max=_MOST_DAYS,
+            help="Most days, of 24 hours, between the acquisitions of a pair; 0: they overlap in time.",
+            show_default=False,
+        ),
     ],
     splits: Annotated[
         Path | None,
@@ -108,7 +113,7 @@ def _table(sides: tuple[Side, Side], found: Pairing) -> object:
         "images": [len(side.folder.images) for side in sides],
         "in a pair": [len(found.pairs)] * 2,
         **{why.value: [list(alone.values()).count(why) for alone in found.alone] for why in Alone},
-        "cannot be read": [side.unreadable for side in sides],
+        "unreadable or other bands": [side.unreadable for side in sides],
     }
     headings = ("", *(side.folder.modality.name for side in sides))
     return WideTable(headings, [(what, *(f"{count:,}" for count in each)) for what, each in counts.items()])
@@ -124,3 +129,5 @@ def _write(splits: Path, sides: tuple[Side, Side], found: Pairing) -> None:
     write(dict(zip(files, (found.pairs, [each.swapped() for each in found.pairs]), strict=True)), roles)
     counts = ", ".join(f"{roles.count(role):,} {role}" for role in ROLES)
     typer.echo(f"split files in {splits}: {counts}")
+    for side, file in zip(sides, files, strict=True):
+        typer.echo(f"next: `rsfed evaluate {side.folder.root} --splits {file}`", err=True)

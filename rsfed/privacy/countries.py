@@ -125,7 +125,9 @@ def _check_degrees(geometry: Any, what: str) -> None:  # noqa: ANN401 - shapely 
     """Check that an area lies on the Earth, and does not run across the antimeridian as if around all of it."""
     xy, rings = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(geometry)), return_index=True)
     if not (np.abs(xy) <= (_HALF_TURN, _QUARTER_TURN)).all():
-        raise ConfigError(f"{what} has coordinates that are no degrees; reproject the file to WGS 84 (EPSG:4326)")
+        raise ConfigError(
+            f"{what} has coordinates beyond 180 or 90 degrees; write longitude before latitude, in WGS 84 (EPSG:4326)"
+        )
     at_a_pole = np.abs(xy[:, 1]) == _QUARTER_TURN  # along which the edge of Antarctica runs
     jumps = (np.abs(np.diff(xy[:, 0])) > _HALF_TURN) & (np.diff(rings) == 0) & ~(at_a_pole[1:] & at_a_pole[:-1])
     if jumps.any():

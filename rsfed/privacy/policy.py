@@ -164,10 +164,12 @@ def explain(level: str, detail: Detail) -> str:
     least = ASKED if chosen.by_cells else Detail()
     places = max(detail.places, least.places, key=list(_PLACES).index)
     times = max(detail.times, least.times, key=list(_TIMES).index)
-    filters += f"\n  Detail:      places are told {_PLACES[places]}, times {_TIMES[times]}, and filters widened alike."
+    told = f"\n  Detail:      places are told {_PLACES[places]}, times {_TIMES[times]}, and filters"
     if places != "country":
+        filters += f"{told} widened alike."
         return chosen.explanation.format(filters=filters, tile="tile of one degree", widened="Months and degrees")
-    return chosen.explanation.format(filters=filters + _COUNTRY, tile="country", widened="Months")
+    filters += f"{told} by time widened alike.{_COUNTRY}"
+    return chosen.explanation.format(filters=filters, tile="country", widened="Months and years")
 
 
 def _filters(unfilterable: Collection[str]) -> str:
@@ -179,14 +181,14 @@ def _filters(unfilterable: Collection[str]) -> str:
         said += ", so who filters by a class learns which patches are labelled so"
     said += ". "
     if let and kept:
-        said += f"None by {_listed(kept)}: it would be refused. "
+        said += f"None by {_listed(kept, 'or')}: it would be refused. "
     said += "`policy.unfilterable` in node.toml names fields that none is filtered by."
     return textwrap.fill(said, 110, initial_indent="  Filters:     ", subsequent_indent=" " * 15)
 
 
-def _listed(words: Sequence[str]) -> str:
+def _listed(words: Sequence[str], joined: str = "and") -> str:
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {joined} {last}" if first else last
 
 
 def disclose_exactly(ask: Ask, distances: NDArray[np.uint16], sizes: NDArray[np.int64]) -> Disclosed:

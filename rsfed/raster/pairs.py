@@ -34,7 +34,7 @@ class Alone(StrEnum):
 
     NO_FOOTPRINT = "no footprint"
     NO_TIME = "no time"
-    NO_GROUND = "no partner on its ground"
+    NO_GROUND = "no dated partner on its ground"
     NO_DAY = "partners at other times only"
     TAKEN = "partners in better pairs"
 

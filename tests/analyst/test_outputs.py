@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pystac
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from rsfed.analyst import outputs
-from rsfed.analyst.results import Outcome, rate, worst_outcomes
+from rsfed.analyst.results import Outcome, rate, when, worst_outcomes
 from rsfed.trust.manifest import Calibration, CalibrationBand
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -150,3 +151,21 @@ def test_over_several_queries_a_failure_is_not_hidden_by_a_success(result, later
     second = replace(result, outcomes=(Outcome("alps", later, 1.0),))
     assert worst_outcomes([first, second])[0].status == "BUSY"
     assert worst_outcomes([second, first])[0].status == ("BUSY" if later == "COMPLETE" else later)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "told"),
+    [
+        ("2024-01-01T00:00:00", "2024-12-31T23:59:59.999", "2024"),
+        ("2023-01-01T00:00:00", "2024-12-31T23:59:59", "2023/2024"),
+        ("2024-02-01T00:00:00", "2024-02-29T23:59:59.999", "2024-02"),
+        ("2024-02-01T00:00:00", "2024-03-31T23:59:59", "2024-02/2024-03"),
+        ("2024-05-31T00:00:00", "2024-05-31T23:59:59", "2024-05-31"),
+        ("2024-05-31T10:30:00", "2024-05-31T10:30:00", "2024-05-31"),
+        ("2024-05-31T23:59:00", "2024-06-01T00:00:30", "2024-05-31/2024-06-01"),
+        ("2024-05-01T00:00:00", "2024-05-01T00:00:00", "2024-05-01"),
+        ("2024-05-01T00:00:00", "2024-05-31T23:59:00", "2024-05-01/2024-05-31"),
+    ],
+)
+def test_a_time_is_written_as_finely_as_it_is_told(start, end, told):
+    assert when((datetime.fromisoformat(start), datetime.fromisoformat(end))) == told

@@ -102,10 +102,10 @@ def test_the_table_says_of_every_image_what_became_of_it(folders, capsys):
         "in a pair": (PLACES, PLACES),
         "no footprint": (1, 0),
         "no time": (1, 0),
-        "no partner on its ground": (1, 0),
+        "no dated partner on its ground": (1, 0),
         "partners at other times only": (1, 0),
         "partners in better pairs": (1, 0),
-        "cannot be read": (0, 1),
+        "unreadable or other bands": (0, 1),
     }
     assert "lake/cut.tif: its pixels cannot be decoded" in said
     assert "notes.doc: it is not an image" in said
@@ -147,7 +147,7 @@ def test_too_few_places_the_same_modality_and_an_old_split_file_are_refused_with
     code, counts, said = pair(capsys, *folders, "--days", 2, "--splits", out)
     assert code == ExitCode.USAGE
     assert counts["in a pair"] == (2, 2)
-    assert "lie at 2 places and a split needs 3; raise --days" in said
+    assert "lie at 2 places and a split needs 3; see above why" in said
     assert not out.exists()
 
 

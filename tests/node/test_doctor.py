@@ -17,10 +17,14 @@ from node.accounting import Accountant
 from node.catalogue import Catalogue
 from node.cli.doctor import _announcement
 from node.doctor import Coordinator, Verdict, coordinator_findings, local_findings
+from node.sources import Read, Rules, Seen, acknowledge
 from node.state import open_state
 from rsfed import home as home_module
 from rsfed.config import NodeConfig, load_config
 from rsfed.errors import NotAdmitted, Unreachable
+from rsfed.home import transaction
+from rsfed.raster.inspect import SourceInfo, SourceWindow
+from rsfed.raster.item import Window
 from rsfed.trust.audit_log import read_entries
 from rsfed.trust.certificates import issue_leaf, make_csr
 from rsfed.trust.identity import create_keys, save_bundle, save_certificate
@@ -260,6 +264,21 @@ def test_borders_that_will_not_do_are_found_before_anybody_is_told_a_place(node,
     (node.path / "borders.geojson").write_bytes(borders())
     finding = look(node, world)["borders"]
     assert (finding.verdict, finding.found) == (Verdict.OK, f"{len(BOXES)} countries in borders.geojson")
+
+
+def test_borders_in_which_no_patch_lies_are_a_warning(node, world):
+    configure(node, '# footprints = "10km"', 'footprints = "country"\ncountries = "borders.geojson"')
+    (node.path / "borders.geojson").write_bytes(borders())
+    verdicts = []
+    for number, west in enumerate((41.0, 5.0)):  # of borders with latitude first, and as it should be
+        with closing(open_state(node)) as connection, transaction(connection):
+            window = SourceWindow(Window(0, 0, 8, 8), 0.0, f"{number}", (west, 45.0, west + 0.1, 45.1))
+            info = SourceInfo(8, 8, 3, "uint8", (None,) * 3, None, None, None, None, "one", None, None,
+                              b"", (window,))  # fmt: skip
+            rules = Rules("rgb", 0.1, 0.2, independent_files=False, recipe="")
+            acknowledge(connection, Read(Seen(f"{number}", 1, 1, frozenset()), info), rules)
+        verdicts.append(look(node, world)["borders"].verdict)
+    assert verdicts == [Verdict.WARN, Verdict.OK]
 
 
 def test_where_no_countries_are_told_borders_are_not_spoken_of(node, world):

@@ -147,9 +147,12 @@ BAD = {
     "an open ring": (polygon(SQUARE[:-1]), "coordinates that make no polygon"),
     "not a number": (polygon([[0, 0], [float("nan"), 0], [1, 1], [0, 0]]), "coordinates that make no polygon"),
     "crossing itself": (polygon([[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]), "no valid polygon (Self-intersection"),
-    "metres": (polygon(ring(600_000, 200_000, 601_000, 201_000)), "are no degrees; reproject the file to WGS 84"),
-    "beyond a pole": (polygon(ring(0, 80, 1, 91)), "are no degrees"),
-    "a second turn": (polygon(ring(170, 0, 190, 1)), "are no degrees"),
+    "metres": (
+        polygon(ring(600_000, 200_000, 601_000, 201_000)),
+        "beyond 180 or 90 degrees; write longitude before latitude",
+    ),
+    "beyond a pole": (polygon(ring(0, 80, 1, 91)), "beyond 180 or 90 degrees"),
+    "a second turn": (polygon(ring(170, 0, 190, 1)), "beyond 180 or 90 degrees"),
     "over the antimeridian by points on it": (
         polygon([[178, 1], [180, 0], [-180, 0], [-178, 1], [-178, 2], [-180, 3], [180, 3], [178, 2], [178, 1]]),
         "crosses the antimeridian; cut it into two",

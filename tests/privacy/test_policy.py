@@ -86,6 +86,6 @@ def test_the_operator_is_told_what_partner_gives_away():
     assert country in guarded
     assert "Of cell, country and month so much as" in guarded
     assert "degree" not in guarded
-    assert "None by place and class" in guarded
+    assert "None by place or class" in guarded
     for gift in ("codes of this archive must be regarded as disclosed", "predicted class of every patch", "images"):
         assert gift in text
