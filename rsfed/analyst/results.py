@@ -25,7 +25,7 @@ _ANSWERED = frozenset({"COMPLETE", "PARTIAL"})
 
 
 def when(acquired: Interval) -> str:
-    """Return an interval as finely as it tells a time: "2024", "2024-05", "2024-05-31", or its first and last such unit.
+    """Return an interval as finely as it tells a time: "2024", "2024-05", "2024-05-31", or its first and last of these.
 
     What a policy tells by whole years or months is not shown as their first day.
     """
