@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rsfed.analyst.results import Box, Hit, SearchResult, when
+from rsfed.analyst.results import Box, Hit, Interval, SearchResult, when
 
 MARGIN, GAP = 28, 12  # pixels
 COLUMNS = 7
@@ -131,7 +131,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     """Fill a tile with what the answer says of a hit."""
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=_mix(colour, "#ffffff", 0.84))
-    known = [when(hit.acquired)] if hit.acquired else []
+    known = [time_name(hit.acquired)] if hit.acquired else []
     known += place_names(hit.footprint) if hit.footprint else []
     first, step = (102, 17) if len(known) < 3 else (91, 15)  # what the tile has room for
     middle, number = left + TILE // 2, top + first - (44 if not known else 52)
@@ -139,6 +139,12 @@ def _draw_label(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], co
     draw.text((middle, number + 32), _bits(hit.distance).split()[1], font=_font(13), fill=_MUTED, anchor="mm")
     for line, text in enumerate(known):
         draw.text((middle, top + first + step * line), text, font=_font(13), fill=_INK, anchor="mm")
+
+
+def time_name(acquired: Interval) -> str:
+    """Return when a hit was taken; a span of days by its months, which fit the tile."""
+    told = when(acquired).split("/")
+    return told[0] if len(told) == 1 else "/".join(dict.fromkeys(each[: len("2024-05")] for each in told))
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, hit: Hit, corner: tuple[int, int], colour: str, caption: str) -> None:

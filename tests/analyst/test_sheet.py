@@ -1,6 +1,7 @@
 """Geometry of the contact sheet: everything lies where it should and nothing overlaps."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -107,3 +108,16 @@ def test_names_that_the_font_does_not_know_are_still_drawn(result):
 )
 def test_a_place_is_named_by_its_middle_and_a_large_one_by_its_reach(box, name):
     assert sheet.place_names(box) == name
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "name"),
+    [
+        ("2024-05-31", "2024-05-31", "2024-05-31"),
+        ("2024-05-02", "2024-05-31", "2024-05"),
+        ("2023-12-30", "2024-01-02", "2023-12/2024-01"),
+    ],
+)
+def test_a_time_fits_its_tile_and_a_span_of_days_is_told_by_months(first, last, name):
+    assert sheet.time_name((datetime.fromisoformat(first), datetime.fromisoformat(last))) == name
+    assert sheet._font(13).getlength(name) < sheet.TILE
