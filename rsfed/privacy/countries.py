@@ -93,7 +93,7 @@ def _features(data: bytes, name: str) -> enumerate[Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise refused from error
+        raise ConfigError(f"{name} is no JSON that can be read, it may be cut off; export or copy it again") from error
     collection = isinstance(found, dict) and found.get("type") == "FeatureCollection"
     features = found.get("features") if collection else None
     if not isinstance(features, list) or not features:

@@ -131,9 +131,9 @@ def polygon(*rings):
 
 
 BAD = {
-    "no text": (b"\xff\xfe\xfd", "no GeoJSON FeatureCollection"),
-    "no JSON": (b"borders", "no GeoJSON FeatureCollection"),
-    "nested without end": (b"[" * 200_000, "no GeoJSON FeatureCollection"),
+    "no text": (b"\xff\xfe\xfd", "no JSON that can be read, it may be cut off; export"),
+    "no JSON": (b"borders", "no JSON that can be read, it may be cut off; export"),
+    "nested without end": (b"[" * 200_000, "no JSON that can be read, it may be cut off; export"),
     "a list": (b"[]", "no GeoJSON FeatureCollection"),
     "a geometry alone": (json.dumps({"type": "Polygon", "coordinates": [SQUARE]}).encode(), "FeatureCollection"),
     "no features": (collection(), "FeatureCollection with features"),
