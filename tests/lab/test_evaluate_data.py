@@ -62,6 +62,13 @@ def test_a_split_file_gives_roles_and_labels_and_leaves_the_rest_out(folder):
     assert listing.unlabelled == 5
 
 
+def test_a_path_of_a_split_file_may_have_blanks_around_it_and_so_may_a_name(folder):
+    (folder / "field").rename(folder / " field")
+    rows = [" field/0.png,,train", " lake/0.png ,,query", "./lake/1.png,,train"]
+    listing = find(folder, splits=splits(folder, *rows))
+    assert [entry.name for entry in listing.entries] == [" field/0.png", "lake/0.png", "lake/1.png"]
+
+
 def test_places_and_acquisitions_are_those_of_the_files(tmp_path):
     generate(tmp_path / "images", patches=16, size=16, classes=8, seed=1)
     images = read(find(tmp_path / "images"))

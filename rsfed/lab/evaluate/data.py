@@ -324,7 +324,8 @@ def _read_splits(path: Path, known: set[str]) -> dict[str, tuple[tuple[str, ...]
         raise UsageError("the split file needs the columns path, label and split, and rows", detail=str(path))
     listed: dict[str, tuple[tuple[str, ...], str]] = {}
     for row in rows:
-        name, role = (row["path"] or "").strip().removeprefix("./"), (row["split"] or "").strip()
+        given, role = (row["path"] or "").removeprefix("./"), (row["split"] or "").strip()
+        name = given if given in known else given.strip().removeprefix("./")  # a name may begin with a blank
         if role not in ROLES:
             raise UsageError(f"the split file calls an image {role!r}; use one of {', '.join(ROLES)}", detail=name)
         labels = tuple(filter(None, (part.strip() for part in (row["label"] or "").split(";"))))
