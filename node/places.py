@@ -21,11 +21,10 @@ from math import floor, frexp
 from typing import Any
 
 from node.state import UNKNOWN
+from rsfed.raster.geometry import Box, overlap
 
 SAME_PLACE = 0.5  # of what two patches cover together; with more than that in common they are one place
 
-Box = tuple[float, float, float, float]
-"""Left, lower, right and upper edge, in pixels or degrees; of pixels the lower is the smaller row."""
 _Level = tuple[int, int]
 
 _ELIGIBLE = "(state = 'present' OR same_as IS NOT NULL)"
@@ -112,16 +111,6 @@ class Crowd:
             for col in range(floor((x - across) / wide), floor((x + across) / wide) + 1):
                 for row in range(floor((y - down) / high), floor((y + down) / high) + 1):
                     yield from self._held.get((sheet, level, col, row), ())
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Return what two boxes have in common as a share of what they cover together."""
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    if across <= 0 or down <= 0:
-        return float(one == other)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return across * down / (areas - across * down)
 
 
 def decided(due: Iterable[Patch], around: Iterable[Patch]) -> tuple[dict[int, int | None], set[int]]:

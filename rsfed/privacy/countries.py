@@ -89,7 +89,6 @@ class Countries:
 
 def _features(data: bytes, name: str) -> enumerate[Any]:
     """Return the features of a collection, numbered from 1."""
-    refused = ConfigError(f"{name} is no GeoJSON FeatureCollection with features; export the borders as one (RFC 7946)")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -97,7 +96,7 @@ def _features(data: bytes, name: str) -> enumerate[Any]:
     collection = isinstance(found, dict) and found.get("type") == "FeatureCollection"
     features = found.get("features") if collection else None
     if not isinstance(features, list) or not features:
-        raise refused
+        raise ConfigError(f"{name} is no GeoJSON FeatureCollection with features; export the borders as one (RFC 7946)")
     return enumerate(features, 1)
 
 

@@ -1,4 +1,4 @@
-"""Pure geometry: which windows an encoder cuts from a source, and which pixels of a window it takes."""
+"""Pure geometry: windows that an encoder cuts from a source, pixels that it takes of them, how far boxes overlap."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from rsfed.raster.item import Window
 
 Resolution = tuple[float, float]
 """Ground sampling distance across and down, in metres."""
+
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper edge, in pixels or degrees; of pixels the lower is the smaller row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,16 @@ def region(window: Window, group: BandGroup, resolution: Resolution | None, spec
     col = window.col + math.floor((window.width - across) / 2)
     row = window.row + math.floor((window.height - down) / 2)
     return Region(col, row, across, down)
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Return what two boxes have in common as a share of what they cover together (intersection over union)."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    if across <= 0 or down <= 0:
+        return float(one == other)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return across * down / (areas - across * down)
 
 
 def shrunk(window: Window, factor: int) -> Window:

@@ -15,6 +15,7 @@ from itertools import product
 from math import floor, frexp
 from typing import NamedTuple
 
+from rsfed.raster.geometry import overlap
 from rsfed.raster.item import Footprint, Interval
 
 SAME_GROUND = 0.9  # least intersection over union of two footprints
@@ -176,15 +177,10 @@ def _cells_near(start: float, length: float) -> Iterator[_Cell]:
 
 def _shared(one: Footprint, other: Footprint) -> float:
     """Return intersection over union of two boxes with west less than east; the same whichever comes first."""
-    (west, _, east, _), (lower_west, _, lower_east, _) = sorted((one, other), reverse=True)
-    if west - lower_west > 180:
-        lower_west, lower_east = lower_west + 360, lower_east + 360
-    across = min(east, lower_east) - max(west, lower_west)
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    if across <= 0 or down <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return across * down / (areas - across * down)
+    eastern, western = sorted((one, other), reverse=True)
+    if eastern[0] - western[0] > 180:
+        western = western[0] + 360, western[1], western[2] + 360, western[3]
+    return overlap(eastern, western)
 
 
 def _between(one: Interval, other: Interval) -> timedelta:

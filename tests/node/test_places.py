@@ -14,11 +14,12 @@ from node_archives import configure, give_release, make_node, run, scene
 from serving import Asker, make_searcher, serve_codes
 
 from node.catalogue import Catalogue
-from node.places import SAME_PLACE, overlap
+from node.places import SAME_PLACE
 from node.sources import Read, Rules, Seen, acknowledge, withdraw
 from node.state import open_state
 from rsfed.clock import Deadline
 from rsfed.home import Home, transaction
+from rsfed.raster.geometry import overlap
 from rsfed.raster.input_spec import default_spec
 from rsfed.raster.inspect import SourceInfo, SourceWindow
 from rsfed.raster.item import Window
